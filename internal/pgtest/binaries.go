@@ -1,0 +1,132 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// Oldest and Newest are the first and the last major version there is a server for.
+const (
+	Oldest = 10
+	Newest = 18
+)
+
+// binaries is one installation of a PostgreSQL server.
+type binaries struct {
+	major int
+	bin   string // folder with initdb and postgres
+	lib   string // folder of shared libraries that the loader must be told of; empty: none
+}
+
+// installedDirs are the places where distributions and Homebrew put the
+// programs of one major version.
+var installedDirs = []string{
+	"/usr/lib/postgresql/%d/bin",
+	"/usr/pgsql-%d/bin",
+	"/opt/homebrew/opt/postgresql@%d/bin",
+	"/usr/local/opt/postgresql@%d/bin",
+	"/home/linuxbrew/.linuxbrew/opt/postgresql@%d/bin",
+}
+
+// obtain returns a server of a major version: an installed one, one from the
+// cache, or one that it installs into the cache.
+func obtain(ctx context.Context, major int) (binaries, error) {
+	if major < Oldest || major > Newest {
+		return binaries{}, fmt.Errorf("there is no PostgreSQL %d to test with: majors are %d to %d", major, Oldest, Newest)
+	}
+	if b, ok := find(major); ok {
+		return b, nil
+	}
+	if err := install(ctx, major); err != nil {
+		return binaries{}, fmt.Errorf("install PostgreSQL %d: %w", major, err)
+	}
+	b, ok := find(major)
+	if !ok {
+		return binaries{}, fmt.Errorf("install PostgreSQL %d: no server in the package", major)
+	}
+	return b, nil
+}
+
+// find looks for a server of a major version on this machine.
+func find(major int) (binaries, bool) {
+	for _, pattern := range installedDirs {
+		b := binaries{major: major, bin: fmt.Sprintf(pattern, major)}
+		if b.present() {
+			return b, true
+		}
+	}
+	native, err := cachedPackage(major)
+	if err != nil {
+		return binaries{}, false
+	}
+	b := binaries{
+		major: major,
+		bin:   filepath.Join(native, "native", "bin"),
+		lib:   filepath.Join(native, "native", "lib"),
+	}
+	return b, b.present()
+}
+
+// newest is the highest major version that needs no download, else Newest.
+func newest() int {
+	for major := Newest; major >= Oldest; major-- {
+		if _, ok := find(major); ok {
+			return major
+		}
+	}
+	return Newest
+}
+
+func (b binaries) present() bool {
+	for _, program := range []string{"initdb", "postgres"} {
+		info, err := os.Stat(filepath.Join(b.bin, program))
+		if err != nil || info.Mode()&0o111 == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// env is the environment for b's programs: the current one without libpq's
+// variables, which would lead them elsewhere.
+func (b binaries) env() []string {
+	var env []string
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "PG") && !strings.HasPrefix(e, "LC_") && !strings.HasPrefix(e, "LANG") {
+			env = append(env, e)
+		}
+	}
+	// initdb takes the time zone from here; looking for the system's takes it long.
+	env = append(env, "TZ=UTC")
+	if b.lib != "" && runtime.GOOS == "linux" {
+		env = append(env, "LD_LIBRARY_PATH="+b.lib)
+	}
+	return env
+}
+
+// version returns what the server says of itself, such as "15.18".
+func (b binaries) version(ctx context.Context) (string, error) {
+	a, err := serverAccount()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "postgres"), "--version")
+	cmd.Env, cmd.Dir = b.env(), "/"
+	a.run(cmd)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("run postgres --version: %w: %s", err, out)
+	}
+	// postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+	fields := strings.Fields(string(out))
+	if len(fields) < 3 || !strings.HasPrefix(fields[2], strconv.Itoa(b.major)) {
+		return "", fmt.Errorf("run postgres --version: want a server of major %d, got %q", b.major, out)
+	}
+	return fields[2], nil
+}

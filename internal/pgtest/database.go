@@ -1,0 +1,190 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Database creates an empty database with a random name and returns its URL.
+// When the test ends the database is dropped, and with it its slots, prepared
+// transactions and subscriptions, and everybody who is connected.
+func (s *Server) Database(tb testing.TB) string {
+	tb.Helper()
+	return freshDatabase(tb, s.URL("postgres"))
+}
+
+// Exec runs one or more SQL statements in a database, as psql -c does: several
+// are one transaction unless they say otherwise.
+func (s *Server) Exec(tb testing.TB, url, sql string) {
+	tb.Helper()
+	Exec(tb, url, sql)
+}
+
+// Exec runs one or more SQL statements in a database, as psql -c does: several
+// are one transaction unless they say otherwise. An error ends the test.
+func Exec(tb testing.TB, url, sql string) {
+	tb.Helper()
+	if _, err := run(tb.Context(), url, sql); err != nil {
+		tb.Fatalf("%v\nin: %s", err, sql)
+	}
+}
+
+// Query runs SQL and returns the rows of its last statement as text, with
+// "NULL" for null. An error ends the test.
+func Query(tb testing.TB, url, sql string) [][]string {
+	tb.Helper()
+	rows, err := run(tb.Context(), url, sql)
+	if err != nil {
+		tb.Fatalf("%v\nin: %s", err, sql)
+	}
+	return rows
+}
+
+// run connects, runs SQL in the simple protocol and returns the last
+// statement's rows.
+func run(ctx context.Context, url, sql string) ([][]string, error) {
+	conn, err := pgconn.Connect(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(results) == 0 {
+		return nil, nil
+	}
+	var rows [][]string
+	for _, values := range results[len(results)-1].Rows {
+		row := make([]string, len(values))
+		for i, value := range values {
+			row[i] = "NULL"
+			if value != nil {
+				row[i] = string(value)
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// freshDatabase creates a database through the URL of another one.
+func freshDatabase(tb testing.TB, admin string) string {
+	tb.Helper()
+	name := fmt.Sprintf("test_%s_%08x", nameOf(tb), rand.Uint32())
+	// template0: some systems' template1 has things in it.
+	if _, err := run(tb.Context(), admin, "create database "+name+" template template0"); err != nil {
+		tb.Fatalf("create database %s: %v", name, err)
+	}
+	tb.Cleanup(func() {
+		// The test's own context has ended by now.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := dropDatabase(ctx, admin, name); err != nil {
+			tb.Errorf("drop database %s: %v", name, err)
+		}
+	})
+	return withDatabase(admin, name)
+}
+
+// nameOf is the test's name as far as it fits in the name of a database.
+func nameOf(tb testing.TB) string {
+	name := strings.Map(func(r rune) rune {
+		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') {
+			return r
+		}
+		return '_'
+	}, strings.ToLower(strings.TrimPrefix(tb.Name(), "Test")))
+	return strings.Trim(name[:min(len(name), 40)], "_")
+}
+
+// withDatabase returns a connection string, a URI or in keyword form, with
+// another database.
+func withDatabase(address, database string) string {
+	if u, err := url.Parse(address); err == nil && strings.HasPrefix(u.Scheme, "postgres") {
+		u.Path = "/" + database
+		query := u.Query()
+		if query.Has("dbname") {
+			query.Del("dbname")
+			u.RawQuery = query.Encode()
+		}
+		return u.String()
+	}
+	return address + " dbname=" + database // the last one counts
+}
+
+// Everything in a database that keeps it from being dropped. Slots are dropped
+// one by one: one that is in use is given up only when its walsender has ended.
+const (
+	rollbackPrepared = `
+		select format('rollback prepared %L', gid) from pg_prepared_xacts where database = current_database()`
+	dropSubscriptions = `
+		select format('alter subscription %1$I disable; alter subscription %1$I set (slot_name = none); drop subscription %1$I', subname)
+		from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database()`
+	endWalsenders = `
+		select pg_terminate_backend(active_pid) from pg_replication_slots where database = '%s' and active_pid is not null`
+	dropSlots = `
+		select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '%s'`
+	endBackends = `
+		select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s' and pid <> pg_backend_pid()`
+)
+
+// dropDatabase drops a database with everything that would keep it. PostgreSQL
+// before 13 has no DROP DATABASE ... FORCE, which drops no slots in any case.
+func dropDatabase(ctx context.Context, admin, name string) error {
+	found, err := run(ctx, admin, fmt.Sprintf("select 1 from pg_database where datname = '%s'", name))
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	inside := withDatabase(admin, name)
+	for _, query := range []string{rollbackPrepared, dropSubscriptions} {
+		statements, err := run(ctx, inside, query)
+		if err != nil {
+			return err
+		}
+		for _, row := range statements {
+			for _, statement := range strings.Split(row[0], "; ") {
+				if _, err := run(ctx, inside, statement); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if _, err := run(ctx, admin, "alter database "+name+" with allow_connections false"); err != nil {
+		return err
+	}
+	for {
+		err := errors.Join(
+			only(run(ctx, admin, fmt.Sprintf(endWalsenders, name))),
+			only(run(ctx, admin, fmt.Sprintf(dropSlots, name))),
+			only(run(ctx, admin, fmt.Sprintf(endBackends, name))),
+			only(run(ctx, admin, "drop database "+name)),
+		)
+		if err == nil || !inUse(err) {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func only(_ [][]string, err error) error { return err }
+
+// inUse tells whether trying again helps: a process that was told to end has
+// not yet done so.
+func inUse(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55006"
+}
