@@ -104,4 +104,6 @@ type Tx struct {
 	First      bool
 	Last       bool
 	Changes    []Change
+
+	size int // bytes of memory that it holds, about
 }

@@ -1,0 +1,192 @@
+package decoder
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// Identity is what a source is known by. A consumer keeps it with its data and
+// gives it back in Config.Expect.
+type Identity struct {
+	SystemID     string // pg_control's system identifier
+	Timeline     int32
+	Database     string
+	Publications map[string]PublicationIdentity // by name
+}
+
+// check compares with what is expected; zero fields are not compared.
+func (i Identity) check(expect Identity) error {
+	switch {
+	case expect.SystemID != "" && i.SystemID != expect.SystemID:
+		return &IdentityError{What: "system identifier", Want: expect.SystemID, Got: i.SystemID}
+	case expect.Database != "" && i.Database != expect.Database:
+		return &IdentityError{What: "database", Want: expect.Database, Got: i.Database}
+	case expect.Timeline != 0 && i.Timeline != expect.Timeline:
+		return &IdentityError{What: "timeline", Want: fmt.Sprint(expect.Timeline), Got: fmt.Sprint(i.Timeline)}
+	}
+	for name, want := range expect.Publications {
+		got, ok := i.Publications[name]
+		if !ok {
+			return &PublicationError{Name: name, Reason: "is not one of those that the stream reads"}
+		}
+		if !want.equal(got) {
+			return &PublicationError{Name: name, Reason: want.difference(got)}
+		}
+	}
+	return nil
+}
+
+// source is a server as found by inspect.
+type source struct {
+	identity      Identity
+	flushed       LSN // how far its WAL goes
+	standby       bool
+	slot          SlotInfo
+	senderTimeout time.Duration // wal_sender_timeout; 0: none
+}
+
+// errStandby is a failover on its way, or an address that leads to a reader.
+var errStandby = errors.New("the server is a standby")
+
+// dial opens a replication connection. Every call reads the connection string,
+// and with it the passfile, again and looks the host up again.
+func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
+	cfg, err := session.Config{DSN: dsn, Application: "stream"}.Parse()
+	if err != nil {
+		return nil, err
+	}
+	// pgproto3 reads 8 KiB at a time, a system call for a few dozen messages.
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, 64<<10), w)
+	}
+	return session.OpenReplicationConfig(ctx, cfg)
+}
+
+// inspect reads what decides whether the stream may start, on the replication
+// connection itself, so that nothing can come between.
+func inspect(ctx context.Context, conn *pgconn.PgConn, slot string, names []string) (source, error) {
+	var s source
+	rows, err := query(ctx, conn, "IDENTIFY_SYSTEM")
+	if err != nil {
+		return s, fmt.Errorf("identify source: %w", err)
+	}
+	if len(rows) != 1 || len(rows[0]) < 4 {
+		return s, errors.New("identify source: unexpected answer to IDENTIFY_SYSTEM")
+	}
+	timeline, err1 := strconv.ParseInt(rows[0][1], 10, 32)
+	flushed, err2 := pglogrepl.ParseLSN(rows[0][2])
+	if err := errors.Join(err1, err2); err != nil {
+		return s, fmt.Errorf("identify source: %w", err)
+	}
+	s.identity = Identity{SystemID: rows[0][0], Timeline: int32(timeline), Database: rows[0][3]}
+	s.flushed = flushed
+
+	rows, err = query(ctx, conn, `select pg_is_in_recovery(), (select setting from pg_settings where name = 'wal_sender_timeout')`)
+	if err != nil {
+		return s, fmt.Errorf("read settings of the source: %w", err)
+	}
+	milliseconds, err := strconv.ParseInt(rows[0][1], 10, 64)
+	if err != nil {
+		return s, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	s.standby = rows[0][0] == "t"
+	s.senderTimeout = time.Duration(milliseconds) * time.Millisecond
+
+	if s.identity.Publications, err = publications(ctx, conn, names); err != nil {
+		return s, err
+	}
+	s.slot, err = slotInfo(ctx, conn, slot)
+	return s, err
+}
+
+// startSQL asks for protocol 1 in text, which every version from 10 on speaks.
+func startSQL(slot string, start LSN, publications []string) string {
+	quoted := make([]string, len(publications))
+	for i, name := range publications {
+		quoted[i] = catalog.Quote(name)
+	}
+	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %s (proto_version '1', publication_names %s)",
+		catalog.Quote(slot), start, catalog.Literal(strings.Join(quoted, ", ")))
+}
+
+// startReplication returns when the connection has become a stream of CopyData.
+func startReplication(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+	conn.Frontend().SendQuery(&pgproto3.Query{String: sql})
+	if err := conn.Frontend().Flush(); err != nil {
+		return fmt.Errorf("start replication: %w", err)
+	}
+	for {
+		message, err := conn.ReceiveMessage(ctx)
+		if err != nil {
+			return fmt.Errorf("start replication: %w", err)
+		}
+		switch message := message.(type) {
+		case *pgproto3.CopyBothResponse:
+			return nil
+		case *pgproto3.ErrorResponse:
+			return fmt.Errorf("start replication: %w", pgconn.ErrorResponseToPgError(message))
+		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
+		default:
+			return fmt.Errorf("start replication: unexpected answer %T", message)
+		}
+	}
+}
+
+// verdict is what an error means for a stream that was running.
+type verdict int
+
+const (
+	transient verdict = iota // connect again, as often as it takes
+	doubtful                 // the server refuses; a few times may be a failover
+	final                    // continuity is lost or cannot be proven
+)
+
+func judge(err error) verdict {
+	var (
+		protocol    *ProtocolError
+		slot        *SlotError
+		identity    *IdentityError
+		publication *PublicationError
+		pgErr       *pgconn.PgError
+	)
+	switch {
+	case errors.As(err, &slot):
+		if slot.Reason == SlotActive || slot.Reason == SlotPending {
+			return transient
+		}
+		return final
+	case errors.As(err, &protocol), errors.As(err, &identity), errors.As(err, &publication):
+		return final
+	case errors.As(err, &pgErr):
+		return judgeCode(pgErr.Code)
+	}
+	return transient
+}
+
+// judgeCode goes by SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html.
+// 55000 is what a slot on a node that is read-only just now says (a failover of
+// Aurora), and what an invalidated one says; that is told apart by its columns.
+func judgeCode(code string) verdict {
+	class := code[:min(2, len(code))]
+	if slices.Contains([]string{"08", "40", "53", "57", "58"}, class) && code != "58P01" {
+		return transient
+	}
+	if slices.Contains([]string{"55000", "55006", "55P03", "25006"}, code) {
+		return transient
+	}
+	return doubtful
+}

@@ -1,0 +1,273 @@
+package decoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Config says what to read and from where on.
+type Config struct {
+	// Slot is a permanent logical slot of pgoutput. It must exist; it is never
+	// created here, because a new slot would hide that changes are missing.
+	Slot string
+
+	// Publications are the names of the publications to read, at least one. They
+	// must exist and have been committed before the slot was created.
+	Publications []string
+
+	// Start is the position up to which everything is durable at the consumer: the
+	// EndLSN that it stored last. Transactions that commit before it do not come.
+	// Zero: the slot's own confirmed position, for consumers that store none.
+	Start LSN
+
+	// Expect is what the source must be. Zero fields are not compared; what the
+	// stream found when it was opened is compared on every reconnect in any case.
+	Expect Identity
+
+	// Truncations is the table, as schema.table, whose rows stand for TRUNCATE on a
+	// source of version 10: TruncationTable. Empty: none.
+	Truncations string
+
+	// PieceBytes is about how much memory one Tx holds before a larger transaction
+	// comes in pieces. Zero: 1 MiB.
+	PieceBytes int
+
+	// QueueBytes bounds the memory of what was received and not yet taken by Next,
+	// one Tx always being allowed. When it is used up the source has to wait. Zero:
+	// 16 MiB.
+	QueueBytes int
+
+	// StatusInterval is how often the source is told how far we are, and how often
+	// a position comes while nothing else does. It must stay well below the source's
+	// wal_sender_timeout: where that is less than 30 s, a third of it is used. Zero:
+	// 10 s.
+	StatusInterval time.Duration
+
+	// SilenceTimeout is how long the source may say nothing, though asked, before
+	// the connection counts as lost. Zero: 60 s, or wal_sender_timeout if longer.
+	SilenceTimeout time.Duration
+
+	// WaitActive is how long Open waits for another connection that still reads the
+	// slot, such as one of ours that the source has not yet found dead. A reconnect
+	// waits as long as it takes. Zero: 90 s. Negative: not at all.
+	WaitActive time.Duration
+
+	// Logger gets reconnects (Info) and other events of the connection (Debug). Nil:
+	// nothing is logged.
+	Logger *slog.Logger
+}
+
+func (c *Config) fill() error {
+	if c.Slot == "" {
+		return errors.New("no slot given")
+	}
+	if len(c.Publications) == 0 {
+		return errors.New("no publication given")
+	}
+	if c.PieceBytes < 0 || c.QueueBytes < 0 || c.StatusInterval < 0 || c.SilenceTimeout < 0 {
+		return errors.New("negative size or duration")
+	}
+	if c.PieceBytes == 0 {
+		c.PieceBytes = defaultPieceBytes
+	}
+	if c.QueueBytes == 0 {
+		c.QueueBytes = 16 << 20
+	}
+	if c.StatusInterval == 0 {
+		c.StatusInterval = 10 * time.Second
+	}
+	if c.WaitActive == 0 {
+		c.WaitActive = 90 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Publications = slices.Clone(c.Publications)
+	return nil
+}
+
+// Stream delivers the transactions of a slot in commit order, each once. It
+// survives restarts of the source and lost connections.
+//
+// Next is for one goroutine at a time; Ack, Received and Identity may be called
+// from any.
+type Stream struct {
+	config   Config
+	dsn      string
+	identity Identity
+	queue    *queue
+
+	// Positions. Invariant: acked <= delivered <= queued, and queued <= received
+	// whenever the source has sent nothing out of order.
+	acked     atomic.Uint64 // durable at the consumer
+	delivered atomic.Uint64 // end of the last Tx that Next has returned
+	received  atomic.Uint64 // seen from the source, transactions and keepalives
+	queued    LSN           // end of the last Tx put into the queue; the owner's
+
+	// The rest is the owner's too, the goroutine that runs follow.
+	decoder Decoder
+	status  status
+	standby bool   // the source was one when the stream was opened
+	pid     uint32 // of our last walsender
+
+	refusals  int // of the server, in a row, since
+	refusedAt LSN // queued was this
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Open connects, makes sure that the stream can go on from Start without a gap,
+// and starts it. ctx is for Open alone; the stream ends with Close.
+//
+// Errors that mean that it cannot: *SlotError, *IdentityError, *PublicationError.
+func Open(ctx context.Context, dsn string, c Config) (*Stream, error) {
+	if err := c.fill(); err != nil {
+		return nil, fmt.Errorf("open stream: %w", err)
+	}
+	s := &Stream{
+		config: c, dsn: dsn, identity: c.Expect, queue: newQueue(c.QueueBytes), queued: c.Start,
+		decoder: Decoder{PieceBytes: c.PieceBytes, Truncations: c.Truncations},
+		done:    make(chan struct{}),
+	}
+	first, err := s.openConnection(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open stream: %w", err)
+	}
+	s.identity, s.standby = first.source.identity, first.source.standby
+	for _, p := range []*atomic.Uint64{&s.acked, &s.delivered, &s.received} {
+		p.Store(uint64(s.queued))
+	}
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	go func() {
+		defer close(s.done)
+		s.queue.end(s.follow(running, first))
+	}()
+	return s, nil
+}
+
+// openConnection waits for a slot that is still read by somebody, and for nothing
+// else: at the beginning somebody looks on, and every other error is his to see.
+func (s *Stream) openConnection(ctx context.Context) (*connection, error) {
+	began := time.Now()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		c, err := s.connect(ctx)
+		var active *SlotError
+		if !errors.As(err, &active) || active.Reason != SlotActive || time.Since(began) > s.config.WaitActive {
+			if judge(err) == doubtful {
+				err = &RefusedError{Err: err}
+			}
+			return c, err
+		}
+		s.config.Logger.Debug("waiting for the slot", "slot", s.config.Slot, "pid", active.PID, "application", active.Application)
+		if sleep(ctx, pause) != nil {
+			return nil, err
+		}
+	}
+}
+
+// Next waits for the next Tx, whole or a piece. ctx bounds the waiting and costs
+// nothing: a later call goes on where this one stopped.
+//
+// Other errors are the end of the stream, and come after everything that was
+// received before: *ProtocolError, *SlotError, *IdentityError, *PublicationError,
+// *RefusedError, ErrClosed.
+func (s *Stream) Next(ctx context.Context) (*Tx, error) {
+	tx, err := s.queue.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if tx.Last {
+		raise(&s.delivered, tx.EndLSN)
+	}
+	return tx, nil
+}
+
+// Ack says that every transaction that commits before lsn is durable at the
+// consumer; it is the EndLSN of a Tx with Last. The slot moves there within a
+// second, and what lies before never comes again. Ack does not block and never
+// goes back, and not beyond what Next has returned.
+func (s *Stream) Ack(lsn LSN) {
+	raise(&s.acked, min(lsn, LSN(s.delivered.Load())))
+}
+
+func raise(to *atomic.Uint64, lsn LSN) {
+	for {
+		old := to.Load()
+		if uint64(lsn) <= old || to.CompareAndSwap(old, uint64(lsn)) {
+			return
+		}
+	}
+}
+
+// Identity is what the source was found to be by Open.
+func (s *Stream) Identity() Identity { return s.identity }
+
+// Received is the position up to which the source has sent everything.
+func (s *Stream) Received() LSN { return LSN(s.received.Load()) }
+
+// Close tells the source the last acknowledged position and ends the stream. What
+// was not acknowledged comes again in the next one.
+func (s *Stream) Close() error {
+	s.cancel()
+	<-s.done
+	s.queue.clear()
+	return nil
+}
+
+// follow receives until the context ends or nothing can mend it.
+func (s *Stream) follow(ctx context.Context, c *connection) error {
+	for {
+		err := s.receive(ctx, c)
+		s.hangUp(ctx, c)
+		if ctx.Err() != nil {
+			return ErrClosed
+		}
+		if c, err = s.reconnect(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+const (
+	firstPause  = time.Second
+	longPause   = 30 * time.Second
+	mostRefusal = 4 // of a server that refuses, in a row and without any progress
+)
+
+// reconnect tries to go on behind the last transaction that is in the queue.
+func (s *Stream) reconnect(ctx context.Context, cause error) (*connection, error) {
+	if s.refusedAt != s.queued {
+		s.refusals, s.refusedAt = 0, s.queued
+	}
+	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		switch judge(cause) {
+		case final:
+			return nil, cause
+		case doubtful:
+			if s.refusals++; s.refusals >= mostRefusal {
+				return nil, &RefusedError{Err: cause}
+			}
+		}
+		wait := jitter(pause)
+		s.config.Logger.Info("source connection lost, trying again", "cause", cause, "in", wait.Round(time.Millisecond), "lsn", s.queued)
+		if sleep(ctx, wait) != nil {
+			return nil, ErrClosed
+		}
+		c, err := s.connect(ctx)
+		if err == nil {
+			s.config.Logger.Info("source connection is back", "lsn", s.queued)
+			return c, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ErrClosed
+		}
+		cause = err
+	}
+}
