@@ -1,0 +1,61 @@
+# walferry: `make demo` shows it, `make test` tests it, `make build` makes the binary.
+.DEFAULT_GOAL := build
+SHELL := /bin/bash
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
+
+# Size of the demo's source database in MB, and how the servers' versions are chosen.
+DEMO_MB     ?= 300
+DEMO_SOURCE ?= 13
+DEMO_TARGET ?= 17
+
+.PHONY: build
+build: ## the static binary bin/walferry
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/walferry ./cmd/walferry
+
+.PHONY: servers
+servers: ## PostgreSQL 10 to 18, pg_dump and what else tests need
+	go run ./internal/pgtest/servers
+
+.PHONY: demo
+demo: build ## a whole migration of a live database, in under three minutes
+	go run ./internal/pgtest/servers $(DEMO_SOURCE) $(DEMO_TARGET)
+	go run ./internal/demo -walferry bin/walferry -mb $(DEMO_MB) -source $(DEMO_SOURCE) -target $(DEMO_TARGET)
+
+.PHONY: test
+test: servers ## every test on real servers: the usual version pairs
+	go test -timeout 20m ./...
+
+.PHONY: test-race
+test-race: servers ## the same under the race detector
+	go test -race -timeout 30m ./...
+
+.PHONY: test-all
+test-all: servers ## every pair of an older and a newer major version
+	WALFERRY_TEST_PAIRS=all go test -timeout 120m ./...
+
+.PHONY: test-compose
+test-compose: ## the integration tests against the pair of docker-compose.yml
+	./testdata/compose.sh
+
+.PHONY: lint
+lint: ## go vet, staticcheck, gofumpt
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	@out=$$(go run $(GOFUMPT) -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+
+.PHONY: fmt
+fmt:
+	go run $(GOFUMPT) -w .
+
+.PHONY: image
+image: ## the Docker image walferry
+	docker build -t walferry --build-arg VERSION=$(VERSION) .
+
+.PHONY: help
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16

@@ -1,0 +1,126 @@
+// Package migration puts the steps of a move in order: the phases, what is
+// persisted between them, and what another process may ask of a running migrate.
+// Nothing else knows the phases.
+package migration
+
+import (
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+)
+
+// Until says where Migrate ends.
+type Until string
+
+// The places to stop.
+const (
+	UntilCutover  Until = "cutover"   // the zero value's meaning: when the cutover is done
+	UntilCopied   Until = "copied"    // a plain one-time copy; slot and publication are dropped after it
+	UntilCaughtUp Until = "caught-up" // when the target has caught up; the slot stays, the same command goes on
+)
+
+// Config describes a migration.
+type Config struct {
+	Source, Target string // connection strings, see session.Parse
+	// Name tells several migrations apart. Empty: "default".
+	Name string
+
+	Include, Exclude []string // patterns of tables; empty Include: all
+	InsertOnly       []string // patterns of tables that the user says are only ever inserted into
+	// Schema is "dump" (pg_dump and pg_restore carry it; the zero value) or "none"
+	// (the target has it already).
+	Schema string
+	// Jobs is how many tables or pieces are copied, and indexes built, at a time. Zero: 4.
+	Jobs int
+	// Until is where Migrate ends. Empty: UntilCutover.
+	Until Until
+	// Auto makes Migrate cut over by itself once it has caught up.
+	Auto bool
+	// Cut is used by Auto.
+	Cut CutoverOptions
+	// Heartbeat is the interval of the canary row. Zero: 5 s.
+	Heartbeat time.Duration
+
+	ToolVersion string
+	Logger      *slog.Logger // nil: silent
+}
+
+// CutoverOptions bound a cutover.
+type CutoverOptions struct {
+	// Timeout is how long the source may be fenced, and how long it may take to get
+	// there. When it ends first, the source is un-fenced. Zero: 60 s.
+	Timeout time.Duration
+	// MaxLag is the lag above which it does not begin. Zero: 5 s.
+	MaxLag time.Duration
+	// DryRun fences, drains, measures and un-fences.
+	DryRun bool
+	// NoFence makes a dry run measure only the lag.
+	NoFence bool
+}
+
+var nameRule = regexp.MustCompile(`^[a-z0-9_]{1,40}$`)
+
+// fill checks c and sets its defaults.
+func (c Config) fill() (Config, error) {
+	if c.Source == "" || c.Target == "" {
+		missing := "the source"
+		if c.Source != "" {
+			missing = "the target"
+		} else if c.Target == "" {
+			missing = "the source and the target"
+		}
+		return c, &UsageError{"no connection string for " + missing, "give --source and --target, or WALFERRY_SOURCE and WALFERRY_TARGET, or --config"}
+	}
+	if c.Name == "" {
+		c.Name = "default"
+	}
+	if !nameRule.MatchString(c.Name) {
+		return c, &UsageError{fmt.Sprintf("%q cannot be a migration's name", c.Name), "use 1 to 40 of a-z, 0-9 and _: slot and publication are named after it"}
+	}
+	if c.Schema == "" {
+		c.Schema = "dump"
+	}
+	if c.Schema != "dump" && c.Schema != "none" {
+		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), ""}
+	}
+	if c.Until == "" {
+		c.Until = UntilCutover
+	}
+	if c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
+		return c, &UsageError{fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), ""}
+	}
+	if c.Jobs == 0 {
+		c.Jobs = 4
+	}
+	if c.Jobs < 1 || c.Jobs > 256 {
+		return c, &UsageError{fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), ""}
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 5 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Cut = c.Cut.fill()
+	return c, nil
+}
+
+func (o CutoverOptions) fill() CutoverOptions {
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute
+	}
+	if o.MaxLag == 0 {
+		o.MaxLag = 5 * time.Second
+	}
+	return o
+}
+
+func (c Config) options() Options {
+	return Options{Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: c.Schema}
+}
+
+// The names on the source.
+func slotName(name string) string              { return "walferry_" + name }
+func publicationName(name string) string       { return "walferry_" + name }
+func insertPublicationName(name string) string { return "walferry_" + name + "_insert" }

@@ -1,0 +1,273 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// Cutover asks the running migrate to cut over and waits for it. onStep gets each
+// step as it is reported. *GateError: nothing was changed, or everything is as before.
+func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
+	c, err := c.fill()
+	if err != nil {
+		return nil, err
+	}
+	target, err := openLink(ctx, c.Target, c.Name+" cutover")
+	if err != nil {
+		return nil, err
+	}
+	defer target.close()
+	s := &store{link: target, name: c.Name}
+	r, err := s.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r != nil && r.Phase == Finished {
+		return nil, &GateError{"the cutover is done already", "see `walferry status`"}
+	}
+	a, err := s.ask(ctx, "cutover", requestArgs{
+		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence,
+	}, onStep)
+	return a.Cutover, err
+}
+
+// Abort gives a migration up: the source is un-fenced and has nothing of it any
+// more; the target keeps its data, marked unfit. A running migrate is told to end.
+func Abort(ctx context.Context, c Config) error {
+	c, err := c.fill()
+	if err != nil {
+		return err
+	}
+	r, closeAll, err := openEnds(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	switch {
+	case r.rec == nil:
+		return &GateError{fmt.Sprintf("the target knows no migration %q", c.Name), "check --target and --name"}
+	case r.rec.Phase == Finished:
+		return &GateError{"the cutover is done: the target is the database now", "`walferry cleanup` removes what walferry left"}
+	}
+	if r.rec.Alive && r.rec.Phase == Following {
+		if _, err := r.store.ask(ctx, "abort", requestArgs{}, nil); err != nil {
+			return err
+		}
+		if err := r.waitForLock(ctx, 30*time.Second); err != nil {
+			return err
+		}
+	} else if err := r.takeLock(ctx); err != nil {
+		return &GateError{err.Error(), "stop it first (SIGINT), then abort"}
+	}
+	defer r.lock.Close(context.WithoutCancel(ctx))
+	if err := r.unfence(ctx); err != nil {
+		return err
+	}
+	if err := r.dropSource(ctx); err != nil {
+		return err
+	}
+	return r.store.setPhase(ctx, Aborted)
+}
+
+// openEnds makes a runner that does not run, for abort and cleanup.
+func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
+	r := &runner{c: c}
+	target, err := openLink(ctx, c.Target, c.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.store = &store{link: target, name: c.Name}
+	r.source, err = openLink(ctx, c.Source, c.Name)
+	if err == nil {
+		r.rec, err = r.store.load(ctx)
+	}
+	closeAll := func() {
+		target.close()
+		if r.source != nil {
+			r.source.close()
+		}
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return r, closeAll, nil
+}
+
+func (r *runner) waitForLock(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := r.takeLock(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the running migrate to end: %w", err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// dropSource removes slot, publications, fence and triggers of a migration, and
+// the schema walferry when no other migration uses it.
+func dropSource(ctx context.Context, source *link, name string) error {
+	return source.do(ctx, func(conn *pgx.Conn) error {
+		if err := decoder.DropSlot(ctx, conn, slotName(name)); err != nil {
+			return err
+		}
+		if err := cutover.Drop(ctx, conn, name); err != nil {
+			return err
+		}
+		for _, p := range []string{publicationName(name), insertPublicationName(name)} {
+			if err := decoder.DropPublication(ctx, conn, p); err != nil {
+				return err
+			}
+		}
+		var exists bool
+		if err := conn.QueryRow(ctx, `select to_regclass('walferry.heartbeat') is not null`).Scan(&exists); err != nil {
+			return fmt.Errorf("clean up the source: %w", err)
+		}
+		if !exists {
+			return nil
+		}
+		if _, err := conn.Exec(ctx, `delete from walferry.heartbeat where migration = $1`, name); err != nil {
+			return fmt.Errorf("clean up the source: %w", err)
+		}
+		var others bool
+		err := conn.QueryRow(ctx, `select exists(select from walferry.heartbeat) or exists(select from pg_publication_tables where schemaname = 'walferry')
+  or to_regclass('walferry.migration') is not null`).Scan(&others)
+		if err != nil {
+			return fmt.Errorf("clean up the source: %w", err)
+		}
+		if others {
+			return nil
+		}
+		if session.Major(conn.PgConn()) == 10 {
+			if err := decoder.DropTruncationTriggers(ctx, conn); err != nil {
+				return err
+			}
+		}
+		if _, err := conn.Exec(ctx, `drop schema walferry cascade`); err != nil {
+			return fmt.Errorf("drop schema walferry on the source: %w", err)
+		}
+		return nil
+	})
+}
+
+// Left is something of walferry that a server still has.
+type Left struct {
+	On     string `json:"on"`
+	Object string `json:"object"`
+}
+
+// Cleanup removes everything of a migration that has ended, fence included, from
+// both servers, and returns what a query then still finds: nothing, unless other
+// migrations live there. It refuses while the migration is neither finished nor
+// aborted.
+func Cleanup(ctx context.Context, c Config) ([]Left, error) {
+	c, err := c.fill()
+	if err != nil {
+		return nil, err
+	}
+	r, closeAll, err := openEnds(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll()
+	if r.rec != nil && r.rec.Phase != Finished && r.rec.Phase != Aborted {
+		return nil, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "cut over or abort first"}
+	}
+	if r.rec != nil {
+		if err := r.takeLock(ctx); err != nil {
+			return nil, err
+		}
+		defer r.lock.Close(context.WithoutCancel(ctx))
+		if err := r.dropSource(ctx); err != nil {
+			return nil, err
+		}
+		if err := r.dropTarget(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var left []Left
+	for _, side := range []struct {
+		on string
+		l  *link
+	}{{"source", r.source}, {"target", r.store.link}} {
+		objects, err := leftovers(ctx, side.l)
+		if err != nil {
+			return nil, fmt.Errorf("look for what is left on the %s: %w", side.on, err)
+		}
+		for _, o := range objects {
+			left = append(left, Left{side.on, o})
+		}
+	}
+	return left, nil
+}
+
+// dropTarget removes the migration's rows, and the schema with the last migration.
+func (r *runner) dropTarget(ctx context.Context) error {
+	return r.store.do(ctx, func(conn *pgx.Conn) error {
+		var others bool
+		err := conn.QueryRow(ctx, `select exists(select from walferry.migration where name <> $1) or exists(select from walferry.progress where stream <> $1)`, r.c.Name).Scan(&others)
+		if err != nil {
+			return fmt.Errorf("clean up the target: %w", err)
+		}
+		sql := `drop schema walferry cascade`
+		if others {
+			sql = fmt.Sprintf(`delete from walferry.migration where name = '%[1]s'; delete from walferry.progress where stream = '%[1]s';
+delete from walferry.copy_state where migration = '%[1]s'; delete from walferry.request where migration = '%[1]s';
+delete from walferry.heartbeat where migration = '%[1]s'`, r.c.Name) // the name is of [a-z0-9_]
+		}
+		if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+			return fmt.Errorf("clean up the target: %w", err)
+		}
+		return dropOrigin(ctx, conn, "walferry_"+r.c.Name)
+	})
+}
+
+// dropOrigin drops our replication origin where the role may and there is one.
+func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) error {
+	var there, may bool
+	err := conn.QueryRow(ctx, `select exists(select from pg_replication_origin where roname = $1),
+  has_function_privilege('pg_replication_origin_drop(text)', 'EXECUTE')
+  and (current_setting('server_version_num')::int >= 140000 or (select rolsuper from pg_roles where rolname = current_user))`, name).Scan(&there, &may)
+	if err != nil {
+		return fmt.Errorf("look for the replication origin: %w", err)
+	}
+	if !there || !may {
+		return nil
+	}
+	if _, err := conn.Exec(ctx, `select pg_replication_origin_drop($1)`, name); err != nil {
+		return fmt.Errorf("drop the replication origin: %w", err)
+	}
+	return nil
+}
+
+// leftovers lists what a server has of walferry, of any migration.
+func leftovers(ctx context.Context, l *link) (objects []string, err error) {
+	err = l.do(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `
+select 'schema walferry' from pg_namespace where nspname = 'walferry'
+union all select 'publication ' || pubname from pg_publication where pubname ~ '^walferry_'
+union all select 'slot ' || slot_name from pg_replication_slots where slot_name ~ '^walferry_' and (database is null or database = current_database())
+union all select 'trigger ' || tgname || ' on ' || tgrelid::regclass from pg_trigger where tgname ~ '^walferry_'
+union all select 'replication origin ' || roname from pg_replication_origin where roname ~ '^walferry_'
+order by 1`)
+		if err != nil {
+			return err
+		}
+		objects, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	return objects, err
+}

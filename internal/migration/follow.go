@@ -1,0 +1,298 @@
+package migration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// following is the part of a run that applies the stream, and what may be asked of
+// it meanwhile.
+type following struct {
+	r       *runner
+	applier *applier.Applier
+
+	mu        sync.Mutex
+	stream    *decoder.Stream
+	beat      int64     // id of the last heartbeat written
+	beatAt    time.Time // when, by this process's clock
+	back      int64     // id of the last one that was seen on the target
+	lag       time.Duration
+	lagBytes  int64
+	heldUntil time.Time // a held applier is let go then; zero: it is not held
+}
+
+// following applies changes until the cutover is done, the migration is aborted,
+// ctx ends, or something needs an operator.
+func (r *runner) following(ctx context.Context) error {
+	r.step("follow")
+	f := &following{r: r}
+	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
+	if err != nil {
+		return err
+	}
+	f.applier, err = applier.New(ctx, conn, applier.Config{
+		Name: r.c.Name, Logger: r.c.Logger,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) {
+			return session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
+		},
+	})
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	defer f.applier.Close(context.WithoutCancel(ctx)) //nolint:errcheck // everything of it is durable
+	r.mu.Lock()
+	r.follow = f
+	r.mu.Unlock()
+
+	// The helpers end before the applier does, so that a signal lets it finish.
+	run, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	helpers, end := context.WithCancel(context.WithoutCancel(ctx))
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer end()
+	wait.Go(func() { f.heartbeats(helpers) })
+	wait.Go(func() { f.serve(helpers, stop) })
+	wait.Go(func() { f.guardLock(helpers, stop) })
+	if r.c.Until == UntilCaughtUp || r.c.Auto {
+		wait.Go(func() { f.onceCaughtUp(helpers, stop) })
+	}
+	return f.apply(run)
+}
+
+// apply opens the stream at the target's position and runs the applier on it. It
+// begins again where a transaction was interrupted that is too large to be kept.
+func (f *following) apply(ctx context.Context) error {
+	wait := time.Second
+	for {
+		err := f.applyStream(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var restart *applier.RestartError
+		if !errors.As(err, &restart) {
+			return err
+		}
+		f.r.c.Logger.Info("starting the stream again", "at", f.applier.Applied(), "reason", err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait + rand.N(wait)):
+		}
+		wait = min(2*wait, 30*time.Second)
+	}
+}
+
+func (f *following) applyStream(ctx context.Context) error {
+	r := f.r
+	publications := map[string]decoder.PublicationIdentity{}
+	var raw []byte
+	if err := r.store.row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw); err != nil {
+		return fmt.Errorf("read the publications' identity from the target: %w", err)
+	}
+	if err := json.Unmarshal(raw, &publications); err != nil {
+		return fmt.Errorf("read the publications' identity from the target: %w", err)
+	}
+	c := decoder.Config{
+		Slot: slotName(r.c.Name), Start: f.applier.Applied(), Logger: r.c.Logger,
+		Expect: decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications},
+	}
+	for name, p := range publications {
+		c.Publications = append(c.Publications, name)
+		for _, t := range p.Tables {
+			if t == truncations {
+				c.Truncations = truncations
+			}
+		}
+	}
+	stream, err := decoder.Open(ctx, r.c.Source, c)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	f.mu.Lock()
+	f.stream = stream
+	f.mu.Unlock()
+	return f.applier.Run(ctx, stream)
+}
+
+// fill adds what the stream and the applier know.
+func (f *following) fill(v *View) {
+	v.Applied = f.applier.Applied().String()
+	v.Transactions, v.Changes = f.applier.Counts()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v.LagSeconds, v.LagBytes = f.lagNow().Seconds(), f.lagBytes
+	if f.stream != nil {
+		v.Received, v.Acked = f.stream.Received().String(), f.stream.Acked().String()
+	}
+	if !f.heldUntil.IsZero() {
+		v.Note = "held for verify"
+	}
+}
+
+// lagNow is the trip of the last heartbeat, or the age of one that is under way
+// when that is more.
+func (f *following) lagNow() time.Duration {
+	if f.back < f.beat {
+		return max(f.lag, time.Since(f.beatAt))
+	}
+	return f.lag
+}
+
+// writeBeat writes the canary row and returns its number.
+func (f *following) writeBeat(ctx context.Context, kind string) (id int64, err error) {
+	var position string
+	err = f.r.source.row(ctx, `
+insert into walferry.heartbeat as h (migration, kind, id, at) values ($1, $2, 1, clock_timestamp())
+on conflict (migration, kind) do update set id = h.id + 1, at = clock_timestamp()
+returning id, pg_current_wal_lsn()::text`, []any{f.r.c.Name, kind}, &id, &position)
+	if err != nil {
+		return 0, fmt.Errorf("write the heartbeat on the source: %w", err)
+	}
+	f.mu.Lock()
+	f.lagBytes = max(0, int64(parseLSN(position))-int64(f.applier.Applied()))
+	f.mu.Unlock()
+	return id, nil
+}
+
+// seenBeat returns the number of the last heartbeat that has come through the stream.
+func (f *following) seenBeat(ctx context.Context, kind string) (id int64, err error) {
+	err = f.r.store.row(ctx, `select coalesce(max(id), 0) from walferry.heartbeat where migration = $1 and kind = $2`, []any{f.r.c.Name, kind}, &id)
+	return id, err
+}
+
+// canary writes a row on the source and waits until it has come back through the
+// stream; that, and nothing less, shows that the target has caught up. It returns
+// the time of the trip.
+func (f *following) canary(ctx context.Context, kind string) (time.Duration, error) {
+	began := time.Now()
+	id, err := f.writeBeat(ctx, kind)
+	if err != nil {
+		return 0, err
+	}
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		seen, err := f.seenBeat(ctx, kind)
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		if err == nil && seen >= id {
+			return time.Since(began), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// heartbeats keeps the canary going, for the lag that status shows, and as the
+// sign that the publication is still what it was.
+func (f *following) heartbeats(ctx context.Context) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for ; ctx.Err() == nil; waitTick(ctx, tick) {
+		f.mu.Lock()
+		beat, at, back := f.beat, f.beatAt, f.back
+		f.mu.Unlock()
+		if back < beat {
+			if seen, err := f.seenBeat(ctx, "beat"); err == nil && seen >= beat {
+				f.mu.Lock()
+				f.back, f.lag = seen, time.Since(at)
+				f.mu.Unlock()
+			}
+		}
+		if time.Since(at) < f.r.c.Heartbeat {
+			continue
+		}
+		began := time.Now()
+		id, err := f.writeBeat(ctx, "beat")
+		if err != nil {
+			f.r.c.Logger.Debug("heartbeat", "error", err)
+			continue
+		}
+		f.mu.Lock()
+		// While one is under way the lag counts from the oldest.
+		if f.back == f.beat || f.beat == 0 {
+			f.beatAt = began
+		}
+		if f.beat == 0 {
+			f.back = id - 1
+		}
+		f.beat = id
+		f.mu.Unlock()
+	}
+}
+
+func waitTick(ctx context.Context, tick *time.Ticker) {
+	select {
+	case <-ctx.Done():
+	case <-tick.C:
+	}
+}
+
+// guardLock stops the run when the lock on the target is gone and somebody else
+// has it: then another migrate is at work.
+func (f *following) guardLock(ctx context.Context, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for waitTick(ctx, tick); ctx.Err() == nil; waitTick(ctx, tick) {
+		if err := f.r.lock.Ping(ctx); err == nil || ctx.Err() != nil {
+			continue
+		}
+		f.r.lock.Close(ctx)
+		err := f.r.takeLock(ctx)
+		var gate *GateError
+		if errors.As(err, &gate) {
+			stop(gate)
+			return
+		}
+	}
+}
+
+// onceCaughtUp waits for the first canary that comes back in time, then ends the
+// run, or cuts over.
+func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFunc) {
+	for ctx.Err() == nil {
+		lag, err := f.canary(ctx, "barrier")
+		if err == nil && lag <= f.r.c.Cut.MaxLag {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	f.r.c.Logger.Info("caught up")
+	if f.r.c.Until == UntilCaughtUp {
+		stop(errCaughtUp)
+		return
+	}
+	for ctx.Err() == nil {
+		result, err := f.cutover(ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
+		if err == nil && result.FinishedAt != nil {
+			stop(errFinished)
+			return
+		}
+		if err != nil {
+			stop(fmt.Errorf("cutover: %w", err))
+			return
+		}
+	}
+}

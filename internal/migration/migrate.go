@@ -1,0 +1,377 @@
+package migration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/snapshot"
+)
+
+// Observer is told what a running migrate does. Nil functions are not called.
+type Observer struct {
+	// Checked gets the preflight's report, also when it blocks.
+	Checked func(check.Report)
+	// Started gets the runner once the migration is locked; Watch is asked for what
+	// it does now by whoever draws it.
+	Started func(watch func() View)
+}
+
+// CheckError says that the preflight found something that blocks: exit code 3.
+type CheckError struct{ Report check.Report }
+
+func (e *CheckError) Error() string { return "the preflight found something that blocks" }
+
+// Outcome says how Migrate ended without an error.
+type Outcome struct {
+	Phase   Phase
+	Stopped bool           // by its context; the same command goes on
+	Cutover *CutoverResult // when it cut over
+}
+
+// errFinished ends the following when the cutover is done, errAborted when the
+// migration was given up, errCaughtUp when the user wanted no more.
+var (
+	errFinished = errors.New("cutover is done")
+	errAborted  = errors.New("migration was aborted")
+	errCaughtUp = errors.New("caught up")
+)
+
+// runner is one run of Migrate.
+type runner struct {
+	c      Config
+	store  *store
+	source *link
+	lock   *pgx.Conn
+	rec    *record
+
+	tables   []catalog.Table // of the source, selected; partitioned parents too
+	exported *snapshot.Exported
+
+	mu      sync.Mutex
+	view    View
+	copier  *snapshot.Copier
+	follow  *following
+	cutover *CutoverResult
+}
+
+// Migrate runs a migration from where it stands to where c.Until says. When ctx
+// ends it finishes the transaction in hand and returns an Outcome with Stopped.
+// Errors: *UsageError, *CheckError, *GateError; anything else failed while
+// running and is recorded, so that status shows it.
+func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
+	c, err := c.fill()
+	if err != nil {
+		return Outcome{}, err
+	}
+	r := &runner{c: c}
+	target, err := openLink(ctx, c.Target, c.Name)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer target.close()
+	r.store = &store{link: target, name: c.Name}
+	if r.source, err = openLink(ctx, c.Source, c.Name); err != nil {
+		return Outcome{}, err
+	}
+	defer r.source.close()
+	if err := r.takeLock(ctx); err != nil {
+		return Outcome{}, err
+	}
+	defer func() { r.lock.Close(context.WithoutCancel(ctx)) }()
+	if r.rec, err = r.store.load(ctx); err != nil {
+		return Outcome{}, err
+	}
+	if r.rec != nil {
+		if outcome, done, err := r.resumable(ctx); done || err != nil {
+			return outcome, err
+		}
+	}
+	report, err := check.Run(ctx, check.Config{
+		SourceDSN: c.Source, TargetDSN: c.Target, Name: c.Name, Include: c.Include, Exclude: c.Exclude,
+		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, Resuming: r.rec != nil,
+	})
+	if err != nil {
+		return Outcome{}, err
+	}
+	if o.Checked != nil {
+		o.Checked(report)
+	}
+	if report.Blocks() {
+		return Outcome{}, &CheckError{report}
+	}
+	if err := r.begin(ctx); err != nil {
+		return Outcome{}, err
+	}
+	if o.Started != nil {
+		o.Started(r.Watch)
+	}
+	err = r.run(ctx)
+	if r.exported != nil {
+		r.exported.Close()
+	}
+	clean := context.WithoutCancel(ctx)
+	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover}
+	switch {
+	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
+		return outcome, nil
+	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled):
+		outcome.Stopped = true
+		return outcome, nil
+	case errors.Is(err, errAborted):
+		return outcome, &RunError{"the migration was aborted", "`walferry cleanup` removes what is left of it"}
+	}
+	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
+		c.Logger.Error("record the error on the target", "error", recordErr)
+	}
+	return outcome, err
+}
+
+// takeLock makes this process the migration's one runner. It changes nothing.
+func (r *runner) takeLock(ctx context.Context) (err error) {
+	r.lock, err = session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " lock"})
+	if err != nil {
+		return err
+	}
+	var ok bool
+	if err := r.lock.QueryRow(ctx, `select pg_try_advisory_lock(`+lockKey+`)`, r.c.Name).Scan(&ok); err != nil {
+		return fmt.Errorf("lock migration %q: %w", r.c.Name, err)
+	}
+	if !ok {
+		r.lock.Close(context.WithoutCancel(ctx))
+		return &GateError{
+			Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", r.c.Name),
+			Advice:  "watch it with `walferry status`; for a second migration between the same servers give another --name",
+		}
+	}
+	return nil
+}
+
+// resumable holds what is recorded against what was asked for now.
+func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
+	switch r.rec.Phase {
+	case Finished:
+		return Outcome{Phase: Finished}, true, nil
+	case Aborted:
+		return Outcome{}, true, &GateError{
+			fmt.Sprintf("migration %q was aborted: the target's data are unfit", r.c.Name),
+			"run `walferry cleanup`, empty the target, and start again",
+		}
+	}
+	if !reflect.DeepEqual(normal(r.rec.Options), normal(r.c.options())) {
+		was, _ := json.Marshal(r.rec.Options)
+		return Outcome{}, true, &UsageError{
+			fmt.Sprintf("migration %q was begun with other options: %s", r.c.Name, was),
+			"give the same --include, --exclude, --insert-only and --schema, or abort and begin anew",
+		}
+	}
+	id, err := r.identify(ctx)
+	if err != nil {
+		return Outcome{}, true, err
+	}
+	if id.SystemID != r.rec.SystemID || id.Database != r.rec.Database {
+		return Outcome{}, true, &decoder.IdentityError{What: "source", Want: r.rec.SystemID + "/" + r.rec.Database, Got: id.SystemID + "/" + id.Database}
+	}
+	return Outcome{}, false, nil
+}
+
+func normal(o Options) Options {
+	for _, list := range []*[]string{&o.Include, &o.Exclude, &o.InsertOnly} {
+		if len(*list) == 0 {
+			*list = nil
+		}
+	}
+	return o
+}
+
+// identity is which cluster and database the source is.
+type identity struct {
+	SystemID string
+	Timeline int32
+	Database string
+}
+
+func (r *runner) identify(ctx context.Context) (id identity, err error) {
+	conn, err := session.OpenReplication(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name})
+	if err != nil {
+		return id, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	results, err := conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
+	if err != nil {
+		return id, fmt.Errorf("identify source: %w", err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 4 {
+		return id, errors.New("identify source: IDENTIFY_SYSTEM answered something else than one row of four columns")
+	}
+	row := results[0].Rows[0]
+	id.SystemID, id.Database = string(row[0]), string(row[3])
+	if _, err := fmt.Sscan(string(row[1]), &id.Timeline); err != nil {
+		return id, fmt.Errorf("identify source: timeline: %w", err)
+	}
+	return id, nil
+}
+
+// begin records a new migration, before anything else is made: from here on slot
+// and publication of this name are ours.
+func (r *runner) begin(ctx context.Context) error {
+	if err := r.selectTables(ctx); err != nil {
+		return err
+	}
+	if r.rec != nil {
+		r.c.Logger.Info("resuming", "phase", r.rec.Phase)
+		return r.store.voidRequests(ctx)
+	}
+	id, err := r.identify(ctx)
+	if err != nil {
+		return err
+	}
+	options, err := json.Marshal(r.c.options())
+	if err != nil {
+		return err
+	}
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		if _, err := conn.PgConn().Exec(ctx, ddl+heartbeatDDL).ReadAll(); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, `
+insert into walferry.migration (name, phase, tool_version, system_id, timeline, database, slot, options)
+values ($1, 'new', $2, $3, $4, $5, $6, $7::text::jsonb)`,
+			r.c.Name, r.c.ToolVersion, id.SystemID, id.Timeline, id.Database, slotName(r.c.Name), string(options))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record migration %q on the target: %w", r.c.Name, err)
+	}
+	r.rec, err = r.store.load(ctx)
+	if err == nil && r.rec == nil {
+		err = errors.New("the record that was just written is not there")
+	}
+	return err
+}
+
+// selectTables reads the source's tables and applies the patterns.
+func (r *runner) selectTables(ctx context.Context) error {
+	return r.source.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Tables(ctx, conn)
+		if err != nil {
+			return err
+		}
+		r.tables, err = catalog.Select(all, r.c.Include, r.c.Exclude)
+		if err != nil {
+			return err
+		}
+		kept := r.tables[:0]
+		for _, t := range r.tables {
+			if t.Persistence == 'p' {
+				kept = append(kept, t)
+			}
+		}
+		r.tables = kept
+		return nil
+	})
+}
+
+// run walks the phases. Each case does its work so that doing it again is
+// harmless, then records the next phase.
+func (r *runner) run(ctx context.Context) error {
+	defer r.liveLoop(ctx)()
+	for {
+		var next Phase
+		var err error
+		switch phase := r.phase(); phase {
+		case New:
+			next, err = Prepared, r.prepare(ctx)
+		case Prepared:
+			next, err = Copying, r.beginCopy(ctx)
+		case Copying:
+			next, err = Indexing, r.copy(ctx)
+		case Indexing:
+			if next, err = Following, r.index(ctx); err == nil && r.c.Until == UntilCopied {
+				next, err = Finished, r.dropSource(ctx)
+			}
+		case Following:
+			return r.following(ctx)
+		case Fenced, Drained:
+			next, err = r.afterInterruptedCutover(ctx)
+		case Finished:
+			return nil
+		default:
+			return fmt.Errorf("migration %q is in phase %q, which this version does not know", r.c.Name, phase)
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.advance(ctx, next); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *runner) phase() Phase {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.Phase
+}
+
+// advance records a phase and tells it.
+func (r *runner) advance(ctx context.Context, phase Phase) error {
+	// The step is done; a signal that arrives now must not make it undone.
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := r.store.setPhase(clean, phase); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.rec.Phase = phase
+	r.mu.Unlock()
+	r.c.Logger.Info("phase " + string(phase))
+	return context.Cause(ctx)
+}
+
+// liveLoop writes what status shows, once a second, until the returned function
+// is called.
+func (r *runner) liveLoop(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	host, _ := os.Hostname()
+	write := func(ctx context.Context) {
+		view := r.Watch()
+		live := view.Live
+		live.Host, live.PID = host, os.Getpid()
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := r.store.setLive(ctx, live); err != nil && ctx.Err() == nil {
+			r.c.Logger.Debug("write status", "error", err)
+		}
+	}
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				write(ctx)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		write(context.Background())
+	}
+}

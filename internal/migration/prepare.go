@@ -1,0 +1,310 @@
+package migration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/snapshot"
+)
+
+// truncations is the marker table of version 10 sources, which do not decode TRUNCATE.
+const truncations = "walferry.truncation"
+
+// prepare makes the schema, then the publication, then the slot with its
+// snapshot. Run again, it begins anew: nothing has been copied under what an
+// earlier try left.
+func (r *runner) prepare(ctx context.Context) error {
+	if err := r.makeSchema(ctx); err != nil {
+		return err
+	}
+	if err := r.publish(ctx); err != nil {
+		return err
+	}
+	return r.export(ctx)
+}
+
+// makeSchema brings tables, types and functions to the target, without indexes.
+// pg_restore runs in one transaction, so that it is all there or not at all.
+func (r *runner) makeSchema(ctx context.Context) error {
+	if r.c.Schema == "none" {
+		return nil
+	}
+	missing, err := r.missingTables(ctx)
+	if err != nil {
+		return err
+	}
+	if missing == 0 && r.rec.Phase == New {
+		if _, err := r.archive(ctx); err == nil {
+			return nil // an earlier run was stopped between here and the next phase
+		}
+	}
+	r.step("dump the schema")
+	tools, err := r.tools(ctx)
+	if err != nil {
+		return err
+	}
+	unselected, err := r.unselected(ctx)
+	if err != nil {
+		return err
+	}
+	dump, err := tools.Dump(ctx, r.c.Source, schema.DumpOptions{ExcludeTables: unselected})
+	if err != nil {
+		return err
+	}
+	err = r.store.exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, r.c.Name, dump.Archive)
+	if err != nil {
+		return fmt.Errorf("keep the schema dump on the target: %w", err)
+	}
+	r.step("restore the schema, without indexes")
+	report, err := dump.PreData(ctx, r.c.Target)
+	if err != nil {
+		return err
+	}
+	r.tell(report)
+	return nil
+}
+
+// tell logs what the schema tools left out.
+func (r *runner) tell(report schema.Report) {
+	for _, line := range report.Skipped {
+		r.c.Logger.Warn("schema: left out: " + line)
+	}
+}
+
+func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
+	var from, to int
+	err := r.source.do(ctx, func(conn *pgx.Conn) error { from = session.Major(conn.PgConn()); return nil })
+	if err == nil {
+		err = r.store.do(ctx, func(conn *pgx.Conn) error { to = session.Major(conn.PgConn()); return nil })
+	}
+	if err != nil {
+		return schema.Tools{}, err
+	}
+	return schema.Find(ctx, from, to)
+}
+
+// archive returns the dump that is kept on the target.
+func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
+	var archive []byte
+	if err := r.store.row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{r.c.Name}, &archive); err != nil {
+		return nil, fmt.Errorf("read the schema dump from the target: %w", err)
+	}
+	if archive == nil {
+		return nil, fmt.Errorf("the target holds no schema dump of migration %q", r.c.Name)
+	}
+	tools, err := r.tools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return tools.Load(archive)
+}
+
+// missingTables counts the selected tables that the target has not.
+func (r *runner) missingTables(ctx context.Context) (n int, err error) {
+	names := make([]string, len(r.tables))
+	for i := range r.tables {
+		names[i] = r.tables[i].String()
+	}
+	err = r.store.row(ctx, `select count(*) from unnest($1::text[]) as t(name) where to_regclass(t.name) is null`, []any{names}, &n)
+	return n, err
+}
+
+// unselected lists the source's tables that the patterns leave out.
+func (r *runner) unselected(ctx context.Context) (out []catalog.Table, err error) {
+	if len(r.c.Include) == 0 && len(r.c.Exclude) == 0 {
+		return nil, nil
+	}
+	in := make(map[uint32]bool, len(r.tables))
+	for i := range r.tables {
+		in[r.tables[i].OID] = true
+	}
+	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Tables(ctx, conn)
+		for i := range all {
+			if !in[all[i].OID] && all[i].Extension == "" && all[i].Persistence == 'p' {
+				out = append(out, all[i])
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// publish makes the canary table and the publications, which must be committed
+// before the slot is made: a slot decodes with the catalogue of its time.
+func (r *runner) publish(ctx context.Context) error {
+	r.step("create the publication")
+	insertOnly := map[uint32]bool{}
+	if len(r.c.InsertOnly) > 0 {
+		only, err := catalog.Select(r.tables, r.c.InsertOnly, nil)
+		if err != nil {
+			return err
+		}
+		for i := range only {
+			insertOnly[only[i].OID] = true
+		}
+	}
+	return r.source.do(ctx, func(conn *pgx.Conn) error {
+		if _, err := conn.PgConn().Exec(ctx, heartbeatDDL).ReadAll(); err != nil {
+			return fmt.Errorf("create walferry.heartbeat on the source: %w", err)
+		}
+		major := session.Major(conn.PgConn())
+		full := []pgx.Identifier{{"walferry", "heartbeat"}}
+		var inserts []pgx.Identifier
+		var states []tableState
+		var ordinary []catalog.Table
+		for i := range r.tables {
+			t := &r.tables[i]
+			state := tableState{Schema: t.Schema, Name: t.Name, Kind: string(t.Kind)}
+			if t.Kind == 'r' {
+				ordinary = append(ordinary, *t)
+				if insertOnly[t.OID] {
+					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name})
+					state.InsertOnly = true
+					err := conn.QueryRow(ctx, `select pg_stat_get_tuples_updated($1), pg_stat_get_tuples_deleted($1)`, t.OID).Scan(&state.Updated, &state.Deleted)
+					if err != nil {
+						return fmt.Errorf("read the counters of %s: %w", t, err)
+					}
+				} else {
+					full = append(full, pgx.Identifier{t.Schema, t.Name})
+				}
+			}
+			states = append(states, state)
+		}
+		if major == 10 {
+			if err := decoder.CreateTruncationTriggers(ctx, conn, identifiers(ordinary)); err != nil {
+				return err
+			}
+			full = append(full, strings.SplitN(truncations, ".", 2))
+		}
+		publications := map[string]decoder.PublicationIdentity{}
+		for _, p := range []struct {
+			name, publish string
+			tables        []pgx.Identifier
+		}{
+			{publicationName(r.c.Name), "insert, update, delete, truncate", full},
+			{insertPublicationName(r.c.Name), "insert, truncate", inserts},
+		} {
+			if err := decoder.DropPublication(ctx, conn, p.name); err != nil {
+				return err
+			}
+			if len(p.tables) == 0 {
+				continue
+			}
+			if major == 10 {
+				p.publish = strings.TrimSuffix(p.publish, ", truncate")
+			}
+			if _, err := decoder.CreatePublication(ctx, conn, p.name, p.tables, p.publish); err != nil {
+				return err
+			}
+			id, err := decoder.Publication(ctx, conn, p.name)
+			if err != nil {
+				return err
+			}
+			publications[p.name] = id
+		}
+		tablesJSON, err := json.Marshal(states)
+		if err != nil {
+			return err
+		}
+		publicationsJSON, err := json.Marshal(publications)
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.rec.Tables = states
+		r.mu.Unlock()
+		return r.store.exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
+			r.c.Name, string(tablesJSON), string(publicationsJSON))
+	})
+}
+
+func identifiers(tables []catalog.Table) []pgx.Identifier {
+	out := make([]pgx.Identifier, len(tables))
+	for i := range tables {
+		out[i] = pgx.Identifier{tables[i].Schema, tables[i].Name}
+	}
+	return out
+}
+
+// export makes the slot and holds its snapshot, and sets applied to its
+// consistent point. A slot of our name is from a try that copied nothing that
+// stays.
+func (r *runner) export(ctx context.Context) error {
+	r.step("create the slot")
+	if r.exported != nil {
+		r.exported.Close()
+		r.exported = nil
+	}
+	if err := r.dropSlot(ctx); err != nil {
+		return err
+	}
+	exported, err := snapshot.Export(ctx, r.c.Source, snapshot.ExportConfig{
+		Slot: slotName(r.c.Name), Logger: r.c.Logger,
+		OnBlocked: func(blockers []snapshot.Blocker) {
+			for _, b := range blockers {
+				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
+			}
+			r.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	r.exported = exported
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		if err := applier.SetProgress(ctx, tx, r.c.Name, exported.ConsistentPoint); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `update walferry.migration set consistent_point = $2::text::pg_lsn where name = $1`, r.c.Name, exported.ConsistentPoint.String()); err != nil {
+			return err
+		}
+		return tx.Commit(ctx)
+	})
+	if err != nil {
+		return fmt.Errorf("record the slot's consistent point: %w", err)
+	}
+	r.mu.Lock()
+	r.rec.ConsistentPoint = exported.ConsistentPoint
+	r.mu.Unlock()
+	r.c.Logger.Info("slot created", "slot", exported.Slot, "consistent_point", exported.ConsistentPoint)
+	return nil
+}
+
+func (r *runner) dropSlot(ctx context.Context) error {
+	return r.source.do(ctx, func(conn *pgx.Conn) error { return decoder.DropSlot(ctx, conn, slotName(r.c.Name)) })
+}
+
+// dropSource removes what the source has of this migration, the schema walferry
+// when no other migration uses it.
+func (r *runner) dropSource(ctx context.Context) error {
+	return dropSource(ctx, r.source, r.c.Name)
+}
+
+func parseLSN(s string) pglogrepl.LSN {
+	lsn, _ := pglogrepl.ParseLSN(s) // ours or the server's; 0 where there is none
+	return lsn
+}
+
+// within runs f with a deadline of its own, also when ctx has ended.
+func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	defer cancel()
+	return f(ctx)
+}

@@ -1,0 +1,197 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/session"
+)
+
+// Status is where a migration stands, from what the two servers hold. Its JSON is
+// stable.
+type Status struct {
+	Name    string `json:"name"`
+	Phase   Phase  `json:"phase"`
+	Error   string `json:"error"`
+	Running bool   `json:"running"` // a migrate is at work
+	Runner  string `json:"runner,omitempty"`
+	Note    string `json:"note,omitempty"`
+
+	Source  SourceStatus  `json:"source"`
+	Target  TargetStatus  `json:"target"`
+	Copy    CopyStatus    `json:"copy"`
+	Indexes IndexStatus   `json:"indexes"`
+	Stream  StreamStatus  `json:"stream"`
+	Cutover CutoverStatus `json:"cutover"`
+
+	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
+	// since; the cutover copies them again.
+	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
+}
+
+// SourceStatus is what the source says. Error is set when it could not be asked.
+type SourceStatus struct {
+	Version       string `json:"version"`
+	Database      string `json:"database"`
+	Slot          string `json:"slot"`
+	SlotActive    bool   `json:"slot_active"`
+	WALStatus     string `json:"wal_status"`     // reserved, extended, unreserved, lost; missing: no slot; empty before version 13
+	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds back
+	Error         string `json:"error,omitempty"`
+}
+
+// TargetStatus is what the target says.
+type TargetStatus struct {
+	Version  string `json:"version"`
+	Database string `json:"database"`
+}
+
+// StreamStatus is the stream's positions, as text LSNs; empty before there is one.
+type StreamStatus struct {
+	ReceivedLSN  string  `json:"received_lsn"`
+	AppliedLSN   string  `json:"applied_lsn"`
+	AckedLSN     string  `json:"acked_lsn"`
+	SourceLSN    string  `json:"source_lsn"`
+	LagBytes     int64   `json:"lag_bytes"`
+	LagSeconds   float64 `json:"lag_seconds"`
+	Transactions int64   `json:"transactions"`
+	Changes      int64   `json:"changes"`
+}
+
+// CutoverStatus is when the steps of the cutover were done; nil: not yet.
+type CutoverStatus struct {
+	FencedAt   *time.Time `json:"fenced_at"`
+	DrainedAt  *time.Time `json:"drained_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+	PauseMS    *int64     `json:"pause_ms"`
+}
+
+// ReadStatus asks both servers. A source that cannot be reached is no error: it is
+// told in Status.Source.Error. A target that knows no such migration gives an
+// empty Phase.
+func ReadStatus(ctx context.Context, c Config) (Status, error) {
+	c, err := c.fill()
+	if err != nil {
+		return Status{}, err
+	}
+	st := Status{Name: c.Name}
+	target, err := openLink(ctx, c.Target, c.Name+" status")
+	if err != nil {
+		return st, err
+	}
+	defer target.close()
+	s := &store{link: target, name: c.Name}
+	err = target.row(ctx, `select current_setting('server_version'), current_database()`, nil, &st.Target.Version, &st.Target.Database)
+	if err != nil {
+		return st, fmt.Errorf("ask the target: %w", err)
+	}
+	r, err := s.load(ctx)
+	if err != nil {
+		return st, err
+	}
+	if r != nil {
+		st.fromRecord(r)
+		if err := st.readProgress(ctx, s, r); err != nil {
+			return st, err
+		}
+	}
+	if err := st.readSource(ctx, c, r); err != nil {
+		st.Source.Error = err.Error()
+	}
+	return st, nil
+}
+
+func (st *Status) fromRecord(r *record) {
+	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
+	st.Copy, st.Indexes = r.Live.Copy, r.Live.Indexes
+	st.Stream.ReceivedLSN, st.Stream.LagSeconds = r.Live.Received, r.Live.LagSeconds
+	st.Source.Slot = r.Slot
+	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS}
+	if r.Alive {
+		st.Runner = fmt.Sprintf("%s, pid %d", r.Live.Host, r.Live.PID)
+		st.Note = r.Live.Note
+	}
+}
+
+// readProgress takes what is durable from the tables of applier and snapshot.
+func (st *Status) readProgress(ctx context.Context, s *store, r *record) error {
+	return s.do(ctx, func(conn *pgx.Conn) error {
+		var progress, copied bool
+		if err := conn.QueryRow(ctx, `select to_regclass('walferry.progress') is not null, to_regclass('walferry.copy_state') is not null`).Scan(&progress, &copied); err != nil {
+			return fmt.Errorf("ask the target: %w", err)
+		}
+		if progress {
+			err := conn.QueryRow(ctx, `select max(applied)::text, coalesce(max(transactions), 0), coalesce(max(changes), 0) from walferry.progress where stream = $1 having count(*) > 0`, s.name).
+				Scan(&st.Stream.AppliedLSN, &st.Stream.Transactions, &st.Stream.Changes)
+			if err != nil && err != pgx.ErrNoRows {
+				return fmt.Errorf("read the progress: %w", err)
+			}
+		}
+		if copied {
+			err := conn.QueryRow(ctx, `select count(*), coalesce(sum(rows), 0)::int8, coalesce(sum(bytes), 0)::int8 from walferry.copy_state where migration = $1`, s.name).
+				Scan(&st.Copy.PiecesDone, &st.Copy.Rows, &st.Copy.Bytes)
+			if err != nil {
+				return fmt.Errorf("read the copy's state: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+func (st *Status) readSource(ctx context.Context, c Config, r *record) error {
+	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	walStatus := "''"
+	if session.Major(conn.PgConn()) >= 13 {
+		walStatus = "wal_status"
+	}
+	var recovering bool
+	err = conn.QueryRow(ctx, `select current_setting('server_version'), current_database(), pg_is_in_recovery()`).Scan(&st.Source.Version, &st.Source.Database, &recovering)
+	if err != nil {
+		return fmt.Errorf("ask the source: %w", err)
+	}
+	if recovering {
+		return fmt.Errorf("the source is a standby: give the writer's address")
+	}
+	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&st.Stream.SourceLSN); err != nil {
+		return fmt.Errorf("ask the source: %w", err)
+	}
+	if r == nil {
+		return nil
+	}
+	err = conn.QueryRow(ctx, `
+select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(pg_current_wal_lsn() - restart_lsn, 0)::int8
+  from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &st.Stream.AckedLSN, &st.Source.RetainedBytes)
+	if err == pgx.ErrNoRows {
+		st.Source.WALStatus = "missing"
+	} else if err != nil {
+		return fmt.Errorf("ask the source for the slot: %w", err)
+	}
+	switch r.Phase {
+	case Following, Fenced:
+		st.Stream.LagBytes = max(0, int64(parseLSN(st.Stream.SourceLSN))-int64(parseLSN(st.Stream.AppliedLSN)))
+		if !r.Alive {
+			err = conn.QueryRow(ctx, `select greatest(0, extract(epoch from clock_timestamp() - $1::timestamptz))::float8`, r.SeenAt).Scan(&st.Stream.LagSeconds)
+			if err != nil {
+				return fmt.Errorf("ask the source: %w", err)
+			}
+		}
+	default:
+		st.Stream.LagSeconds = 0
+	}
+	run := &runner{c: c, rec: r, source: &link{conn: conn}}
+	if r.Phase == Following || r.Phase == Fenced {
+		broken, err := run.brokenWords(ctx)
+		for _, t := range broken {
+			st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Schema+"."+t.Name)
+		}
+		return err
+	}
+	return nil
+}

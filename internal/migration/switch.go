@@ -1,0 +1,388 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/snapshot"
+)
+
+// CutoverResult is what a cutover, or its rehearsal, measured.
+type CutoverResult struct {
+	DryRun     bool       `json:"dry_run,omitempty"`
+	FencedAt   *time.Time `json:"fenced_at"`
+	DrainedAt  *time.Time `json:"drained_at"`
+	FinishedAt *time.Time `json:"finished_at"` // nil for a dry run
+	PauseMS    int64      `json:"pause_ms"`    // from the first refused write until the target may be written to
+	LagMS      int64      `json:"lag_ms"`      // trip of the canary before the fence
+	Tables     int        `json:"tables"`
+	Sequences  int        `json:"sequences"`
+	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all
+}
+
+// cutover runs the gates, then fence, drain, sequences, seal, finished. Until the
+// fence is sealed every failure, and the deadline, un-fences and leaves everything
+// as before; the fence also opens by itself, by the source's clock, when this
+// process dies. After the seal there is only the way forward, also for the next run.
+func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
+	result := &CutoverResult{DryRun: o.DryRun}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, &GateError{
+		fmt.Sprintf("the cutover was not done within %s", o.Timeout), "give a longer --timeout, or try when there is less load",
+	})
+	defer cancel()
+	lag, err := f.gates(ctx, o)
+	if err != nil {
+		return result, err
+	}
+	result.LagMS = lag.Milliseconds()
+	step(fmt.Sprintf("lag %d ms", result.LagMS))
+	if o.DryRun && o.NoFence {
+		return result, nil
+	}
+	fence := cutover.Fence{Name: f.r.c.Name, Tables: f.r.tables}
+	step("to un-fence by hand, on the source:\n" + cutover.UnfenceSQL(f.r.c.Name))
+	conn, err := session.Open(ctx, session.Config{DSN: f.r.c.Source, Application: f.r.c.Name + " fence"})
+	if err != nil {
+		return result, err
+	}
+	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
+
+	if !o.DryRun {
+		if err := f.r.advance(ctx, Fenced); err != nil {
+			return result, err
+		}
+	}
+	since, err := f.fenceAndDrain(ctx, conn, fence, o, result, step)
+	if err == nil && !o.DryRun {
+		err = f.finish(ctx, conn, fence, result, step)
+	}
+	sealed := err == nil && !o.DryRun
+	if !sealed {
+		// The caller's time may be over; un-fencing is not for it to stop.
+		unfenceErr := within(ctx, time.Minute, func(ctx context.Context) error { return f.r.unfence(ctx) })
+		if unfenceErr != nil {
+			step("UN-FENCING FAILED: the fence opens by itself at its deadline. " + unfenceErr.Error())
+		} else if !since.IsZero() {
+			step("un-fenced")
+		}
+		if !o.DryRun {
+			if phaseErr := within(ctx, time.Minute, func(ctx context.Context) error { return f.r.advance(ctx, Following) }); phaseErr != nil {
+				err = errors.Join(err, phaseErr)
+			}
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				var gate *GateError
+				if errors.As(context.Cause(ctx), &gate) {
+					return result, &GateError{gate.Problem + ": " + err.Error() + "; un-fenced, everything is as before", gate.Advice}
+				}
+			}
+			var gate *GateError
+			if errors.As(err, &gate) {
+				return result, gate
+			}
+			return result, &GateError{err.Error() + "; un-fenced, everything is as before", "mend it and ask again"}
+		}
+		result.PauseMS = time.Since(since).Milliseconds()
+		return result, nil
+	}
+	// Sealed: nothing can be taken back, whatever the deadline says.
+	return result, within(ctx, 10*time.Minute, func(ctx context.Context) error { return f.r.conclude(ctx, since, result, step) })
+}
+
+// gates are the conditions for a cutover.
+func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Duration, err error) {
+	r := f.r
+	if phase := r.phase(); phase != Following {
+		return 0, &GateError{fmt.Sprintf("the migration is in phase %s, not following", phase), "wait until it follows"}
+	}
+	lagCtx, cancel := context.WithTimeout(ctx, o.MaxLag)
+	lag, err = f.canary(lagCtx, "barrier")
+	cancel()
+	if err != nil || lag > o.MaxLag {
+		return lag, &GateError{fmt.Sprintf("the target lags: a row written on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
+	}
+	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return r.sourceGates(ctx, conn) }); err != nil {
+		return lag, err
+	}
+	return lag, r.targetGates(ctx)
+}
+
+// sourceGates: no table that the migration does not know, no prepared transaction.
+func (r *runner) sourceGates(ctx context.Context, conn *pgx.Conn) error {
+	all, err := catalog.Tables(ctx, conn)
+	if err != nil {
+		return err
+	}
+	known := map[[2]string]bool{}
+	for _, t := range r.rec.Tables {
+		known[[2]string{t.Schema, t.Name}] = true
+	}
+	now := map[[2]string]bool{}
+	for i := range all {
+		now[[2]string{all[i].Schema, all[i].Name}] = true
+	}
+	var gone, added []string
+	for i := range r.rec.Tables {
+		if t := r.rec.Tables[i]; !now[[2]string{t.Schema, t.Name}] {
+			gone = append(gone, catalog.Name(t.Schema, t.Name))
+		}
+	}
+	var selected []catalog.Table
+	if selected, err = catalog.Select(all, r.c.Include, r.c.Exclude); err == nil {
+		for i := range selected {
+			if t := &selected[i]; t.Persistence == 'p' && !known[[2]string{t.Schema, t.Name}] {
+				added = append(added, t.String())
+			}
+		}
+	}
+	if len(gone) > 0 || len(added) > 0 {
+		return &GateError{
+			fmt.Sprintf("the source's tables have changed since the migration began (new: %s; gone: %s)", list(added), list(gone)),
+			"a table that was created after the slot is not copied: drop it on the source, or abort and begin anew",
+		}
+	}
+	var prepared []string
+	if err := conn.QueryRow(ctx, `select coalesce(array_agg(gid order by prepared), '{}') from pg_prepared_xacts where database = current_database()`).Scan(&prepared); err != nil {
+		return fmt.Errorf("look for prepared transactions: %w", err)
+	}
+	if len(prepared) > 0 {
+		return &GateError{"the source has prepared transactions: " + list(prepared), "COMMIT PREPARED or ROLLBACK PREPARED them"}
+	}
+	return nil
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	if len(names) > 10 {
+		return strings.Join(names[:10], ", ") + fmt.Sprintf(" and %d more", len(names)-10)
+	}
+	return strings.Join(names, ", ")
+}
+
+// targetGates: every index and constraint, statistics on every table that has rows.
+func (r *runner) targetGates(ctx context.Context) error {
+	var bare []string
+	var names []string
+	for _, t := range r.ordinary() {
+		names = append(names, t.String())
+	}
+	err := r.store.row(ctx, `
+select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
+ where pg_relation_size(to_regclass(t.name)) > 0
+   and exists (select from pg_attribute a where a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped)
+   and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null
+   and not exists (select from pg_statistic s where s.starelid = to_regclass(t.name))`, []any{names}, &bare)
+	if err != nil {
+		// pg_statistic is for superusers; an owner sees only the times.
+		err = r.store.row(ctx, `
+select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
+ where pg_relation_size(to_regclass(t.name)) > 0
+   and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null`, []any{names}, &bare)
+	}
+	if err != nil {
+		return fmt.Errorf("look for statistics on the target: %w", err)
+	}
+	if len(bare) > 0 {
+		return &GateError{"tables of the target have no statistics: " + list(bare), "ANALYZE them"}
+	}
+	return r.schemaGate(ctx)
+}
+
+// fenceAndDrain returns the moment from which writes were refused; the zero time
+// when the fence was never up.
+func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cutover.Fence, o CutoverOptions, result *CutoverResult, step func(string)) (since time.Time, err error) {
+	// While the fence waits for locks the deadline runs too.
+	position, since, err := fence.Raise(ctx, conn, o.Timeout)
+	if err != nil {
+		return time.Time{}, err
+	}
+	result.FencedAt, result.Tables = &since, len(fence.Tables)
+	step(fmt.Sprintf("fenced %d tables; the last position is %s", len(fence.Tables), position))
+	if !o.DryRun {
+		if err := f.r.store.exec(ctx, `update walferry.migration set fenced_at = $2 where name = $1`, f.r.c.Name, since); err != nil {
+			return since, err
+		}
+	}
+	// The barrier is written after the fence: when it has come back, everything has.
+	if _, err := f.canary(ctx, "barrier"); err != nil {
+		return since, fmt.Errorf("drain: %w", err)
+	}
+	if applied := f.applier.Applied(); applied < parseLSN(position) {
+		return since, fmt.Errorf("drain: the barrier came back at %s, before the fence's position %s", applied, position)
+	}
+	drained := time.Now()
+	result.DrainedAt = &drained
+	step(fmt.Sprintf("drained in %d ms", drained.Sub(since).Milliseconds()))
+	return since, nil
+}
+
+// finish does what needs the fence up, and ends with the seal.
+func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fence, result *CutoverResult, step func(string)) (err error) {
+	r := f.r
+	if err := r.store.exec(ctx, `update walferry.migration set drained_at = $2 where name = $1`, r.c.Name, *result.DrainedAt); err != nil {
+		return err
+	}
+	if err := r.advance(ctx, Drained); err != nil {
+		return err
+	}
+	if result.Recopied, err = r.recopy(ctx, conn, step); err != nil {
+		return err
+	}
+	if result.Sequences, err = r.setSequences(ctx, conn); err != nil {
+		return err
+	}
+	step(fmt.Sprintf("set %d sequences", result.Sequences))
+	if err := r.beforeOpen(ctx, step); err != nil {
+		return err
+	}
+	return fence.Seal(ctx, conn)
+}
+
+// conclude opens the target. since is when writes began to be refused.
+func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverResult, step func(string)) error {
+	now := time.Now()
+	result.FinishedAt, result.PauseMS = &now, now.Sub(since).Milliseconds()
+	err := r.store.exec(ctx, `update walferry.migration set phase = 'finished', error = '', finished_at = $2, pause_ms = $3 where name = $1`,
+		r.c.Name, now, result.PauseMS)
+	if err != nil {
+		return fmt.Errorf("record phase finished: %w", err)
+	}
+	r.mu.Lock()
+	r.rec.Phase, r.cutover = Finished, result
+	r.mu.Unlock()
+	step(fmt.Sprintf("finished: writes were refused for %d ms; the target is open", result.PauseMS))
+	return r.afterOpen(ctx, step)
+}
+
+// setSequences carries over the sequences of the selection and those of no table.
+func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) {
+	all, err := cutover.ReadSequences(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	selected := map[string]bool{}
+	for i := range r.tables {
+		selected[r.tables[i].Schema+"."+r.tables[i].Name] = true
+	}
+	var ours []cutover.Sequence
+	for _, s := range all {
+		if s.Owner == "" || selected[s.Owner] {
+			ours = append(ours, s)
+		}
+	}
+	return len(ours), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, ours) })
+}
+
+// recopy copies again, inside the fence, each --insert-only table that the source
+// has updated or deleted from since: the publication did not carry that.
+func (r *runner) recopy(ctx context.Context, conn *pgx.Conn, step func(string)) (names []string, err error) {
+	broken, err := r.brokenWords(ctx)
+	if err != nil || len(broken) == 0 {
+		return nil, err
+	}
+	tables := make([]snapshot.Table, len(broken))
+	for i, t := range broken {
+		tables[i] = snapshot.Table{Schema: t.Schema, Name: t.Name}
+		names = append(names, catalog.Name(t.Schema, t.Name))
+	}
+	step("copying again, as they were updated in spite of --insert-only: " + list(names))
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return names, err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	var id, position string
+	if err := tx.QueryRow(ctx, `select pg_export_snapshot(), pg_current_wal_insert_lsn()::text`).Scan(&id, &position); err != nil {
+		return names, fmt.Errorf("export a snapshot of the fenced source: %w", err)
+	}
+	again := r.c.Name + "/again"
+	err = r.store.do(ctx, func(conn *pgx.Conn) error { return snapshot.Reset(ctx, conn, again, tables) })
+	if err != nil {
+		return names, err
+	}
+	copier, err := snapshot.New(snapshot.Config{
+		Source: r.c.Source, Target: r.c.Target, Migration: again, Snapshot: id, AsOf: parseLSN(position),
+		Tables: tables, Jobs: r.c.Jobs, Logger: r.c.Logger,
+	})
+	if err != nil {
+		return names, err
+	}
+	if err := copier.Run(ctx); err != nil {
+		return names, err
+	}
+	return names, r.store.exec(ctx, `delete from walferry.copy_state where migration = $1`, again)
+}
+
+// brokenWords are the --insert-only tables whose counters of updates and deletes
+// have moved, or were reset, since the slot was made.
+func (r *runner) brokenWords(ctx context.Context) (broken []tableState, err error) {
+	for _, t := range r.rec.Tables {
+		if !t.InsertOnly {
+			continue
+		}
+		var updated, deleted int64
+		err := r.source.row(ctx, `select pg_stat_get_tuples_updated(c.oid), pg_stat_get_tuples_deleted(c.oid)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2`,
+			[]any{t.Schema, t.Name}, &updated, &deleted)
+		if err != nil {
+			return nil, fmt.Errorf("read the counters of %s: %w", catalog.Name(t.Schema, t.Name), err)
+		}
+		if updated != t.Updated || deleted != t.Deleted {
+			broken = append(broken, t)
+		}
+	}
+	return broken, nil
+}
+
+// unfence takes the fence down, and records that it is gone.
+func (r *runner) unfence(ctx context.Context) error {
+	conn, err := session.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " un-fence"})
+	if err != nil {
+		return err
+	}
+	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
+	if err := cutover.Drop(ctx, conn, r.c.Name); err != nil {
+		return err
+	}
+	return r.store.exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, r.c.Name)
+}
+
+// afterInterruptedCutover decides for a run that finds the phase Fenced or Drained:
+// a sealed fence has refused every write since it was raised, so the rest of the
+// cutover is done; any other is taken down, and the migration follows on.
+func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
+	conn, err := session.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " fence"})
+	if err != nil {
+		return "", err
+	}
+	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
+	state, err := cutover.Look(ctx, conn, r.c.Name)
+	if err != nil {
+		return "", err
+	}
+	if r.phase() != Drained || !state.Sealed || state.Triggers < len(r.tables) {
+		r.c.Logger.Warn("a cutover was interrupted before its end: un-fencing and following again")
+		return Following, r.unfence(ctx)
+	}
+	r.c.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
+	if _, err := r.setSequences(ctx, conn); err != nil {
+		return "", err
+	}
+	since := time.Now()
+	if r.rec.FencedAt != nil {
+		since = *r.rec.FencedAt
+	}
+	result := &CutoverResult{FencedAt: r.rec.FencedAt, DrainedAt: r.rec.DrainedAt, Tables: state.Triggers}
+	return Finished, r.conclude(ctx, since, result, func(s string) { r.c.Logger.Info("cutover: " + s) })
+}

@@ -1,0 +1,163 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/verify"
+	"github.com/walferry/walferry/snapshot"
+)
+
+// VerifyOptions says what to compare.
+type VerifyOptions struct {
+	Tables   []string // patterns; empty: every table of the migration
+	Progress func(verify.Progress)
+}
+
+// Verified is a comparison and the position it holds for.
+type Verified struct {
+	verify.Report
+	Position string `json:"position"`      // empty: none, see Quiet
+	Quiet    bool   `json:"quiet"`         // the source was fenced: both sides stood still
+	HeldMS   int64  `json:"held_ms"`       // how long the applier stood still
+	Caveat   string `json:"caveat,omitempty"` // why differences may be none of walferry's
+}
+
+// Verify compares source and target at one position.
+//
+// While a migrate follows, its applier is held, a temporary slot gives a snapshot
+// of the source and the position it belongs to, the applier goes on to exactly
+// there, and the target's snapshots are taken; then it goes on, and the comparison
+// runs on the snapshots. A source that is fenced stands still by itself.
+func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err error) {
+	if c, err = c.fill(); err != nil {
+		return v, err
+	}
+	r, closeAll, err := openEnds(ctx, c)
+	if err != nil {
+		return v, err
+	}
+	defer closeAll()
+	if r.rec == nil {
+		return v, &GateError{fmt.Sprintf("the target knows no migration %q", c.Name), "check --target and --name"}
+	}
+	r.c.Include, r.c.Exclude = r.rec.Options.Include, r.rec.Options.Exclude
+	if err := r.selectTables(ctx); err != nil {
+		return v, err
+	}
+	tables := r.tables
+	if len(o.Tables) > 0 {
+		if tables, err = catalog.Select(tables, o.Tables, nil); err != nil {
+			return v, err
+		}
+	}
+	compare, err := verify.New(verify.Config{
+		Source: c.Source, Target: c.Target, Tables: tables, Jobs: c.Jobs, Progress: o.Progress, Logger: c.Logger,
+	})
+	if err != nil {
+		return v, err
+	}
+	defer compare.Close()
+	switch {
+	case r.rec.Phase == Following && r.rec.Alive:
+		err = r.openAtOnePosition(ctx, compare, &v)
+	case r.rec.Phase == Following:
+		return v, ErrNoRunner
+	case r.rec.Phase == Finished:
+		err = r.openQuiet(ctx, compare, &v)
+	default:
+		return v, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "verify compares while a migrate follows, or after the cutover"}
+	}
+	if err != nil {
+		return v, err
+	}
+	v.Report, err = compare.Compare(ctx)
+	return v, err
+}
+
+// openAtOnePosition opens the sessions of both sides so that they see the same.
+func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, v *Verified) error {
+	// Old writers would make the slot wait, and the applier with it: let them end first.
+	if err := r.waitForWriters(ctx, time.Minute); err != nil {
+		return err
+	}
+	if _, err := r.store.ask(ctx, "hold", requestArgs{}, nil); err != nil {
+		return err
+	}
+	held := time.Now()
+	defer func() {
+		err := within(ctx, 20*time.Second, func(ctx context.Context) error {
+			_, err := r.store.ask(ctx, "release", requestArgs{}, nil)
+			return err
+		})
+		if err != nil {
+			r.c.Logger.Warn("let the applier go on", "error", err)
+		}
+		v.HeldMS = time.Since(held).Milliseconds()
+	}()
+	exported, err := snapshot.Export(ctx, r.c.Source, snapshot.ExportConfig{
+		Slot: fmt.Sprintf("walferry_verify_%d", os.Getpid()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer exported.Close()
+	if err := compare.OpenSource(ctx, exported.Name); err != nil {
+		return err
+	}
+	v.Position = exported.ConsistentPoint.String()
+	if _, err := r.store.ask(ctx, "advance", requestArgs{LSN: v.Position}, nil); err != nil {
+		return err
+	}
+	return compare.OpenTarget(ctx)
+}
+
+// openQuiet is for a source that does not change any more.
+func (r *runner) openQuiet(ctx context.Context, compare *verify.Verifier, v *Verified) error {
+	err := r.source.do(ctx, func(conn *pgx.Conn) error {
+		state, err := cutover.Look(ctx, conn, r.c.Name)
+		if err != nil {
+			return err
+		}
+		v.Quiet = state.Raised && state.Sealed
+		return conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&v.Position)
+	})
+	if err != nil {
+		return err
+	}
+	v.Caveat = "the target is open for writing: what was written there after the cutover shows as a difference"
+	if !v.Quiet {
+		v.Caveat = "the source is not fenced: what either side has written since shows as a difference"
+	}
+	if err := compare.OpenSource(ctx, ""); err != nil {
+		return err
+	}
+	return compare.OpenTarget(ctx)
+}
+
+// waitForWriters returns when no transaction that writes is older than a second,
+// or patience is over.
+func (r *runner) waitForWriters(ctx context.Context, patience time.Duration) error {
+	for began := time.Now(); time.Since(began) < patience; {
+		var old int
+		err := r.source.row(ctx, `select count(*) from pg_stat_activity where backend_xid is not null and xact_start < clock_timestamp() - interval '1 second'`, nil, &old)
+		if err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+		if old == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}

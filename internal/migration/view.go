@@ -1,0 +1,89 @@
+package migration
+
+import (
+	"time"
+
+	"github.com/walferry/walferry/snapshot"
+)
+
+// Live is what a running migrate writes on the target for status.
+type Live struct {
+	Host    string      `json:"host,omitempty"`
+	PID     int         `json:"pid,omitempty"`
+	Copy    CopyStatus  `json:"copy"`
+	Indexes IndexStatus `json:"indexes"`
+	// LagSeconds is the age of the oldest heartbeat that has not come back.
+	LagSeconds float64 `json:"lag_seconds"`
+	Received   string  `json:"received_lsn,omitempty"`
+	Acked      string  `json:"acked_lsn,omitempty"`
+	Note       string  `json:"note,omitempty"` // what it waits for
+}
+
+// CopyStatus is how far the copy is. Bytes are those of COPY.
+type CopyStatus struct {
+	Tables     int     `json:"tables"`
+	TablesDone int     `json:"tables_done"`
+	Pieces     int     `json:"pieces"`
+	PiecesDone int     `json:"pieces_done"`
+	Rows       int64   `json:"rows"`
+	Bytes      int64   `json:"bytes"`
+	BytesTotal int64   `json:"bytes_total"` // an estimate until the copy is done
+	ETASeconds float64 `json:"eta_seconds"`
+}
+
+// IndexStatus is how many tables have their indexes.
+type IndexStatus struct {
+	Tables     int `json:"tables"`
+	TablesDone int `json:"tables_done"`
+}
+
+// View is what a running migrate does now, for drawing.
+type View struct {
+	Live
+	Phase        Phase
+	Step         string // what is done within the phase
+	Running      []snapshot.TableProgress
+	Applied      string
+	Transactions int64
+	Changes      int64
+	LagBytes     int64
+	Since        time.Time // when the run began
+}
+
+// Watch returns what the runner does now.
+func (r *runner) Watch() View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := r.view
+	v.Phase = r.rec.Phase
+	if r.copier != nil {
+		p := r.copier.Progress()
+		v.Copy = copyStatus(p)
+		v.Running = p.Running
+		r.view.Copy = v.Copy
+	}
+	if r.follow != nil {
+		r.follow.fill(&v)
+	}
+	return v
+}
+
+func copyStatus(p snapshot.Progress) CopyStatus {
+	s := CopyStatus{
+		Tables: p.Tables, TablesDone: p.TablesDone, Pieces: p.Pieces, PiecesDone: p.PiecesDone,
+		Rows: p.Rows, Bytes: p.Bytes, BytesTotal: p.BytesTotal,
+	}
+	if s.TablesDone == s.Tables {
+		s.BytesTotal = s.Bytes
+	} else if left := s.BytesTotal - s.Bytes; s.Bytes > 0 && left > 0 {
+		s.ETASeconds = p.Elapsed.Seconds() * float64(left) / float64(s.Bytes)
+	}
+	return s
+}
+
+func (r *runner) step(text string) {
+	r.mu.Lock()
+	r.view.Step = text
+	r.mu.Unlock()
+	r.c.Logger.Debug(text)
+}
