@@ -1,30 +1,179 @@
 package session
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Parse reads a DSN without pinning anything.
+// ParseError says what is wrong with a connection string. It never holds the
+// string, nor a value of it: whatever stands where a host or a port should
+// may be a part of the password.
+type ParseError struct {
+	Problem string // as in "port is not a number from 1 to 65535"
+	Help    string // what to do about it; may be empty
+}
+
+func (e *ParseError) Error() string { return "read connection string: " + e.Problem }
+
+// Hint is what the operator can do.
+func (e *ParseError) Hint() string { return e.Help }
+
+// Parse reads a connection string, a URI or keyword=value pairs, as libpq does,
+// with its environment, passfile and service file
+// (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING),
+// and pins nothing. It differs in these points:
+//
+//   - A URI that libpq cannot read, because the user or the password was not
+//     percent-encoded, is read as it must have been meant; see parseURI.
+//   - White space round a URI is ignored: secret stores like to end with a newline.
+//   - replication and what concerns the client library only (keepalives,
+//     gssencmode=prefer, sslcompression …) is accepted and ignored.
+//
+// Errors are *ParseError.
 func Parse(dsn string) (*pgx.ConnConfig, error) {
-	cfg, err := pgx.ParseConfig(dsn)
+	settings, err := read(dsn)
 	if err != nil {
-		return nil, errors.New("parse connection string: it is neither a URI nor keyword=value pairs")
+		return nil, err
 	}
+	return configure(settings)
+}
+
+// read turns a connection string into libpq's keywords and their values.
+func read(dsn string) (map[string]string, error) {
+	if strings.ContainsRune(dsn, 0) {
+		return nil, &ParseError{Problem: "it holds a NUL byte"}
+	}
+	trimmed := strings.TrimSpace(dsn)
+	for _, scheme := range []string{"postgres://", "postgresql://"} {
+		if rest, ok := strings.CutPrefix(trimmed, scheme); ok {
+			return parseURI(rest)
+		}
+	}
+	const form = "write postgres://user:password@host:port/database?sslmode=verify-full or host=… port=… dbname=… user=… password=…"
+	switch scheme, rest, ok := strings.Cut(trimmed, ":"); {
+	case ok && strings.EqualFold(scheme, "jdbc"):
+		return nil, &ParseError{Problem: "it is a JDBC address", Help: form}
+	case ok && (strings.EqualFold(scheme, "postgres") || strings.EqualFold(scheme, "postgresql")):
+		return nil, &ParseError{Problem: "a URI starts with postgres:// or postgresql://, in lower case and with two slashes", Help: form}
+	case ok && strings.HasPrefix(rest, "//") && !strings.Contains(scheme, "="):
+		return nil, &ParseError{Problem: "it is a URI, but not one of PostgreSQL", Help: form}
+	}
+	if trimmed != "" && !strings.Contains(trimmed, "=") {
+		return nil, &ParseError{Problem: "it is neither a URI nor keyword=value pairs", Help: form}
+	}
+	return parseKeywords(dsn)
+}
+
+// configure lets pgx merge the settings with the environment, the service file
+// and the defaults. pgx does not get to see the password: its errors
+// quote the connection string.
+func configure(settings map[string]string) (*pgx.ConnConfig, error) {
+	var text strings.Builder
+	for _, k := range keywords {
+		value, ok := settings[k.name]
+		if !ok || k.use == ignored || (k.name == "password" && value == "") {
+			continue
+		}
+		if k.name == "password" {
+			value = "given"
+		}
+		if k.name == "host" && value == "" {
+			value = settings["hostaddr"]
+		}
+		fmt.Fprintf(&text, "%s=%s ", k.name, quote(value))
+	}
+	if _, ok := settings["host"]; !ok && settings["hostaddr"] != "" {
+		fmt.Fprintf(&text, "host=%s ", quote(settings["hostaddr"]))
+	}
+	cfg, err := pgx.ParseConfig(text.String())
+	if err != nil {
+		return nil, configureError(err)
+	}
+	if settings["password"] != "" {
+		cfg.Password = settings["password"]
+	}
+	// A service file may hold any of libpq's keywords; pgx would send those
+	// that it does not know to the server, which would refuse them.
+	for _, k := range keywords {
+		if k.use != sent {
+			delete(cfg.RuntimeParams, k.name)
+		}
+	}
+	if settings["hostaddr"] != "" {
+		cfg.LookupFunc = lookup(settings)
+	}
+	limitTLS(cfg, settings)
 	return cfg, nil
 }
 
-// explain says which server could not be reached, and nothing secret.
-func explain(cfg *pgx.ConnConfig, err error) error {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return fmt.Errorf("connect to %s: %w", Address(cfg), pgErr)
+// configureError keeps of an error of pgx what it found wrong, and leaves out
+// the connection string.
+func configureError(err error) error {
+	reason := errors.Unwrap(err)
+	if reason == nil {
+		return &ParseError{
+			Problem: "its parts do not fit together",
+			Help:    "several hosts need one port, or as many ports as hosts; environment variables (PG…) and the service file count too",
+		}
 	}
-	return fmt.Errorf("connect to %s: %w", Address(cfg), err)
+	e := &ParseError{Problem: Redact(reason.Error())}
+	switch {
+	case strings.Contains(e.Problem, "CA "):
+		e.Help = "sslrootcert names a file of PEM certificates; for RDS and Aurora it is https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
+	case strings.Contains(e.Problem, "service"):
+		e.Help = "services are sections of the file in servicefile or PGSERVICEFILE, else ~/.pg_service.conf"
+	case strings.Contains(e.Problem, "key") || strings.Contains(e.Problem, "cert"):
+		e.Help = "sslcert and sslkey name PEM files and are given together; sslpassword is the passphrase of the key"
+	}
+	return e
+}
+
+// lookup answers with hostaddr, whose elements belong to those of host.
+func lookup(settings map[string]string) func(context.Context, string) ([]string, error) {
+	addresses := map[string][]string{}
+	hosts := strings.Split(settings["host"], ",")
+	for i, address := range strings.Split(settings["hostaddr"], ",") {
+		host := address
+		if i < len(hosts) && hosts[i] != "" {
+			host = hosts[i]
+		}
+		addresses[host] = append(addresses[host], address)
+	}
+	return func(ctx context.Context, host string) ([]string, error) {
+		if found := addresses[host]; len(found) > 0 {
+			return found, nil
+		}
+		return net.DefaultResolver.LookupHost(ctx, host)
+	}
+}
+
+var tlsVersions = map[string]uint16{
+	"TLSv1": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11, "TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13,
+}
+
+// limitTLS applies ssl_min_protocol_version and ssl_max_protocol_version.
+func limitTLS(cfg *pgx.ConnConfig, settings map[string]string) {
+	configs := []*tls.Config{cfg.TLSConfig}
+	for _, f := range cfg.Fallbacks {
+		configs = append(configs, f.TLSConfig)
+	}
+	for _, c := range configs {
+		if c == nil {
+			continue
+		}
+		if v := settings["ssl_min_protocol_version"]; v != "" {
+			c.MinVersion = tlsVersions[v]
+		}
+		if v := settings["ssl_max_protocol_version"]; v != "" {
+			c.MaxVersion = tlsVersions[v]
+		}
+	}
 }
 
 // Address is host:port/database of a configuration, for messages.

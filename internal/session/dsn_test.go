@@ -1,0 +1,333 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// noEnvironment keeps what the machine has set out of a test.
+func noEnvironment(t testing.TB) {
+	t.Helper()
+	for _, name := range []string{
+		"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE",
+		"PGSSLMODE", "PGSSLROOTCERT", "PGOPTIONS", "PGTARGETSESSIONATTRS",
+	} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("PGPASSFILE", filepath.Join(t.TempDir(), "none"))
+}
+
+func TestParse(t *testing.T) {
+	noEnvironment(t)
+	for _, c := range []struct{ dsn, host, port, user, password, database string }{
+		{`postgres://u:p@h:6000/d`, "h", "6000", "u", "p", "d"},
+		{`postgresql://u:p@h/d?sslmode=disable`, "h", "5432", "u", "p", "d"},
+		{" postgres://u:p@h/d\n", "h", "5432", "u", "p", "d"},
+		{`postgres://u:p%40ss%2Fw%23r%25@h/d%20e`, "h", "5432", "u", "p@ss/w#r%", "d e"},
+		{`postgres://u@[::1]:6000/d`, "::1", "6000", "u", "", "d"},
+		{`postgres://u@[fe80::1%eth0]/d`, "fe80::1%eth0", "5432", "u", "", "d"},
+		{`postgres://u@%2Fvar%2Frun/d`, "/var/run", "5432", "u", "", "d"},
+		{`postgres:///d?host=/var/run&port=6000&user=me@there`, "/var/run", "6000", "me@there", "", "d"},
+		{`postgres://h1:1,h2:2/d?user=u&target_session_attrs=read-write`, "h1", "1", "u", "", "d"},
+		{`postgres://h/d?user=me@there`, "h", "5432", "me@there", "", "d"},
+		// Not percent-encoded.
+		{`postgres://u:p@ss/w#r?d%zz:@host:5432/db`, "host", "5432", "u", "p@ss/w#r?d%zz:", "db"},
+		{`postgres://u:a/b@h/d`, "h", "5432", "u", "a/b", "d"},
+		{`postgres://u:12/b@h/d`, "h", "5432", "u", "12/b", "d"},
+		{`postgres://u:a@b:5432/c@h/d?sslmode=disable`, "h", "5432", "u", "a@b:5432/c", "d"},
+		{`postgres://u:p?x=1@real/db`, "real", "5432", "u", "p?x=1", "db"},
+		{`postgres://u:p@h?sslmode=disable@real/db`, "real", "5432", "u", "p@h?sslmode=disable", "db"},
+		{`postgres://u:100%@h/d?application_name=a@b`, "h", "5432", "u", "100%", "d"},
+		{`postgres://me@there:p%40ss@h:5432/d`, "h", "5432", "me@there", "p@ss", "d"},
+		{`postgres://u:p w'"\$ü@h/d`, "h", "5432", "u", `p w'"\$ü`, "d"},
+		// Keyword form.
+		{`host=h port=6000 user=u password=p dbname=d`, "h", "6000", "u", "p", "d"},
+		{`host = h user= 'u' password='it\'s a \\ b' dbname=d `, "h", "5432", "u", `it's a \ b`, "d"},
+		{`host=h user=u password=@:/?#%"$ü dbname=d`, "h", "5432", "u", `@:/?#%"$ü`, "d"},
+		{`host=h user=u password=a\ b dbname=d replication=database keepalives=1 gssencmode=disable sslcompression=0`, "h", "5432", "u", "a b", "d"},
+		{`hostaddr=127.0.0.1 user=u dbname=d`, "127.0.0.1", "5432", "u", "", "d"},
+	} {
+		cfg, err := Parse(c.dsn)
+		if err != nil {
+			t.Errorf("%s: %v", c.dsn, err)
+			continue
+		}
+		got := []string{cfg.Host, fmt.Sprint(cfg.Port), cfg.User, cfg.Password, cfg.Database}
+		if want := []string{c.host, c.port, c.user, c.password, c.database}; fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: got %q, want %q", c.dsn, got, want)
+		}
+		for name := range cfg.RuntimeParams {
+			if name != "options" {
+				t.Errorf("%s: %s would be sent to the server", c.dsn, name)
+			}
+		}
+	}
+}
+
+// What libpq takes from its surroundings is taken too.
+func TestParse_Environment(t *testing.T) {
+	noEnvironment(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Setenv("PGSERVICEFILE", write("services", "[shop]\nhost=h\nport=6000\ndbname=d\nkeepalives=1\nuser=service\n"))
+	t.Setenv("PGPASSFILE", write("passes", "h:6000:d:service:from the file\n"))
+	for _, dsn := range []string{"service=shop", "postgres://?service=shop"} {
+		cfg, err := Parse(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Host != "h" || cfg.Port != 6000 || cfg.User != "service" || cfg.Password != "from the file" || len(cfg.RuntimeParams) != 0 {
+			t.Errorf("%s: got %s %s %q %v", dsn, Address(cfg), cfg.User, cfg.Password, cfg.RuntimeParams)
+		}
+		if got := Secrets(dsn); fmt.Sprint(got) != "[from the file]" {
+			t.Errorf("%s: secrets %q", dsn, got)
+		}
+	}
+	t.Setenv("PGHOST", "elsewhere")
+	t.Setenv("PGPASSWORD", "from the environment")
+	cfg, err := Parse("")
+	if err != nil || cfg.Host != "elsewhere" || cfg.Password != "from the environment" {
+		t.Errorf("got %v, %v", cfg, err)
+	}
+}
+
+func TestParse_HostAddr(t *testing.T) {
+	noEnvironment(t)
+	cfg, err := Parse("host=db.example.com hostaddr=10.0.0.7 sslmode=verify-full user=u")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := cfg.LookupFunc(t.Context(), "db.example.com")
+	if err != nil || fmt.Sprint(got) != "[10.0.0.7]" || cfg.TLSConfig.ServerName != "db.example.com" {
+		t.Errorf("got %v, %v, name %q", got, err, cfg.TLSConfig.ServerName)
+	}
+}
+
+func TestParse_Errors(t *testing.T) {
+	noEnvironment(t)
+	for _, c := range []struct{ dsn, problem, hint string }{
+		{"postgres:/host", "two slashes", "postgres://user"},
+		{"mysql://u:canary@h/d", "not one of PostgreSQL", ""},
+		{"jdbc:postgresql://h/d?password=canary", "JDBC", ""},
+		{"canary", "neither", ""},
+		{"postgres://u:canary@h:54x/d", "port", ""},
+		{"postgres://u:canary@h:99999/d", "port", ""},
+		{"postgres://u:canary", "port", "percent-encoded"},
+		{"postgres://u:canary@h/d?sslmod=disable", `unknown keyword "sslmod"`, "did you mean sslmode?"},
+		{"postgres://u:canary@h/d?sslmode=verify_full", "sslmode must be", "sslmode=verify-full?"},
+		{"postgres://u:canary@%zz/d", "bad percent-encoding in the host", "%25"},
+		{"postgres://u:canary@[::1/d", "IPv6", ""},
+		{"postgres://u:canary@h/d?sslmode", "no value", ""},
+		{"postgres://u:canary@h/d?connect_timeout=canary", "connect_timeout", ""},
+		{"postgres://u:canary@h/d?sslcrl=canary", "sslcrl is not supported", ""},
+		{"postgres://u:canary@h1:1,h2:2,h3/d?port=1,2", "do not fit", ""},
+		{"host=h pasword=canary", `unknown keyword "pasword"`, "password?"},
+		{"host=h password=x canary=y", "unknown keyword", "quoted"},
+		{"host=h password=x canary", "no = after it", "quoted"},
+		{"host=h password='canary", "has no end", `\'`},
+		{"host=h password='can'ary'", "goes on", `\'`},
+		{"host=h password=canary port=canary", "port", ""},
+		{"host=h password=canary service=none servicefile=/nowhere", "service file", "PGSERVICEFILE"},
+		{"host=h password=canary sslmode=verify-full sslrootcert=/nowhere", "CA file", "global-bundle"},
+		{"host=h password=canary sslcert=/nowhere", "cert", "together"},
+		{"host=h\x00 password=canary", "NUL", ""},
+	} {
+		_, err := Parse(c.dsn)
+		var parse *ParseError
+		if !errors.As(err, &parse) {
+			t.Errorf("%q: got %v, want a ParseError", c.dsn, err)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.problem) || !strings.Contains(parse.Hint(), c.hint) {
+			t.Errorf("%q: got %q, hint %q", c.dsn, err, parse.Hint())
+		}
+		if strings.Contains(err.Error()+parse.Hint(), "canary") {
+			t.Errorf("%q: %q shows the password", c.dsn, err)
+		}
+	}
+}
+
+// nasty holds every character that some layer between the command line and
+// the server gives a meaning to.
+const nasty = "@:/?#% '\"\\`$ü&=+[]%41x"
+
+func TestOpen_NastyPassword(t *testing.T) {
+	noEnvironment(t)
+	server, err := pgtest.Launch(t.Context(), pgtest.Options{Major: 15, Password: nasty})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	kv := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable password=", server.Port)
+	at := fmt.Sprintf("@127.0.0.1:%d/postgres?sslmode=disable", server.Port)
+	dsns := map[string]string{
+		"encoded URI": "postgres://postgres:" + url.QueryEscape(strings.ReplaceAll(nasty, " ", "\x01")) + at,
+		"raw URI":     "postgres://postgres:" + nasty + at,
+		"quoted":      kv + quote(nasty),
+		"escaped":     kv + strings.NewReplacer(`\`, `\\`, `'`, `\'`, " ", `\ `).Replace(nasty),
+		"parameter":   "postgres://postgres" + at + "&password=" + url.PathEscape(strings.ReplaceAll(nasty, "&", "\x02")),
+	}
+	dsns["encoded URI"] = strings.ReplaceAll(dsns["encoded URI"], "%01", "%20")
+	dsns["parameter"] = strings.ReplaceAll(dsns["parameter"], "%02", "%26")
+	for name, dsn := range dsns {
+		conn, err := Open(t.Context(), Config{DSN: dsn})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		conn.Close(t.Context())
+		for form, secret := range map[string]string{"raw": nasty, "encoded": url.QueryEscape(nasty), "DSN": dsn} {
+			if got := Redact("x "+secret+" y", Secrets(dsn)...); strings.Contains(got, "%41x") || strings.Contains(got, "%2541x") {
+				t.Errorf("%s: %s is shown: %s", name, form, got)
+			}
+		}
+	}
+	// The wrong one is not shown either.
+	for _, dsn := range []string{"postgres://postgres:canary#1" + at, kv + "canary#1"} {
+		_, err := Open(t.Context(), Config{DSN: dsn})
+		var refused *ConnectError
+		if !errors.As(err, &refused) || strings.Contains(err.Error()+refused.Hint(), "canary") {
+			t.Fatalf("got %v, want a ConnectError without the password", err)
+		}
+		if !strings.Contains(err.Error(), fmt.Sprintf("127.0.0.1:%d/postgres", server.Port)) || !strings.Contains(refused.Hint(), "password is wrong") {
+			t.Errorf("got %v, hint %q", err, refused.Hint())
+		}
+	}
+	_, err = Open(t.Context(), Config{DSN: kv + "'newline\n'"})
+	if hint(err) == "" || !strings.Contains(hint(err), "white space") {
+		t.Errorf("got hint %q", hint(err))
+	}
+}
+
+func hint(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+func TestOpen_Refused(t *testing.T) {
+	noEnvironment(t)
+	server := pgtest.Shared(t, 15)
+	pgtest.Exec(t, server.URL("postgres"), `create role session_locked nologin; create role session_limited login connection limit 0;
+		create role session_plain login`)
+	pgtest.Exec(t, server.URL("postgres"), `create database session_closed`)
+	pgtest.Exec(t, server.URL("postgres"), `revoke connect on database session_closed from public`)
+	t.Cleanup(func() {
+		// The test's context has ended by now.
+		conn, err := Open(context.Background(), Config{DSN: server.URL("postgres")})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background())
+		for _, sql := range []string{`drop database session_closed`, `drop role session_locked, session_limited, session_plain`} {
+			if _, err := conn.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	at := fmt.Sprintf("127.0.0.1:%d", server.Port)
+	silent := listen(t, func(c net.Conn) { c.Close() })
+	for _, c := range []struct{ dsn, message, hint string }{
+		{"postgres://postgres@" + at + "/nowhere", `database "nowhere" does not exist`, "pg_database"},
+		{"postgres://nobody@" + at + "/postgres", `role "nobody" does not exist`, "user@server"},
+		{"postgres://session_locked@" + at + "/postgres", "not permitted", `alter role "session_locked" login`},
+		{"postgres://session_limited@" + at + "/postgres", "too many connections", "limit of role"},
+		{"postgres://session_plain@" + at + "/session_closed", "permission denied", `grant connect on database "session_closed"`},
+		{"postgres://postgres@" + at + "/postgres?sslmode=require", "refused TLS", "sslmode=disable"},
+		{"postgres://postgres@127.0.0.1:1/postgres", "refused", "listen"},
+		{"postgres:///postgres?host=/nowhere", "/nowhere", "socket"},
+		{"postgres://postgres@host.invalid/postgres", "host.invalid", "resolve"},
+		{"postgres://postgres@" + silent + "/postgres?sslmode=disable", silent, "not PostgreSQL"},
+	} {
+		_, err := Open(t.Context(), Config{DSN: c.dsn})
+		if err == nil || !strings.Contains(err.Error(), c.message) || !strings.Contains(hint(err), c.hint) {
+			t.Errorf("%s: got %v; hint %q", c.dsn, err, hint(err))
+		}
+	}
+	_, err := OpenReplication(t.Context(), Config{DSN: "postgres://session_plain@" + at + "/postgres"})
+	if err == nil || !strings.Contains(hint(err), "rds_replication") {
+		t.Errorf("got %v; hint %q", err, hint(err))
+	}
+}
+
+// listen answers every connection with serve and returns its address.
+func listen(t *testing.T, serve func(net.Conn)) string {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serve(c)
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+	return l.Addr().String()
+}
+
+func TestRedact(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{`dial "postgres://u:p@ss/w@h/d" x@y`, `dial "postgres://u:***@h/d" x@y`},
+		{`host=h password=canary user=u`, `host=h password=*** user=u`},
+		{`password = 'a \' b' x`, `password = *** x`},
+		{`{"password":"a\"b","user":"u"}`, `{"password":***,"user":"u"}`},
+		{`password authentication failed for user "u"`, `password authentication failed for user "u"`},
+		{`said s3cr#t and s3cr%23t`, `said *** and ***`},
+	} {
+		if got := Redact(c.text, "s3cr#t"); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.text, got, c.want)
+		}
+	}
+}
+
+// Whatever stands round a password, and whatever it ends in: no panic, and
+// an error that does not hold it.
+func FuzzParse(f *testing.F) {
+	noEnvironment(f)
+	f.Add("postgres://u:", "@/:", "@h:1/d?sslmode=x")
+	f.Add("host=h password=", " x", " port=y")
+	f.Add("host=h password='", "'", "'")
+	f.Add("postgres://h/d?password=", "&%", "&x=y")
+	f.Add("postgres://u", "?", "")
+	f.Fuzz(func(t *testing.T, before, inside, after string) {
+		const canary = "qXzCanaryZxq"
+		dsn := before + canary + inside + canary + after
+		_, err := Parse(dsn)
+		if err == nil {
+			return
+		}
+		if text := err.Error() + hint(err); strings.Contains(strings.ToLower(text), "canary") {
+			// A name before any password is shown, that is what it is for.
+			if !strings.Contains(before, "password") && !strings.Contains(dsn, "@") {
+				return
+			}
+			t.Errorf("%q: %s", dsn, text)
+		}
+	})
+}

@@ -1,0 +1,238 @@
+package session
+
+import (
+	"net/url"
+	"strings"
+	"unicode"
+)
+
+// parseURI reads what follows postgres:// as libpq does: the user information
+// ends at the first @ that comes before any slash. Where that gives no
+// sensible host, port, database and parameters, user or password hold characters that
+// should have been percent-encoded. Then the first @ is taken after which
+// everything is sensible, and the password is what stands before it, as it is:
+//
+//	postgres://u:p@ss/w#r?d%zz:@host:5432/db     password p@ss/w#r?d%zz:
+//
+// libpq would refuse these, so that no URI is read differently from libpq that
+// libpq can read, but for one whose host or database name would hold an @.
+func parseURI(text string) (map[string]string, error) {
+	strict, err := parseStrict(text)
+	if err == nil {
+		return strict, nil
+	}
+	if settings, err := parseServer(text, false); err == nil {
+		return settings, nil // an @ that is in a parameter: postgres://host/db?user=me@there
+	}
+	for i := range len(text) {
+		if text[i] != '@' {
+			continue
+		}
+		settings, err := parseServer(text[i+1:], false)
+		if err != nil {
+			continue
+		}
+		user, password, hasPassword := strings.Cut(text[:i], ":")
+		settings["user"] = decodeIfEncoded(user)
+		if hasPassword {
+			settings["password"] = decodeIfEncoded(password)
+		}
+		return settings, nil
+	}
+	return nil, err
+}
+
+func parseStrict(text string) (map[string]string, error) {
+	i := strings.IndexAny(text, "@/")
+	if i < 0 || text[i] == '/' {
+		return parseServer(text, !strings.Contains(text, "@"))
+	}
+	settings, err := parseServer(text[i+1:], !strings.Contains(text[i+1:], "@"))
+	if err != nil {
+		return nil, err
+	}
+	user, password, hasPassword := strings.Cut(text[:i], ":")
+	if strings.ContainsAny(user, "?=&") {
+		return nil, &ParseError{Problem: "the user name holds a character that must be percent-encoded"}
+	}
+	if settings["user"], err = decode(user, "user name"); err != nil {
+		return nil, err
+	}
+	if hasPassword {
+		if settings["password"], err = decode(password, "password"); err != nil {
+			return nil, err
+		}
+	}
+	return settings, nil
+}
+
+// decodeIfEncoded decodes a part of a URI of which some part was not encoded:
+// this one was, if nothing in it shows the opposite.
+func decodeIfEncoded(text string) string {
+	if strings.ContainsAny(text, "@/?#[] ") {
+		return text
+	}
+	if decoded, err := decode(text, ""); err == nil {
+		return decoded
+	}
+	return text
+}
+
+func decode(text, what string) (string, error) {
+	decoded, err := url.PathUnescape(text)
+	if err != nil || strings.ContainsRune(decoded, 0) {
+		return "", &ParseError{
+			Problem: "bad percent-encoding in the " + what,
+			Help:    "a % that stands for itself is written %25",
+		}
+	}
+	return decoded, nil
+}
+
+// parseServer reads what follows the user information: hosts with ports, the
+// database and the parameters. named is that of set.
+func parseServer(text string, named bool) (map[string]string, error) {
+	settings := map[string]string{}
+	text, query, _ := cutQuery(text)
+	hostPart, database, hasDatabase := text, "", false
+	if i := afterBracket(text, "/"); i >= 0 {
+		hostPart, database, hasDatabase = text[:i], text[i+1:], true
+	}
+	if err := parseHosts(settings, hostPart); err != nil {
+		return nil, err
+	}
+	if hasDatabase && database != "" {
+		if strings.ContainsAny(database, "@/") {
+			return nil, &ParseError{
+				Problem: "the database name holds a character that must be percent-encoded",
+				Help:    "a / in it is written %2F, an @ %40; the same holds for the password",
+			}
+		}
+		name, err := decode(database, "database name")
+		if err != nil {
+			return nil, err
+		}
+		settings["dbname"] = name
+	}
+	if err := parseParameters(settings, query, named); err != nil {
+		return nil, err
+	}
+	return settings, nil
+}
+
+// cutQuery cuts at the first ? that is not in the brackets of an IPv6 address.
+func cutQuery(text string) (before, after string, found bool) {
+	if i := afterBracket(text, "?"); i >= 0 {
+		return text[:i], text[i+1:], true
+	}
+	return text, "", false
+}
+
+func afterBracket(text, c string) int {
+	from := 0
+	if strings.HasPrefix(text, "[") {
+		from = max(strings.IndexByte(text, ']'), 0)
+	}
+	if i := strings.Index(text[from:], c); i >= 0 {
+		return from + i
+	}
+	return -1
+}
+
+func parseHosts(settings map[string]string, text string) error {
+	var hosts, ports []string
+	given := false
+	for element := range strings.SplitSeq(text, ",") {
+		host, port := element, ""
+		if strings.HasPrefix(element, "[") {
+			inside, after, ok := strings.Cut(element[1:], "]")
+			if !ok || (after != "" && after[0] != ':') || !isIPv6(inside) {
+				return &ParseError{Problem: "an IPv6 address is written [address]:port"}
+			}
+			host, port = inside, strings.TrimPrefix(after, ":")
+		} else if h, p, ok := strings.Cut(element, ":"); ok {
+			host, port = h, p
+		}
+		if err := checkPort(port); err != nil {
+			return err
+		}
+		if !strings.HasPrefix(element, "[") {
+			var err error
+			if host, err = decode(host, "host"); err != nil {
+				return err
+			}
+			if !isHost(host) {
+				return &ParseError{
+					Problem: "the host holds a character that no host name has",
+					Help:    "in a password @ is written %40, / %2F, ? %3F, # %23 and % %25",
+				}
+			}
+		}
+		given = given || port != ""
+		hosts, ports = append(hosts, host), append(ports, port)
+	}
+	if text != "" {
+		settings["host"] = strings.Join(hosts, ",")
+	}
+	if given {
+		settings["port"] = strings.Join(ports, ",")
+	}
+	return nil
+}
+
+// isHost allows host names, also those with letters outside of ASCII and with
+// underscores, addresses, and folders of a unix socket.
+func isHost(host string) bool {
+	if strings.HasPrefix(host, "/") {
+		return true
+	}
+	for _, r := range host {
+		if r != '.' && r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// isIPv6 allows what can be an address with its zone.
+func isIPv6(text string) bool {
+	address, zone, _ := strings.Cut(text, "%")
+	return strings.Contains(address, ":") && strings.Trim(address, "0123456789abcdefABCDEF:.") == "" && isHost(zone)
+}
+
+func parseParameters(settings map[string]string, query string, named bool) error {
+	if query == "" {
+		return nil
+	}
+	for pair := range strings.SplitSeq(query, "&") {
+		rawName, rawValue, ok := strings.Cut(pair, "=")
+		name, err := decode(rawName, "parameters")
+		if err != nil {
+			return err
+		}
+		if !ok || name == "" {
+			return &ParseError{
+				Problem: "a parameter after the ? has no value",
+				Help:    "parameters are written ?name=value&name=value; in a password ? is written %3F",
+			}
+		}
+		value, err := decode(rawValue, "parameters")
+		switch {
+		case err == nil:
+		case name == "password":
+			value = rawValue
+		default:
+			return err
+		}
+		if name == "ssl" { // of JDBC; libpq reads it too
+			if value != "true" {
+				return &ParseError{Problem: "ssl is true or left out", Help: "write sslmode=…"}
+			}
+			name, value = "sslmode", "require"
+		}
+		if err := set(settings, name, value, named); err != nil {
+			return err
+		}
+	}
+	return nil
+}
