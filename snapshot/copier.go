@@ -1,0 +1,313 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// closeTimeout bounds the polite closing of a connection.
+const closeTimeout = 10 * time.Second
+
+// Config says what to copy, from where to where.
+type Config struct {
+	// Source and Target are connection strings, URIs or in keyword form.
+	Source, Target string
+
+	// Migration names the copy on the target, where its state is kept.
+	Migration string
+
+	// Snapshot is the name of the exported snapshot, and AsOf its position:
+	// Exported.Name and Exported.ConsistentPoint.
+	Snapshot string
+	AsOf     pglogrepl.LSN
+
+	// Tables to copy. Their columns are matched by name.
+	Tables []Table
+
+	// Jobs is the number of workers, each with a connection to either side. Zero means 4.
+	Jobs int
+
+	// PieceBytes is the size, on the source, above which a table is cut. Zero
+	// means total size / (4 * Jobs), but 64 MiB at least and 1 GiB at most.
+	PieceBytes int64
+
+	// Retry is how long a piece is tried again, from its first failure on, while
+	// errors say that it may succeed: a connection lost, a server restarting, a
+	// transaction chosen to give way. Zero means 5 minutes.
+	Retry time.Duration
+
+	// OnTable is called once for every table of which all rows are on the target,
+	// those that an earlier run had finished included. It is the moment to build
+	// its indexes. It is called by the workers, by several at a time, and holds up the one that calls: let it
+	// hand the table over to others. An error ends the run. nil: nothing is called.
+	OnTable func(context.Context, Table) error
+
+	// Logger gets what happens. nil: silence.
+	Logger *slog.Logger
+}
+
+// Copier copies tables under one snapshot.
+type Copier struct {
+	config Config
+	byPage bool // large tables are cut by ranges of pages, not of keys
+
+	mu       sync.Mutex
+	exported []string // the snapshot, by other names; see openSource
+	tables   []*tableCopy
+}
+
+// tableCopy is a table on its way. What is below the line is guarded by Copier.mu.
+type tableCopy struct {
+	*matched
+	bounds []string // of its pieces
+	bytes  int64    // size on the source
+
+	done         int
+	rows, stream int64 // of the pieces done
+	running      map[*pipe]struct{}
+}
+
+type piece struct {
+	table  *tableCopy
+	number int
+}
+
+// New checks a configuration. It connects to nothing.
+func New(c Config) (*Copier, error) {
+	switch {
+	case c.Source == "" || c.Target == "":
+		return nil, errors.New("copy needs a source and a target")
+	case c.Migration == "":
+		return nil, errors.New("copy needs the name of a migration")
+	case c.Snapshot == "" || c.AsOf == 0:
+		return nil, errors.New("copy needs an exported snapshot and its position")
+	case c.Jobs < 0 || c.PieceBytes < 0 || c.Retry < 0:
+		return nil, errors.New("copy: Jobs, PieceBytes and Retry cannot be negative")
+	}
+	if c.Jobs == 0 {
+		c.Jobs = 4
+	}
+	if c.Retry == 0 {
+		c.Retry = 5 * time.Minute
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Copier{config: c}, nil
+}
+
+// Run copies what is not copied yet and returns when all of it is durable on the
+// target. All workers have the snapshot before anything else happens; a snapshot that
+// is gone is a *SnapshotLostError.
+//
+// When it fails, or ctx ends, the pieces in hand are rolled back and those done
+// stay: Run of a new Copier goes on from there if the snapshot still exists. If it
+// does not, their rows are of no use, and a run under another snapshot refuses with
+// a *StateError. Tables that do not fit are a *SchemaError before anything is written to them.
+// Run is called once.
+func (c *Copier) Run(ctx context.Context) error {
+	workers, err := c.hire(ctx)
+	defer func() {
+		for _, w := range workers {
+			w.close(ctx)
+		}
+	}()
+	if err != nil {
+		return c.failed(ctx, err)
+	}
+	pieces, complete, err := c.prepare(ctx, workers[0])
+	if err != nil {
+		return c.failed(ctx, err)
+	}
+	c.config.Logger.Info("copy begins", "tables", len(c.tables), "pieces", len(pieces), "as_of", c.config.AsOf.String())
+
+	queue := make(chan piece, len(pieces))
+	for _, p := range pieces {
+		queue <- p
+	}
+	close(queue)
+	group, working := errgroup.WithContext(ctx)
+	for i, w := range workers {
+		group.Go(func() error {
+			for j := i; j < len(complete); j += len(workers) {
+				if err := c.announce(working, complete[j]); err != nil {
+					return err
+				}
+			}
+			return w.work(working, queue)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return c.failed(ctx, err)
+	}
+	if err := workers[0].makeDurable(ctx); err != nil {
+		return c.failed(ctx, err)
+	}
+	c.config.Logger.Info("copy done", "tables", len(c.tables), "rows", c.Progress().Rows)
+	return nil
+}
+
+// failed prefers the reason of a cancelled context to what came of it.
+func (c *Copier) failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("copy: %w", context.Cause(ctx))
+	}
+	return err
+}
+
+// hire starts with the source: time matters only for the snapshot.
+func (c *Copier) hire(ctx context.Context) ([]*worker, error) {
+	workers := make([]*worker, c.config.Jobs)
+	for i := range workers {
+		workers[i] = &worker{copier: c}
+	}
+	group, hiring := errgroup.WithContext(ctx)
+	for _, w := range workers {
+		group.Go(func() (err error) {
+			w.source, err = c.openSource(hiring)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return workers, err
+	}
+	for _, w := range workers {
+		var err error
+		if w.target, err = c.openTarget(ctx); err != nil {
+			return workers, err
+		}
+	}
+	return workers, nil
+}
+
+// openTarget connects to the target. Commits need not wait for the disk: a crash
+// takes a piece and its row in copy_state together, and Run ends with a commit that
+// waits. Triggers and foreign keys do not fire where the role may say so.
+func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := session.Open(ctx, session.Config{
+		DSN: c.config.Target, Application: "copy", Settings: map[string]string{"synchronous_commit": "off"},
+	})
+	if err != nil {
+		return nil, onTarget(err)
+	}
+	if _, err := conn.Exec(ctx, "set session_replication_role = replica"); err != nil && conn.IsClosed() {
+		return nil, onTarget(err)
+	}
+	return conn, nil
+}
+
+// prepare compares the two sides, cuts the tables and returns the pieces that
+// are not there yet, those of the largest table first, and the tables of which
+// nothing is left to do.
+func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, complete []Table, err error) {
+	state, err := openState(ctx, w.target, c.config.Migration, c.config.AsOf)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err := catalog.Tables(ctx, w.source)
+	if err != nil {
+		return nil, nil, fmt.Errorf("source: %w", err)
+	}
+	target, err := catalog.Tables(ctx, w.target)
+	if err != nil {
+		return nil, nil, fmt.Errorf("target: %w", err)
+	}
+	tables, err := match(c.config.Tables, source, target)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := addStorage(ctx, w.source, tables); err != nil {
+		return nil, nil, err
+	}
+	copies, err := c.cut(ctx, w, state, tables)
+	if err != nil {
+		return nil, nil, err
+	}
+	slices.SortStableFunc(copies, func(a, b *tableCopy) int {
+		return int(min(max(b.bytes-a.bytes, -1), 1))
+	})
+
+	for _, t := range copies {
+		finished := state.pieces[[2]string{t.Schema, t.Name}]
+		for n := range t.bounds {
+			if f, ok := finished[n]; ok {
+				t.done++
+				t.rows += f.rows
+				t.stream += f.bytes
+				continue
+			}
+			pieces = append(pieces, piece{table: t, number: n})
+		}
+		if t.done == len(t.bounds) {
+			complete = append(complete, t.Table)
+		}
+	}
+	c.mu.Lock()
+	c.tables = copies
+	c.mu.Unlock()
+	return pieces, complete, nil
+}
+
+// cut cuts the tables, or takes the cuts of an earlier run, and records new ones.
+func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matched) ([]*tableCopy, error) {
+	major := session.Major(w.source.PgConn())
+	c.byPage = major >= 14
+	cutter := cutter{conn: w.source, major: major, jobs: c.config.Jobs, pieceBytes: c.config.PieceBytes}
+	if cutter.pieceBytes == 0 {
+		var total int64
+		for _, m := range tables {
+			total += m.source.Bytes
+		}
+		cutter.pieceBytes = pieceSize(total, c.config.Jobs)
+	}
+	var copies []*tableCopy
+	record := &pgx.Batch{}
+	for _, m := range tables {
+		t := &tableCopy{matched: m, bytes: m.source.Bytes, running: map[*pipe]struct{}{}}
+		copies = append(copies, t)
+		if p, ok := state.plan[[2]string{m.Schema, m.Name}]; ok {
+			t.bytes, t.bounds = p.bytes, p.bounds
+			continue
+		}
+		if len(state.pieces[[2]string{m.Schema, m.Name}]) > 0 {
+			return nil, fmt.Errorf("resume copy of table %s: walferry.copy_state has pieces of it, walferry.copy_plan has not", m)
+		}
+		var err error
+		if t.bounds, err = cutter.cut(ctx, m); err != nil {
+			return nil, err
+		}
+		schema, name := m.Table.target()
+		record.Queue(insertPlan, c.config.Migration, m.Schema, m.Name, schema, name, c.config.AsOf.String(), t.bytes, t.bounds)
+	}
+	if record.Len() > 0 {
+		if _, err := execBatch(ctx, w.target, record); err != nil {
+			return nil, fmt.Errorf("record the plan of the copy: %w", err)
+		}
+	}
+	if _, err := w.source.PgConn().Exec(ctx, "rollback to savepoint piece").ReadAll(); err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	return copies, nil
+}
+
+func (c *Copier) announce(ctx context.Context, t Table) error {
+	if c.config.OnTable == nil {
+		return nil
+	}
+	if err := c.config.OnTable(ctx, t); err != nil {
+		return fmt.Errorf("after the copy of table %s: %w", t, err)
+	}
+	return nil
+}

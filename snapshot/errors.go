@@ -1,0 +1,159 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// BlockedError means that no slot could be created in the time given, because
+// transactions that had written before did not end. No slot is left.
+type BlockedError struct {
+	Slot     string
+	Waited   time.Duration
+	Blockers []Blocker // those that held up the last attempt, the oldest first; none if they ended meanwhile
+}
+
+func (e *BlockedError) Error() string {
+	var names []string
+	for _, b := range e.Blockers {
+		names = append(names, b.String())
+	}
+	return fmt.Sprintf("create slot %s: after %s still waiting for transactions to end: %s",
+		e.Slot, e.Waited.Round(time.Second), strings.Join(names, "; "))
+}
+
+// Hint is the SQL that ends the blockers.
+func (e *BlockedError) Hint() string {
+	var sql []string
+	for _, b := range e.Blockers {
+		sql = append(sql, b.End())
+	}
+	return "let them end or end them, then try again: " + strings.Join(sql, " ")
+}
+
+// SlotExistsError means that there is a slot of that name already. It was left alone.
+type SlotExistsError struct{ Slot string }
+
+func (e *SlotExistsError) Error() string {
+	return fmt.Sprintf("create slot %s: a slot of this name exists already", e.Slot)
+}
+
+// Hint says how to get rid of the slot.
+func (e *SlotExistsError) Hint() string {
+	return fmt.Sprintf("choose another name, or if nothing uses the slot: select pg_drop_replication_slot('%s');", e.Slot)
+}
+
+// SnapshotLostError means that the snapshot can no longer be imported: whoever
+// exported it is gone, and no worker that still had it was left.
+type SnapshotLostError struct {
+	Snapshot string
+	Err      error // what the server said
+}
+
+func (e *SnapshotLostError) Error() string {
+	return fmt.Sprintf("import snapshot %s: it is gone: %v", e.Snapshot, e.Err)
+}
+
+func (e *SnapshotLostError) Unwrap() error { return e.Err }
+
+// Hint says what follows from the loss.
+func (e *SnapshotLostError) Hint() string {
+	return "a copy cannot go on under another snapshot: drop the slot, empty the target's tables and start over"
+}
+
+// StateError means that the target holds pieces that were copied under another
+// snapshot. Nothing was copied; see [Reset].
+type StateError struct {
+	Migration string
+	Found     pglogrepl.LSN // consistent point of the snapshot of the earlier run
+	Want      pglogrepl.LSN // Config.AsOf
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("resume copy of migration %s: the target holds rows as of %s, the snapshot is as of %s", e.Migration, e.Found, e.Want)
+}
+
+// Hint says how to get out of it.
+func (e *StateError) Hint() string {
+	return "rows of two snapshots cannot be mixed: empty the target's tables and start the copy again"
+}
+
+// SchemaError lists what the two sides do not have in common. Nothing was copied.
+type SchemaError struct{ Differences []string }
+
+func (e *SchemaError) Error() string {
+	return "compare tables of source and target: " + strings.Join(e.Differences, "; ")
+}
+
+// ChangedError means that a table of the source was altered or rewritten after
+// the snapshot was taken, so that its rows can no longer be read as they were.
+type ChangedError struct {
+	Table string
+	How   string
+}
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("table %s of the source was changed after the snapshot was taken: %s", e.Table, e.How)
+}
+
+// Hint says what follows from it.
+func (e *ChangedError) Hint() string {
+	return "start the copy again with a new snapshot, and let tables be neither altered nor rewritten while it runs"
+}
+
+// RowCountError means that the target took another number of rows than the
+// source sent. They were rolled back.
+type RowCountError struct {
+	Sent, Stored int64
+}
+
+func (e *RowCountError) Error() string {
+	return fmt.Sprintf("the source sent %d rows, the target stored %d", e.Sent, e.Stored)
+}
+
+// Hint names the usual cause.
+func (e *RowCountError) Hint() string {
+	return "look for triggers of the target's table that are enabled ALWAYS or REPLICA, or disable its triggers for the copy"
+}
+
+// sideError is what a server, or the way to it, answered to a statement of a worker.
+type sideError struct {
+	side string // source or target
+	err  error
+}
+
+func (e *sideError) Error() string { return e.side + ": " + e.err.Error() }
+func (e *sideError) Unwrap() error { return e.err }
+
+func onSource(err error) error { return &sideError{side: "source", err: err} }
+func onTarget(err error) error { return &sideError{side: "target", err: err} }
+
+// passing tells whether what failed may succeed on a second try: the connection
+// was lost, a server restarts, a transaction was chosen to give way, or a
+// resource is short (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+func passing(err error) bool {
+	var side *sideError
+	if !errors.As(err, &side) {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return true // nobody answered
+	}
+	switch pgErr.Code[:min(2, len(pgErr.Code))] {
+	case "08", "53": // connection exception; insufficient resources
+		return true
+	}
+	switch pgErr.Code {
+	case "40001", "40P01", // serialization failure, deadlock
+		"57P01", "57P02", "57P03", // shutdown, crash, starting up
+		"25006": // a standby, before it is promoted
+		return true
+	}
+	return false
+}

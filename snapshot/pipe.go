@@ -1,0 +1,102 @@
+package snapshot
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// The source hands over a message a row; the target takes large ones.
+const (
+	blockBytes = 256 << 10
+	blocks     = 4 // at most, for each worker
+)
+
+// pipe carries the bytes of one piece from the goroutine that reads the source
+// to the one that writes the target. One of each.
+type pipe struct {
+	full    chan []byte   // written, not yet read
+	spare   chan []byte   // read, to be written again
+	closed  chan struct{} // by the reader: nobody reads any more
+	closing sync.Once
+
+	block []byte // being written
+	rest  []byte // being read, a tail of held
+	held  []byte
+	err   error // why the writing ended; valid once full is closed
+
+	rows, bytes atomic.Int64 // of what was written, for progress
+}
+
+func newPipe() *pipe {
+	p := &pipe{full: make(chan []byte, blocks-2), spare: make(chan []byte, blocks), closed: make(chan struct{})}
+	return p
+}
+
+// Write takes the bytes of a row. When nobody reads any more it swallows them: an
+// error would make pgconn close the source's connection, and the snapshot with it.
+func (p *pipe) Write(row []byte) (int, error) {
+	p.rows.Add(1)
+	p.bytes.Add(int64(len(row)))
+	if len(p.block)+len(row) > cap(p.block) && len(p.block) > 0 {
+		p.pass()
+	}
+	if p.block == nil {
+		p.block = p.take()
+	}
+	p.block = append(p.block, row...) // a row larger than a block makes it grow
+	return len(row), nil
+}
+
+func (p *pipe) take() []byte {
+	select {
+	case block := <-p.spare:
+		return block[:0]
+	default:
+		return make([]byte, 0, blockBytes)
+	}
+}
+
+func (p *pipe) pass() {
+	select {
+	case p.full <- p.block:
+	case <-p.closed:
+	}
+	p.block = nil
+}
+
+// end says that all is written (nil), or that no more will come, and why.
+func (p *pipe) end(err error) {
+	if len(p.block) > 0 && err == nil {
+		p.pass()
+	}
+	p.err = err
+	close(p.full)
+}
+
+// Read implements io.Reader.
+func (p *pipe) Read(b []byte) (int, error) {
+	if len(p.rest) == 0 {
+		if cap(p.held) == blockBytes { // one that grew is left to the garbage collector
+			select {
+			case p.spare <- p.held:
+			default:
+			}
+		}
+		p.held = nil
+		block, ok := <-p.full
+		if !ok {
+			if p.err != nil {
+				return 0, p.err
+			}
+			return 0, io.EOF
+		}
+		p.held, p.rest = block, block
+	}
+	n := copy(b, p.rest)
+	p.rest = p.rest[n:]
+	return n, nil
+}
+
+// stopReading lets the writer run free.
+func (p *pipe) stopReading() { p.closing.Do(func() { close(p.closed) }) }

@@ -1,0 +1,435 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// slotFor is a name that no other test on the server has.
+func slotFor(t *testing.T) string {
+	return fmt.Sprintf("s_%d_%x", time.Now().UnixNano()%1e9, t.Name()[:2])
+}
+
+func snapshotOf(t *testing.T, source string) *Exported {
+	t.Helper()
+	e, err := Export(t.Context(), source, ExportConfig{Slot: slotFor(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close(context.Background()) })
+	return e
+}
+
+func config(source, target string, e *Exported, tables ...Table) Config {
+	return Config{
+		Source: source, Target: target, Migration: "test", Snapshot: e.Name, AsOf: e.ConsistentPoint, Tables: tables, Jobs: 3,
+	}
+}
+
+func run(t *testing.T, c Config) *Copier {
+	t.Helper()
+	copier, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := copier.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return copier
+}
+
+// tablesOf are all tables of a database, partitioned ones too.
+func tablesOf(t *testing.T, url string) []Table {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	all, err := catalog.Tables(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tables []Table
+	for _, one := range all {
+		tables = append(tables, Table{Schema: one.Schema, Name: one.Name})
+	}
+	return tables
+}
+
+// rows are the own rows of a table as text, sorted.
+func rows(t *testing.T, url, table, columns string) []string {
+	t.Helper()
+	var all []string
+	set := "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 3; set bytea_output = 'hex'; "
+	for _, row := range pgtest.Query(t, url, set+"select "+columns+" from only "+table) {
+		all = append(all, strings.Join(row, "|"))
+	}
+	slices.Sort(all)
+	return all
+}
+
+func same(t *testing.T, source, target, table, columns string) {
+	t.Helper()
+	got, want := rows(t, target, table, columns), rows(t, source, table, columns)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: target has %d rows, source %d\ntarget: %.600q\nsource: %.600q", table, len(got), len(want), got, want)
+	}
+}
+
+func count(t *testing.T, url, table string) string {
+	t.Helper()
+	return pgtest.Query(t, url, "select count(*) from only "+table)[0][0]
+}
+
+// connections of walferry to a database; they take a moment to go.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+func noConnections(t *testing.T, urls ...string) {
+	t.Helper()
+	for _, url := range urls {
+		eventually(t, "all connections closed", func() bool {
+			return pgtest.Query(t, url, `select count(*) from pg_stat_activity where datname = current_database() and application_name = 'walferry copy'`)[0][0] == "0"
+		})
+	}
+}
+
+// Every trait a table can have that makes naive copies wrong or impossible.
+const traitsSource = `
+create table plain (id int primary key, name text, at timestamptz);
+insert into plain select i, 'name ' || i, '2024-01-01'::timestamptz + i * interval '1 hour' from generate_series(1, 1000) i;
+create table nothing ();
+insert into nothing select from generate_series(1, 7);
+create table empty (id int primary key);
+create table dropped (a int, gone text, b int);
+insert into dropped values (1, 'x', 2), (3, 'y', 4);
+alter table dropped drop column gone;
+alter table dropped add c text default 'later';
+insert into dropped values (5, 6, null);
+create table ordered (a int, b text, c bool);
+insert into ordered values (1, 'b', true), (2, null, false);
+create table always (id int generated always as identity primary key, v text);
+insert into always (v) select 'v' || i from generate_series(1, 5) i;
+create schema "My ""odd"" schema";
+create table "My ""odd"" schema"."a'b;--.c %s" ("select" int, "A b""c" text, "ü" text);
+insert into "My ""odd"" schema"."a'b;--.c %s" values (1, E'tab\there\\N\nnew \\.', 'é'), (2, '\.', ''), (3, '\N', null);
+create table parent (id int, kind text);
+create table child (extra int) inherits (parent);
+insert into parent values (1, 'parent');
+insert into child values (2, 'child', 22);
+create table toast (id int primary key, doc text);
+alter table toast alter doc set storage external;
+insert into toast select i, repeat(md5(i::text), 3000) from generate_series(1, 20) i;
+create table measures (at date not null, v int) partition by range (at);
+create table measures_1 partition of measures for values from ('2024-01-01') to ('2024-02-01');
+create table measures_2 partition of measures for values from ('2024-02-01') to ('2024-03-01');
+insert into measures select '2024-01-01'::date + i, i from generate_series(0, 50) i;
+create type mood as enum ('sad', 'it''s "ok"');
+create domain small as int check (value < 100);
+create type pair as (x int, y text);
+create table custom (m mood, d small, p pair, ms mood[], ps pair[], r regclass, rs regclass[]);
+insert into custom values ('it''s "ok"', 3, (1, 'a,"b'), '{sad,NULL}', array[(1, null), null]::pair[], '"My ""odd"" schema"."a''b;--.c %s"', '{plain}'),
+    (null, null, (null, ''), '{}', null, null, null);
+`
+
+// The same on the target, where it differs.
+const traitsTarget = `
+create table plain (id int primary key, name text, at timestamptz);
+create table nothing ();
+create table empty (id int primary key);
+create table dropped (a int, b int, c text);
+create table ordered (c bool, extra text default 'filled', b text, number serial, a int);
+create table always (id int generated always as identity primary key, v text);
+create schema "My ""odd"" schema";
+create table "My ""odd"" schema"."a'b;--.c %s" ("select" int, "A b""c" text, "ü" text);
+create table parent (id int, kind text);
+create table child (extra int) inherits (parent);
+create table toast (id int primary key, doc text);
+create table measures (at date not null, v int) partition by range (at);
+create table measures_1 partition of measures for values from ('2024-01-01') to ('2024-02-01');
+create table measures_2 partition of measures for values from ('2024-02-01') to ('2024-03-01');
+create type mood as enum ('sad', 'it''s "ok"');
+create domain small as int check (value < 100);
+create type pair as (x int, y text);
+create table custom (m mood, d small, p pair, ms mood[], ps pair[], r regclass, rs regclass[]);
+`
+
+// Generated columns came with 12.
+const generated = `
+create table computed (a int, twice int generated always as (a * 2) stored);
+create table only_computed (one int generated always as (1) stored);
+`
+
+func TestRun_Traits(t *testing.T) {
+	for _, pair := range [][2]int{{10, 18}, {13, 17}, {15, 18}} {
+		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
+			source, target := pgtest.Pair(t, pair[0], pair[1])
+			pgtest.Exec(t, source, traitsSource)
+			pgtest.Exec(t, target, traitsTarget)
+			if pair[0] >= 12 {
+				pgtest.Exec(t, source, generated+`
+insert into computed (a) values (1), (null), (3);
+insert into only_computed select from generate_series(1, 4);`)
+				pgtest.Exec(t, target, generated)
+			}
+			var mu sync.Mutex
+			announced := map[string]int{}
+			c := config(source, target, snapshotOf(t, source), tablesOf(t, source)...)
+			c.OnTable = func(_ context.Context, table Table) error {
+				mu.Lock()
+				defer mu.Unlock()
+				announced[table.Name]++
+				return nil
+			}
+			copier := run(t, c)
+
+			tables := map[string]string{
+				"plain": "*", "empty": "*", "dropped": "a, b, c", "ordered": "a, b, c", "always": "*",
+				`"My ""odd"" schema"."a'b;--.c %s"`: "*", "parent": "*", "child": "*", "toast": "*",
+				"measures_1": "*", "measures_2": "*", "custom": "m, d, p, ms, ps, r, rs",
+			}
+			if pair[0] >= 12 {
+				tables["computed"], tables["only_computed"] = "*", "*"
+			}
+			for table, columns := range tables {
+				same(t, source, target, table, columns)
+			}
+			if got, want := count(t, target, "nothing"), "7"; got != want {
+				t.Errorf("table without columns: got %s rows, want %s", got, want)
+			}
+			if got, want := rows(t, target, "ordered", "extra, number"), []string{"filled|1", "filled|2"}; !slices.Equal(got, want) {
+				t.Errorf("extra columns of the target: got %q, want %q", got, want)
+			}
+			for _, table := range c.Tables {
+				if want := map[bool]int{true: 0, false: 1}[table.Name == "measures"]; announced[table.Name] != want {
+					t.Errorf("OnTable called %d times for %s, want %d", announced[table.Name], table, want)
+				}
+			}
+			p := copier.Progress()
+			if p.TablesDone != p.Tables || p.PiecesDone != p.Pieces || p.Bytes != p.BytesTotal || len(p.Running) != 0 {
+				t.Errorf("progress at the end: %+v", p)
+			}
+			noConnections(t, source, target)
+		})
+	}
+}
+
+// The values that home-grown copies lose, once in a table that travels in binary
+// and once, because of an enum beside them, as text.
+func TestRun_Values(t *testing.T) {
+	const types = `
+create type color as enum ('red');
+create table %s (f8 float8, f4 float4, n numeric, ts timestamptz, tsp timestamp, d date, t time, tz timetz, iv interval,
+    b bytea, x text, c5 char(5), c "char", bits varbit, jb jsonb, j json, u uuid, i inet, ci cidr, m macaddr,
+    arr int4[], texts text[], r int4range, tr tstzrange, nr numrange, big int8, s int2, l pg_lsn, nm numeric(10,3) %s)`
+	const values = `
+insert into %s values
+ ('NaN', 'NaN', 'NaN', 'infinity', '-infinity', 'infinity', '24:00:00', '00:00:00+15:59', '-1 mon +1 day -00:00:01',
+  '', '', 'ab', 'a', '', '1e100', '{"a":1, "a":2 }', '00000000-0000-0000-0000-000000000000', '10.1.2.3/8', '10.0.0.0/8', '08:00:2b:01:02:03',
+  '[0:2]={1,NULL,3}', '{"NULL",NULL,"","a,\"b\""}', 'empty', '(,)', '[1.0,1.00]', 9223372036854775807, -32768, '16/B374D848', 1),
+ ('-0', '-0', '1.00', '4713-01-01 00:00:00+00 BC', '294276-12-31 23:59:59.999999', '4713-01-01 BC', '00:00', '23:59:59.999999-15:59', '178000000 years',
+  (select decode(string_agg(lpad(to_hex(g), 2, '0'), ''), 'hex') from generate_series(0, 255) g), E'\\N \\. \t\n\r\b', '', '', '101', '{"k": "\u00e9\ud83d\ude00"}', 'null', null, '::1', null, null,
+  '{{1,2},{3,4}}', '{}', '[1,5)', '["2024-01-01","infinity"]', '(,1.5)', -9223372036854775808, 32767, '0/0', 1234567.891),
+ ('4.94e-324', '1.17549435e-38', 0.00, '0001-01-01 00:00:00+00', '1999-12-31 23:59:59.999999', '5874897-12-31', '12:34:56.789', null, '1 year 2 mons',
+  null, repeat('é😀', 100000), null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null),
+ (1.7976931348623157e308, 0.1, (repeat('9', 5000) || '.' || repeat('1', 300))::numeric, null, null, null, null, null, null,
+  null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)`
+	source, target := pgtest.Pair(t, 13, 17)
+	for _, url := range []string{source, target} {
+		pgtest.Exec(t, url, fmt.Sprintf(types, "in_binary", "")+";"+strings.Replace(fmt.Sprintf(types, "as_text", ", e color"), "create type color as enum ('red');", "", 1))
+	}
+	pgtest.Exec(t, source, fmt.Sprintf(values, "in_binary")+";"+fmt.Sprintf(values, "as_text"))
+	// A session that was left to itself would write and read these otherwise.
+	for _, url := range []string{source, target} {
+		pgtest.Exec(t, url, `do $$ begin execute format('alter database %I set datestyle = ''SQL, DMY''', current_database());
+			execute format('alter database %I set intervalstyle = ''sql_standard''', current_database());
+			execute format('alter database %I set timezone = ''America/St_Johns''', current_database()); end $$`)
+	}
+	copier := run(t, config(source, target, snapshotOf(t, source), tablesOf(t, source)...))
+	for _, table := range copier.tables {
+		if got, want := table.binary, table.Name == "in_binary"; got != want {
+			t.Errorf("table %s in binary: got %v, want %v", table.Table, got, want)
+		}
+		same(t, source, target, table.Name, "*")
+	}
+}
+
+func TestRun_Pieces(t *testing.T) {
+	for _, pair := range [][2]int{{10, 18}, {13, 17}, {15, 18}} {
+		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
+			source, target := pgtest.Pair(t, pair[0], pair[1])
+			const schema = `
+create table by_int (id int primary key, v text);
+create table by_text (id text collate "C", n int, v text, primary key (id, n));
+create table by_uuid (id uuid primary key, v text);
+create table keyless (v text);`
+			pgtest.Exec(t, source, schema+`
+insert into by_int select i, repeat(md5(i::text), 4) from generate_series(-10000, 10000) i;
+insert into by_text select 'it''s ' || i, i, repeat(md5(i::text), 4) from generate_series(1, 20000) i;
+insert into by_uuid select md5(i::text)::uuid, repeat(md5(i::text), 4) from generate_series(1, 20000) i;
+insert into keyless select md5(i::text) || repeat('x', 100) from generate_series(1, 20000) i;
+analyze;`)
+			pgtest.Exec(t, target, schema)
+			c := config(source, target, snapshotOf(t, source), tablesOf(t, source)...)
+			c.PieceBytes = 300 << 10
+			// What the snapshot does not see must not get in, nor what it sees get lost.
+			before := map[string][]string{}
+			for _, table := range c.Tables {
+				before[table.Name] = rows(t, source, table.Name, "*")
+			}
+			pgtest.Exec(t, source, `delete from by_int where id % 3 = 0; update by_text set v = 'changed';
+insert into keyless select 'late' from generate_series(1, 30000); insert into by_uuid values ('ffffffff-ffff-ffff-ffff-ffffffffffff', 'late')`)
+			copier := run(t, c)
+			for name, want := range before {
+				if got := rows(t, target, name, "*"); !slices.Equal(got, want) {
+					t.Errorf("%s: got %d rows, want %d as of the snapshot", name, len(got), len(want))
+				}
+			}
+			for _, table := range copier.tables {
+				wantPieces := pair[0] >= 14 || table.Name != "keyless"
+				if got := len(table.bounds) > 2; got != wantPieces {
+					t.Errorf("%s: %d pieces: %q", table.Table, len(table.bounds), table.bounds)
+				}
+			}
+			state := pgtest.Query(t, target, `select sum(rows), count(*), count(distinct (table_name, pieces)) from walferry.copy_state`)[0]
+			if p := copier.Progress(); state[0] != "80001" || state[1] != fmt.Sprint(p.Pieces) || state[2] != "4" {
+				t.Errorf("copy_state has rows, pieces, tables %q; progress %+v", state, p)
+			}
+		})
+	}
+}
+
+// A transaction is in the snapshot or comes through the slot: writers that never
+// stop, and a keyless table that shows every row that is missing or there twice.
+func TestExport_Boundary(t *testing.T) {
+	for _, major := range []int{10, 15} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			source, target := pgtest.Pair(t, major, 18)
+			pgtest.Exec(t, source, `create table log (writer int, n int); create publication p for table log`)
+			pgtest.Exec(t, target, `create table log (writer int, n int)`)
+			stop := make(chan struct{})
+			var writers sync.WaitGroup
+			for writer := range 4 {
+				writers.Go(func() {
+					conn, err := pgx.Connect(context.Background(), source)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close(context.Background())
+					for n := 0; ; n++ {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						if _, err := conn.Exec(context.Background(), `insert into log values ($1, $2)`, writer, n); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			eventually(t, "rows are written", func() bool { return count(t, source, "log") > "1000" || len(count(t, source, "log")) > 4 })
+			e := snapshotOf(t, source)
+			run(t, config(source, target, e, Table{Schema: "public", Name: "log"}))
+			close(stop)
+			writers.Wait()
+
+			// In pgoutput an insert begins with I; a row of log is followed by 'N'.
+			streamed := pgtest.Query(t, source, fmt.Sprintf(`select count(*) from pg_logical_slot_peek_binary_changes('%s', null, null,
+				'proto_version', '1', 'publication_names', 'p') where get_byte(data, 0) = ascii('I')`, e.Slot))[0][0]
+			var copied, rest, total int
+			fmt.Sscan(count(t, target, "log"), &copied)
+			fmt.Sscan(streamed, &rest)
+			fmt.Sscan(count(t, source, "log"), &total)
+			if copied+rest != total || copied == 0 || rest == 0 {
+				t.Errorf("copied %d and streamed %d rows of %d", copied, rest, total)
+			}
+		})
+	}
+}
+
+func TestRun_RowSecurity(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	const schema = `create table secret (id int, owner text)`
+	role := "rls_" + slotFor(t)
+	pgtest.Exec(t, source, schema+`; insert into secret values (1, 'me'), (2, 'you'); alter table secret enable row level security;
+create policy mine on secret using (id = 1); create role `+role+` login; grant select on secret to `+role)
+	t.Cleanup(func() { // the role belongs to the server, not to the test's database
+		conn, err := pgx.Connect(context.Background(), source)
+		if err == nil {
+			_, err = conn.Exec(context.Background(), "drop owned by "+role)
+		}
+		if err == nil {
+			_, err = conn.Exec(context.Background(), "drop role "+role)
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.Close(context.Background())
+	})
+	pgtest.Exec(t, target, schema)
+	e := snapshotOf(t, source)
+	c := config(source+"", target, e, Table{Schema: "public", Name: "secret"})
+	c.Source = strings.Replace(source, "postgres@", role+"@", 1)
+	copier, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = copier.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "copy table public.secret") || !strings.Contains(err.Error(), "42501") {
+		t.Errorf("a role that sees half the rows: got error %v", err)
+	}
+	if got := count(t, target, "secret"); got != "0" {
+		t.Errorf("target has %s rows", got)
+	}
+}
+
+func TestRun_SchemaDiffers(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table a (id int, note text, v int); create table b (id int); create table c (id int); insert into c values (1)`)
+	pgtest.Exec(t, target, `create table a (id int, v int generated always as (id) stored); create table c (id int)`)
+	copier, err := New(config(source, target, snapshotOf(t, source), append(tablesOf(t, source), Table{Schema: "public", Name: "d"})...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = copier.Run(t.Context())
+	var schema *SchemaError
+	if !errors.As(err, &schema) {
+		t.Fatalf("got error %v", err)
+	}
+	want := []string{
+		`public.a: the target has no column "note"`,
+		`public.a: column "v" is generated on the target`,
+		`public.b: public.b is not a table of the target`,
+		`public.d is not a table of the source`,
+	}
+	if !slices.Equal(schema.Differences, want) {
+		t.Errorf("got %q\nwant %q", schema.Differences, want)
+	}
+	if got := count(t, target, "c"); got != "0" {
+		t.Errorf("something was copied: %s rows", got)
+	}
+}

@@ -1,0 +1,278 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	firstPause   = 250 * time.Millisecond
+	longestPause = 10 * time.Second
+)
+
+// worker copies one piece at a time. Its source connection is in the snapshot's
+// transaction, at the savepoint "piece"; its target connection is idle between
+// pieces. Either is nil when it was lost.
+type worker struct {
+	copier         *Copier
+	source, target *pgx.Conn
+}
+
+func (w *worker) close(ctx context.Context) {
+	w.dropSource(ctx)
+	w.dropTarget(ctx)
+}
+
+func (w *worker) dropSource(ctx context.Context) {
+	if w.source != nil {
+		closeConn(ctx, w.source)
+		w.source = nil
+	}
+}
+
+func (w *worker) dropTarget(ctx context.Context) {
+	if w.target != nil {
+		closeConn(ctx, w.target)
+		w.target = nil
+	}
+}
+
+// work takes pieces until there are no more.
+func (w *worker) work(ctx context.Context, queue <-chan piece) error {
+	for p := range queue {
+		if err := w.patiently(ctx, func() error { return w.copyPiece(ctx, p) }, "table", p.table.Table.String(), "piece", p.number); err != nil {
+			return fmt.Errorf("copy table %s: %w", p.table.Table, err)
+		}
+		if w.copier.last(p) {
+			if err := w.copier.announce(ctx, p.table.Table); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// last counts a piece as done and tells whether it was its table's last. (The rows were counted by copyPiece.)
+func (c *Copier) last(p piece) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.table.done++
+	return p.table.done == len(p.table.bounds)
+}
+
+// patiently repeats what failed for a reason that passes.
+func (w *worker) patiently(ctx context.Context, do func() error, about ...any) error {
+	var since time.Time
+	pause := firstPause
+	for {
+		err := do()
+		if err == nil || ctx.Err() != nil || !passing(err) {
+			return err
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) > w.copier.config.Retry {
+			return err
+		}
+		w.copier.config.Logger.Warn("copy is tried again", append(about, "error", err.Error(), "in", pause)...)
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// connect makes up for lost connections.
+func (w *worker) connect(ctx context.Context) (err error) {
+	if w.source != nil && w.source.IsClosed() {
+		w.dropSource(ctx)
+	}
+	if w.target != nil && w.target.IsClosed() {
+		w.dropTarget(ctx)
+	}
+	if w.source == nil {
+		if w.source, err = w.copier.openSource(ctx); err != nil {
+			return err
+		}
+	}
+	if w.target == nil {
+		w.target, err = w.copier.openTarget(ctx)
+	}
+	return err
+}
+
+// copyPiece copies a piece in one transaction of the target. When it fails the target is as before.
+func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	t, c := p.table, w.copier
+	begin := &pgx.Batch{}
+	begin.Queue("begin")
+	begin.Queue(claimPiece, c.config.Migration, t.Schema, t.Name, p.number, len(t.bounds), t.bounds[p.number], c.config.AsOf.String())
+	tags, err := execBatch(ctx, w.target, begin)
+	defer func() {
+		if err != nil {
+			w.rollback(ctx)
+		}
+	}()
+	if err != nil {
+		return onTarget(err)
+	}
+	if tags[1].RowsAffected() == 0 {
+		return w.adopt(ctx, p)
+	}
+
+	pipe := newPipe()
+	c.setRunning(t, pipe, true)
+	defer c.setRunning(t, pipe, false)
+	var sent, stored int64
+	if len(t.columns) == 0 {
+		sent, stored, err = w.moveCount(ctx, t)
+		pipe.rows.Store(sent)
+	} else {
+		sent, stored, err = w.move(ctx, t, t.bounds[p.number], pipe)
+	}
+	if err != nil {
+		return err
+	}
+	if sent != stored {
+		return &RowCountError{Sent: sent, Stored: stored}
+	}
+	filenode, err := leavePiece(ctx, w.source, t.matched)
+	if err != nil {
+		w.dropSource(ctx)
+		return onSource(err)
+	}
+	if filenode != strconv.FormatUint(uint64(t.filenode), 10) {
+		if err := c.changed(ctx, w.source, t.matched, len(t.bounds)); err != nil {
+			return err
+		}
+	}
+
+	end := &pgx.Batch{}
+	end.Queue(finishPiece, c.config.Migration, t.Schema, t.Name, p.number, sent, pipe.bytes.Load())
+	end.Queue("commit")
+	if _, err := execBatch(ctx, w.target, end); err != nil {
+		return onTarget(err)
+	}
+	c.count(t, sent, pipe.bytes.Load())
+	return nil
+}
+
+// adopt counts a piece that an earlier attempt, whose outcome was unknown, has committed.
+func (w *worker) adopt(ctx context.Context, p piece) error {
+	var rows, bytes int64
+	err := w.target.QueryRow(ctx, selectPiece, w.copier.config.Migration, p.table.Schema, p.table.Name, p.number).Scan(&rows, &bytes)
+	if err == nil {
+		_, err = w.target.Exec(ctx, "commit")
+	}
+	if err != nil {
+		return onTarget(err)
+	}
+	w.copier.count(p.table, rows, bytes)
+	return nil
+}
+
+// rollback leaves both connections fit for the next attempt, or closed.
+func (w *worker) rollback(ctx context.Context) {
+	if ctx.Err() != nil {
+		return // the run is over; closing the connections rolls back
+	}
+	if w.target != nil && !w.target.IsClosed() {
+		if _, err := w.target.PgConn().Exec(ctx, "rollback").ReadAll(); err != nil {
+			w.dropTarget(ctx)
+		}
+	}
+	if w.source != nil && !w.source.IsClosed() {
+		if _, err := w.source.PgConn().Exec(ctx, "rollback to savepoint piece").ReadAll(); err != nil {
+			w.dropSource(ctx)
+		}
+	}
+}
+
+// move lets the bytes of COPY TO become those of COPY FROM and returns both sides' number of rows.
+func (w *worker) move(ctx context.Context, t *tableCopy, bounds string, pipe *pipe) (sent, stored int64, err error) {
+	var out pgconn.CommandTag
+	var sourceErr error
+	read := make(chan struct{})
+	go func() {
+		out, sourceErr = w.source.PgConn().CopyTo(ctx, pipe, t.copyOut(bounds))
+		close(read) // before the target hears of the end
+		pipe.end(sourceErr)
+	}()
+	in, targetErr := w.target.PgConn().CopyFrom(ctx, pipe, t.copyIn())
+	pipe.stopReading()
+	select {
+	case <-read:
+	default:
+		// The target has stopped listening. A COPY that is cancelled leaves the
+		// snapshot's transaction alive, a connection that is cut does not.
+		if w.source.PgConn().CancelRequest(ctx) != nil {
+			w.source.PgConn().Conn().Close()
+		}
+		<-read
+		return 0, 0, onTarget(targetErr)
+	}
+	if sourceErr != nil {
+		return 0, 0, onSource(sourceErr)
+	}
+	if targetErr != nil {
+		return 0, 0, onTarget(targetErr)
+	}
+	return out.RowsAffected(), in.RowsAffected(), nil
+}
+
+// moveCount is move for tables that have rows but no values.
+func (w *worker) moveCount(ctx context.Context, t *tableCopy) (sent, stored int64, err error) {
+	if err := w.source.QueryRow(ctx, t.countOut()).Scan(&sent); err != nil {
+		return 0, 0, onSource(err)
+	}
+	tag, err := w.target.Exec(ctx, t.countIn(), sent)
+	if err != nil {
+		return 0, 0, onTarget(err)
+	}
+	return sent, tag.RowsAffected(), nil
+}
+
+// makeDurable commits once with a flush, and with it everything before.
+func (w *worker) makeDurable(ctx context.Context) error {
+	return w.patiently(ctx, func() error {
+		if err := w.connect(ctx); err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		batch.Queue("begin")
+		batch.Queue("set local synchronous_commit = on")
+		batch.Queue(finishPlan, w.copier.config.Migration)
+		batch.Queue("commit")
+		if _, err := execBatch(ctx, w.target, batch); err != nil {
+			w.rollback(ctx)
+			return onTarget(fmt.Errorf("record the end of the copy: %w", err))
+		}
+		return nil
+	})
+}
+
+func (c *Copier) setRunning(t *tableCopy, p *pipe, running bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if running {
+		t.running[p] = struct{}{}
+	} else {
+		delete(t.running, p)
+	}
+}
+
+func (c *Copier) count(t *tableCopy, rows, bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t.rows += rows
+	t.stream += bytes
+}
