@@ -1,0 +1,517 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// Config says how changes are applied.
+type Config struct {
+	// Name is the stream's: its row in walferry.progress has it, and the target's
+	// replication origin. It must not be empty.
+	Name string
+
+	// Connect opens a connection to the target after one was lost. Zero: with the
+	// configuration of the connection that New was given.
+	Connect func(context.Context) (*pgx.Conn, error)
+
+	// Table maps a table of the source to the target's schema and table; false
+	// leaves its changes out. It is asked once for each relation that the source
+	// announces and must always answer the same. Two tables must not get the same
+	// name: a TRUNCATE of one would empty both. Zero: the same name.
+	Table func(namespace, name string) (pgx.Identifier, bool)
+
+	// GroupChanges is how many changes of a backlog are committed together. A
+	// transaction of the source is never split, so that one may exceed it. Zero: 2000.
+	GroupChanges int
+
+	// GroupBytes is how many bytes of values are committed together; twice as many
+	// may wait in memory, besides. Zero: 4 MiB.
+	GroupBytes int
+
+	// Logger is told of reconnects and retries. Zero: nobody is.
+	Logger *slog.Logger
+}
+
+// finishTimeout is how long a group in hand may still take after the context of
+// Run has ended, and a COMMIT on its way after that of Apply has.
+const finishTimeout = 30 * time.Second
+
+// Applier applies transactions to one target. Apply, Run and Close are not for
+// concurrent use; the other methods are.
+type Applier struct {
+	config Config
+	log    *slog.Logger
+
+	busy    sync.Mutex // held by Apply and by Run
+	session *session   // nil: no usable connection
+	last    backend    // of the session before
+	closed  bool
+
+	// doubt is the position of a COMMIT whose answer was lost: the progress row
+	// says either this or what progress says. Zero: there is no doubt.
+	doubt decoder.LSN
+
+	mu       sync.Mutex // guards what follows
+	progress Progress
+	replica  bool
+	origin   string
+
+	gate gate
+
+	// For tests, called at the moments where a crash would hurt.
+	beforeCommit, afterCommit, beforeAck func()
+}
+
+// New makes an Applier of a connection to the target. It creates the schema
+// walferry, its table progress and the stream's row there, where they do not
+// exist: the row at position 0, see [Applier.Start]. It pins the settings of the
+// session that decide how values are read, and sets session_replication_role to
+// replica where the role may do so.
+//
+// The Applier owns conn from then on, unless New fails. The connection must go to
+// the server itself, or through a pooler that keeps sessions.
+func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
+	if c.Name == "" {
+		return nil, errors.New("make applier: Config.Name is empty")
+	}
+	if c.GroupChanges < 0 || c.GroupBytes < 0 {
+		return nil, errors.New("make applier: Config.GroupChanges and GroupBytes must not be negative")
+	}
+	if c.GroupChanges == 0 {
+		c.GroupChanges = 2000
+	}
+	if c.GroupBytes == 0 {
+		c.GroupBytes = 4 << 20
+	}
+	if c.Connect == nil {
+		config := conn.Config()
+		c.Connect = func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, config) }
+	}
+	if c.Table == nil {
+		c.Table = func(namespace, name string) (pgx.Identifier, bool) { return pgx.Identifier{namespace, name}, true }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &Applier{config: c, log: c.Logger, gate: newGate()}
+	s, err := openSession(ctx, conn, a.log, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := ensureProgress(ctx, conn, c.Name); err != nil {
+		return nil, err
+	}
+	p, found, err := loadProgress(ctx, conn, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, &ProgressError{Stream: c.Name, Missing: true}
+	}
+	a.use(s)
+	a.setProgress(p)
+	return a, nil
+}
+
+// Start declares that the target holds everything that the source committed
+// before at: a copy was made of its state there. It moves a stream that is at
+// position 0; for one that is at the same position already it does nothing, and
+// for any other it fails with a *ProgressError.
+func (a *Applier) Start(ctx context.Context, at decoder.LSN) error {
+	if !a.busy.TryLock() {
+		return errBusy
+	}
+	defer a.busy.Unlock()
+	if err := a.ready(ctx); err != nil {
+		return err
+	}
+	if have := a.Applied(); have == at {
+		return nil
+	} else if have != 0 {
+		return &ProgressError{Stream: a.config.Name, Want: at, Have: have}
+	}
+	tag, err := a.session.conn.Exec(ctx, startProgress, pgx.QueryExecModeExec, a.config.Name, at.String())
+	if err != nil {
+		return fmt.Errorf("start progress of stream %q at %s: %w", a.config.Name, at, err)
+	}
+	if tag.RowsAffected() != 1 {
+		return a.moved(ctx)
+	}
+	p := a.Progress()
+	p.Applied = at
+	a.setProgress(p)
+	return nil
+}
+
+// Applied is the position up to which the target is durable: every transaction of
+// the source whose commit record starts before it is there.
+func (a *Applier) Applied() decoder.LSN { return a.Progress().Applied }
+
+// Progress is what the stream's row in walferry.progress says.
+func (a *Applier) Progress() Progress {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.progress
+}
+
+// ReplicaRole tells whether the session has session_replication_role = replica.
+// If not, triggers and foreign keys of the target take effect on what is applied:
+// cascades and triggers' changes arrive from the source as well.
+func (a *Applier) ReplicaRole() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.replica
+}
+
+// Origin is the name of the replication origin on the target that marks what this
+// Applier writes, walferry_<oid of the database>_<Config.Name>. It stays on the
+// server until somebody drops it. Empty: the role may not set one.
+func (a *Applier) Origin() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.origin
+}
+
+// Close closes the connection to the target. What has not been committed is
+// rolled back.
+func (a *Applier) Close(ctx context.Context) error {
+	if !a.busy.TryLock() {
+		return errBusy
+	}
+	defer a.busy.Unlock()
+	a.closed = true
+	if a.session == nil {
+		return nil
+	}
+	s := a.session
+	a.session = nil
+	return s.close(ctx)
+}
+
+// Apply commits whole transactions of the source to the target in one
+// transaction. When it returns nil they are durable; on any error the target is as
+// before. Transactions that are there already, those with CommitLSN < Applied(),
+// are skipped, so that delivering twice is harmless; positions (XID 0) when
+// EndLSN <= Applied().
+//
+// Errors that may go away, lost connections and deadlocks among them, are
+// returned too: Run tries again. The one case in which an error leaves open
+// whether the target has changed is a connection lost during COMMIT that cannot be
+// made again; the next call finds out.
+func (a *Applier) Apply(ctx context.Context, txs ...*decoder.Tx) error {
+	if !a.busy.TryLock() {
+		return errBusy
+	}
+	defer a.busy.Unlock()
+	for _, tx := range txs {
+		if !whole(tx) {
+			return &inputError{fmt.Sprintf("apply transaction %d: it is not whole", tx.XID)}
+		}
+	}
+	if err := a.ready(ctx); err != nil {
+		return err
+	}
+	return a.apply(ctx, txs)
+}
+
+func whole(tx *decoder.Tx) bool { return tx.First && tx.Last }
+
+// apply is Apply with a session that is ready.
+func (a *Applier) apply(ctx context.Context, txs []*decoder.Tx) error {
+	from := a.Progress()
+	group, to := pending(from, txs)
+	if len(group) == 0 {
+		return nil
+	}
+	a.session.prune()
+	for attempt := 0; ; attempt++ {
+		fresh := len(a.session.tables) == 0
+		err := a.transact(ctx, group, from, to)
+		if attempt == 0 && a.session != nil && maybeStale(err, fresh) {
+			continue // the rollback made the session forget what it knew of the target's tables
+		}
+		return err
+	}
+}
+
+// maybeStale tells whether an error may come from what was known of the target's
+// tables, and was not fresh: somebody has altered one since.
+func maybeStale(err error, fresh bool) bool {
+	var schema *SchemaError
+	var conflict *ConflictError
+	var server *pgconn.PgError
+	return (!fresh && (errors.As(err, &schema) || errors.As(err, &conflict))) || (errors.As(err, &server) && stalePlan(server))
+}
+
+// pending leaves out what the target has, and returns where the rest leads.
+func pending(from Progress, txs []*decoder.Tx) (group []*decoder.Tx, to Progress) {
+	to = from
+	for _, tx := range txs {
+		if there(tx, to.Applied) {
+			continue
+		}
+		group = append(group, tx)
+		to.add(tx, len(tx.Changes))
+	}
+	return group, to
+}
+
+// there tells whether a target at applied holds a transaction, or has passed a position.
+func there(tx *decoder.Tx, applied decoder.LSN) bool {
+	if tx.XID == 0 {
+		return tx.EndLSN <= applied
+	}
+	return tx.CommitLSN < applied
+}
+
+// transact is the transaction on the target that moves it by a group.
+func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Progress) error {
+	for _, tx := range group {
+		if err := a.session.resolve(ctx, &a.config, tx); err != nil {
+			return a.rollback(ctx, err)
+		}
+	}
+	p := a.session.pipe(ctx)
+	if err := a.send(p, group, from, to); err != nil {
+		p.abandon()
+		return a.rollback(ctx, err)
+	}
+	if err := p.finish(); err != nil {
+		return a.rollback(ctx, err)
+	}
+	place := Place{}
+	if len(group) == 1 {
+		place.XID, place.LSN = group[0].XID, group[0].CommitLSN
+	}
+	return a.commit(ctx, place, to)
+}
+
+// send puts a group on its way to the target.
+func (a *Applier) send(p *pipe, group []*decoder.Tx, from, to Progress) error {
+	if err := a.begin(p); err != nil {
+		return err
+	}
+	if err := a.move(p, from, to); err != nil {
+		return err
+	}
+	for _, tx := range group {
+		if err := sendChanges(p, tx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendChanges puts the changes of one Tx on their way, one by one in their order.
+func sendChanges(p *pipe, tx *decoder.Tx) error {
+	for i := range tx.Changes {
+		if err := p.change(tx, &tx.Changes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin starts a transaction on the target.
+func (a *Applier) begin(p *pipe) error {
+	if err := p.exec("begin transaction", "begin"); err != nil {
+		return err
+	}
+	if a.session.replica {
+		return nil // deferrable constraints are not checked at all
+	}
+	return p.exec("defer constraints", "set constraints all deferred")
+}
+
+// move takes the progress row from one position to the next; it is the first
+// statement of a transaction, or the last of one whose end came late. The origin
+// is given the position and time of the commit as well: without them all commits
+// of a session would carry the time of its first.
+func (a *Applier) move(p *pipe, from, to Progress) error {
+	if err := p.fence(moveProgress, moveParameters(a.config.Name, from, to)...); err != nil {
+		return err
+	}
+	if a.session.origin == "" || to.CommitTime.IsZero() {
+		return nil
+	}
+	return p.exec("set up replication origin", "select pg_replication_origin_xact_setup($1, $2)",
+		[]byte(to.Applied.String()), timeParameter(to.CommitTime))
+}
+
+// commit makes the open transaction durable. Once COMMIT is on its way, its answer
+// is waited for even when ctx ends.
+func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
+	if a.beforeCommit != nil {
+		a.beforeCommit()
+	}
+	work, cancel := linger(ctx, finishTimeout)
+	defer cancel()
+	err := a.session.commit(work)
+	if err == nil {
+		a.setProgress(to)
+		if a.afterCommit != nil {
+			a.afterCommit()
+		}
+		return nil
+	}
+	if !a.session.conn.IsClosed() {
+		// An ERROR instead of a COMMIT: a deferred constraint, or a conflict of serializable transactions.
+		var server *pgconn.PgError
+		if errors.As(err, &server) && !transientState(server) {
+			if server.TableName != "" {
+				place.Table = server.SchemaName + "." + server.TableName
+			}
+			conflict := refused(server)
+			var c *ConflictError
+			if errors.As(conflict, &c) {
+				c.Place = place
+			}
+			err = conflict
+		}
+		return a.rollback(ctx, err)
+	}
+	// Nobody knows whether it was committed. The progress row does.
+	a.doubt = to.Applied
+	a.drop(work)
+	switch again := a.ready(work); {
+	case again == nil && a.Applied() == to.Applied:
+		return nil
+	case again != nil && !transient(again):
+		return again
+	}
+	return fmt.Errorf("commit on target: %w", err)
+}
+
+func (s *session) commit(ctx context.Context) error {
+	results, err := s.conn.PgConn().Exec(ctx, "commit").ReadAll()
+	if err != nil {
+		return err
+	}
+	if tag := results[0].CommandTag.String(); tag != "COMMIT" {
+		return fmt.Errorf("commit on target: the server answered %s", tag)
+	}
+	return nil
+}
+
+// rollback ends a transaction that met err, and returns the error to report. The
+// target is as before.
+func (a *Applier) rollback(ctx context.Context, err error) error {
+	work, cancel := linger(ctx, finishTimeout)
+	defer cancel()
+	if cause := context.Cause(ctx); cause != nil && transient(err) {
+		err = cause
+	}
+	if a.session.clean(work) != nil || onStandby(err) {
+		a.drop(work)
+	}
+	if errors.Is(err, errFenced) {
+		if a.session == nil {
+			return fmt.Errorf("%w, and then the connection was lost", err)
+		}
+		return a.moved(work)
+	}
+	return err
+}
+
+// moved explains why the progress row could not be moved from where we left it.
+func (a *Applier) moved(ctx context.Context) error {
+	have, found, err := loadProgress(ctx, a.session.conn, a.config.Name)
+	if err != nil {
+		return err
+	}
+	return &ProgressError{Stream: a.config.Name, Want: a.Applied(), Have: have.Applied, Missing: !found}
+}
+
+// ready makes sure that there is a session, and after a lost one that the target
+// still is where we left it.
+func (a *Applier) ready(ctx context.Context) error {
+	if a.closed {
+		return errClosed
+	}
+	if a.session != nil && !a.session.conn.IsClosed() {
+		return nil
+	}
+	a.drop(ctx)
+	conn, err := a.config.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to target: %w", err)
+	}
+	s, err := a.reopen(ctx, conn)
+	if err != nil {
+		conn.Close(ctx)
+		return err
+	}
+	a.use(s)
+	a.log.Info("connected to target again", "applied", a.Applied())
+	return nil
+}
+
+// reopen makes a session after another was lost, and reads the progress row.
+func (a *Applier) reopen(ctx context.Context, conn *pgx.Conn) (*session, error) {
+	if err := a.last.end(ctx, conn); err != nil {
+		return nil, err
+	}
+	s, err := openSession(ctx, conn, a.log, a.config.Name)
+	if err != nil {
+		return nil, err
+	}
+	have, found, err := loadProgress(ctx, conn, a.config.Name)
+	if err != nil {
+		return nil, err
+	}
+	switch want := a.Applied(); {
+	case !found:
+		return nil, &ProgressError{Stream: a.config.Name, Want: want, Missing: true}
+	case have.Applied == want || (a.doubt != 0 && have.Applied == a.doubt):
+		a.doubt = 0
+		a.setProgress(have)
+		return s, nil
+	default:
+		return nil, &ProgressError{Stream: a.config.Name, Want: want, Have: have.Applied}
+	}
+}
+
+// drop gives up the session.
+func (a *Applier) drop(ctx context.Context) {
+	if a.session == nil {
+		return
+	}
+	a.session.close(ctx)
+	a.last, a.session = a.session.backend, nil
+}
+
+func (a *Applier) use(s *session) {
+	a.session = s
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.replica, a.origin = s.replica, s.origin
+}
+
+func (a *Applier) setProgress(p Progress) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.progress = p
+}
+
+// linger is a context that ends some time after ctx has.
+func linger(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	timer := time.AfterFunc(math.MaxInt64, func() { cancel(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { timer.Reset(d) })
+	return work, func() {
+		stop()
+		timer.Stop()
+		cancel(nil)
+	}
+}

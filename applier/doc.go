@@ -1,0 +1,52 @@
+// Package applier applies transactions of one PostgreSQL server, as package
+// decoder reads them from a slot, to another: in commit order, each exactly once.
+//
+// # Basics
+//
+// An [Applier] belongs to one target and one stream of changes, which has a name.
+// It keeps the position it has come to in a row of the table walferry.progress on
+// the target, and moves it in the transaction that holds the data. What is
+// committed there is the truth: a process that was killed at any moment starts
+// again at [Applier.Applied] and nothing is missing or there twice.
+//
+//	conn, err := pgx.Connect(ctx, targetURL)
+//	target, err := applier.New(ctx, conn, applier.Config{Name: "orders"})
+//	source, err := decoder.Open(ctx, sourceURL, decoder.Config{
+//		Slot: "orders", Publications: []string{"orders"}, Start: target.Applied(),
+//	})
+//	err = target.Run(ctx, source)
+//
+// [Applier.Apply] is the core: it takes transactions and returns when they are
+// durable. [Applier.Run] reads them from a [Source], commits several together while
+// there is a backlog, tries again what may go away, and acknowledges.
+//
+// # What it does with a change
+//
+// Columns are matched by name, and values stay the text that the source sent: the
+// target's input functions read it. Columns that only the target has keep their
+// defaults, generated ones are computed by the target, and a column that the
+// target lacks is a [SchemaError].
+//
+// UPDATE and DELETE find their row by the source's replica identity. Where that is
+// FULL, they use a key of the target; where there is none, all columns, byte for
+// byte, and then one of the rows that are equal. They must find exactly one row,
+// otherwise the target has diverged and Apply returns a [ConflictError].
+//
+// # Caveats
+//
+// The target's tables belong to the applier. With session_replication_role =
+// replica, which a superuser may set, from version 15 on whoever was granted it, and
+// rds_superuser on RDS, their triggers and foreign keys rest. Otherwise (see
+// [Applier.ReplicaRole]) triggers have to be disabled and foreign keys created
+// later, because what they do arrives from the source as well.
+//
+// In that role the server does not check constraints that are DEFERRABLE. The
+// source has.
+//
+// A table without a key is searched from end to end for each row that changes
+// unless one of its columns has an index.
+//
+// One process applies a stream at a time. If there are two, the progress row moves
+// under one of them and that one stops with a [ProgressError] before it has
+// committed anything.
+package applier

@@ -1,0 +1,293 @@
+package applier
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// Kind is what a ConflictError is about.
+type Kind string
+
+// The kinds of a conflict.
+const (
+	// MissingRow: an UPDATE or DELETE found no row.
+	MissingRow Kind = "no such row"
+	// SeveralRows: the columns that identify a row on the source found several on the target.
+	SeveralRows Kind = "several such rows"
+	// NotInserted: the server took an INSERT and stored nothing, or more than one row.
+	NotInserted Kind = "not one row inserted"
+	// UnknownKey: the source did not say which row it changed.
+	UnknownKey Kind = "key not sent"
+	// Refused: the server refused the change; SQLState and Constraint say why.
+	Refused Kind = "refused"
+)
+
+// Place says which change of the source an error is about.
+type Place struct {
+	Table string     // on the target, schema.table; empty: not one table
+	Op    decoder.Op // 0: found when the transaction was to be committed
+	XID   uint32     // of the source's transaction
+	LSN   decoder.LSN
+}
+
+func (p Place) String() string {
+	var b strings.Builder
+	switch p.Op {
+	case decoder.Insert:
+		b.WriteString("apply INSERT into ")
+	case decoder.Update:
+		b.WriteString("apply UPDATE of ")
+	case decoder.Delete:
+		b.WriteString("apply DELETE from ")
+	case decoder.Truncate:
+		b.WriteString("apply TRUNCATE of ")
+	default:
+		b.WriteString("commit")
+		if p.Table != "" {
+			b.WriteString(" changes of ")
+		}
+	}
+	b.WriteString(p.Table)
+	if p.XID != 0 {
+		fmt.Fprintf(&b, " of transaction %d (commit at %s)", p.XID, p.LSN)
+	}
+	return b.String()
+}
+
+// ConflictError means that a change of the source cannot be made to the target:
+// the two have diverged, or the target refuses the row. Nothing of the source's
+// transaction was applied. Once the target has been repaired, applying goes on
+// where it stopped.
+//
+// It names columns and constraints, never the values in them; those are in
+// Detail of the [pgconn.PgError] that it may wrap.
+type ConflictError struct {
+	Place
+	Kind       Kind
+	Key        []string // the columns that identify the row; nil: all of them, or none is needed
+	SQLState   string   // of the server's error, if there was one
+	Constraint string   // that was violated
+	Column     string   // that must not be null
+	err        *pgconn.PgError
+}
+
+func (e *ConflictError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Place.String())
+	if len(e.Key) > 0 {
+		fmt.Fprintf(&b, ", key (%s)", strings.Join(e.Key, ", "))
+	}
+	if e.err != nil {
+		fmt.Fprintf(&b, ": %s", describe(e.err))
+	} else {
+		fmt.Fprintf(&b, ": %s", e.Kind)
+	}
+	return b.String()
+}
+
+// Unwrap returns the server's error, if there was one.
+func (e *ConflictError) Unwrap() error {
+	if e.err == nil {
+		return nil
+	}
+	return e.err
+}
+
+// Hint says what the operator can do.
+func (e *ConflictError) Hint() string {
+	const again = "then start again, it goes on where it stopped"
+	switch e.Kind {
+	case MissingRow, SeveralRows:
+		return "somebody else wrote to " + e.Table + " on the target, or a trigger or rule there did: make the row what it is on the source, " + again
+	case NotInserted:
+		return "a rule, or a trigger that is enabled ALWAYS or REPLICA, changed the INSERT: disable it on " + e.Table + ", " + again
+	case UnknownKey:
+		return "the source is older than the minor releases of May 2022, which send a key that is stored out of line: " +
+			"upgrade it to its last minor release, or give the table REPLICA IDENTITY FULL, and copy the table again"
+	}
+	switch {
+	case e.err != nil && e.err.Routine == "enum_in":
+		return "the target's type lacks a label of the source's: add it with ALTER TYPE ... ADD VALUE, " + again
+	case e.Constraint != "":
+		return "find the row on the target that violates " + e.Constraint + " and repair it, or drop the constraint if the source has none, " + again
+	case strings.HasPrefix(e.SQLState, "22"):
+		return "the target's column cannot hold the source's value: compare the types of the columns of " + e.Table + ", " + again
+	}
+	return "remove what makes the target refuse the change, " + again
+}
+
+// SchemaError means that the target has not got the columns, or the table, that
+// the source's changes are for. Nothing of the transaction was applied.
+type SchemaError struct {
+	Place
+	Columns  []string // missing on the target, if that is the reason
+	Reason   string
+	SQLState string // of the server's error, if there was one
+	err      *pgconn.PgError
+}
+
+func (e *SchemaError) Error() string {
+	if e.err != nil {
+		return fmt.Sprintf("%s: %s", e.Place, describe(e.err))
+	}
+	return fmt.Sprintf("%s: %s", e.Place, e.Reason)
+}
+
+// Unwrap returns the server's error, if there was one.
+func (e *SchemaError) Unwrap() error {
+	if e.err == nil {
+		return nil
+	}
+	return e.err
+}
+
+// Hint says what the operator can do.
+func (e *SchemaError) Hint() string {
+	if len(e.Columns) > 0 {
+		return "the source's table has changed: make the same ALTER TABLE on the target (columns: " + strings.Join(e.Columns, ", ") +
+			"), then start again, it goes on where it stopped"
+	}
+	return "make " + e.Table + " on the target as it is on the source, then start again, it goes on where it stopped"
+}
+
+// ProgressError means that the row in walferry.progress is not what this Applier
+// left there. It stops, because it no longer knows what the target holds.
+type ProgressError struct {
+	Stream string      // Config.Name
+	Want   decoder.LSN // what the row was expected to say
+	Have   decoder.LSN // what it says; 0 with Missing
+	// Missing: there is no row any more.
+	Missing bool
+}
+
+func (e *ProgressError) Error() string {
+	switch {
+	case e.Missing:
+		return fmt.Sprintf("check progress of stream %q: its row in walferry.progress is gone", e.Stream)
+	case e.Lost():
+		return fmt.Sprintf("check progress of stream %q: the target is back at %s, after %s was durable", e.Stream, e.Have, e.Want)
+	}
+	return fmt.Sprintf("check progress of stream %q: another applier has moved it from %s to %s", e.Stream, e.Want, e.Have)
+}
+
+// Lost tells that the target has lost transactions that were durable on it: it
+// was restored from a backup, or failed over to a server that lagged behind.
+func (e *ProgressError) Lost() bool { return !e.Missing && e.Have < e.Want }
+
+// Hint says what the operator can do.
+func (e *ProgressError) Hint() string {
+	if e.Lost() || e.Missing {
+		return "the source may have dropped the WAL of what the target lost: start the migration again from a new copy"
+	}
+	return "only one process may apply a stream: end the other one"
+}
+
+// RestartError means that a transaction too large for memory met an error that
+// goes away by itself, after its first pieces had been given up. The target is
+// as it was before that transaction. Open a new stream at [Applier.Applied] and
+// call Run again.
+type RestartError struct {
+	XID     uint32
+	LSN     decoder.LSN // of the commit
+	Applied decoder.LSN // where the new stream has to start
+	err     error
+}
+
+func (e *RestartError) Error() string {
+	return fmt.Sprintf("apply transaction %d (commit at %s) in pieces: %v", e.XID, e.LSN, e.err)
+}
+
+// Unwrap returns what interrupted the transaction.
+func (e *RestartError) Unwrap() error { return e.err }
+
+// Hint says what the caller can do.
+func (e *RestartError) Hint() string {
+	return fmt.Sprintf("open a new stream at %s and run again", e.Applied)
+}
+
+var (
+	errBusy   = errors.New("apply: this Applier is in use by Run or Apply")
+	errClosed = errors.New("apply: this Applier is closed")
+)
+
+// inputError is a Tx that no decoder.Stream would make.
+type inputError struct{ text string }
+
+func (e *inputError) Error() string { return e.text }
+
+// describe is the server's message without the values of a row: those of data
+// exceptions quote what could not be read. An enum's label says more than it tells.
+func describe(err *pgconn.PgError) string {
+	message := err.Message
+	if strings.HasPrefix(err.Code, "22") && err.Routine != "enum_in" {
+		if at := strings.Index(message, `"`); at >= 0 {
+			message = strings.TrimRight(message[:at], ": «„") + " (value left out)"
+		}
+	}
+	return fmt.Sprintf("%s: %s (SQLSTATE %s)", err.Severity, message, err.Code)
+}
+
+// transient tells whether the same group may succeed when it is tried again.
+func transient(err error) bool {
+	var (
+		conflict *ConflictError
+		schema   *SchemaError
+		progress *ProgressError
+		restart  *RestartError
+		input    *inputError
+		server   *pgconn.PgError
+	)
+	switch {
+	case errors.As(err, &conflict), errors.As(err, &schema), errors.As(err, &progress), errors.As(err, &restart),
+		errors.As(err, &input), errors.Is(err, errClosed):
+		return false
+	case errors.As(err, &server):
+		return transientState(server)
+	}
+	return true // the connection was lost, or could not be made
+}
+
+// transientState tells whether a server's error goes away by itself. Appendix A
+// of the manual lists the codes.
+func transientState(err *pgconn.PgError) bool {
+	if fatal(err) && !strings.HasPrefix(err.Code, "28") && !strings.HasPrefix(err.Code, "3D") {
+		return true // unless it is the login that failed, or there is no such database
+	}
+	switch err.Code {
+	case "40001", // serialization_failure
+		"40P01",                                     // deadlock_detected
+		"55P03",                                     // lock_not_available
+		"55006",                                     // object_in_use: the replication origin of a backend that is about to end
+		"57014",                                     // query_canceled, by somebody else: our own cancelling closes the connection
+		"57P01", "57P02", "57P03", "57P04", "57P05", // shutdown, crash, starting up, idle session timeout
+		"25006", // read_only_sql_transaction: a standby, or the primary that was demoted
+		"25P03": // idle_in_transaction_session_timeout
+		return true
+	}
+	return strings.HasPrefix(err.Code, "08") || // connection exceptions
+		strings.HasPrefix(err.Code, "53") || // out of disk, memory, connections
+		stalePlan(err)
+}
+
+// fatal tells that the server closed the connection with this error.
+func fatal(err *pgconn.PgError) bool {
+	return err.SeverityUnlocalized == "FATAL" || err.SeverityUnlocalized == "PANIC"
+}
+
+// onStandby tells that the connection leads to a server that takes no writes:
+// the primary is elsewhere by now.
+func onStandby(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && server.Code == errStandby.Code
+}
+
+// stalePlan tells "cached plan must not change result type": the code 0A000 is
+// shared with all features that are not supported.
+func stalePlan(err *pgconn.PgError) bool {
+	return err.Code == "0A000" && err.Routine == "RevalidateCachedQuery"
+}

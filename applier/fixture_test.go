@@ -1,0 +1,137 @@
+package applier
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// relation makes a Relation of public; columns with a star are the key.
+func relation(name string, identity byte, columns ...string) *decoder.Relation {
+	r := &decoder.Relation{Namespace: "public", Name: name, ReplicaIdentity: identity}
+	for _, c := range columns {
+		key := strings.HasSuffix(c, "*")
+		r.Columns = append(r.Columns, decoder.Column{
+			Name: strings.TrimSuffix(c, "*"), Key: key || identity == decoder.IdentityFull,
+		})
+	}
+	return r
+}
+
+// unchanged stands in a row for a value that was not sent.
+var unchanged = new(int)
+
+// row makes a row of texts, nil and unchanged.
+func row(values ...any) []decoder.Value {
+	row := make([]decoder.Value, len(values))
+	for i, v := range values {
+		switch v := v.(type) {
+		case nil:
+			row[i] = decoder.Value{Kind: decoder.Null}
+		case string:
+			row[i] = decoder.Value{Kind: decoder.Text, Data: []byte(v)}
+		case *int:
+			row[i] = decoder.Value{Kind: decoder.Unchanged}
+		default:
+			panic("a row holds texts, nil and unchanged")
+		}
+	}
+	return row
+}
+
+func insert(r *decoder.Relation, values ...any) decoder.Change {
+	return decoder.Change{Op: decoder.Insert, Relation: r, New: row(values...)}
+}
+
+// update is an UPDATE; old is nil, the old key or the old row.
+func update(r *decoder.Relation, old, new []decoder.Value) decoder.Change {
+	return decoder.Change{Op: decoder.Update, Relation: r, Old: old, OldFull: old != nil && r.ReplicaIdentity == decoder.IdentityFull, New: new}
+}
+
+func remove(r *decoder.Relation, old ...any) decoder.Change {
+	return decoder.Change{Op: decoder.Delete, Relation: r, Old: row(old...), OldFull: r.ReplicaIdentity == decoder.IdentityFull}
+}
+
+// script numbers transactions as a source would.
+type script struct {
+	xid uint32
+	lsn decoder.LSN
+}
+
+// tx is the next transaction.
+func (s *script) tx(changes ...decoder.Change) *decoder.Tx {
+	s.xid++
+	s.lsn += 0x100
+	return &decoder.Tx{
+		XID: 700 + s.xid, CommitLSN: s.lsn, EndLSN: s.lsn + 0x30, CommitTime: time.Date(2024, 5, 1, 12, 0, int(s.xid), 0, time.UTC),
+		First: true, Last: true, Changes: changes,
+	}
+}
+
+// position is the next position without a transaction.
+func (s *script) position() *decoder.Tx {
+	s.lsn += 0x100
+	return &decoder.Tx{CommitLSN: s.lsn, EndLSN: s.lsn, First: true, Last: true}
+}
+
+// target is a database with an applier.
+type target struct {
+	*Applier
+	t   testing.TB
+	url string
+	script
+}
+
+// newTarget makes a fresh database from SQL, and an applier for it.
+func newTarget(t testing.TB, schema string) *target {
+	t.Helper()
+	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
+	pgtest.Exec(t, url, schema)
+	return openTarget(t, url, Config{Name: "test"})
+}
+
+func sourceMajor() int { major, _ := pgtest.Default(); return major }
+func targetMajor() int { _, major := pgtest.Default(); return major }
+
+func openTarget(t testing.TB, url string, c Config) *target {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(t.Context(), conn, c)
+	if err != nil {
+		conn.Close(context.Background())
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(context.Background()) })
+	return &target{Applier: a, t: t, url: url}
+}
+
+// apply applies one transaction that must succeed.
+func (g *target) apply(changes ...decoder.Change) {
+	g.t.Helper()
+	if err := g.Apply(g.t.Context(), g.tx(changes...)); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// want compares a table's rows, of which the query makes lines, with lines.
+func (g *target) want(query string, lines ...string) {
+	g.t.Helper()
+	var got []string
+	for _, row := range pgtest.Query(g.t, g.url, query) {
+		got = append(got, strings.Join(row, "|"))
+	}
+	if got, want := strings.Join(got, "\n"), strings.Join(lines, "\n"); got != want {
+		g.t.Errorf("%s\ngot:\n%s\nwant:\n%s", query, got, want)
+	}
+}

@@ -1,0 +1,153 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// Progress is what the row in walferry.progress says: where the target is and
+// what came there so far. It is the truth; everything else is a hint.
+type Progress struct {
+	// Applied: every transaction of the source whose commit record starts before it is durable on the target.
+	Applied decoder.LSN
+	// CommitTime of the last transaction, by the source's clock. Zero: none yet.
+	CommitTime time.Time
+	// Transactions applied, empty ones not counted.
+	Transactions int64
+	// Changes in them: rows and TRUNCATEs.
+	Changes int64
+}
+
+// add counts a whole transaction, or the last piece of one with the changes of all.
+func (p *Progress) add(tx *decoder.Tx, changes int) {
+	p.Applied = max(p.Applied, tx.EndLSN)
+	if tx.XID == 0 {
+		return
+	}
+	p.CommitTime = tx.CommitTime
+	if changes > 0 {
+		p.Transactions++
+		p.Changes += int64(changes)
+	}
+}
+
+const createProgress = `
+create table if not exists walferry.progress (
+    stream        text primary key,            -- the migration's name
+    applied       pg_lsn not null,             -- every source transaction whose commit record starts before it is here
+    commit_time   timestamptz,                 -- of the last one, by the source's clock
+    transactions  bigint not null default 0,   -- applied so far, empty ones not counted
+    changes       bigint not null default 0,   -- rows and truncates in them
+    applied_at    timestamptz not null default clock_timestamp()
+) with (fillfactor = 10)`
+
+// The progress row is locked as it is read: where a backend that this Applier
+// lost is still committing, its end is waited for.
+const readProgress = `
+select applied::text, commit_time, transactions, changes from walferry.progress where stream = $1 for update`
+
+const insertProgress = `
+insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
+
+const startProgress = `
+update walferry.progress set applied = $2::text::pg_lsn, applied_at = clock_timestamp()
+ where stream = $1 and applied = '0/0'`
+
+// The condition is the fence: an applier that was taken for dead finds that the
+// row has moved, and nothing of its transaction remains.
+const moveProgress = `
+update walferry.progress
+   set applied = $3, commit_time = coalesce($4, commit_time), transactions = $5, changes = $6, applied_at = clock_timestamp()
+ where stream = $1 and applied = $2`
+
+// holdProgress fences while the position that the transaction leads to is not known yet.
+const holdProgress = `
+update walferry.progress set applied = applied where stream = $1 and applied = $2`
+
+// ensureProgress makes the table and the stream's row. Where they exist it asks
+// for no privilege to create anything.
+func ensureProgress(ctx context.Context, conn *pgx.Conn, stream string) error {
+	for attempt := 0; ; attempt++ {
+		err := createProgressTable(ctx, conn)
+		var server *pgconn.PgError
+		// IF NOT EXISTS does not keep two sessions from creating the same at once.
+		if errors.As(err, &server) && (server.Code == pgUniqueViolation || server.Code == pgDuplicateTable || server.Code == pgDuplicateSchema) && attempt < 3 {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("create walferry.progress: %w", err)
+		}
+		break
+	}
+	if _, err := conn.Exec(ctx, insertProgress, pgx.QueryExecModeExec, stream); err != nil {
+		return fmt.Errorf("create progress of stream %q: %w", stream, err)
+	}
+	return nil
+}
+
+func createProgressTable(ctx context.Context, conn *pgx.Conn) error {
+	var table, schema bool
+	err := conn.QueryRow(ctx, `
+select to_regclass('walferry.progress') is not null, to_regnamespace('walferry') is not null`, pgx.QueryExecModeExec).Scan(&table, &schema)
+	if err != nil || table {
+		return err
+	}
+	if !schema {
+		if _, err := conn.Exec(ctx, `create schema if not exists walferry`, pgx.QueryExecModeExec); err != nil {
+			return err
+		}
+	}
+	_, err = conn.Exec(ctx, createProgress, pgx.QueryExecModeExec)
+	return err
+}
+
+// loadProgress reads the stream's row.
+func loadProgress(ctx context.Context, conn *pgx.Conn, stream string) (p Progress, found bool, err error) {
+	var applied string
+	var commitTime *time.Time
+	err = conn.QueryRow(ctx, readProgress, pgx.QueryExecModeExec, stream).Scan(&applied, &commitTime, &p.Transactions, &p.Changes)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return p, false, nil
+	}
+	if err == nil {
+		p.Applied, err = pglogrepl.ParseLSN(applied)
+	}
+	if err != nil {
+		return p, false, fmt.Errorf("read progress of stream %q: %w", stream, err)
+	}
+	if commitTime != nil {
+		p.CommitTime = *commitTime
+	}
+	return p, true, nil
+}
+
+// moveParameters are those of moveProgress.
+func moveParameters(stream string, from, to Progress) [][]byte {
+	return [][]byte{
+		[]byte(stream), []byte(from.Applied.String()), []byte(to.Applied.String()), timeParameter(to.CommitTime),
+		fmt.Append(nil, to.Transactions), fmt.Append(nil, to.Changes),
+	}
+}
+
+// timeParameter is a time as the server reads it; nil for the zero time.
+func timeParameter(t time.Time) []byte {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UTC().AppendFormat(nil, "2006-01-02 15:04:05.999999Z07:00")
+}
+
+// SQLSTATEs that are told apart by name.
+const (
+	pgUniqueViolation = "23505"
+	pgDuplicateTable  = "42P07"
+	pgDuplicateSchema = "42P06"
+)

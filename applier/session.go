@@ -1,0 +1,172 @@
+package applier
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/decoder"
+	pinning "github.com/walferry/walferry/internal/session"
+)
+
+// preparedMax bounds the statements that are kept prepared on the server. Each
+// holds a plan there, some ten kilobytes.
+const preparedMax = 512
+
+// session is one connection to the target, and all that is known only as long as
+// it lasts.
+type session struct {
+	conn    *pgx.Conn
+	major   int
+	replica bool   // session_replication_role is replica
+	origin  string // the replication origin that tags our WAL; empty: none
+	backend backend
+
+	tables   map[*decoder.Relation]*table
+	byName   map[string]*table // by the source's schema and table
+	prepared map[*statement]*list.Element
+	used     list.List // of *statement, the one used last in front
+	names    int       // names given to prepared statements so far
+}
+
+// backend names a server process so that no later one with its pid is meant.
+type backend struct {
+	pid     uint32
+	started time.Time
+}
+
+// errStandby is worded like the server's own and as transient: the primary may
+// be behind another address by the next attempt.
+var errStandby = &pgconn.PgError{Severity: "ERROR", Code: "25006", Message: "the target is a standby in recovery"}
+
+// openSession makes conn fit for applying. On error the caller closes conn.
+func openSession(ctx context.Context, conn *pgx.Conn, log *slog.Logger, stream string) (*session, error) {
+	if status := conn.PgConn().TxStatus(); status != 'I' {
+		return nil, &inputError{"open session on target: the connection is inside a transaction"}
+	}
+	if err := pinning.Pin(ctx, conn.PgConn()); err != nil {
+		return nil, err
+	}
+	s := &session{conn: conn, major: pinning.Major(conn.PgConn())}
+	s.forget()
+	if err := s.plan(ctx); err != nil {
+		return nil, err
+	}
+	var recovery bool
+	var database uint32
+	err := conn.QueryRow(ctx, `
+select pg_is_in_recovery(), pg_backend_pid(), d.oid,
+       (select backend_start from pg_stat_activity where pid = pg_backend_pid())
+  from pg_database d where datname = current_database()`, pgx.QueryExecModeExec).Scan(&recovery, &s.backend.pid, &database, &s.backend.started)
+	if err != nil {
+		return nil, fmt.Errorf("open session on target: %w", err)
+	}
+	if recovery {
+		return nil, fmt.Errorf("open session on target: %w", errStandby)
+	}
+	if s.replica, err = s.try(ctx, log, `set session_replication_role = replica`); err != nil {
+		return nil, err
+	}
+	if err := s.tag(ctx, log, originName(database, stream)); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// plan makes the planner choose as for a table that has grown. A statement that
+// was planned while its table was small, or never analyzed, keeps its plan until
+// the next ANALYZE: a scan of the whole table for each row. Without sequential
+// scans an index that fits is always taken. Their "cost" would start the JIT
+// compiler for each row.
+func (s *session) plan(ctx context.Context) error {
+	sql := `set enable_seqscan = off`
+	if s.major >= 11 {
+		sql += `; set jit = off`
+	}
+	if s.major >= 12 {
+		sql += `; set plan_cache_mode = force_generic_plan`
+	}
+	if _, err := s.conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		return fmt.Errorf("set planner settings on target: %w", err)
+	}
+	return nil
+}
+
+// originName is that of the replication origin of a stream. Origins belong to
+// the server, not to a database, so that the name alone would not tell apart two
+// migrations called "default" to one server.
+func originName(database uint32, stream string) string {
+	return fmt.Sprintf("walferry_%d_%s", database, stream)
+}
+
+// tag makes the WAL that this session writes carry a replication origin, where
+// the role may (superusers, and from 14 on those who were granted it). It is for
+// others, above all for a stream in the other direction; where we are is only in
+// walferry.progress.
+func (s *session) tag(ctx context.Context, log *slog.Logger, name string) error {
+	ok, err := s.try(ctx, log, `select pg_replication_origin_create($1) where pg_replication_origin_oid($1) is null`, name)
+	if err != nil || !ok {
+		return err
+	}
+	ok, err = s.try(ctx, log, `select pg_replication_origin_session_setup($1)`, name)
+	if ok {
+		s.origin = name
+	}
+	return err
+}
+
+// try runs what the server may refuse. The error is that of a lost connection.
+func (s *session) try(ctx context.Context, log *slog.Logger, sql string, args ...any) (bool, error) {
+	_, err := s.conn.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
+	if err == nil {
+		return true, nil
+	}
+	var server *pgconn.PgError
+	if errors.As(err, &server) && !s.conn.IsClosed() {
+		log.Debug("target refuses a setting; going on without", "sql", sql, "error", server.Message, "sqlstate", server.Code)
+		return false, nil
+	}
+	return false, fmt.Errorf("open session on target: %w", err)
+}
+
+// end makes sure that a backend of ours whose connection was lost does no more.
+// It may still believe in the connection, and then holds its locks, the one on
+// the progress row among them, until TCP gives up.
+func (b backend) end(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `
+select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2 and pid <> pg_backend_pid()`,
+		pgx.QueryExecModeExec, b.pid, b.started)
+	if err != nil {
+		return fmt.Errorf("end the previous session on target: %w", err)
+	}
+	return nil
+}
+
+// forget drops what was learned of the target's tables and the names of prepared
+// statements; the server's are dropped with deallocate all.
+func (s *session) forget() {
+	s.tables = map[*decoder.Relation]*table{}
+	s.byName = map[string]*table{}
+	s.prepared = map[*statement]*list.Element{}
+	s.used.Init()
+}
+
+// clean ends a transaction that failed, so that the session is as new.
+func (s *session) clean(ctx context.Context) error {
+	s.forget()
+	if s.conn.IsClosed() {
+		return errors.New("connection closed")
+	}
+	if _, err := s.conn.PgConn().Exec(ctx, "rollback").ReadAll(); err != nil {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	return s.conn.DeallocateAll(ctx)
+}
+
+func (s *session) close(ctx context.Context) error { return s.conn.Close(ctx) }
