@@ -39,6 +39,10 @@ type Config struct {
 	Auto bool
 	// Cut is used by Auto.
 	Cut CutoverOptions
+	// Prove makes the cutover compare both sides as they were when the target
+	// opened. It costs the pause the opening of some connections; the comparison
+	// itself runs when the target is in use.
+	Prove bool
 	// Heartbeat is the interval of the canary row. Zero: 5 s.
 	Heartbeat time.Duration
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -73,7 +74,7 @@ func (r *runner) copy(ctx context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	r.copier = copier
+	r.copier, r.copyBegan = copier, time.Now()
 	r.mu.Unlock()
 	err = copier.Run(ctx)
 	r.step("build the indexes")
@@ -83,7 +84,7 @@ func (r *runner) copy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.exported.Close()
+	r.exported.Close(ctx) //nolint:errcheck // every worker has imported the snapshot, and is done with it
 	r.exported = nil
 	return nil
 }
@@ -100,9 +101,9 @@ type indexBuilder struct {
 	mu     sync.Mutex
 	failed error
 	ready  []catalog.Table
-	more  *sync.Cond
-	ended bool
-	byKey map[[2]string]catalog.Table
+	more   *sync.Cond
+	ended  bool
+	byKey  map[[2]string]catalog.Table
 }
 
 func (r *runner) newIndexBuilder(ctx context.Context) *indexBuilder {
@@ -154,6 +155,9 @@ func (b *indexBuilder) work(ctx context.Context) error {
 		return err
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
+	if err := schema.Tune(ctx, conn, b.r.c.Jobs); err != nil {
+		return err
+	}
 	for {
 		b.mu.Lock()
 		for len(b.ready) == 0 && !b.ended {
@@ -166,7 +170,7 @@ func (b *indexBuilder) work(ctx context.Context) error {
 		t := b.ready[0]
 		b.ready = b.ready[1:]
 		b.mu.Unlock()
-		if err := b.dump.BuildIndexes(ctx, conn, t); err != nil {
+		if err := b.dump.BuildIndexes(ctx, conn, pgx.Identifier{t.Schema, t.Name}); err != nil {
 			return fmt.Errorf("build the indexes of %s: %w", &t, err)
 		}
 		b.r.mu.Lock()
@@ -210,6 +214,9 @@ func (r *runner) index(ctx context.Context) error {
 		if err := r.postData(ctx); err != nil {
 			return err
 		}
+	}
+	if err := r.holdTriggers(ctx); err != nil {
+		return err
 	}
 	r.step("gather statistics")
 	return schema.Analyze(ctx, r.c.Target, r.tables, r.c.Jobs)

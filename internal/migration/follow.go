@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -35,6 +37,10 @@ type following struct {
 // following applies changes until the cutover is done, the migration is aborted,
 // ctx ends, or something needs an operator.
 func (r *runner) following(ctx context.Context) error {
+	// What an interrupted cutover had prepared must not act on what is applied.
+	if err := errors.Join(r.holdTriggers(ctx), r.dropLateForeignKeys(ctx)); err != nil {
+		return err
+	}
 	r.step("follow")
 	f := &following{r: r}
 	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
@@ -112,8 +118,8 @@ func (f *following) applyStream(ctx context.Context) error {
 	for name, p := range publications {
 		c.Publications = append(c.Publications, name)
 		for _, t := range p.Tables {
-			if t == truncations {
-				c.Truncations = truncations
+			if schema, name, _ := strings.Cut(decoder.TruncationTable, "."); t == catalog.Name(schema, name) {
+				c.Truncations = decoder.TruncationTable
 			}
 		}
 	}
@@ -131,12 +137,13 @@ func (f *following) applyStream(ctx context.Context) error {
 // fill adds what the stream and the applier know.
 func (f *following) fill(v *View) {
 	v.Applied = f.applier.Applied().String()
-	v.Transactions, v.Changes = f.applier.Counts()
+	p := f.applier.Progress()
+	v.Transactions, v.Changes = p.Transactions, p.Changes
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v.LagSeconds, v.LagBytes = f.lagNow().Seconds(), f.lagBytes
 	if f.stream != nil {
-		v.Received, v.Acked = f.stream.Received().String(), f.stream.Acked().String()
+		v.Received = f.stream.Received().String()
 	}
 	if !f.heldUntil.IsZero() {
 		v.Note = "held for verify"

@@ -16,6 +16,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -59,11 +60,13 @@ type runner struct {
 	tables   []catalog.Table // of the source, selected; partitioned parents too
 	exported *snapshot.Exported
 
-	mu      sync.Mutex
-	view    View
-	copier  *snapshot.Copier
-	follow  *following
-	cutover *CutoverResult
+	mu        sync.Mutex
+	view      View
+	copier    *snapshot.Copier
+	copyBegan time.Time
+	follow    *following
+	cutover   *CutoverResult
+	prover    *verify.Verifier // opened inside the fence; nil: no proof is wanted
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -119,7 +122,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	}
 	err = r.run(ctx)
 	if r.exported != nil {
-		r.exported.Close()
+		r.exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the slot stays, whatever the connection says
 	}
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover}

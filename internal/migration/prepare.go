@@ -18,9 +18,6 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// truncations is the marker table of version 10 sources, which do not decode TRUNCATE.
-const truncations = "walferry.truncation"
-
 // prepare makes the schema, then the publication, then the slot with its
 // snapshot. Run again, it begins anew: nothing has been copied under what an
 // earlier try left.
@@ -35,50 +32,56 @@ func (r *runner) prepare(ctx context.Context) error {
 }
 
 // makeSchema brings tables, types and functions to the target, without indexes.
-// pg_restore runs in one transaction, so that it is all there or not at all.
+// That, and the archive they came from, is one transaction: the archive is there
+// when the tables are. It stays on the target, so that a run on another machine
+// has it.
 func (r *runner) makeSchema(ctx context.Context) error {
 	if r.c.Schema == "none" {
 		return nil
 	}
-	missing, err := r.missingTables(ctx)
-	if err != nil {
-		return err
+	var made bool
+	if err := r.store.row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{r.c.Name}, &made); err != nil {
+		return fmt.Errorf("look for the schema dump on the target: %w", err)
 	}
-	if missing == 0 && r.rec.Phase == New {
-		if _, err := r.archive(ctx); err == nil {
-			return nil // an earlier run was stopped between here and the next phase
-		}
+	if made {
+		return nil
 	}
 	r.step("dump the schema")
 	tools, err := r.tools(ctx)
 	if err != nil {
 		return err
 	}
-	unselected, err := r.unselected(ctx)
+	options, err := r.schemaOptions(ctx)
 	if err != nil {
 		return err
 	}
-	dump, err := tools.Dump(ctx, r.c.Source, schema.DumpOptions{ExcludeTables: unselected})
+	dump, err := tools.Dump(ctx, r.c.Source, options)
 	if err != nil {
 		return err
 	}
-	err = r.store.exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, r.c.Name, dump.Archive)
-	if err != nil {
-		return fmt.Errorf("keep the schema dump on the target: %w", err)
-	}
-	r.step("restore the schema, without indexes")
-	report, err := dump.PreData(ctx, r.c.Target)
-	if err != nil {
-		return err
-	}
-	r.tell(report)
-	return nil
+	r.step("create the schema, without indexes")
+	return r.store.do(ctx, func(conn *pgx.Conn) error {
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the error before it is told
+		report, err := dump.PreData(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, r.c.Name, dump.Archive); err != nil {
+			return fmt.Errorf("keep the schema dump on the target: %w", err)
+		}
+		r.tell(report)
+		return tx.Commit(ctx)
+	})
 }
 
 // tell logs what the schema tools left out.
 func (r *runner) tell(report schema.Report) {
 	for _, line := range report.Skipped {
-		r.c.Logger.Warn("schema: left out: " + line)
+		r.c.Logger.Warn("schema: left out: " + line.String())
 	}
 }
 
@@ -103,27 +106,17 @@ func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
 	if archive == nil {
 		return nil, fmt.Errorf("the target holds no schema dump of migration %q", r.c.Name)
 	}
-	tools, err := r.tools(ctx)
+	options, err := r.schemaOptions(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return tools.Load(archive)
+	return schema.Open(archive, options)
 }
 
-// missingTables counts the selected tables that the target has not.
-func (r *runner) missingTables(ctx context.Context) (n int, err error) {
-	names := make([]string, len(r.tables))
-	for i := range r.tables {
-		names[i] = r.tables[i].String()
-	}
-	err = r.store.row(ctx, `select count(*) from unnest($1::text[]) as t(name) where to_regclass(t.name) is null`, []any{names}, &n)
-	return n, err
-}
-
-// unselected lists the source's tables that the patterns leave out.
-func (r *runner) unselected(ctx context.Context) (out []catalog.Table, err error) {
+// schemaOptions leave out the tables that the patterns leave out.
+func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error) {
 	if len(r.c.Include) == 0 && len(r.c.Exclude) == 0 {
-		return nil, nil
+		return o, nil
 	}
 	in := make(map[uint32]bool, len(r.tables))
 	for i := range r.tables {
@@ -132,13 +125,13 @@ func (r *runner) unselected(ctx context.Context) (out []catalog.Table, err error
 	err = r.source.do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Tables(ctx, conn)
 		for i := range all {
-			if !in[all[i].OID] && all[i].Extension == "" && all[i].Persistence == 'p' {
-				out = append(out, all[i])
+			if t := &all[i]; !in[t.OID] && t.Extension == "" && t.Persistence == 'p' {
+				o.Exclude = append(o.Exclude, pgx.Identifier{t.Schema, t.Name})
 			}
 		}
 		return err
 	})
-	return out, err
+	return o, err
 }
 
 // publish makes the canary table and the publications, which must be committed
@@ -186,7 +179,7 @@ func (r *runner) publish(ctx context.Context) error {
 			if err := decoder.CreateTruncationTriggers(ctx, conn, identifiers(ordinary)); err != nil {
 				return err
 			}
-			full = append(full, strings.SplitN(truncations, ".", 2))
+			full = append(full, strings.SplitN(decoder.TruncationTable, ".", 2))
 		}
 		publications := map[string]decoder.PublicationIdentity{}
 		for _, p := range []struct {
@@ -244,7 +237,7 @@ func identifiers(tables []catalog.Table) []pgx.Identifier {
 func (r *runner) export(ctx context.Context) error {
 	r.step("create the slot")
 	if r.exported != nil {
-		r.exported.Close()
+		r.exported.Close(ctx) //nolint:errcheck // its snapshot is not wanted any more
 		r.exported = nil
 	}
 	if err := r.dropSlot(ctx); err != nil {
@@ -264,18 +257,11 @@ func (r *runner) export(ctx context.Context) error {
 	}
 	r.exported = exported
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
-		tx, err := conn.Begin(ctx)
-		if err != nil {
+		if err := applier.SetProgress(ctx, conn, r.c.Name, exported.ConsistentPoint); err != nil {
 			return err
 		}
-		defer tx.Rollback(context.WithoutCancel(ctx))
-		if err := applier.SetProgress(ctx, tx, r.c.Name, exported.ConsistentPoint); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `update walferry.migration set consistent_point = $2::text::pg_lsn where name = $1`, r.c.Name, exported.ConsistentPoint.String()); err != nil {
-			return err
-		}
-		return tx.Commit(ctx)
+		_, err := conn.Exec(ctx, `update walferry.migration set consistent_point = $2::text::pg_lsn where name = $1`, r.c.Name, exported.ConsistentPoint.String())
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("record the slot's consistent point: %w", err)

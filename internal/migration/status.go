@@ -131,8 +131,8 @@ func (st *Status) readProgress(ctx context.Context, s *store, r *record) error {
 			}
 		}
 		if copied {
-			err := conn.QueryRow(ctx, `select count(*), coalesce(sum(rows), 0)::int8, coalesce(sum(bytes), 0)::int8 from walferry.copy_state where migration = $1`, s.name).
-				Scan(&st.Copy.PiecesDone, &st.Copy.Rows, &st.Copy.Bytes)
+			err := conn.QueryRow(ctx, `select count(*), coalesce(sum(rows), 0)::int8 from walferry.copy_state where migration = $1`, s.name).
+				Scan(&st.Copy.PiecesDone, &st.Copy.Rows)
 			if err != nil {
 				return fmt.Errorf("read the copy's state: %w", err)
 			}

@@ -84,6 +84,8 @@ create table if not exists walferry.migration (
     tables           jsonb not null default '[]',
     publications     jsonb not null default '{}',
     schema_dump      bytea,
+    on_open          text[] not null default '{}',  -- what the cutover runs on the target before it opens
+    proof            jsonb,                         -- both sides compared as of the cutover
     live             jsonb not null default '{}',
     fenced_at        timestamptz,
     drained_at       timestamptz,
@@ -213,11 +215,11 @@ type requestArgs struct {
 
 // answer is what a request got.
 type answer struct {
-	Error    string        `json:"error,omitempty"`
-	Hint     string        `json:"hint,omitempty"`
-	Gate     bool          `json:"gate,omitempty"` // nothing was changed, or everything is as before
-	LSN      string        `json:"lsn,omitempty"`
-	Cutover  *CutoverResult `json:"cutover,omitempty"`
+	Error   string         `json:"error,omitempty"`
+	Hint    string         `json:"hint,omitempty"`
+	Gate    bool           `json:"gate,omitempty"` // nothing was changed, or everything is as before
+	LSN     string         `json:"lsn,omitempty"`
+	Cutover *CutoverResult `json:"cutover,omitempty"`
 }
 
 // staleAfter is the time after which a request whose asker is silent is void: its

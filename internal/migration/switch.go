@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -25,6 +28,7 @@ type CutoverResult struct {
 	LagMS      int64      `json:"lag_ms"`      // trip of the canary before the fence
 	Tables     int        `json:"tables"`
 	Sequences  int        `json:"sequences"`
+	Equal      *bool      `json:"equal,omitempty"`    // both sides compared as of the cutover; nil: not asked for
 	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all
 }
 
@@ -67,7 +71,14 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	sealed := err == nil && !o.DryRun
 	if !sealed {
 		// The caller's time may be over; un-fencing is not for it to stop.
-		unfenceErr := within(ctx, time.Minute, func(ctx context.Context) error { return f.r.unfence(ctx) })
+		if f.r.prover != nil {
+			f.r.prover.Close()
+			f.r.prover = nil
+		}
+		// While the fence is up nothing comes that cascades could act on.
+		unfenceErr := within(ctx, time.Minute, func(ctx context.Context) error {
+			return errors.Join(f.r.dropLateForeignKeys(ctx), f.r.unfence(ctx))
+		})
 		if unfenceErr != nil {
 			step("UN-FENCING FAILED: the fence opens by itself at its deadline. " + unfenceErr.Error())
 		} else if !since.IsZero() {
@@ -243,7 +254,10 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 		return err
 	}
 	step(fmt.Sprintf("set %d sequences", result.Sequences))
-	if err := r.beforeOpen(ctx, step); err != nil {
+	if err := r.lateForeignKeys(ctx, step); err != nil {
+		return err
+	}
+	if r.prover, err = r.openProver(ctx); err != nil {
 		return err
 	}
 	return fence.Seal(ctx, conn)
@@ -251,6 +265,9 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 
 // conclude opens the target. since is when writes began to be refused.
 func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverResult, step func(string)) error {
+	if err := r.enableHeld(ctx); err != nil {
+		return err
+	}
 	now := time.Now()
 	result.FinishedAt, result.PauseMS = &now, now.Sub(since).Milliseconds()
 	err := r.store.exec(ctx, `update walferry.migration set phase = 'finished', error = '', finished_at = $2, pause_ms = $3 where name = $1`,
@@ -262,7 +279,13 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 	r.rec.Phase, r.cutover = Finished, result
 	r.mu.Unlock()
 	step(fmt.Sprintf("finished: writes were refused for %d ms; the target is open", result.PauseMS))
-	return r.afterOpen(ctx, step)
+	if err := r.afterOpen(ctx, step); err != nil {
+		return err
+	}
+	if r.prover != nil {
+		return r.prove(ctx, r.prover, result, step)
+	}
+	return nil
 }
 
 // setSequences carries over the sequences of the selection and those of no table.
@@ -288,7 +311,12 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 // has updated or deleted from since: the publication did not carry that.
 func (r *runner) recopy(ctx context.Context, conn *pgx.Conn, step func(string)) (names []string, err error) {
 	broken, err := r.brokenWords(ctx)
-	if err != nil || len(broken) == 0 {
+	if err != nil {
+		return nil, err
+	}
+	// A backend reports its counters when it likes (pgstat_report_stat), so that they
+	// prove a breach but never its absence. Inside the fence both sides stand still.
+	if broken, err = r.compareWords(ctx, broken); err != nil || len(broken) == 0 {
 		return nil, err
 	}
 	tables := make([]snapshot.Table, len(broken))
@@ -307,8 +335,7 @@ func (r *runner) recopy(ctx context.Context, conn *pgx.Conn, step func(string)) 
 		return names, fmt.Errorf("export a snapshot of the fenced source: %w", err)
 	}
 	again := r.c.Name + "/again"
-	err = r.store.do(ctx, func(conn *pgx.Conn) error { return snapshot.Reset(ctx, conn, again, tables) })
-	if err != nil {
+	if err := r.empty(ctx, again, broken); err != nil {
 		return names, err
 	}
 	copier, err := snapshot.New(snapshot.Config{
@@ -321,7 +348,70 @@ func (r *runner) recopy(ctx context.Context, conn *pgx.Conn, step func(string)) 
 	if err := copier.Run(ctx); err != nil {
 		return names, err
 	}
-	return names, r.store.exec(ctx, `delete from walferry.copy_state where migration = $1`, again)
+	return names, r.forgetCopy(ctx, again)
+}
+
+// empty empties tables of the target and forgets an earlier try of the same copy.
+func (r *runner) empty(ctx context.Context, copyName string, tables []tableState) error {
+	if err := r.forgetCopy(ctx, copyName); err != nil {
+		return err
+	}
+	var names []string
+	for _, t := range tables {
+		names = append(names, "only "+catalog.Name(t.Schema, t.Name))
+	}
+	err := r.store.exec(ctx, `truncate table `+strings.Join(names, ", "))
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "0A000" { // other tables refer to them: DELETE has no such rule
+		err = nil
+		for _, name := range names {
+			err = errors.Join(err, r.store.exec(ctx, `set session_replication_role = replica`), r.store.exec(ctx, `delete from `+name))
+		}
+		err = errors.Join(err, r.store.exec(ctx, `reset session_replication_role`))
+	}
+	if err != nil {
+		return fmt.Errorf("empty the tables that are to be copied again: %w", err)
+	}
+	return nil
+}
+
+func (r *runner) forgetCopy(ctx context.Context, copyName string) error {
+	for _, table := range []string{"copy_state", "copy_plan"} {
+		if err := r.store.exec(ctx, `delete from walferry.`+table+` where migration = $1`, copyName); err != nil {
+			return fmt.Errorf("forget the state of copy %s: %w", copyName, err)
+		}
+	}
+	return nil
+}
+
+// compareWords adds to the tables that are known to be broken those --insert-only
+// ones of which the sides differ.
+func (r *runner) compareWords(ctx context.Context, broken []tableState) ([]tableState, error) {
+	states := map[[2]string]tableState{}
+	for _, t := range r.rec.Tables {
+		if t.InsertOnly && !slices.Contains(broken, t) {
+			states[[2]string{t.Schema, t.Name}] = t
+		}
+	}
+	if len(states) == 0 {
+		return broken, nil
+	}
+	var tables []catalog.Table
+	for i := range r.tables {
+		if _, ok := states[[2]string{r.tables[i].Schema, r.tables[i].Name}]; ok {
+			tables = append(tables, r.tables[i])
+		}
+	}
+	report, err := verify.Run(ctx, verify.Config{Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: r.c.Jobs, MaxRows: 1, Logger: r.c.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("compare the --insert-only tables: %w", err)
+	}
+	for _, t := range report.Tables {
+		if !t.Equal {
+			broken = append(broken, states[[2]string{t.Schema, t.Name}])
+		}
+	}
+	return broken, nil
 }
 
 // brokenWords are the --insert-only tables whose counters of updates and deletes
@@ -384,5 +474,8 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 		since = *r.rec.FencedAt
 	}
 	result := &CutoverResult{FencedAt: r.rec.FencedAt, DrainedAt: r.rec.DrainedAt, Tables: state.Triggers}
+	if r.prover, err = r.openProver(ctx); err != nil {
+		return "", err
+	}
 	return Finished, r.conclude(ctx, since, result, func(s string) { r.c.Logger.Info("cutover: " + s) })
 }

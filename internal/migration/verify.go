@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"time"
@@ -23,9 +24,9 @@ type VerifyOptions struct {
 // Verified is a comparison and the position it holds for.
 type Verified struct {
 	verify.Report
-	Position string `json:"position"`      // empty: none, see Quiet
-	Quiet    bool   `json:"quiet"`         // the source was fenced: both sides stood still
-	HeldMS   int64  `json:"held_ms"`       // how long the applier stood still
+	Position string `json:"position"`         // empty: none, see Quiet
+	Quiet    bool   `json:"quiet"`            // the source was fenced: both sides stood still
+	HeldMS   int64  `json:"held_ms"`          // how long the applier stood still
 	Caveat   string `json:"caveat,omitempty"` // why differences may be none of walferry's
 }
 
@@ -46,6 +47,15 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	defer closeAll()
 	if r.rec == nil {
 		return v, &GateError{fmt.Sprintf("the target knows no migration %q", c.Name), "check --target and --name"}
+	}
+	if r.rec.Phase == Finished && len(o.Tables) == 0 {
+		proof, err := r.proof(ctx)
+		if err != nil {
+			return v, err
+		}
+		if proof != nil {
+			return *proof, nil
+		}
 	}
 	r.c.Include, r.c.Exclude = r.rec.Options.Include, r.rec.Options.Exclude
 	if err := r.selectTables(ctx); err != nil {
@@ -81,6 +91,22 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	return v, err
 }
 
+// proof is the comparison that was made as of the cutover, or nil.
+func (r *runner) proof(ctx context.Context) (*Verified, error) {
+	var text []byte
+	if err := r.store.row(ctx, `select proof::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
+		return nil, fmt.Errorf("read the comparison as of the cutover: %w", err)
+	}
+	if text == nil {
+		return nil, nil
+	}
+	v := &Verified{}
+	if err := json.Unmarshal(text, v); err != nil {
+		return nil, fmt.Errorf("read the comparison as of the cutover: %w", err)
+	}
+	return v, nil
+}
+
 // openAtOnePosition opens the sessions of both sides so that they see the same.
 func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, v *Verified) error {
 	// Old writers would make the slot wait, and the applier with it: let them end first.
@@ -107,7 +133,7 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	if err != nil {
 		return err
 	}
-	defer exported.Close()
+	defer exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the temporary slot ends with it either way
 	if err := compare.OpenSource(ctx, exported.Name); err != nil {
 		return err
 	}

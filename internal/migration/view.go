@@ -15,11 +15,10 @@ type Live struct {
 	// LagSeconds is the age of the oldest heartbeat that has not come back.
 	LagSeconds float64 `json:"lag_seconds"`
 	Received   string  `json:"received_lsn,omitempty"`
-	Acked      string  `json:"acked_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
 }
 
-// CopyStatus is how far the copy is. Bytes are those of COPY.
+// CopyStatus is how far the copy is. Bytes are those of the tables on the source.
 type CopyStatus struct {
 	Tables     int     `json:"tables"`
 	TablesDone int     `json:"tables_done"`
@@ -47,7 +46,6 @@ type View struct {
 	Transactions int64
 	Changes      int64
 	LagBytes     int64
-	Since        time.Time // when the run began
 }
 
 // Watch returns what the runner does now.
@@ -58,7 +56,7 @@ func (r *runner) Watch() View {
 	v.Phase = r.rec.Phase
 	if r.copier != nil {
 		p := r.copier.Progress()
-		v.Copy = copyStatus(p)
+		v.Copy = copyStatus(p, time.Since(r.copyBegan))
 		v.Running = p.Running
 		r.view.Copy = v.Copy
 	}
@@ -68,15 +66,13 @@ func (r *runner) Watch() View {
 	return v
 }
 
-func copyStatus(p snapshot.Progress) CopyStatus {
+func copyStatus(p snapshot.Progress, elapsed time.Duration) CopyStatus {
 	s := CopyStatus{
 		Tables: p.Tables, TablesDone: p.TablesDone, Pieces: p.Pieces, PiecesDone: p.PiecesDone,
 		Rows: p.Rows, Bytes: p.Bytes, BytesTotal: p.BytesTotal,
 	}
-	if s.TablesDone == s.Tables {
-		s.BytesTotal = s.Bytes
-	} else if left := s.BytesTotal - s.Bytes; s.Bytes > 0 && left > 0 {
-		s.ETASeconds = p.Elapsed.Seconds() * float64(left) / float64(s.Bytes)
+	if left := s.BytesTotal - s.Bytes; s.TablesDone < s.Tables && s.Bytes > 0 && left > 0 {
+		s.ETASeconds = elapsed.Seconds() * float64(left) / float64(s.Bytes)
 	}
 	return s
 }

@@ -1,0 +1,33 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// RefreshViews refreshes every materialized view that is filled, in the order in
+// which they were created, so that one that reads another comes after it. It
+// returns how many there were. Readers of a view wait while it is refreshed.
+func RefreshViews(ctx context.Context, conn *pgx.Conn) (int, error) {
+	rows, err := conn.Query(ctx, `
+select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'm' and c.relispopulated and `+catalog.NotOurs+` order by c.oid`)
+	if err != nil {
+		return 0, fmt.Errorf("list materialized views: %w", err)
+	}
+	views, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
+	if err != nil {
+		return 0, fmt.Errorf("list materialized views: %w", err)
+	}
+	for _, v := range views {
+		name := catalog.Name(v.Schema, v.Name)
+		if _, err := conn.Exec(ctx, `refresh materialized view `+name); err != nil {
+			return 0, fmt.Errorf("refresh materialized view %s: %w", name, err)
+		}
+	}
+	return len(views), nil
+}
