@@ -1,0 +1,84 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walferry/walferry/internal/session"
+)
+
+// Analyze gathers statistics of tables of the target, jobs at a time, the
+// largest first. Partitioned tables, which autovacuum never analyzes, are among
+// those that should be given. Before version 18 they take their partitions with
+// them, which are then left out of the list.
+func Analyze(ctx context.Context, targetDSN string, tables []pgx.Identifier, jobs int) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	statements, err := analyzeStatements(ctx, targetDSN, tables)
+	if err != nil {
+		return err
+	}
+	queue := make(chan string, len(statements))
+	for _, sql := range statements {
+		queue <- sql
+	}
+	close(queue)
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(max(jobs, 1), len(statements)) {
+		g.Go(func() error {
+			conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "analyze"})
+			if err != nil {
+				return err
+			}
+			defer conn.Close(context.WithoutCancel(ctx))
+			for sql := range queue {
+				if err := execute(ctx, conn, sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func analyzeStatements(ctx context.Context, targetDSN string, tables []pgx.Identifier) ([]string, error) {
+	conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "analyze"})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	namespaces, names := make([]string, len(tables)), make([]string, len(tables))
+	for i, t := range tables {
+		namespaces[i], names[i] = t[0], t[1]
+	}
+	// A parent's statistics need a look at all its partitions, so that it is as
+	// large as they are together.
+	rows, err := conn.Query(ctx, `
+with recursive
+wanted as (
+  select c.oid, c.relkind, c.relispartition, format('%I.%I', n.nspname, c.relname) as name
+    from unnest($1::text[], $2::text[]) w(namespace, name)
+    join pg_catalog.pg_namespace n on n.nspname = w.namespace
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = w.name),
+below as (
+  select oid as root, oid from wanted where relkind = 'p'
+  union all select below.root, h.inhrelid from below join pg_catalog.pg_inherits h on h.inhparent = below.oid)
+select case when w.relkind = 'p' and $3 then 'analyze only ' else 'analyze ' end || w.name
+  from wanted w
+ where $3 or not exists(select from below b where b.oid = w.oid and b.root <> w.oid)
+ order by coalesce((select sum(pg_catalog.pg_relation_size(b.oid)) from below b where b.root = w.oid), pg_catalog.pg_relation_size(w.oid)) desc`,
+		namespaces, names, session.Major(conn.PgConn()) >= 18)
+	if err != nil {
+		return nil, fmt.Errorf("list tables to analyze: %w", err)
+	}
+	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("list tables to analyze: %w", err)
+	}
+	return statements, nil
+}

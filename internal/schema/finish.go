@@ -1,0 +1,167 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// stage is when Finish brings an entry; within a stage the archive's order holds.
+type stage int
+
+const (
+	elsewhere    stage = iota // before the data, or by ForeignKeys
+	structure                 // indexes and constraints that are missing, statistics objects, rules
+	matview                   // rows of materialized views, whose order is that of their dependencies
+	ofMatview                 // their indexes
+	guard                     // triggers, policies, row security: none must act on what comes before
+	privilege                 // after owners: a privilege is given in the owner's name
+	eventTrigger              // last: they would see what we do
+)
+
+func (d *Dump) stage(e *entry) stage {
+	switch e.kind {
+	case "FK CONSTRAINT", "INDEX ATTACH":
+		return elsewhere
+	case "MATERIALIZED VIEW DATA":
+		return matview
+	case "TRIGGER", "POLICY", "ROW SECURITY":
+		return guard
+	case "ACL", "DEFAULT ACL", "COMMENT", "SECURITY LABEL":
+		if strings.HasPrefix(e.tag, "EVENT TRIGGER ") {
+			return eventTrigger
+		}
+		if e.kind == "ACL" && strings.HasPrefix(e.tag, "SCHEMA ") {
+			return elsewhere // with the owners
+		}
+		return privilege
+	case "EVENT TRIGGER":
+		return eventTrigger
+	}
+	if table, _, _, ok := e.target(); ok && slices.ContainsFunc(d.matviews, func(v pgx.Identifier) bool { return slices.Equal(v, table) }) {
+		return ofMatview
+	}
+	if e.section == sectionPostData {
+		return structure
+	}
+	return elsewhere
+}
+
+// finish is one run of Finish.
+type finish struct {
+	dump    *Dump
+	conn    *pgx.Conn
+	present map[key]state
+	roles   *roles
+	report  Report
+	denied  map[string][]string // why -> what; reported once, as there may be thousands
+	failed  []error
+}
+
+// Finish brings the rest, in this order: indexes, constraints, statistics
+// objects and rules that are still missing; the rows and indexes of the
+// materialized views that the source has filled; triggers with their states,
+// policies, row security; owners; privileges, default privileges, comments,
+// security labels; event triggers. Foreign keys are left to ForeignKeys.
+//
+// It is called when every table has its rows. What is there is passed over, so
+// that it can be repeated. Roles that the target lacks, owners that the connected
+// role cannot give objects to, and what it has no right to create are reported.
+// Everything is tried; the error joins the *ObjectErrors of what failed for
+// other reasons.
+func (d *Dump) Finish(ctx context.Context, conn *pgx.Conn) (Report, error) {
+	f := &finish{dump: d, conn: conn, denied: map[string][]string{}}
+	f.report.Skipped = append(f.report.Skipped, d.left...)
+	if err := f.run(ctx); err != nil {
+		f.failed = append(f.failed, err)
+	}
+	f.reportDenied()
+	return f.report, errors.Join(f.failed...)
+}
+
+func (f *finish) run(ctx context.Context) (err error) {
+	if f.present, err = loadPresent(ctx, f.conn, nil); err != nil {
+		return err
+	}
+	if f.roles, err = loadRoles(ctx, f.conn); err != nil {
+		return err
+	}
+	if err := f.all(ctx, structure); err != nil {
+		return err
+	}
+	if err := f.dump.attach(ctx, f.conn); err != nil {
+		return err
+	}
+	for s := matview; s <= guard; s++ {
+		if err := f.all(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := f.owners(ctx); err != nil {
+		return err
+	}
+	if err := f.all(ctx, privilege); err != nil {
+		return err
+	}
+	return f.all(ctx, eventTrigger)
+}
+
+// all brings the entries of a stage. Its error means that no more can be done.
+func (f *finish) all(ctx context.Context, s stage) error {
+	for _, e := range f.dump.entries {
+		if f.dump.stage(e) != s {
+			continue
+		}
+		var err error
+		switch {
+		case e.kind == "ACL" || e.kind == "DEFAULT ACL":
+			err = f.privileges(ctx, e)
+		case isIndex(e):
+			table, name, _, _ := e.target()
+			err = Index{Table: table, Name: name, dump: f.dump, entry: e}.build(ctx, f.conn, f.present)
+		default:
+			err = f.create(ctx, e)
+		}
+		if err == nil && e.kind == "EVENT TRIGGER" {
+			err = f.own(ctx, e)
+		}
+		if err := f.failing(ctx, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failing keeps an error of one object for later, and returns one that ends the run.
+func (f *finish) failing(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case f.conn.IsClosed():
+		return err
+	}
+	f.failed = append(f.failed, err)
+	return nil
+}
+
+// create brings one entry, unless it is there.
+func (f *finish) create(ctx context.Context, e *entry) error {
+	k := e.key()
+	if s, ok := f.present[k]; ok && (s.ok || k.kind == "CONSTRAINT") && !f.dump.ambiguous[k] {
+		return nil
+	}
+	err := f.dump.do(ctx, f.conn, e.sql)
+	switch {
+	case err == nil || present(err):
+		return nil
+	case tolerable(err) || (e.kind == "SECURITY LABEL" && sqlState(err) == "22023"):
+		f.report.skip(e.String(), why(err))
+		return nil
+	}
+	return &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+}

@@ -1,0 +1,125 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// ForeignKeys adds the foreign keys, first without looking at the rows and then,
+// jobs at a time, each by VALIDATE, which lets others write meanwhile. Indexes
+// that are still missing, such as those of partitioned tables, are built before.
+// A foreign key that was NOT VALID on the source stays so; those of partitioned
+// tables, where older versions know no NOT VALID, look at the rows at once.
+// What is there is passed over. All foreign keys are tried; the error joins
+// the *ObjectErrors of those that failed.
+func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) error {
+	conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := Tune(ctx, conn, 1); err != nil {
+		return err
+	}
+	if err := d.remaining(ctx, conn); err != nil {
+		return err
+	}
+	if err := d.attach(ctx, conn); err != nil {
+		return err
+	}
+	found, err := loadPresent(ctx, conn, nil)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	var validate []*entry
+	for _, e := range d.entries {
+		if e.kind != "FK CONSTRAINT" {
+			continue
+		}
+		sql, later := withoutCheck(e)
+		if s, ok := found[e.key()]; ok {
+			if later && !s.ok {
+				validate = append(validate, e)
+			}
+			continue
+		}
+		err := d.do(ctx, conn, sql)
+		switch {
+		case err == nil && later:
+			validate = append(validate, e)
+		case err == nil || present(err):
+		case conn.IsClosed():
+			return &ObjectError{Object: e.String(), SQL: sql, Err: err}
+		default:
+			failed = append(failed, &ObjectError{Object: e.String(), SQL: sql, Err: err})
+		}
+	}
+	return errors.Join(append(failed, validateAll(ctx, targetDSN, validate, jobs))...)
+}
+
+// withoutCheck adds NOT VALID to a foreign key, so that the rows are looked at
+// later; later is false where they are not to be looked at, or must be at once.
+func withoutCheck(e *entry) (sql string, later bool) {
+	body, ok := strings.CutSuffix(strings.TrimRight(e.sql, " \n"), ";")
+	_, _, only, known := e.target()
+	if !ok || !known || !only || strings.HasSuffix(body, " NOT VALID") || strings.HasSuffix(body, " NOT ENFORCED") {
+		return e.sql, false // without ONLY it is one of a partitioned table
+	}
+	return body + " NOT VALID;\n", true
+}
+
+func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs int) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	queue := make(chan *entry, len(entries))
+	for _, e := range entries {
+		queue <- e
+	}
+	close(queue)
+	failed := make([][]error, min(max(jobs, 1), len(entries)))
+	var g errgroup.Group
+	for i := range failed {
+		g.Go(func() error {
+			conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
+			if err != nil {
+				return err
+			}
+			defer conn.Close(context.WithoutCancel(ctx))
+			if err := Tune(ctx, conn, len(failed)); err != nil {
+				return err
+			}
+			for e := range queue {
+				if err := validate(ctx, conn, e); conn.IsClosed() {
+					return err
+				} else if err != nil {
+					failed[i] = append(failed[i], err)
+				}
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	for _, list := range failed {
+		err = errors.Join(append([]error{err}, list...)...)
+	}
+	return err
+}
+
+func validate(ctx context.Context, conn *pgx.Conn, e *entry) error {
+	table, name, _, _ := e.target()
+	sql := fmt.Sprintf("alter table %s validate constraint %s", table.Sanitize(), catalog.Quote(name))
+	if err := execute(ctx, conn, sql); err != nil {
+		return &ObjectError{Object: e.String(), SQL: sql, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,222 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// setup is what the statements of an archive rely on; pg_restore begins with
+// much the same. The archive's own STDSTRINGS is added, as its strings are
+// written the way the source reads them.
+const setup = `
+set local search_path = '';
+set local check_function_bodies = off;
+set local client_min_messages = warning;
+set local row_security = off;
+set local xmloption = content;
+set local default_tablespace = '';
+`
+
+// Report is what a step left out.
+type Report struct {
+	Skipped []Skipped
+}
+
+// Skipped is an object, an owner or a privilege that the target does not have
+// afterwards, and why.
+type Skipped struct {
+	Object string // as in "TABLE public.orders: owner alice"
+	Why    string
+}
+
+func (s Skipped) String() string { return s.Object + ": " + s.Why }
+
+func (r *Report) skip(object, why string) {
+	r.Skipped = append(r.Skipped, Skipped{Object: object, Why: why})
+}
+
+// ObjectError says which object could not be created on the target.
+type ObjectError struct {
+	Object string // as in "INDEX public.orders_customer_idx"
+	SQL    string // the statement, from the source
+	Err    error  // mostly a *pgconn.PgError
+}
+
+func (e *ObjectError) Error() string {
+	text := fmt.Sprintf("create %s: %v", e.Object, e.Err)
+	var pg *pgconn.PgError
+	if errors.As(e.Err, &pg) && pg.Detail != "" {
+		text += ": " + pg.Detail
+	}
+	return text
+}
+
+func (e *ObjectError) Unwrap() error { return e.Err }
+
+// Hint names what can be done.
+func (e *ObjectError) Hint() string {
+	const byHand = "create it on the target by hand, in a form that its version takes, and run the same command again"
+	switch code := sqlState(e.Err); {
+	case strings.HasPrefix(e.Object, "EXTENSION ") && (code == "58P01" || code == "0A000" || code == "22023"):
+		return "install the extension's package on the target's server, or drop the extension on the source; on RDS see rds.extensions and the list of supported versions"
+	case strings.HasPrefix(e.Object, "EXTENSION "):
+		return "have a superuser of the target (rds_superuser) create the extension, then run the same command again"
+	case code == "53200":
+		return "raise max_locks_per_transaction on the target: all tables are created in one transaction"
+	case code == "42501":
+		return "grant the target's role what is missing (create on the database and its schemas), or " + byHand
+	case code == "42P07" || code == "42710" || code == "42723":
+		return "the target has an object of that name already: drop it, or migrate into an empty database"
+	case strings.HasPrefix(code, "23"):
+		return "the rows of the source do not satisfy it either, or the copy is not complete: run walferry verify"
+	case code == "42P01" || code == "42704" || code == "42883":
+		return "an object it needs is missing on the target, mostly one that an extension or a role brings"
+	}
+	return "change the object on the source, or " + byHand
+}
+
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// present tells whether an error says that the object is there already.
+func present(err error) bool {
+	code := sqlState(err)
+	return code == "42710" || code == "42P07"
+}
+
+// tolerable tells whether an error is about a role or a right: then the object
+// is reported and the rest goes on.
+func tolerable(err error) bool {
+	code := sqlState(err)
+	var pg *pgconn.PgError
+	missingRole := errors.As(err, &pg) && code == "42704" && strings.Contains(pg.Message, "role")
+	return code == "42501" || code == "0LP01" || missingRole // insufficient privilege, invalid grant
+}
+
+func why(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Message
+	}
+	return err.Error()
+}
+
+// execute runs SQL of one or more statements in the simple protocol.
+func execute(ctx context.Context, conn *pgx.Conn, sql string) error {
+	_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// do runs an entry's SQL as one transaction.
+func (d *Dump) do(ctx context.Context, conn *pgx.Conn, sql string) error {
+	err := execute(ctx, conn, "begin;"+d.setup+sql+"\n;commit")
+	if err != nil && !conn.IsClosed() {
+		// The error ended the batch before its commit.
+		if rollback := execute(ctx, conn, "rollback"); rollback != nil {
+			return errors.Join(err, rollback)
+		}
+	}
+	return err
+}
+
+// PreData creates what must be there before the rows: schemas, extensions,
+// types, functions, tables with their defaults and checks, sequences, views. It
+// does so in the caller's transaction, so that all of it is there or nothing,
+// and the caller can record in the same transaction that it is. Everything
+// belongs to the connected role until Finish. Schemas and extensions that exist
+// are used. After an error, an *ObjectError, the transaction is aborted.
+func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
+	report := Report{Skipped: append([]Skipped(nil), d.left...)}
+	conn := tx.Conn()
+	if err := execute(ctx, conn, d.setup); err != nil {
+		return report, fmt.Errorf("prepare session for schema: %w", err)
+	}
+	present, err := presentExtensions(ctx, tx)
+	if err != nil {
+		return report, err
+	}
+	var method string
+	for _, e := range d.entries {
+		if e.section != sectionPreData {
+			continue
+		}
+		sql := e.sql
+		switch e.kind {
+		case "SCHEMA":
+			rest, ok := strings.CutPrefix(sql, "CREATE SCHEMA ")
+			if !ok {
+				continue // public, "not creating schema, since initdb creates it"
+			}
+			sql = "CREATE SCHEMA IF NOT EXISTS " + rest
+		case "EXTENSION":
+			if present[e.tag] {
+				continue
+			}
+		case "USER MAPPING", "SECURITY LABEL":
+			if err := d.attempt(ctx, conn, e, &report); err != nil {
+				return report, err
+			}
+			continue
+		}
+		if e.method != "" && e.method != method {
+			// Version 12 and newer know the setting; older targets have heap only,
+			// as has every archive of an older pg_dump.
+			if e.method != "heap" || method != "" {
+				sql = "set local default_table_access_method = " + catalog.Quote(e.method) + ";\n" + sql
+			}
+			method = e.method
+		}
+		if err := execute(ctx, conn, sql); err != nil {
+			return report, &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+		}
+	}
+	// The rest of the caller's transaction is his again.
+	if err := execute(ctx, conn, "set local standard_conforming_strings = on"); err != nil {
+		return report, fmt.Errorf("reset session after schema: %w", err)
+	}
+	return report, nil
+}
+
+// attempt runs an entry under a savepoint and reports an error about roles.
+func (d *Dump) attempt(ctx context.Context, conn *pgx.Conn, e *entry, report *Report) error {
+	if err := execute(ctx, conn, "savepoint entry"); err != nil {
+		return err
+	}
+	err := execute(ctx, conn, e.sql)
+	if err == nil {
+		return execute(ctx, conn, "release savepoint entry")
+	}
+	if !tolerable(err) {
+		return &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+	}
+	report.skip(e.String(), why(err))
+	return execute(ctx, conn, "rollback to savepoint entry")
+}
+
+func presentExtensions(ctx context.Context, q catalog.Querier) (map[string]bool, error) {
+	rows, err := q.Query(ctx, `select extname::text from pg_catalog.pg_extension`)
+	if err != nil {
+		return nil, fmt.Errorf("list extensions: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("list extensions: %w", err)
+	}
+	present := make(map[string]bool, len(names))
+	for _, name := range names {
+		present[name] = true
+	}
+	return present, nil
+}

@@ -1,0 +1,142 @@
+package schema
+
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// scanner reads the beginning of a statement that pg_dump wrote.
+type scanner struct{ rest string }
+
+// word takes w, with the white space after it, if it comes next.
+func (s *scanner) word(w string) bool {
+	rest, ok := strings.CutPrefix(s.rest, w)
+	if !ok || rest == "" || !strings.ContainsRune(" \n\t", rune(rest[0])) {
+		return false
+	}
+	s.rest = strings.TrimLeft(rest, " \n\t")
+	return true
+}
+
+// name takes an identifier, quoted or not.
+func (s *scanner) name() (string, bool) {
+	if !strings.HasPrefix(s.rest, `"`) {
+		end := strings.IndexAny(s.rest, " \n\t.;(")
+		if end <= 0 {
+			return "", false
+		}
+		name := s.rest[:end]
+		s.rest = s.rest[end:]
+		return name, true
+	}
+	var name strings.Builder
+	rest := s.rest[1:]
+	for {
+		part, after, ok := strings.Cut(rest, `"`)
+		if !ok {
+			return "", false
+		}
+		name.WriteString(part)
+		if rest, ok = strings.CutPrefix(after, `"`); !ok {
+			s.rest = after
+			return name.String(), true
+		}
+		name.WriteByte('"')
+	}
+}
+
+// qualified takes schema.name.
+func (s *scanner) qualified() (pgx.Identifier, bool) {
+	namespace, ok := s.name()
+	if !ok || !strings.HasPrefix(s.rest, ".") {
+		return nil, false
+	}
+	s.rest = s.rest[1:]
+	name, ok := s.name()
+	s.rest = strings.TrimLeft(s.rest, " \n\t")
+	return pgx.Identifier{namespace, name}, ok
+}
+
+// target is the table that an index or a constraint belongs to, and its name.
+// only tells whether the statement leaves partitions out. ok is false where the
+// statement is of another form.
+func (e *entry) target() (table pgx.Identifier, name string, only, ok bool) {
+	s := scanner{strings.TrimLeft(e.sql, " \n\t")}
+	switch e.kind {
+	case "INDEX":
+		if !s.word("CREATE") {
+			return nil, "", false, false
+		}
+		s.word("UNIQUE")
+		if !s.word("INDEX") {
+			return nil, "", false, false
+		}
+		if name, ok = s.name(); !ok {
+			return nil, "", false, false
+		}
+		s.rest = strings.TrimLeft(s.rest, " \n\t")
+		if !s.word("ON") {
+			return nil, "", false, false
+		}
+		only = s.word("ONLY")
+		table, ok = s.qualified()
+	case "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT":
+		if !s.word("ALTER") {
+			return nil, "", false, false
+		}
+		s.word("FOREIGN")
+		if !s.word("TABLE") {
+			return nil, "", false, false // of a domain
+		}
+		only = s.word("ONLY")
+		if table, ok = s.qualified(); !ok {
+			return nil, "", false, false
+		}
+		if !s.word("ADD") || !s.word("CONSTRAINT") {
+			return nil, "", false, false
+		}
+		name, ok = s.name()
+	}
+	return table, name, only, ok
+}
+
+// partOf tells whether the entry belongs to the relation that r creates, as an
+// index or a trigger does.
+func (e *entry) partOf(r *entry) bool {
+	if table, _, _, ok := e.target(); ok {
+		return table[0] == r.namespace && table[1] == r.tag
+	}
+	if e.namespace != r.namespace {
+		return false
+	}
+	switch e.kind {
+	case "TRIGGER", "RULE", "POLICY":
+		return strings.HasPrefix(e.tag, r.tag+" ")
+	case "ROW SECURITY":
+		return e.tag == r.tag
+	}
+	return false
+}
+
+// statements splits what consists of GRANT, REVOKE, ALTER DEFAULT PRIVILEGES and
+// SET only: their text holds quoted identifiers but no strings.
+func statements(sql string) []string {
+	var list []string
+	start, quoted := 0, false
+	for i := range len(sql) {
+		switch sql[i] {
+		case '"':
+			quoted = !quoted
+		case ';':
+			if !quoted {
+				list = append(list, strings.TrimSpace(sql[start:i]))
+				start = i + 1
+			}
+		}
+	}
+	if rest := strings.TrimSpace(sql[start:]); rest != "" {
+		list = append(list, rest)
+	}
+	return list
+}

@@ -1,0 +1,15 @@
+package session
+
+// Settings are libpq's keywords and their values as a connection string gives
+// them, without its secrets: for programs that are given a connection of their
+// own. What comes from the environment, the passfile and the service file is
+// not among them; see Parse.
+func Settings(dsn string) (map[string]string, error) {
+	settings, err := read(dsn)
+	if err != nil {
+		return nil, err
+	}
+	delete(settings, "password")
+	delete(settings, "sslpassword")
+	return settings, nil
+}
