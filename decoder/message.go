@@ -137,7 +137,7 @@ func (r *reader) commit() (m commitMessage) {
 	}
 	m.commit, m.end, m.time = r.lsn(), r.lsn(), r.time()
 	if m.end <= m.commit {
-		r.fail("commit record ends at %s, before its start at %s", m.end, m.commit)
+		r.fail("commit record starts at %s and ends at %s", m.commit, m.end)
 	}
 	r.end()
 	return m
@@ -270,7 +270,7 @@ func (r *reader) truncate() (m truncateMessage) {
 		r.fail("unknown flags %#x", flags)
 	}
 	m.cascade, m.restart = flags&1 != 0, flags&2 != 0
-	if r.err == nil && n > (len(r.msg)-r.at)/4 {
+	if r.err == nil && (n < 0 || n > (len(r.msg)-r.at)/4) { // negative where int has 32 bits
 		r.fail("is too short for %d relations", n)
 	}
 	m.oids = r.bytes(4 * n)
