@@ -219,5 +219,5 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	r.step("gather statistics")
-	return schema.Analyze(ctx, r.c.Target, r.tables, r.c.Jobs)
+	return schema.Analyze(ctx, r.c.Target, identifiers(r.tables), r.c.Jobs)
 }

