@@ -1,0 +1,139 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// binary are the built-in types whose send function writes the same bytes for the
+// same value on all versions. Not among them are those whose binary form
+// holds OIDs (reg*), depends on the server (xml) or may change (jsonpath, tid, snapshots).
+var binary = []uint32{
+	16, 17, 18, 19, 20, 21, 23, 25, 26, 28, // bool bytea "char" name int8 int2 int4 text oid xid
+	114, 3802, // json jsonb
+	600, 601, 602, 603, 604, 628, 718, // point lseg path box polygon line circle
+	650, 869, 829, 774, // cidr inet macaddr macaddr8
+	700, 701, 790, 1700, // float4 float8 money numeric
+	1042, 1043, 1560, 1562, // bpchar varchar bit varbit
+	1082, 1083, 1114, 1184, 1186, 1266, // date time timestamp timestamptz interval timetz
+	2950, 3220, 3614, 3615, 5069, // uuid pg_lsn tsvector tsquery xid8
+	3904, 3906, 3908, 3910, 3912, 3926, // ranges
+	4451, 4532, 4533, 4534, 4535, 4536, // multiranges
+}
+
+// ordered are the types of which all servers think the same about what comes
+// before what. Of text they do not: collations differ.
+var ordered = []uint32{20, 21, 23, 26, 1082, 1114, 1184, 1700, 2950} // int8 int2 int4 oid date timestamp timestamptz numeric uuid
+
+// typeInfo is what is under a column's type.
+type typeInfo struct {
+	base     uint32 // the type itself, or of a domain what it is over in the end
+	baseName string
+	domain   bool
+	element  uint32 // of an array (the base): its elements' type; else 0
+}
+
+func (t typeInfo) isBinary() bool {
+	if t.element != 0 {
+		return slices.Contains(binary, t.element)
+	}
+	return slices.Contains(binary, t.base)
+}
+
+const selectTypes = `
+with recursive t(oid, base) as (
+    select o, o from unnest($1::oid[]) o
+    union all
+    select t.oid, d.typbasetype from t join pg_type d on d.oid = t.base where d.typtype = 'd')
+select t.oid, b.oid, format_type(b.oid, -1), case when b.typcategory = 'A' then b.typelem else 0 end
+  from t join pg_type b on b.oid = t.base where b.typtype <> 'd'`
+
+// types reads what is under the types of the columns of some tables.
+func types(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[uint32]typeInfo, error) {
+	var oids []uint32
+	for i := range tables {
+		for _, c := range tables[i].Columns {
+			oids = append(oids, c.TypeOID)
+		}
+	}
+	slices.Sort(oids)
+	rows, err := q.Query(ctx, selectTypes, slices.Compact(oids))
+	if err != nil {
+		return nil, fmt.Errorf("read types: %w", err)
+	}
+	found := map[uint32]typeInfo{}
+	var oid uint32
+	var info typeInfo
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &info.base, &info.baseName, &info.element}, func() error {
+		info.domain = info.base != oid
+		found[oid] = info
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read types: %w", err)
+	}
+	return found, nil
+}
+
+// columnForm is the SQL expression of a column's value that is hashed, the same
+// on both sides. record_send writes it in binary, after the OID of its
+// type and its length, with text in the client's encoding:
+//
+//   - built-in types, and arrays of them, as they are; so a float is compared bit
+//     by bit, although versions up to 11 write it with other digits than later ones;
+//   - a domain as what it is over, because its OID differs from server to server;
+//   - every other type (enums, composites, extensions' types, user-defined ranges), and
+//     a column that has another type on the target, as text. Where that holds floats and exactly
+//     one of the sides is older than 12, they are compared by 15 digits
+//     (float4: 6), the longest form that both write; see Verifier.settle.
+func columnForm(name string, source, target typeInfo) string {
+	quoted := catalog.Quote(name)
+	switch {
+	case source.base != target.base || !source.isBinary():
+		return quoted + "::text"
+	case source.domain || target.domain:
+		return quoted + "::" + source.baseName
+	}
+	return quoted
+}
+
+// rowBytes is the expression of all forms in one bytea.
+func rowBytes(forms []string) string {
+	if len(forms) == 0 {
+		return `'\x'::bytea`
+	}
+	return "record_send(row(" + strings.Join(forms, ", ") + "))"
+}
+
+// digest is the expression of a row's hash: 128 bits as 32 characters.
+func digest(forms []string) string { return "md5(" + rowBytes(forms) + ")" }
+
+// number makes 64 bits of a digest, for summing.
+type number int
+
+const (
+	// hashed takes them with hashtextextended, which came with version 11. Hash
+	// indexes and hash partitions outlive pg_upgrade, so that this function has not
+	// changed; nothing depends on it: both sides are asked for selfTest first.
+	hashed number = iota
+
+	// digits reads the hexadecimal digits, several times as slow.
+	digits
+)
+
+func (n number) of(digest string) string {
+	if n == digits {
+		return `('x' || left(` + digest + `, 16))::bit(64)::int8`
+	}
+	return `hashtextextended(` + digest + ` collate "C", 0)`
+}
+
+// selfTest sums the numbers of two thousand texts.
+func (n number) selfTest() string {
+	return `select sum(` + n.of(`md5(i::text)`) + `)::text from generate_series(1, 2000) i`
+}

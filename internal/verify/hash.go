@@ -1,0 +1,43 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"math/big"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// hashQuery gives for each range of a part its number of rows and the sum of their hashes.
+func (t *table) hashQuery(which int, p part) string {
+	from := " from only " + t.sides[which].name + p.condition()
+	hash := t.number.of(digest(t.forms))
+	switch {
+	case t.ranges.of == "":
+		return "select 0, count(*), coalesce(sum(" + hash + "), 0)::text" + from
+	case t.key == nil:
+		// The range comes from the hash. offset 0 keeps it from being computed twice.
+		return "select " + t.ranges.of + ", count(*), sum(h)::text from (select " + hash + " h" + from + " offset 0) s group by 1"
+	}
+	return "select " + t.ranges.of + ", count(*), sum(" + hash + ")::text" + from + " group by 1"
+}
+
+// hash reads a part and adds what it finds to sums.
+func (s *session) hash(ctx context.Context, t *table, which int, p part, sums map[int]sum) error {
+	rows, err := s.conn.Query(ctx, t.hashQuery(which, p))
+	if err != nil {
+		return err
+	}
+	var n int
+	var count int64
+	var text string
+	_, err = pgx.ForEachRow(rows, []any{&n, &count, &text}, func() error {
+		hash, ok := new(big.Int).SetString(text, 10)
+		if !ok {
+			return fmt.Errorf("a sum of hashes is %q", text)
+		}
+		sums[n] = sum{count, hash}
+		return nil
+	})
+	return err
+}

@@ -1,0 +1,233 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// indexedRows is about how many rows an index is asked for at a time.
+	indexedRows = 1_000_000
+
+	// scannedRows is about how many rows are sorted in one scan of a whole table.
+	// A server that sorts them needs some 2 GB for temporary files.
+	scannedRows = 16_000_000
+)
+
+// narrow finds the rows in which the table's ranges differ.
+func (v *Verifier) narrow(ctx context.Context, pair [2]*session, t *table) error {
+	for _, condition := range t.batches() {
+		if err := v.narrowBatch(ctx, pair, t, condition); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batches are the conditions, one for a batch, of the rows in the ranges that
+// differ: neighbouring ranges of the key where indexes find them and a small part of the table is
+// concerned, else any ranges.
+func (t *table) batches() []string {
+	if t.ranges.of == "" {
+		return []string{""}
+	}
+	var all, concerned int64
+	rows := func(n int) int64 { return max(t.sums[src][n].rows, t.sums[dst][n].rows) }
+	for n := range t.ranges.count {
+		all += rows(n)
+	}
+	differing := t.differing()
+	for _, n := range differing {
+		concerned += rows(n)
+	}
+	indexed := t.lead != "" && t.sides[src].leading && t.sides[dst].leading && concerned < all/4
+	limit := int64(scannedRows)
+	if indexed {
+		limit = indexedRows
+	}
+
+	var conditions []string
+	var batch []int
+	var size int64
+	flush := func() {
+		if len(batch) > 0 {
+			conditions = append(conditions, t.condition(batch, indexed))
+		}
+		batch, size = nil, 0
+	}
+	for _, n := range differing {
+		if size+rows(n) > limit || (indexed && len(batch) > 0 && batch[len(batch)-1] != n-1) {
+			flush()
+		}
+		batch, size = append(batch, n), size+rows(n)
+	}
+	flush()
+	return conditions
+}
+
+// condition is that of some ranges; contiguous: they are neighbours, and an index shall find them.
+func (t *table) condition(batch []int, contiguous bool) string {
+	if !contiguous {
+		numbers := strings.Join(strings.Fields(strings.Trim(fmt.Sprint(batch), "[]")), ",")
+		return " where " + t.ranges.of + " = any ('{" + numbers + "}'::int4[])"
+	}
+	var terms []string
+	if first := batch[0]; first > 0 {
+		terms = append(terms, fmt.Sprintf("%s >= '%s'::%s", t.lead, t.ranges.bounds[first-1], t.ranges.typeName))
+	}
+	if next := batch[len(batch)-1] + 1; next < t.ranges.count {
+		terms = append(terms, fmt.Sprintf("%s < '%s'::%s", t.lead, t.ranges.bounds[next-1], t.ranges.typeName))
+	}
+	if len(terms) == 0 {
+		return ""
+	}
+	return " where " + strings.Join(terms, " and ")
+}
+
+// narrowQuery gives key, hash and place of the rows that fulfil a condition, by key and
+// hash. bytea is ordered by its bytes everywhere. Without a key the hash stands for it.
+func (t *table) narrowQuery(which int, condition string) string {
+	from := " from only " + t.sides[which].name
+	row := digest(t.forms)
+	key, hash := "decode("+row+", 'hex')", "''::bytea"
+	if t.key != nil {
+		var forms []string
+		for _, i := range t.key {
+			forms = append(forms, t.forms[i])
+		}
+		key, hash = rowBytes(forms), "decode("+row+", 'hex')"
+	} else if condition != "" {
+		// The range is that of the hash, which the condition calls h.
+		return "select decode(d, 'hex'), " + hash + ", place from (select d, place, " + t.number.of("d") + " h from (select " + row + " d, ctid::text place" + from + " offset 0) r) s" + condition + " order by 1, 2"
+	}
+	return "select " + key + ", " + hash + ", ctid::text" + from + condition + " order by 1, 2"
+}
+
+// narrowBatch merges the rows of one batch from both sides.
+func (v *Verifier) narrowBatch(ctx context.Context, pair [2]*session, t *table, condition string) error {
+	return pair[src].read(ctx, t.sides[src], func() error {
+		return pair[dst].read(ctx, t.sides[dst], func() error {
+			found, err := t.merge(ctx, pair, condition, v.config.MaxRows)
+			if err != nil {
+				return err
+			}
+			return t.name(ctx, pair, found)
+		})
+	})
+}
+
+// cursor is a stream of rows in order, with the present one in view.
+type cursor struct {
+	rows      pgx.Rows
+	key, hash []byte
+	place     string
+	end       bool
+}
+
+// next moves to the next row.
+func (c *cursor) next() error {
+	if !c.rows.Next() {
+		c.end = true
+		return c.rows.Err()
+	}
+	return c.rows.Scan(&c.key, &c.hash, &c.place)
+}
+
+// finding is a row that differs: its place on the source, on the target, or on both.
+type finding [2]string
+
+// merge counts what differs, and returns the places of as many rows as may still be named.
+func (t *table) merge(ctx context.Context, pair [2]*session, condition string, maxRows int) ([]finding, error) {
+	var cursors [2]cursor
+	// Both servers sort at the same time.
+	var group errgroup.Group
+	for which := range cursors {
+		group.Go(func() error {
+			rows, err := pair[which].conn.Query(ctx, t.narrowQuery(which, condition))
+			if err != nil {
+				return err
+			}
+			cursors[which].rows = rows
+			return cursors[which].next()
+		})
+	}
+	err := group.Wait()
+	for which := range cursors {
+		if cursors[which].rows != nil {
+			defer cursors[which].rows.Close()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	r := &t.report
+	var found []finding
+	left := maxRows - len(r.Missing) - len(r.Extra) - len(r.Different)
+	var key []byte
+	// Of one key, the rows that the other side has not; there are several
+	// only where the key is not unique on a side, which is a finding too.
+	var alone [2]int64
+	var places [2][]string
+	settle := func() {
+		both := min(alone[src], alone[dst])
+		r.DifferentRows += both
+		r.MissingRows += alone[src] - both
+		r.ExtraRows += alone[dst] - both
+		for i := 0; i < max(len(places[src]), len(places[dst])) && len(found) < left; i++ {
+			var f finding
+			for which := range places {
+				if i < len(places[which]) {
+					f[which] = places[which][i]
+				}
+			}
+			found = append(found, f)
+		}
+		alone, places = [2]int64{}, [2][]string{}
+	}
+	only := func(which int) error {
+		c := &cursors[which]
+		if !bytes.Equal(c.key, key) {
+			settle()
+			key = append(key[:0], c.key...)
+		}
+		alone[which]++
+		if len(places[which]) < left {
+			places[which] = append(places[which], c.place)
+		}
+		return c.next()
+	}
+	for s, d := &cursors[src], &cursors[dst]; !s.end || !d.end; {
+		var order int
+		switch {
+		case s.end:
+			order = 1
+		case d.end:
+			order = -1
+		default:
+			if order = bytes.Compare(s.key, d.key); order == 0 {
+				order = bytes.Compare(s.hash, d.hash)
+			}
+		}
+		switch {
+		case order < 0:
+			err = only(src)
+		case order > 0:
+			err = only(dst)
+		default:
+			if err = s.next(); err == nil {
+				err = d.next()
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	settle()
+	return found, nil
+}

@@ -1,0 +1,322 @@
+package verify
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/big"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+const (
+	src = 0
+	dst = 1
+)
+
+// table is one pair of tables and what has been found out about it.
+type table struct {
+	source catalog.Table
+	report TableReport
+	err    error // why it cannot be compared
+
+	columns []string // compared, by name
+	forms   []string // columnForm of each
+	key     []int    // those of the key, as indexes; nil: none
+	lead    string   // form of the first of the key when its type is ordered; else empty
+	ranges  ranges
+
+	sides     [2]relation
+	number    number
+	sums      [2]map[int]sum // of each range; a range without rows has none
+	partsLeft int
+}
+
+// relation is a table on one side, under that side's snapshot.
+type relation struct {
+	name     string // as SQL
+	filenode uint32
+	heap     bool  // its rows are at ctid (page, item)
+	pages    int64 // at most so many hold rows that the snapshot sees
+	leading  bool  // an index can find ranges of the first column of the key
+}
+
+// part is a share of a table's pages: from included, to not.
+type part struct {
+	table    *table
+	from, to int64 // to 0: up to the end, whatever it is
+	pages    int64
+}
+
+// sum is what the rows of a range come to, in whatever order they are read.
+type sum struct {
+	rows int64
+	hash *big.Int
+}
+
+func (s sum) plus(t sum) sum {
+	hash := new(big.Int)
+	for _, h := range []*big.Int{s.hash, t.hash} {
+		if h != nil {
+			hash.Add(hash, h)
+		}
+	}
+	return sum{s.rows + t.rows, hash}
+}
+
+func (s sum) equal(t sum) bool {
+	return s.rows == t.rows && (s.rows == 0 || s.hash.Cmp(t.hash) == 0)
+}
+
+func (t *table) fail(side string, err error) {
+	if t.err == nil {
+		t.err = fmt.Errorf("%s: %w", side, err)
+	}
+}
+
+// plan finds each table on both sides and decides how it is compared.
+func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
+	if len(v.source.sessions) == 0 || len(v.target.sessions) == 0 {
+		return nil, fmt.Errorf("both sides must have been opened")
+	}
+	number, err := v.settle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sourceConn, targetConn := v.source.sessions[0].conn, v.target.sessions[0].conn
+	onTarget, err := catalog.Tables(ctx, targetConn)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
+	byName := map[[2]string]*catalog.Table{}
+	for i := range onTarget {
+		byName[[2]string{onTarget[i].Schema, onTarget[i].Name}] = &onTarget[i]
+	}
+	sourceTypes, err := types(ctx, sourceConn, v.config.Tables)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	targetTypes, err := types(ctx, targetConn, onTarget)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
+
+	var tables []*table
+	for _, c := range v.config.Tables {
+		if c.Kind == 'p' {
+			continue
+		}
+		t := &table{source: c, number: number, sums: [2]map[int]sum{{}, {}}}
+		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
+		tables = append(tables, t)
+		other := byName[[2]string{c.Schema, c.Name}]
+		if other == nil {
+			t.fail("target", fmt.Errorf("there is no table %s", c.String()))
+			continue
+		}
+		t.match(other, sourceTypes, targetTypes)
+	}
+	for which, conn := range []*pgx.Conn{sourceConn, targetConn} {
+		if err := addRelations(ctx, conn, which, tables); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range tables {
+		if t.err == nil {
+			if err := t.divide(ctx, v.source.sessions[0], v.config.RowsPerRange, v.source.encoding == v.target.encoding); err != nil {
+				if v.source.sessions[0].lost(ctx) {
+					return nil, err
+				}
+				t.fail("source", err)
+			}
+		}
+	}
+	v.progress = Progress{Tables: len(tables)}
+	return tables, nil
+}
+
+// settle makes the sessions of both sides write and hash values the same way.
+//
+// Up to version 11 a float's text has 15 digits plus extra_float_digits; from 12 on
+// that is so only for extra_float_digits of 0 and less
+// (https://www.postgresql.org/docs/12/release-12.html).
+func (v *Verifier) settle(ctx context.Context) (number, error) {
+	prepare := savepoint
+	if (v.source.major < 12) != (v.target.major < 12) {
+		prepare = "set extra_float_digits = 0; " + savepoint
+	}
+	for _, s := range []*side{v.source, v.target} {
+		if err := s.each(ctx, prepare); err != nil {
+			return 0, err
+		}
+	}
+	if min(v.source.major, v.target.major) < 11 {
+		return digits, nil
+	}
+	var tests [2]string
+	for which, s := range []*side{v.source, v.target} {
+		if err := s.sessions[0].conn.QueryRow(ctx, hashed.selfTest()).Scan(&tests[which]); err != nil {
+			return 0, fmt.Errorf("test the hash function of the %s: %w", s.name, err)
+		}
+	}
+	if tests[src] != tests[dst] {
+		v.config.Logger.Warn("the servers' hash functions are not the same; verify takes longer")
+		return digits, nil
+	}
+	return hashed, nil
+}
+
+// match decides which columns are compared, in what form, and by what key.
+func (t *table) match(target *catalog.Table, sourceTypes, targetTypes map[uint32]typeInfo) {
+	var leads []string
+	for _, c := range t.source.Columns {
+		i := slices.IndexFunc(target.Columns, func(o catalog.Column) bool { return o.Name == c.Name })
+		if i < 0 {
+			t.report.MissingColumns = append(t.report.MissingColumns, c.Name)
+			continue
+		}
+		from, to := sourceTypes[c.TypeOID], targetTypes[target.Columns[i].TypeOID]
+		lead := ""
+		if from.base == to.base && slices.Contains(ordered, from.base) {
+			lead = from.baseName
+		}
+		t.columns = append(t.columns, c.Name)
+		t.forms = append(t.forms, columnForm(c.Name, from, to))
+		leads = append(leads, lead)
+	}
+	names := t.source.PrimaryKey
+	if len(names) == 0 {
+		names = t.source.Identity
+	}
+	var key []int
+	for _, name := range names {
+		i := slices.Index(t.columns, name)
+		if i < 0 {
+			return // a row of the target cannot be told by this key
+		}
+		key = append(key, i)
+	}
+	if len(key) == 0 {
+		return
+	}
+	t.key = key
+	t.report.Method = "key"
+	if leads[key[0]] != "" {
+		t.lead = t.forms[key[0]]
+		t.ranges.typeName = leads[key[0]]
+	}
+}
+
+const selectRelations = `
+select n.nspname::text, c.relname::text, c.relfilenode,
+       c.relam in (0, 2), -- none before 12, heap since
+       coalesce(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0),
+       array(select a.attname::text from pg_index i join pg_am m on m.amname = 'btree'
+               join pg_class x on x.oid = i.indexrelid and x.relam = m.oid
+               join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+              where i.indrelid = c.oid and i.indisvalid and i.indpred is null)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and (n.nspname, c.relname) in (select s::name, t::name from unnest($1::text[], $2::text[]) u(s, t))`
+
+// addRelations reads where the rows of the tables are on one side.
+func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*table) error {
+	byName := map[[2]string]*table{}
+	var schemas, names []string
+	for _, t := range tables {
+		byName[[2]string{t.source.Schema, t.source.Name}] = t
+		schemas, names = append(schemas, t.source.Schema), append(names, t.source.Name)
+	}
+	rows, err := q.Query(ctx, selectRelations, schemas, names)
+	if err != nil {
+		return fmt.Errorf("read storage of tables: %w", err)
+	}
+	var schema, name string
+	var r relation
+	var indexed []string
+	if _, err := pgx.ForEachRow(rows, []any{&schema, &name, &r.filenode, &r.heap, &r.pages, &indexed}, func() error {
+		t := byName[[2]string{schema, name}]
+		r.name = t.source.String()
+		r.leading = len(t.key) > 0 && slices.Contains(indexed, t.columns[t.key[0]])
+		t.sides[which] = r
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read storage of tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.sides[which].name == "" {
+			t.fail([]string{"source", "target"}[which], fmt.Errorf("there is no ordinary table %s", t.source.String()))
+		}
+	}
+	return nil
+}
+
+const (
+	smallestPart = 4096  // pages: 32 MB
+	largestPart  = 65536 // 512 MB
+)
+
+// parts divides the table's pages on one side. From 14 on a range of ctid is read
+// alone; before that it takes reading the whole table, which is left to one session and
+// the server's parallel workers.
+func (t *table) parts(which int, s *side, jobs int) []part {
+	r := t.sides[which]
+	size := min(max(r.pages/int64(4*jobs), smallestPart), largestPart)
+	if s.major < 14 || !r.heap || r.pages <= size {
+		size = max(r.pages, 1)
+	}
+	var parts []part
+	for from := int64(0); from == 0 || from < r.pages; from += size {
+		parts = append(parts, part{table: t, from: from, to: from + size, pages: min(size, r.pages-from)})
+	}
+	parts[len(parts)-1].to = 0
+	t.partsLeft += len(parts)
+	return parts
+}
+
+// condition is the WHERE clause of a part, or nothing.
+func (p part) condition() string {
+	switch {
+	case p.from == 0 && p.to == 0:
+		return ""
+	case p.to == 0:
+		return fmt.Sprintf(" where ctid >= '(%d,0)'", p.from)
+	}
+	return fmt.Sprintf(" where ctid >= '(%d,0)' and ctid < '(%d,0)'", p.from, p.to)
+}
+
+// differing lists the ranges whose sums are not the same, in order.
+func (t *table) differing() []int {
+	seen := map[int]bool{}
+	for _, sums := range t.sums {
+		for n := range sums {
+			if !t.sums[src][n].equal(t.sums[dst][n]) {
+				seen[n] = true
+			}
+		}
+	}
+	var found []int
+	for n := range seen {
+		found = append(found, n)
+	}
+	slices.SortFunc(found, cmp.Compare[int])
+	return found
+}
+
+// conclude fills in the report.
+func (t *table) conclude() {
+	for _, s := range t.sums[src] {
+		t.report.SourceRows += s.rows
+	}
+	for _, s := range t.sums[dst] {
+		t.report.TargetRows += s.rows
+	}
+	r := &t.report
+	if t.err != nil {
+		r.Error = t.err.Error()
+	}
+	r.More = r.MissingRows + r.ExtraRows + r.DifferentRows - int64(len(r.Missing)+len(r.Extra)+len(r.Different))
+	r.Equal = t.err == nil && len(r.MissingColumns) == 0 && len(t.differing()) == 0
+}

@@ -1,0 +1,84 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ranges divides the rows of a table, the same way on both sides.
+//
+// Where the first column of the key has a type that all servers order the same, the
+// ranges are those of its values between bounds taken from a sample; so an index finds
+// the rows of one. Otherwise a hash of the key, or of the whole row where there is no key, says where a
+// row belongs: the order of text is another with another collation.
+type ranges struct {
+	count    int      // 1: not divided
+	typeName string   // of the bounds
+	bounds   []string // count-1 of them, ascending, each the first value of its range
+	of       string   // the expression of a row's range, from 0; empty: not divided
+}
+
+const maxRanges = 4096
+
+// divide decides on the ranges, with what the source knows or a sample tells.
+func (t *table) divide(ctx context.Context, s *session, rowsPerRange int, sameEncoding bool) error {
+	r := &t.ranges
+	rows := t.source.Tuples
+	if rows <= 0 {
+		rows = t.sides[src].pages * 50
+	}
+	r.count = int(min(rows/int64(rowsPerRange), maxRanges-1)) + 1
+	switch {
+	case r.count == 1:
+		return nil
+	case t.lead != "":
+		return s.read(ctx, t.sides[src], func() error { return t.sample(ctx, s, rows) })
+	case t.key == nil:
+		r.of = fmt.Sprintf("((h & 9223372036854775807) %% %d)::int4", r.count)
+		return nil
+	}
+	var forms []string
+	for _, i := range t.key {
+		forms = append(forms, t.forms[i])
+	}
+	text := "encode(" + rowBytes(forms) + ", 'hex')"
+	if len(forms) == 1 && sameEncoding {
+		text = forms[0] + "::text"
+	}
+	hash := "hashtext(" + text + ` collate "C")`
+	if t.number == digits {
+		hash = "('x' || left(md5(" + text + "), 8))::bit(32)::int4"
+	}
+	r.of = fmt.Sprintf("((%s & 2147483647) %% %d)", hash, r.count)
+	return nil
+}
+
+// sample takes the bounds from some pages of the source's table: about 30 values
+// for each range.
+func (t *table) sample(ctx context.Context, s *session, rows int64) error {
+	r := &t.ranges
+	percent := min(100, max(0.001, 100*30*float64(r.count)/float64(rows)))
+	found, err := s.conn.Query(ctx, fmt.Sprintf("select (%[1]s)::text from only %s tablesample system (%f) repeatable (1) order by %[1]s", t.lead, t.sides[src].name, percent))
+	if err != nil {
+		return err
+	}
+	values, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("sample the key: %w", err)
+	}
+	for n := 1; n < r.count; n++ {
+		if i := n * len(values) / r.count; i < len(values) {
+			r.bounds = append(r.bounds, values[i])
+		}
+	}
+	r.bounds = slices.Compact(r.bounds)
+	r.count = len(r.bounds) + 1
+	if r.count > 1 {
+		r.of = fmt.Sprintf(`coalesce(width_bucket(%s, '{"%s"}'::%s[]), 0)`, t.lead, strings.Join(r.bounds, `","`), r.typeName)
+	}
+	return nil
+}

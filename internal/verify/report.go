@@ -1,0 +1,75 @@
+package verify
+
+import "strings"
+
+// Report is the outcome of a comparison. It holds no values but those of key columns.
+type Report struct {
+	// Equal: every table was compared, and all rows and columns of the source are
+	// on the target and no others.
+	Equal bool `json:"equal"`
+
+	Rows   int64         `json:"rows"` // compared, on the source
+	Tables []TableReport `json:"tables"`
+}
+
+// TableReport is the outcome for one table, in the order of Config.Tables.
+type TableReport struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+
+	// Method is "key" where rows are told apart by their key, "multiset" where the table has none.
+	Method string `json:"method"`
+
+	Equal      bool  `json:"equal"`
+	SourceRows int64 `json:"source_rows"`
+	TargetRows int64 `json:"target_rows"`
+
+	// How many rows are on the source only, on the target only, and on both with
+	// different values. Without a key a changed row counts as one missing and one extra.
+	MissingRows   int64 `json:"missing_rows"`
+	ExtraRows     int64 `json:"extra_rows"`
+	DifferentRows int64 `json:"different_rows"`
+
+	// The first of them by name, Config.MaxRows in all.
+	Missing   []Key `json:"missing,omitempty"`
+	Extra     []Key `json:"extra,omitempty"`
+	Different []Key `json:"different,omitempty"`
+
+	// More is how many rows differ that are not named.
+	More int64 `json:"more,omitempty"`
+
+	// MissingColumns are columns of the source that the target lacks. The others were compared.
+	MissingColumns []string `json:"missing_columns,omitempty"`
+
+	// Error is why the table could not be compared. Equal is false then.
+	Error string `json:"error,omitempty"`
+}
+
+// Key names a row.
+type Key struct {
+	// Key is the row's key as column=value, column=value; values that are more than
+	// a plain word or number are SQL literals. Without a key it is ctid=(page,item), of
+	// the source for a missing row, of the target for an extra one, and good as long
+	// as nobody updates the row.
+	Key string `json:"key"`
+
+	// Columns are those whose values are different, for a row that is on both sides.
+	Columns []string `json:"columns,omitempty"`
+}
+
+func (k Key) String() string {
+	if len(k.Columns) == 0 {
+		return k.Key
+	}
+	return k.Key + " (" + strings.Join(k.Columns, ", ") + ")"
+}
+
+// Progress is how far a comparison is.
+type Progress struct {
+	Tables     int   // to be compared
+	TablesDone int   // read once on both sides
+	Parts      int   // pieces of tables to be read, of both sides
+	PartsDone  int   //
+	Rows       int64 // read so far, of both sides
+	Narrowing  int   // tables that differ and are being read again
+}

@@ -1,0 +1,114 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	pinned "github.com/walferry/walferry/internal/session"
+)
+
+// side is one of the two servers.
+type side struct {
+	name     string // source or target
+	major    int
+	encoding string // of the database
+	sessions []*session
+}
+
+// session is a connection in a transaction under the side's snapshot. One
+// goroutine uses it at a time.
+type session struct {
+	conn *pgx.Conn
+	side string
+}
+
+// open opens n sessions under one snapshot. The first takes it where there is none yet,
+// and keeps it for the others until they are in it.
+func (s *side) open(ctx context.Context, dsn, snapshot string, n int) error {
+	if len(s.sessions) > 0 {
+		return fmt.Errorf("the sessions on the %s are open already", s.name)
+	}
+	for range n {
+		conn, err := pinned.Open(ctx, pinned.Config{DSN: dsn, Application: "verify", Settings: map[string]string{
+			"work_mem":                        "64MB", // for the sorts of the second pass
+			"max_parallel_workers_per_gather": fmt.Sprint(n),
+		}})
+		if err != nil {
+			s.close()
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		s.sessions = append(s.sessions, &session{conn: conn, side: s.name})
+		begin := "begin isolation level repeatable read read only"
+		if snapshot != "" {
+			begin += "; set transaction snapshot " + catalog.Literal(snapshot)
+		}
+		if _, err := conn.PgConn().Exec(ctx, begin).ReadAll(); err != nil {
+			s.close()
+			return fmt.Errorf("begin under snapshot %q on the %s: %w", snapshot, s.name, err)
+		}
+		if snapshot == "" {
+			if err := conn.QueryRow(ctx, `select pg_export_snapshot()`).Scan(&snapshot); err != nil {
+				s.close()
+				return fmt.Errorf("export a snapshot on the %s: %w", s.name, err)
+			}
+		}
+	}
+	s.major = pinned.Major(s.sessions[0].conn.PgConn())
+	if err := s.sessions[0].conn.QueryRow(ctx, `select getdatabaseencoding()`).Scan(&s.encoding); err != nil {
+		s.close()
+		return fmt.Errorf("read the encoding of the %s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *side) close() {
+	for _, session := range s.sessions {
+		// The context that the work was done under may have ended.
+		session.conn.Close(context.Background())
+	}
+	s.sessions = nil
+}
+
+// each runs SQL on every session of the side.
+func (s *side) each(ctx context.Context, sql string) error {
+	for _, session := range s.sessions {
+		if _, err := session.conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+			return fmt.Errorf("%s on the %s: %w", sql, s.name, err)
+		}
+	}
+	return nil
+}
+
+// savepoint is what read goes back to.
+const savepoint = "savepoint verify"
+
+// errRewritten is why a table cannot be read any more: MVCC does not see through
+// TRUNCATE and the forms of ALTER TABLE that write the table anew
+// (https://www.postgresql.org/docs/current/mvcc-caveats.html).
+var errRewritten = errors.New("the table was truncated or rewritten after the snapshot was taken; verify again")
+
+// read runs f with the table locked against being rewritten, having made sure that
+// it has not been since the snapshot. Afterwards the lock is released, so that TRUNCATE and
+// ALTER TABLE, and with them all who queue behind, wait for one part only.
+func (s *session) read(ctx context.Context, r relation, f func() error) error {
+	results, err := s.conn.PgConn().Exec(ctx, "lock table only "+r.name+" in access share mode; "+
+		"select coalesce(pg_relation_filenode("+catalog.Literal(r.name)+"::regclass), 0)").ReadAll()
+	if err == nil {
+		if found := string(results[len(results)-1].Rows[0][0]); found != fmt.Sprint(r.filenode) {
+			err = errRewritten
+		} else {
+			err = f()
+		}
+	}
+	if _, rollbackErr := s.conn.PgConn().Exec(ctx, "rollback to "+savepoint).ReadAll(); rollbackErr != nil && err == nil {
+		err = rollbackErr
+	}
+	return err
+}
+
+// lost tells whether after an error the session is of no more use.
+func (s *session) lost(ctx context.Context) bool { return ctx.Err() != nil || s.conn.IsClosed() }

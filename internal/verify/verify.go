@@ -1,0 +1,240 @@
+package verify
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// Config says what to compare.
+type Config struct {
+	Source, Target string // connection strings, see internal/session
+
+	// SourceSnapshot and TargetSnapshot are names of exported snapshots that Run
+	// reads under. Empty: one of its own.
+	SourceSnapshot, TargetSnapshot string
+
+	// Tables are the source's, with their columns. Partitioned tables are skipped: their
+	// rows are in the leaves.
+	Tables []catalog.Table
+
+	// Jobs is the number of sessions on each side. Zero means 4.
+	Jobs int
+
+	// RowsPerRange is about how many rows share one hash. Fewer make it quicker to
+	// find the rows of a range that differs, more make the first pass return less. Zero means 20,000.
+	RowsPerRange int
+
+	// MaxRows is how many differing rows are named for each table; all are counted.
+	// Zero means 20.
+	MaxRows int
+
+	// Progress is told after every piece of a table; it must return soon. May be nil.
+	Progress func(Progress)
+
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// Verifier compares two databases once. Its methods are called in order: New,
+// OpenSource, OpenTarget, Compare, Close.
+type Verifier struct {
+	config         Config
+	source, target *side
+
+	mu       sync.Mutex // guards what follows, and the tables' results
+	progress Progress
+}
+
+// Run compares two databases under the snapshots of c, or under one that it takes on
+// each side: those show the same only if nobody writes.
+func Run(ctx context.Context, c Config) (Report, error) {
+	v, err := New(c)
+	if err != nil {
+		return Report{}, err
+	}
+	defer v.Close()
+	opening, openingCtx := errgroup.WithContext(ctx)
+	opening.Go(func() error { return v.OpenSource(openingCtx, c.SourceSnapshot) })
+	opening.Go(func() error { return v.openTarget(openingCtx, c.TargetSnapshot) })
+	if err := opening.Wait(); err != nil {
+		return Report{}, err
+	}
+	return v.Compare(ctx)
+}
+
+// New checks the configuration; it connects to nothing.
+func New(c Config) (*Verifier, error) {
+	if c.Source == "" || c.Target == "" {
+		return nil, errors.New("verify: two connection strings are needed")
+	}
+	if c.Jobs < 0 || c.RowsPerRange < 0 || c.MaxRows < 0 {
+		return nil, errors.New("verify: a number in the configuration is negative")
+	}
+	c.Jobs = cmp.Or(c.Jobs, 4)
+	c.RowsPerRange = cmp.Or(c.RowsPerRange, 20_000)
+	c.MaxRows = cmp.Or(c.MaxRows, 20)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Verifier{config: c, source: &side{name: "source"}, target: &side{name: "target"}}, nil
+}
+
+// OpenSource opens the sessions on the source, all within the snapshot of that
+// name, or within a new one when it is empty. When it returns nil
+// the snapshot's exporter is not needed any more.
+func (v *Verifier) OpenSource(ctx context.Context, snapshot string) error {
+	return v.source.open(ctx, v.config.Source, snapshot, v.config.Jobs)
+}
+
+// OpenTarget opens the sessions on the target, all within one new snapshot. When
+// it returns nil, what is committed on the target from then on does not count.
+func (v *Verifier) OpenTarget(ctx context.Context) error { return v.openTarget(ctx, "") }
+
+func (v *Verifier) openTarget(ctx context.Context, snapshot string) error {
+	return v.target.open(ctx, v.config.Target, snapshot, v.config.Jobs)
+}
+
+// Close ends all sessions, and with them the snapshots.
+func (v *Verifier) Close() {
+	v.source.close()
+	v.target.close()
+}
+
+// Compare reads all tables on both sides. An error means that the comparison came to
+// no end, such as a lost connection or the end of ctx; differences, and tables that
+// cannot be compared, are in the report.
+func (v *Verifier) Compare(ctx context.Context) (Report, error) {
+	tables, err := v.plan(ctx)
+	if err != nil {
+		return Report{}, fmt.Errorf("verify: %w", err)
+	}
+	if err := v.hashAll(ctx, tables); err != nil {
+		return Report{}, fmt.Errorf("verify: %w", err)
+	}
+	if err := v.narrowAll(ctx, tables); err != nil {
+		return Report{}, fmt.Errorf("verify: %w", err)
+	}
+	report := Report{Equal: true, Tables: []TableReport{}}
+	for _, t := range tables {
+		t.conclude()
+		report.Tables = append(report.Tables, t.report)
+		report.Rows += t.report.SourceRows
+		report.Equal = report.Equal && t.report.Equal
+	}
+	return report, nil
+}
+
+// hashAll is the first pass: each side's sessions take that side's parts, the largest first.
+func (v *Verifier) hashAll(ctx context.Context, tables []*table) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for which, s := range []*side{v.source, v.target} {
+		var parts []part
+		for _, t := range tables {
+			if t.err == nil {
+				parts = append(parts, t.parts(which, s, v.config.Jobs)...)
+			}
+		}
+		slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.pages, a.pages) })
+		v.progress.Parts += len(parts)
+		queue := make(chan part, len(parts))
+		for _, p := range parts {
+			queue <- p
+		}
+		close(queue)
+		for _, session := range s.sessions {
+			group.Go(func() error {
+				for p := range queue {
+					if err := v.hashPart(ctx, session, which, p); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return group.Wait()
+}
+
+// hashPart reads one part and adds it to its table's ranges.
+func (v *Verifier) hashPart(ctx context.Context, s *session, which int, p part) error {
+	t := p.table
+	v.mu.Lock()
+	failed := t.err != nil
+	v.mu.Unlock()
+	ranges := map[int]sum{}
+	var err error
+	if !failed {
+		err = s.read(ctx, t.sides[which], func() error { return s.hash(ctx, t, which, p, ranges) })
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil {
+		if s.lost(ctx) {
+			return fmt.Errorf("read table %s on the %s: %w", t.source.String(), s.side, err)
+		}
+		t.fail(s.side, err)
+	}
+	for n, add := range ranges {
+		t.sums[which][n] = t.sums[which][n].plus(add)
+		v.progress.Rows += add.rows
+	}
+	v.progress.PartsDone++
+	t.partsLeft--
+	if t.partsLeft == 0 {
+		v.progress.TablesDone++
+	}
+	v.tell()
+	return nil
+}
+
+// narrowAll is the second pass, over the tables that differ. A worker has a session on each side.
+func (v *Verifier) narrowAll(ctx context.Context, tables []*table) error {
+	queue := make(chan *table, len(tables))
+	for _, t := range tables {
+		if t.err == nil && len(t.differing()) > 0 {
+			queue <- t
+			v.progress.Narrowing++
+		}
+	}
+	close(queue)
+	if len(queue) == 0 {
+		return nil
+	}
+	v.tell()
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range v.source.sessions {
+		pair := [2]*session{v.source.sessions[i], v.target.sessions[i]}
+		group.Go(func() error {
+			for t := range queue {
+				if err := v.narrow(ctx, pair, t); err != nil {
+					if pair[0].lost(ctx) || pair[1].lost(ctx) {
+						return fmt.Errorf("compare table %s: %w", t.source.String(), err)
+					}
+					t.err = err
+				}
+				v.mu.Lock()
+				v.progress.Narrowing--
+				v.tell()
+				v.mu.Unlock()
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// tell calls Config.Progress; mu is held, or nobody else runs.
+func (v *Verifier) tell() {
+	if v.config.Progress != nil {
+		v.config.Progress(v.progress)
+	}
+}
