@@ -90,23 +90,6 @@ func (a account) mayTraverse(info fs.FileInfo) bool {
 	return info.Mode()&0o001 != 0
 }
 
-// tempDir makes a folder that belongs to the account. Its path is short,
-// because a unix socket's path must fit in about 100 bytes.
-func (a account) tempDir() (string, error) {
-	parent := os.TempDir()
-	if len(parent) > 60 || !a.canReach(filepath.Join(parent, "x")) {
-		parent = "/tmp"
-	}
-	dir, err := os.MkdirTemp(parent, "walferry-pg-")
-	if err != nil {
-		return "", err
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return "", err
-	}
-	return dir, a.own(dir)
-}
-
 // cacheDir is where downloaded servers and templates of data directories are
 // kept. Root does not use its own cache: other users seldom may enter /root.
 func cacheDir() (string, error) {

@@ -18,7 +18,8 @@ import (
 // transactions and subscriptions, and everybody who is connected.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
-	return freshDatabase(tb, s.URL("postgres"))
+	// A server that the test has left stopped has nothing to clean up.
+	return freshDatabase(tb, s.URL("postgres"), func() bool { return s.PID() != 0 })
 }
 
 // Exec runs one or more SQL statements in a database, as psql -c does: several
@@ -49,13 +50,17 @@ func Query(tb testing.TB, url, sql string) [][]string {
 }
 
 // run connects, runs SQL in the simple protocol and returns the last
-// statement's rows.
+// statement's rows as text.
 func run(ctx context.Context, url, sql string) ([][]string, error) {
 	conn, err := pgconn.Connect(ctx, url)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	return query(ctx, conn, sql)
+}
+
+func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, error) {
 	results, err := conn.Exec(ctx, sql).ReadAll()
 	if err != nil {
 		return nil, err
@@ -77,8 +82,9 @@ func run(ctx context.Context, url, sql string) ([][]string, error) {
 	return rows, nil
 }
 
-// freshDatabase creates a database through the URL of another one.
-func freshDatabase(tb testing.TB, admin string) string {
+// freshDatabase creates a database through the URL of another one. When the
+// test ends it is dropped if the server is still there.
+func freshDatabase(tb testing.TB, admin string, there func() bool) string {
 	tb.Helper()
 	name := fmt.Sprintf("test_%s_%08x", nameOf(tb), rand.Uint32())
 	// template0: some systems' template1 has things in it.
@@ -86,6 +92,9 @@ func freshDatabase(tb testing.TB, admin string) string {
 		tb.Fatalf("create database %s: %v", name, err)
 	}
 	tb.Cleanup(func() {
+		if !there() {
+			return
+		}
 		// The test's own context has ended by now.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -112,63 +121,59 @@ func nameOf(tb testing.TB) string {
 func withDatabase(address, database string) string {
 	if u, err := url.Parse(address); err == nil && strings.HasPrefix(u.Scheme, "postgres") {
 		u.Path = "/" + database
-		query := u.Query()
-		if query.Has("dbname") {
-			query.Del("dbname")
-			u.RawQuery = query.Encode()
+		options := u.Query()
+		if options.Has("dbname") {
+			options.Del("dbname")
+			u.RawQuery = options.Encode()
 		}
 		return u.String()
 	}
 	return address + " dbname=" + database // the last one counts
 }
 
-// Everything in a database that keeps it from being dropped. Slots are dropped
-// one by one: one that is in use is given up only when its walsender has ended.
+// Everything in a database that keeps it from being dropped. The first two
+// return statements, to be run one by one: each must be a transaction.
 const (
 	rollbackPrepared = `
 		select format('rollback prepared %L', gid) from pg_prepared_xacts where database = current_database()`
 	dropSubscriptions = `
-		select format('alter subscription %1$I disable; alter subscription %1$I set (slot_name = none); drop subscription %1$I', subname)
-		from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database()`
+		select format(step, subname)
+		from pg_subscription s join pg_database d on d.oid = s.subdbid,
+			unnest(array['alter subscription %I disable', 'alter subscription %I set (slot_name = none)', 'drop subscription %I'])
+				with ordinality as steps(step, n)
+		where d.datname = current_database() order by subname, n`
 	endWalsenders = `
 		select pg_terminate_backend(active_pid) from pg_replication_slots where database = '%s' and active_pid is not null`
 	dropSlots = `
 		select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '%s'`
 	endBackends = `
-		select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s' and pid <> pg_backend_pid()`
+		select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s'`
 )
 
 // dropDatabase drops a database with everything that would keep it. PostgreSQL
 // before 13 has no DROP DATABASE ... FORCE, which drops no slots in any case.
 func dropDatabase(ctx context.Context, admin, name string) error {
-	found, err := run(ctx, admin, fmt.Sprintf("select 1 from pg_database where datname = '%s'", name))
+	conn, err := pgconn.Connect(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	found, err := query(ctx, conn, fmt.Sprintf("select from pg_database where datname = '%s'", name))
 	if err != nil || len(found) == 0 {
 		return err
 	}
-	inside := withDatabase(admin, name)
-	for _, query := range []string{rollbackPrepared, dropSubscriptions} {
-		statements, err := run(ctx, inside, query)
-		if err != nil {
-			return err
-		}
-		for _, row := range statements {
-			for _, statement := range strings.Split(row[0], "; ") {
-				if _, err := run(ctx, inside, statement); err != nil {
-					return err
-				}
-			}
-		}
+	if err := clearDatabase(ctx, withDatabase(admin, name)); err != nil {
+		return err
 	}
-	if _, err := run(ctx, admin, "alter database "+name+" with allow_connections false"); err != nil {
+	if _, err := query(ctx, conn, "alter database "+name+" with allow_connections false"); err != nil {
 		return err
 	}
 	for {
-		err := errors.Join(
-			only(run(ctx, admin, fmt.Sprintf(endWalsenders, name))),
-			only(run(ctx, admin, fmt.Sprintf(dropSlots, name))),
-			only(run(ctx, admin, fmt.Sprintf(endBackends, name))),
-			only(run(ctx, admin, "drop database "+name)),
-		)
+		for _, step := range []string{endWalsenders, dropSlots, endBackends, "drop database %s"} {
+			if _, err = query(ctx, conn, fmt.Sprintf(step, name)); err != nil {
+				break
+			}
+		}
 		if err == nil || !inUse(err) {
 			return err
 		}
@@ -180,7 +185,26 @@ func dropDatabase(ctx context.Context, admin, name string) error {
 	}
 }
 
-func only(_ [][]string, err error) error { return err }
+// clearDatabase removes what can only be removed from within the database.
+func clearDatabase(ctx context.Context, address string) error {
+	conn, err := pgconn.Connect(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, list := range []string{rollbackPrepared, dropSubscriptions} {
+		statements, err := query(ctx, conn, list)
+		if err != nil {
+			return err
+		}
+		for _, row := range statements {
+			if _, err := query(ctx, conn, row[0]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // inUse tells whether trying again helps: a process that was told to end has
 // not yet done so.

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,6 +84,9 @@ func install(ctx context.Context, major int) error {
 	if err := linkLibraries(unpacked); err != nil {
 		return err
 	}
+	if err := mendExtensions(unpacked, major); err != nil {
+		return err
+	}
 	if err := makeReadable(unpacked); err != nil {
 		return err
 	}
@@ -140,6 +144,31 @@ func linkLibraries(root string) error {
 		}
 		if err := os.Symlink(to, at); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
+		}
+	}
+	return nil
+}
+
+// mendExtensions takes away what belongs to another version: the packages of
+// old servers have control files of a newer build among their own, which say
+// "trusted", and one of these makes pg_available_extensions fail.
+func mendExtensions(root string, major int) error {
+	if major >= 13 {
+		return nil
+	}
+	files, err := filepath.Glob(filepath.Join(root, "native", "share", "postgresql", "extension", "*.control"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(text, []byte("\ntrusted")) {
+			if err := os.Remove(file); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

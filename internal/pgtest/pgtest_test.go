@@ -12,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // childVariable makes the test program start a server and wait to be killed.
@@ -132,7 +135,7 @@ func TestLaunch_Dir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := a.tempDir() // tb.TempDir lets no other user in
+	dir, err := a.tempDir(true) // tb.TempDir lets no other user in
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,17 +159,41 @@ func TestDatabase_DropsWhatIsInUse(t *testing.T) {
 			url := s.Database(t)
 			name = Query(t, url, `select current_database()`)[0][0]
 			Exec(t, url, `create table t (id int)`)
+			Exec(t, url, `select pg_create_logical_replication_slot('in_use', 'test_decoding')`)
 			Exec(t, url, `begin; insert into t values (1); prepare transaction 'it''s left'`)
-			Exec(t, url, `select pg_create_logical_replication_slot('in_use', 'test_decoding')
-				from pg_sleep(0) where not exists (select from pg_prepared_xacts where false)`)
-			go run(context.Background(), url, `select pg_sleep(100)`)
-			time.Sleep(100 * time.Millisecond)
+			streamFrom(t, url, "in_use")
 		})
 		if got := Query(t, s.URL("postgres"), `select from pg_database where datname = '`+name+`'`); len(got) != 0 {
 			t.Errorf("PostgreSQL %d: %s is still there", major, name)
 		}
 		if got := Query(t, s.URL("postgres"), `select from pg_replication_slots where slot_name = 'in_use'`); len(got) != 0 {
 			t.Errorf("PostgreSQL %d: its slot is still there", major)
+		}
+	}
+}
+
+// streamFrom starts to stream from a slot and leaves the connection to itself.
+func streamFrom(t *testing.T, url, slot string) {
+	conn, err := pgconn.Connect(t.Context(), url+"?replication=database")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pglogrepl.StartReplication(t.Context(), conn, slot, 0, pglogrepl.StartReplicationOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Running servers that are named in the environment come first.
+func TestPair_Environment(t *testing.T) {
+	const password = "p@ss word%"
+	major, _ := Default()
+	s := New(t, Options{Major: major, Password: password})
+	t.Setenv("WALFERRY_TEST_SOURCE", s.URL("postgres"))
+	t.Setenv("WALFERRY_TEST_TARGET", fmt.Sprintf("host=127.0.0.1 port=%d user=postgres password='%s' dbname=postgres", s.Port, password))
+	source, target := Pair(t, Oldest, Newest)
+	for _, url := range []string{source, target} {
+		if got := Query(t, url, `show port`)[0][0]; got != strconv.Itoa(s.Port) {
+			t.Errorf("a database on the server of port %s, want %d", got, s.Port)
 		}
 	}
 }

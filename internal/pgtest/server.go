@@ -34,7 +34,9 @@ type Options struct {
 
 	// Dir is a folder for the data directory and the log; they are kept when the
 	// server is closed, and a later Launch with the same Dir goes on with the
-	// data. Zero means a temporary folder that Close removes.
+	// data. Zero means a temporary folder that Close removes; it is in memory
+	// where there is plenty, unless Fsync or the environment's TMPDIR is set, so
+	// that gigabytes of data, or measurements, want a Dir.
 	Dir string
 
 	// Fsync makes commits survive a crash of the machine, as in production. It
@@ -112,7 +114,7 @@ func launch(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	temp, err := a.tempDir()
+	temp, err := a.tempDir(o.Fsync)
 	if err != nil {
 		return nil, err
 	}
@@ -230,8 +232,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.writeSettings(); err != nil {
 		return err
 	}
-	remove := s.temp
-	p, err := startProcess(s.binaries, s.account, s.DataDir, s.logPath, remove)
+	p, err := startProcess(s.binaries, s.account, s.DataDir, s.logPath, s.temp)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func Pair(tb testing.TB, sourceMajor, targetMajor int) (source, target string) {
 	tb.Helper()
 	side := func(variable string, major int) string {
 		if admin := os.Getenv(variable); admin != "" {
-			return freshDatabase(tb, admin)
+			return freshDatabase(tb, admin, func() bool { return true })
 		}
 		return Shared(tb, major).Database(tb)
 	}
