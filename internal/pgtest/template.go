@@ -18,9 +18,6 @@ const settingsFile = "pgtest.conf"
 
 // initialize makes dataDir a new cluster with an identity of its own.
 func initialize(ctx context.Context, b binaries, a account, dataDir, password string) error {
-	if password != "" {
-		return initdb(ctx, b, a, dataDir, password)
-	}
 	// initdb takes seconds. A copy of what it made once takes a few tenths of one.
 	template, err := templateOf(ctx, b, a)
 	if err != nil {
@@ -32,7 +29,39 @@ func initialize(ctx context.Context, b binaries, a account, dataDir, password st
 	if err := newIdentity(dataDir); err != nil {
 		return fmt.Errorf("give the data directory an identity: %w", err)
 	}
+	if password != "" {
+		if err := setPassword(ctx, b, a, dataDir, password); err != nil {
+			return fmt.Errorf("set the superuser's password: %w", err)
+		}
+	}
 	return nil
+}
+
+// setPassword gives the superuser a password and has it asked for over TCP.
+func setPassword(ctx context.Context, b binaries, a account, dataDir, password string) error {
+	if strings.ContainsAny(password, "\n\x00") {
+		return errors.New("a password is one line")
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "postgres"), "--single", "-D", dataDir,
+		"-c", "fsync=off", "-c", "password_encryption=scram-sha-256", "-c", "exit_on_error=on", superuser)
+	cmd.Env, cmd.Dir = b.env(), dataDir
+	cmd.Stdin = strings.NewReader("alter role " + superuser + " password '" + strings.ReplaceAll(password, "'", "''") + "'\n")
+	a.run(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	path := filepath.Join(dataDir, "pg_hba.conf")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if rest, ok := strings.CutSuffix(line, "trust"); ok && strings.HasPrefix(line, "host") {
+			lines[i] = rest + "scram-sha-256"
+		}
+	}
+	return os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600)
 }
 
 // templateOf returns the template data directory of an installation, made on
@@ -72,28 +101,14 @@ func templateOf(ctx context.Context, b binaries, a account) (string, error) {
 		return "", err
 	}
 	made := filepath.Join(work, "data")
-	if err := initdb(ctx, b, a, made, ""); err != nil {
+	if err := initdb(ctx, b, a, made); err != nil {
 		return "", err
 	}
 	return template, os.Rename(made, template)
 }
 
-func initdb(ctx context.Context, b binaries, a account, dataDir, password string) error {
-	args := []string{"-D", dataDir, "-U", superuser, "-E", "UTF8", "--no-sync", "--auth-local=trust"}
-	if password == "" {
-		args = append(args, "--auth-host=trust")
-	} else {
-		file, err := os.CreateTemp(filepath.Dir(dataDir), "password-")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(file.Name())
-		_, err = file.WriteString(password + "\n")
-		if err := errors.Join(err, file.Close(), a.own(file.Name())); err != nil {
-			return err
-		}
-		args = append(args, "--auth-host=scram-sha-256", "--pwfile="+file.Name())
-	}
+func initdb(ctx context.Context, b binaries, a account, dataDir string) error {
+	args := []string{"-D", dataDir, "-U", superuser, "-E", "UTF8", "--no-sync", "--auth=trust"}
 	var err error
 	for _, locale := range []string{"C.UTF-8", "C"} { // not every system has the first
 		cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "initdb"), append(args, "--locale="+locale)...)
