@@ -1,0 +1,208 @@
+// Package check finds out, before anything is changed, whether a migration can
+// work: what would stop it, what would surprise, and the SQL that mends it.
+//
+// Nothing is changed on either server. Every query runs in a transaction that is
+// read only and rolled back; what can only be known by trying is tried there.
+//
+// A file holds the checks of one subject; each check has an id that stays the
+// same over versions.
+package check
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// Severity tells what a finding means for the migration.
+type Severity string
+
+const (
+	Block Severity = "block" // it would fail, or lose something: migrate refuses
+	Warn  Severity = "warn"  // it works, but somebody should know and decide
+	Info  Severity = "info"  // nothing to do
+)
+
+// Finding is one thing found, on one object.
+type Finding struct {
+	ID       string   `json:"id"` // as in replica-identity; stable
+	Severity Severity `json:"severity"`
+	On       string   `json:"on"`               // source, target or tool
+	Object   string   `json:"object,omitempty"` // as in "public"."orders"; empty: the server
+	Seen     string   `json:"seen"`
+	Do       string   `json:"do,omitempty"`  // what to do about it
+	SQL      []string `json:"sql,omitempty"` // statements that mend it, to be run one by one on the server in On
+}
+
+// Config says what is going to be migrated.
+type Config struct {
+	SourceDSN, TargetDSN string
+
+	// Name is that of the migration, after which slot and publication are named.
+	// Empty: default.
+	Name string
+
+	// Include and Exclude choose tables as catalog.Select does; InsertOnly are
+	// patterns of those that are said to be inserted into only.
+	Include, Exclude, InsertOnly []string
+
+	// Schema is dump when pg_dump will bring the schema to the target, none when it is
+	// there already. Empty: dump.
+	Schema string
+
+	// Jobs is how many tables are copied at a time. Zero: 4.
+	Jobs int
+
+	// Resuming is set when the migration exists: its slot, publication, tables
+	// and rows are expected then.
+	Resuming bool
+
+	// LongWriter is the age from which on a transaction that writes is worth a
+	// warning: the slot is not made before it ends. Zero: 30 seconds.
+	LongWriter time.Duration
+}
+
+// Report is what a check found, what blocks first.
+type Report struct {
+	Findings []Finding   `json:"findings"`
+	Source   ServerFacts `json:"source"`
+	Target   ServerFacts `json:"target"`
+	Tables   int         `json:"tables"` // selected ones that hold rows: not partitioned
+	Bytes    int64       `json:"bytes"`  // of them, with TOAST and without indexes
+}
+
+// Blocks tells whether a finding keeps the migration from starting.
+func (r Report) Blocks() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Block })
+}
+
+// run is one check.
+type run struct {
+	c              Config
+	source, target *server
+	all            []catalog.Table // of the source
+	tables         []catalog.Table // selected
+	insertOnly     map[uint32]bool
+	findings       []Finding
+}
+
+// Run checks both servers. The error says that the check itself could not be done:
+// a server cannot be reached, a pattern matches nothing.
+func Run(ctx context.Context, c Config) (Report, error) {
+	r := &run{c: c}
+	if r.c.Name == "" {
+		r.c.Name = "default"
+	}
+	if r.c.Jobs == 0 {
+		r.c.Jobs = 4
+	}
+	if r.c.LongWriter == 0 {
+		r.c.LongWriter = 30 * time.Second
+	}
+	defer r.close(context.WithoutCancel(ctx))
+	var err error
+	if r.source, err = r.open(ctx, "source", c.SourceDSN); err != nil {
+		return Report{}, err
+	}
+	if r.target, err = r.open(ctx, "target", c.TargetDSN); err != nil {
+		return Report{}, err
+	}
+	if err := r.load(ctx); err != nil {
+		return Report{}, err
+	}
+	for _, subject := range []func(context.Context) error{
+		r.connections, r.wal, r.names, r.privileges, r.identities, r.tableTraits, r.activity,
+		r.constraints, r.sequences, r.targetServer, r.targetTables, r.extensions, r.schema,
+	} {
+		if err := subject(ctx); err != nil {
+			return Report{}, err
+		}
+	}
+	return r.report(), nil
+}
+
+func (r *run) close(ctx context.Context) {
+	for _, s := range []*server{r.source, r.target} {
+		if s != nil {
+			s.close(ctx)
+		}
+	}
+}
+
+// load reads the source's tables and chooses among them.
+func (r *run) load(ctx context.Context) error {
+	var err error
+	if r.all, err = catalog.Tables(ctx, r.source.tx); err != nil {
+		return fmt.Errorf("check the source: %w", err)
+	}
+	if r.tables, err = catalog.Select(r.all, r.c.Include, r.c.Exclude); err != nil {
+		return err
+	}
+	r.insertOnly = map[uint32]bool{}
+	only, err := catalog.Match(r.tables, r.c.InsertOnly)
+	if err != nil {
+		return err
+	}
+	for i := range only {
+		r.insertOnly[only[i].OID] = true
+	}
+	return nil
+}
+
+func (r *run) report() Report {
+	report := Report{Findings: r.findings, Source: r.source.ServerFacts, Target: r.target.ServerFacts}
+	for i := range r.tables {
+		if r.tables[i].Kind == 'r' {
+			report.Tables++
+			report.Bytes += r.tables[i].Bytes
+		}
+	}
+	rank := map[Severity]int{Block: 0, Warn: 1, Info: 2}
+	slices.SortStableFunc(report.Findings, func(a, b Finding) int {
+		return cmp.Or(rank[a.Severity]-rank[b.Severity], strings.Compare(a.On, b.On), strings.Compare(a.ID, b.ID))
+	})
+	return report
+}
+
+func (r *run) add(f Finding) { r.findings = append(r.findings, f) }
+
+// each is how many objects of one problem get a finding of their own.
+const each = 20
+
+// addEach adds findings of one problem; those past the twentieth share one,
+// with the SQL of them all.
+func (r *run) addEach(findings []Finding) {
+	if len(findings) <= each {
+		r.findings = append(r.findings, findings...)
+		return
+	}
+	r.findings = append(r.findings, findings[:each]...)
+	rest := findings[each]
+	rest.SQL = nil
+	var objects []string
+	for _, f := range findings[each:] {
+		rest.SQL = append(rest.SQL, f.SQL...)
+		if len(objects) < each {
+			objects = append(objects, f.Object)
+		}
+	}
+	rest.Seen = fmt.Sprintf("the same of %d more: %s", len(findings)-each, strings.Join(objects, ", "))
+	if len(findings)-each > len(objects) {
+		rest.Seen += " …"
+	}
+	rest.Object = fmt.Sprintf("and %d more", len(findings)-each)
+	r.findings = append(r.findings, rest)
+}
+
+// list joins names for a sentence, the first few of them.
+func list(names []string) string {
+	if len(names) <= each {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:each], ", "), len(names)-each)
+}

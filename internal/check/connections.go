@@ -1,0 +1,215 @@
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// tlsState tells how far a connection is protected, and "local" where nobody
+// can be in between.
+func tlsState(conn *pgx.Conn) string {
+	c := conn.PgConn().Conn()
+	cfg := conn.Config().TLSConfig
+	switch address := c.RemoteAddr().(type) {
+	case *net.UnixAddr:
+		return "local"
+	case *net.TCPAddr:
+		if address.IP.IsLoopback() {
+			return "local"
+		}
+	}
+	if _, ok := c.(*tls.Conn); !ok || cfg == nil {
+		return "none"
+	}
+	switch {
+	case !cfg.InsecureSkipVerify:
+		return "verify-full"
+	case cfg.VerifyPeerCertificate != nil:
+		return "verify-ca"
+	}
+	return "unverified"
+}
+
+// connections checks what is known from being connected: who is there, and
+// whether there is room for the connections to come.
+func (r *run) connections(ctx context.Context) error {
+	for _, s := range []*server{r.source, r.target} {
+		r.protection(s)
+		r.writer(s)
+		r.room(s)
+		r.role(s)
+	}
+	r.versions()
+	r.walsender(ctx)
+	r.sameServer()
+	if d := r.source.clock - r.target.clock; d.Abs() > time.Second {
+		r.add(Finding{
+			ID: "clock-difference", Severity: Info, On: "tool",
+			Seen: fmt.Sprintf("the clocks of the servers differ by about %s", d.Abs().Round(100*time.Millisecond)),
+			Do:   "the lag in seconds that status shows is off by as much; bytes are not",
+		})
+	}
+	return nil
+}
+
+func (r *run) protection(s *server) {
+	what := map[string]string{
+		"none": "is not encrypted", "unverified": "is encrypted, but the server's certificate was not verified",
+		"verify-ca": "is encrypted, but the name in the server's certificate was not verified",
+	}[s.TLS]
+	if what == "" {
+		return
+	}
+	r.add(Finding{
+		ID: "tls", Severity: Warn, On: s.side, Seen: "the connection to " + s.Address + " " + what,
+		Do: "add sslmode=verify-full and sslrootcert=…, the file of the authority's certificates " +
+			"(RDS and Aurora: https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem)",
+	})
+}
+
+func (r *run) writer(s *server) {
+	switch {
+	case s.recovering:
+		r.add(Finding{
+			ID: "not-a-writer", Severity: Block, On: s.side, Seen: s.Address + " is a standby",
+			Do: "give the endpoint of the primary; of an Aurora cluster the cluster (writer) endpoint",
+		})
+	case s.readOnly:
+		r.add(Finding{
+			ID: "not-a-writer", Severity: Block, On: s.side, Seen: s.Address + " accepts no writes",
+			Do: "give the endpoint of a writer, and see whether its storage is full",
+		})
+	}
+	if s.pooled {
+		r.add(Finding{
+			ID: "pooler", Severity: Block, On: s.side,
+			Seen: "another process answers than the one that was connected to: " + s.Address + " is a pooler or a proxy",
+			Do:   "give the endpoint of the server itself: sessions are pinned, and replication does not pass a pooler",
+		})
+	}
+}
+
+// room: the copy takes two connections for a job and side, and a few watch.
+func (r *run) room(s *server) {
+	need := r.c.Jobs*2 + 8
+	free := s.maxConnections - s.used
+	if !s.Superuser {
+		free -= s.reserved
+	}
+	lower := fmt.Sprintf("lower --jobs, which is %d, or ", r.c.Jobs)
+	if free < need {
+		r.add(Finding{
+			ID: "free-connections", Severity: Block, On: s.side,
+			Seen: fmt.Sprintf("%d of %d connections are free for %s, %d are needed", max(free, 0), s.maxConnections, s.User, need),
+			Do:   lower + "end idle sessions, or raise max_connections (restart)",
+		})
+	}
+	if s.roleLimit >= 0 && !s.Superuser && s.roleLimit-s.roleUsed < need {
+		r.add(Finding{
+			ID: "role-connection-limit", Severity: Block, On: s.side, Object: catalog.Quote(s.User),
+			Seen: fmt.Sprintf("the role may have %d connections and has %d, %d more are needed", s.roleLimit, s.roleUsed, need),
+			Do:   lower + "raise the limit",
+			SQL:  []string{fmt.Sprintf("alter role %s connection limit %d", catalog.Quote(s.User), s.roleUsed+2*need)},
+		})
+	}
+	if s.databaseLimit >= 0 && !s.Superuser && s.databaseLimit-s.databaseUsed < need {
+		r.add(Finding{
+			ID: "database-connection-limit", Severity: Block, On: s.side, Object: catalog.Quote(s.Database),
+			Seen: fmt.Sprintf("the database may have %d connections and has %d, %d more are needed", s.databaseLimit, s.databaseUsed, need),
+			Do:   lower + "raise the limit",
+			SQL:  []string{fmt.Sprintf("alter database %s connection limit %d", catalog.Quote(s.Database), s.databaseUsed+2*need)},
+		})
+	}
+}
+
+func (r *run) role(s *server) {
+	// A migration takes days, a reconnect during it needs the role.
+	if s.validUntil != nil && time.Until(*s.validUntil) < 30*24*time.Hour {
+		r.add(Finding{
+			ID: "role-expires", Severity: Warn, On: s.side, Object: catalog.Quote(s.User),
+			Seen: "the password of the role is valid until " + s.validUntil.UTC().Format(time.RFC3339),
+			Do:   "extend it past the end of the migration: a lost connection is made again with it",
+			SQL:  []string{fmt.Sprintf("alter role %s valid until 'infinity'", catalog.Quote(s.User))},
+		})
+	}
+	if len(s.configured) > 0 {
+		r.add(Finding{
+			ID: "session-settings", Severity: Info, On: s.side,
+			Seen: "role or database set " + list(s.configured), Do: "nothing: walferry's sessions set their own",
+		})
+	}
+}
+
+func (r *run) versions() {
+	for _, s := range []*server{r.source, r.target} {
+		if s.Major < 10 || s.Major > 18 {
+			r.add(Finding{
+				ID: "version", Severity: Block, On: s.side, Seen: "it is version " + s.Version,
+				Do: "versions 10 to 18 are supported",
+			})
+		}
+	}
+	if r.target.Major < r.source.Major {
+		r.add(Finding{
+			ID: "target-older", Severity: Block, On: "tool",
+			Seen: fmt.Sprintf("the target, version %s, is older than the source, version %s", r.target.Version, r.source.Version),
+			Do:   "are source and target the right way round? Otherwise take a target of the source's version or newer",
+		})
+	}
+}
+
+// sameServer: a clone has the identifier of its origin, but not its start time.
+func (r *run) sameServer() {
+	s, t := r.source, r.target
+	if s.SystemID != t.SystemID || !s.started.Equal(t.started) {
+		return
+	}
+	if s.Database == t.Database {
+		r.add(Finding{
+			ID: "same-database", Severity: Block, On: "tool",
+			Seen: fmt.Sprintf("source and target are the same database, %q of the server that was started at %s", s.Database, s.started.UTC().Format(time.RFC3339)),
+			Do:   "give --target another server",
+		})
+		return
+	}
+	r.add(Finding{
+		ID: "same-server", Severity: Warn, On: "tool",
+		Seen: fmt.Sprintf("source and target are databases of the same server: %q and %q", s.Database, t.Database),
+		Do:   "is that what was meant?",
+	})
+}
+
+// walsender opens the connection that the changes will come through.
+func (r *run) walsender(ctx context.Context) {
+	conn, err := session.OpenReplication(ctx, session.Config{DSN: r.c.SourceDSN, Application: "check"})
+	if err == nil {
+		defer conn.Close(context.WithoutCancel(ctx))
+		var id pglogrepl.IdentifySystemResult
+		if id, err = pglogrepl.IdentifySystem(ctx, conn); err == nil {
+			r.source.SystemID = id.SystemID
+			return
+		}
+	}
+	if !r.source.mayReplicate() {
+		return // said by privileges, with the GRANT
+	}
+	f := Finding{ID: "replication-connection", Severity: Block, On: "source", Seen: err.Error()}
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		f.Do = h.Hint()
+	}
+	if f.Do == "" {
+		f.Do = "the endpoint must be the server itself, and let the role in for replication"
+	}
+	r.add(f)
+}

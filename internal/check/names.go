@@ -1,0 +1,144 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// ours are the tables that walferry keeps in its schema, on either server.
+const ours = `'heartbeat', 'truncation', 'progress', 'copy_state', 'copy_plan', 'migration', 'request', 'conflict', 'pass'`
+
+// names checks that those that walferry will use are free.
+func (r *run) names(ctx context.Context) error {
+	s := r.source
+	slot := "walferry_" + r.c.Name
+	wal := "coalesce(pg_size_pretty(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end, restart_lsn)), '?')"
+	var others []string
+	err := s.records(ctx, "slots", `
+select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, '')::text, active::text, `+wal+` from pg_replication_slots order by 1`,
+		func(row []string) {
+			name, plugin, database, active, retained := row[0], row[1], row[2], row[3] == "true", row[4]
+			if name != slot {
+				state := "idle"
+				if active {
+					state = "active"
+				}
+				others = append(others, fmt.Sprintf("%s (%s, %s, %s of WAL)", name, plugin, state, retained))
+				return
+			}
+			if r.c.Resuming {
+				return
+			}
+			f := Finding{
+				ID: "slot-exists", Severity: Block, On: "source", Object: name,
+				Seen: fmt.Sprintf("there is a slot of that name already, of database %q", database),
+				Do:   "when nobody needs it drop it, or choose another --name",
+				SQL:  []string{"select pg_drop_replication_slot(" + catalog.Literal(name) + ")"},
+			}
+			if active {
+				f.Seen += ", and somebody is reading it"
+			}
+			r.add(f)
+		})
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		r.add(Finding{
+			ID: "other-slots", Severity: Info, On: "source", Seen: "there are other slots: " + list(others),
+			Do: "their readers must be moved to the target by themselves; an idle one keeps WAL",
+		})
+	}
+	if !r.c.Resuming {
+		err := s.records(ctx, "publications", `select pubname::text from pg_publication where pubname = any($1::text[]) order by 1`, func(row []string) {
+			r.add(Finding{
+				ID: "publication-exists", Severity: Block, On: "source", Object: row[0],
+				Seen: "there is a publication of that name already",
+				Do:   "when nobody needs it drop it, or choose another --name",
+				SQL:  []string{"drop publication " + catalog.Quote(row[0])},
+			})
+		}, []string{slot, slot + "_insert"})
+		if err != nil {
+			return err
+		}
+	}
+	subscriptions, err := s.texts(ctx, "subscriptions", `select coalesce(subname, '?')::text from pg_stat_subscription order by 1`)
+	if err != nil {
+		return err
+	}
+	if len(subscriptions) > 0 {
+		r.add(Finding{
+			ID: "source-subscribes", Severity: Warn, On: "source", Seen: "the server is itself a subscriber: " + list(subscriptions),
+			Do: "what it receives is migrated like any change; before the cutover decide who feeds the target",
+		})
+	}
+	for _, s := range []*server{r.source, r.target} {
+		foreign, err := s.texts(ctx, "schema walferry", `
+select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = 'walferry' and (c.relkind in ('v', 'm', 'f', 'S') or (c.relkind in ('r', 'p') and c.relname not in (`+ours+`)))
+   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i'))
+ order by 1`)
+		if err != nil {
+			return err
+		}
+		if len(foreign) > 0 {
+			r.add(Finding{
+				ID: "helper-schema", Severity: Block, On: s.side, Object: "walferry",
+				Seen: "the schema walferry holds what walferry did not make: " + list(foreign),
+				Do:   "walferry keeps its state in that schema: give theirs another name",
+				SQL:  []string{"alter schema walferry rename to walferry_other"},
+			})
+		}
+	}
+	return nil
+}
+
+// activity finds what the slot would wait for.
+func (r *run) activity(ctx context.Context) error {
+	if r.c.Resuming {
+		return nil
+	}
+	s := r.source
+	var prepared []Finding
+	err := s.records(ctx, "prepared transactions", `
+select gid, owner::text, database::text, to_char(prepared, 'YYYY-MM-DD HH24:MI:SS'), (database = current_database())::text
+  from pg_prepared_xacts order by prepared`, func(row []string) {
+		f := Finding{
+			ID: "prepared-transaction", Severity: Block, On: "source", Object: row[0],
+			Seen: fmt.Sprintf("prepared by %s in database %s at %s: no slot is made while it is open", row[1], row[2], row[3]),
+			Do:   "commit it instead, if its transaction manager says so",
+			SQL:  []string{"rollback prepared " + catalog.Literal(row[0])},
+		}
+		if row[4] != "true" {
+			f.Do = "connect to that database for it; " + f.Do
+		}
+		prepared = append(prepared, f)
+	})
+	if err != nil {
+		return err
+	}
+	r.addEach(prepared)
+	// Of other roles only pg_monitor sees the details, and everybody the row.
+	var writers []Finding
+	err = s.records(ctx, "long transactions", `
+select pid::text, usename::text, coalesce(application_name, ''), coalesce(state, ''), date_trunc('second', clock_timestamp() - xact_start)::text
+  from pg_stat_activity
+ where backend_xid is not null and pid <> pg_backend_pid() and usename is not null
+   and xact_start < clock_timestamp() - $1::interval
+ order by xact_start`, func(row []string) {
+		writers = append(writers, Finding{
+			ID: "long-writer", Severity: Warn, On: "source", Object: "process " + row[0],
+			Seen: strings.TrimSpace(fmt.Sprintf("%s has had a transaction with writes open for %s (%s, %s)", row[1], row[4], row[3], row[2])),
+			Do:   "the slot is made only when it has ended: wait for it, or end it",
+			SQL:  []string{"select pg_terminate_backend(" + row[0] + ")"},
+		})
+	}, fmt.Sprintf("%d milliseconds", r.c.LongWriter.Milliseconds()))
+	if err != nil {
+		return err
+	}
+	r.addEach(writers)
+	return nil
+}

@@ -1,0 +1,160 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+func (s *server) mayReplicate() bool {
+	return s.Superuser || s.roleReplication || (s.rdsReplication != nil && *s.rdsReplication)
+}
+
+// privileges checks what the source's role may do.
+func (r *run) privileges(ctx context.Context) error {
+	s := r.source
+	user := catalog.Quote(s.User)
+	if !s.mayReplicate() {
+		f := Finding{
+			ID: "replication-right", Severity: Block, On: "source", Object: user,
+			Seen: "the role may not replicate", Do: "run it as a superuser", SQL: []string{"alter role " + user + " replication"},
+		}
+		if s.rdsReplication != nil {
+			f.Do, f.SQL = "run it as a member of rds_superuser", []string{"grant rds_replication to " + user}
+		}
+		r.add(f)
+	}
+	for _, s := range []*server{r.source, r.target} {
+		if !s.createOnDatabase {
+			what := map[string]string{"source": "a publication and the schema walferry", "target": "the schema walferry"}[s.side]
+			r.add(Finding{
+				ID: "create-on-database", Severity: Block, On: s.side, Object: catalog.Quote(s.Database),
+				Seen: s.User + " may not create " + what + " in the database",
+				SQL:  []string{fmt.Sprintf("grant create on database %s to %s", catalog.Quote(s.Database), catalog.Quote(s.User))},
+			})
+		}
+	}
+	if err := r.ownership(ctx); err != nil {
+		return err
+	}
+	if err := r.usage(ctx); err != nil {
+		return err
+	}
+	return r.readable(ctx)
+}
+
+// ownership of a table is what publishing it, and the fence, take.
+func (r *run) ownership(ctx context.Context) error {
+	s := r.source
+	owners := map[string][]string{}
+	for i := range r.tables {
+		if t := &r.tables[i]; !t.OwnerLike {
+			owners[t.Owner] = append(owners[t.Owner], t.String())
+		}
+	}
+	if len(owners) == 0 {
+		return nil
+	}
+	members, err := s.texts(ctx, "roles", `select rolname::text from pg_roles where pg_has_role(oid, 'MEMBER')`)
+	if err != nil {
+		return err
+	}
+	for _, owner := range slices.Sorted(maps.Keys(owners)) {
+		f := Finding{
+			ID: "table-owner", Severity: Block, On: "source", Object: catalog.Quote(owner),
+			Seen: fmt.Sprintf("%s cannot publish what %s owns: %s", s.User, owner, list(owners[owner])),
+			Do:   "publishing a table takes its ownership: make the role a member of the owner, or connect as the owner, or --exclude them",
+		}
+		grant := fmt.Sprintf("grant %s to %s", catalog.Quote(owner), catalog.Quote(s.User))
+		switch {
+		case s.Major >= 16:
+			grant += " with inherit true"
+		case slices.Contains(members, owner):
+			f.Seen = fmt.Sprintf("%s is a member of %s, but does not inherit: it cannot publish %s", s.User, owner, list(owners[owner]))
+			grant = "alter role " + catalog.Quote(s.User) + " inherit"
+		case !s.roleInherit:
+			f.SQL = []string{"alter role " + catalog.Quote(s.User) + " inherit"}
+		}
+		f.SQL = append(f.SQL, grant)
+		r.add(f)
+	}
+	return nil
+}
+
+func (r *run) schemas() []string {
+	var names []string
+	for i := range r.tables {
+		names = append(names, r.tables[i].Schema)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (r *run) usage(ctx context.Context) error {
+	s := r.source
+	missing, err := s.texts(ctx, "schemas", `
+select nspname::text from pg_namespace where nspname = any($1::text[]) and not has_schema_privilege(oid, 'USAGE') order by 1`, r.schemas())
+	if err != nil {
+		return err
+	}
+	var findings []Finding
+	for _, name := range missing {
+		findings = append(findings, Finding{
+			ID: "schema-usage", Severity: Block, On: "source", Object: catalog.Quote(name),
+			Seen: s.User + " may not use the schema",
+			SQL:  []string{fmt.Sprintf("grant usage on schema %s to %s", catalog.Quote(name), catalog.Quote(s.User))},
+		})
+	}
+	r.addEach(findings)
+	return nil
+}
+
+// readable checks SELECT, and that row security leaves nothing out. What comes
+// with ownership is not asked for twice.
+func (r *run) readable(ctx context.Context) error {
+	s := r.source
+	user := catalog.Quote(s.User)
+	var selects, policies []Finding
+	for i := range r.tables {
+		t := &r.tables[i]
+		if !t.CanSelect && t.Kind == 'r' {
+			selects = append(selects, Finding{
+				ID: "table-select", Severity: Block, On: "source", Object: t.String(),
+				Seen: s.User + " may not read the table", SQL: []string{fmt.Sprintf("grant select on %s to %s", t, user)},
+			})
+		}
+		if !t.RowSecurity || s.Superuser || s.roleBypassRLS || (t.OwnerLike && !t.ForceRowSecurity) {
+			continue
+		}
+		f := Finding{
+			ID: "row-security", Severity: Block, On: "source", Object: t.String(),
+			Seen: "row security hides rows from " + s.User,
+			Do:   "let the role see every row, or make it a member of the owner; walferry reads with row_security = off and would fail",
+			SQL:  []string{fmt.Sprintf("alter role %s bypassrls", user)},
+		}
+		if t.OwnerLike {
+			f.Seen = "row security is forced, so that it hides rows from the owner too"
+		}
+		policies = append(policies, f)
+	}
+	r.addEach(selects)
+	r.addEach(policies)
+	var sequences []Finding
+	err := s.records(ctx, "sequences", `
+select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'S' and `+catalog.NotOurs+` and not has_sequence_privilege(c.oid, 'SELECT')
+   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+ order by 1, 2`, func(row []string) {
+		name := catalog.Name(row[0], row[1])
+		sequences = append(sequences, Finding{
+			ID: "sequence-select", Severity: Block, On: "source", Object: name,
+			Seen: s.User + " may not read the sequence, and could not set it on the target",
+			SQL:  []string{fmt.Sprintf("grant select on sequence %s to %s", name, user)},
+		})
+	})
+	r.addEach(sequences)
+	return err
+}

@@ -1,0 +1,100 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
+)
+
+// schema checks how the target comes by its schema: by pg_dump, or as it was brought.
+func (r *run) schema(ctx context.Context) error {
+	if r.c.Schema == "none" {
+		return nil
+	}
+	if r.c.Resuming {
+		return nil // it has been read already
+	}
+	_, err := schema.Find(ctx, r.source.Major, r.target.Major)
+	var missing *schema.ToolError
+	switch {
+	case errors.As(err, &missing):
+		r.add(Finding{ID: "pg-dump", Severity: Block, On: "tool", Seen: missing.Error(), Do: missing.Hint()})
+	case err != nil:
+		return err
+	}
+	return nil
+}
+
+// extensions of the source must be had on the target.
+func (r *run) extensions(ctx context.Context) error {
+	versions := map[string]string{}
+	var names []string
+	err := r.source.records(ctx, "extensions", `
+select extname::text, extversion from pg_extension where extname <> 'plpgsql' order by 1`, func(row []string) {
+		names = append(names, row[0])
+		versions[row[0]] = row[1]
+	})
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	available, installed := map[string]string{}, map[string]string{}
+	err = r.target.records(ctx, "extensions", `
+select name::text, coalesce(default_version, ''), coalesce(installed_version, '') from pg_available_extensions where name = any($1::text[])`, func(row []string) {
+		available[row[0]], installed[row[0]] = row[1], row[2]
+	}, names)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		has, there := available[name]
+		if installed[name] != "" {
+			has = installed[name]
+		}
+		f := Finding{On: "target", Object: catalog.Quote(name)}
+		switch {
+		case !there:
+			f.ID, f.Severity = "extension-missing", Block
+			f.Seen = fmt.Sprintf("the extension, %s on the source, cannot be had", versions[name])
+			f.Do = "install its package (on RDS and Aurora see which are supported), or drop it on the source"
+			if r.c.Schema == "none" {
+				f.Severity = Warn
+			}
+		case installed[name] == "" && r.c.Schema == "none":
+			f.ID, f.Severity = "extension-not-created", Warn
+			f.Seen = fmt.Sprintf("the extension, %s on the source, is not in the database", versions[name])
+			f.SQL = []string{"create extension " + catalog.Quote(name)}
+		case older(has, versions[name]):
+			f.ID, f.Severity = "extension-older", Warn
+			f.Seen = fmt.Sprintf("the extension is version %s, on the source %s", has, versions[name])
+			f.Do = "what the newer one added may be missing: install a newer package"
+			if installed[name] != "" && !older(available[name], versions[name]) {
+				f.SQL = []string{"alter extension " + catalog.Quote(name) + " update"}
+			}
+		default:
+			continue
+		}
+		r.add(f)
+	}
+	return nil
+}
+
+// older compares versions of numbers with dots; others are never older.
+func older(a, b string) bool {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(x), len(y)) {
+		m, err := strconv.Atoi(x[i])
+		n, err2 := strconv.Atoi(y[i])
+		if err != nil || err2 != nil {
+			return false
+		}
+		if m != n {
+			return m < n
+		}
+	}
+	return len(x) < len(y)
+}

@@ -1,0 +1,275 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// targetServer checks the target as a server.
+func (r *run) targetServer(ctx context.Context) error {
+	t := r.target
+	if err := r.replicaRole(ctx); err != nil {
+		return err
+	}
+	r.encodings()
+	if r.source.Collation != r.target.Collation {
+		r.add(Finding{
+			ID: "collation", Severity: Warn, On: "target",
+			Seen: fmt.Sprintf("the default collation is %q, of the source %q", t.Collation, r.source.Collation),
+			Do:   "texts will sort differently: look at range partitions and unique indexes on text, and at what the application expects of ORDER BY; or create the database with the same",
+		})
+	}
+	for _, c := range []struct{ name, why string }{
+		{"fsync", "a crash of the machine may corrupt the target, and lose what the source was told is safe"},
+		{"autovacuum", "nothing gathers statistics or freezes rows on the target"},
+		{"track_counts", "autovacuum does not know what to do"},
+	} {
+		if t.settings[c.name].value != "off" {
+			continue
+		}
+		do, sql := t.reload(c.name, "on")
+		r.add(Finding{ID: strings.ReplaceAll(c.name, "_", "-") + "-off", Severity: Warn, On: "target", Seen: c.name + " is off: " + c.why, Do: do, SQL: sql})
+	}
+	r.locks(ctx)
+	if r.c.Schema == "none" {
+		return nil
+	}
+	if err := r.eventTriggers(ctx, t); err != nil {
+		return err
+	}
+	return r.roles(ctx)
+}
+
+// replicaRole tries what keeps triggers and foreign keys quiet while rows are applied.
+func (r *run) replicaRole(ctx context.Context) error {
+	t := r.target
+	user := catalog.Quote(t.User)
+	return t.try(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `set local session_replication_role = replica`)
+		return err
+	}, func(err error) {
+		f := Finding{
+			ID: "session-replication-role", Severity: Warn, On: "target", Object: user,
+			Seen: "the role may not set session_replication_role: " + reason(err),
+			Do:   "it works without: triggers are disabled by ALTER TABLE and foreign keys created after the copy, which takes the tables' ownership. Otherwise run this as a superuser",
+		}
+		switch {
+		case t.Platform != "":
+			f.Do = "connect as a member of rds_superuser; it works without: triggers are disabled by ALTER TABLE and foreign keys created after the copy"
+		case t.Major >= 15:
+			f.SQL = []string{"grant set on parameter session_replication_role to " + user}
+		default:
+			f.SQL = []string{"alter role " + user + " superuser"}
+		}
+		r.add(f)
+	})
+}
+
+// reason is the server's own sentence.
+func reason(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}
+
+func (r *run) encodings() {
+	s, t := r.source, r.target
+	f := Finding{ID: "encoding", On: "target", Seen: fmt.Sprintf("the encoding is %s, of the source %s", t.Encoding, s.Encoding)}
+	switch {
+	case s.Encoding == "SQL_ASCII":
+		f.On, f.Severity = "source", Warn
+		f.Seen = "the encoding is SQL_ASCII: its texts were never checked"
+		f.Do = "bytes that are not valid UTF-8 stop the copy, with table and row named; look for them before"
+	case s.Encoding == t.Encoding:
+		return
+	case t.Encoding == "UTF8":
+		f.Severity = Info
+		f.Do = "texts are converted; all of them can be"
+	case t.Encoding == "SQL_ASCII":
+		f.Severity = Block
+		f.Do = "create the target database with encoding UTF8: SQL_ASCII would hold the bytes without knowing what they mean"
+	default:
+		f.Severity = Block
+		f.Do = "create the target database with encoding UTF8: it cannot hold every character of the source"
+	}
+	r.add(f)
+}
+
+// locks: the restored schema and the fence lock every table in one transaction.
+func (r *run) locks(context.Context) {
+	for _, s := range []*server{r.source, r.target} {
+		need := r.source.relations
+		if need*5 <= s.lockSlots*4 {
+			continue
+		}
+		value := strconv.FormatInt(need*2*64/max(s.lockSlots, 1)+64, 10)
+		do, sql := s.restart("max_locks_per_transaction", value)
+		r.add(Finding{
+			ID: "max-locks", Severity: Warn, On: s.side,
+			Seen: fmt.Sprintf("there is room for about %d locks (max_locks_per_transaction times connections), and one transaction may need %d", s.lockSlots, need),
+			Do:   do, SQL: sql,
+		})
+	}
+}
+
+// roles finds owners and grantees that the target does not have.
+func (r *run) roles(ctx context.Context) error {
+	needed, err := r.source.texts(ctx, "roles", `
+select distinct pg_get_userbyid(x.role)::text from (
+     select c.relowner, n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     union select n.nspowner, n.nspname from pg_namespace n
+     union select p.proowner, n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+     union select t.typowner, n.nspname from pg_type t join pg_namespace n on n.oid = t.typnamespace
+     union select a.grantee, n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
+     union select a.grantee, n.nspname from pg_namespace n, aclexplode(n.nspacl) a
+     union select a.grantee, n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace, aclexplode(p.proacl) a) x(role, nspname)
+ where x.role <> 0 and `+strings.ReplaceAll(catalog.NotOurs, "n.nspname", "x.nspname")+` and pg_get_userbyid(x.role) !~ '^(pg_|rds)'
+ order by 1`)
+	if err != nil {
+		return err
+	}
+	have, err := r.target.texts(ctx, "roles", `select rolname::text from pg_roles where rolname = any($1::text[])`, needed)
+	if err != nil {
+		return err
+	}
+	present := map[string]bool{}
+	for _, name := range have {
+		present[name] = true
+	}
+	var missing, sql []string
+	for _, name := range needed {
+		if !present[name] {
+			missing = append(missing, catalog.Quote(name))
+			sql = append(sql, "create role "+catalog.Quote(name)+" nologin")
+		}
+	}
+	if len(missing) > 0 {
+		r.add(Finding{
+			ID: "roles-missing", Severity: Warn, On: "target",
+			Seen: "roles that own or may use something on the source are not there: " + list(missing),
+			Do:   "create them first, with their passwords and memberships; otherwise what they own belongs to " + r.target.User + " and their grants are left out",
+			SQL:  sql,
+		})
+	}
+	return nil
+}
+
+// targetTables checks that the target has the tables, or has them not, and no rows in them.
+func (r *run) targetTables(ctx context.Context) error {
+	if r.c.Resuming {
+		return nil
+	}
+	have, err := catalog.Tables(ctx, r.target.tx)
+	if err != nil {
+		return fmt.Errorf("check the target: %w", err)
+	}
+	byName := make(map[string]*catalog.Table, len(have))
+	for i := range have {
+		byName[have[i].String()] = &have[i]
+	}
+	if r.c.Schema != "none" {
+		var there []string
+		for i := range r.tables {
+			if byName[r.tables[i].String()] != nil {
+				there = append(there, r.tables[i].String())
+			}
+		}
+		if len(there) > 0 {
+			r.add(Finding{
+				ID: "target-not-empty", Severity: Block, On: "target",
+				Seen: fmt.Sprintf("%d of the tables exist already: %s", len(there), list(there)),
+				Do:   "take an empty database; if the schema was brought on purpose, use --schema none; or drop them",
+				SQL:  []string{"drop table " + strings.Join(there, ", ") + " cascade"},
+			})
+		}
+		return nil
+	}
+	return r.broughtTables(ctx, byName)
+}
+
+// broughtTables checks the tables of --schema none.
+func (r *run) broughtTables(ctx context.Context, byName map[string]*catalog.Table) error {
+	t := r.target
+	var missing []Finding
+	var there []*catalog.Table
+	var oids []uint32
+	for i := range r.tables {
+		name := r.tables[i].String()
+		if found := byName[name]; found != nil {
+			there, oids = append(there, found), append(oids, found.OID)
+			continue
+		}
+		missing = append(missing, Finding{
+			ID: "target-table-missing", Severity: Block, On: "target", Object: name,
+			Seen: "the table is not there", Do: "create it, or let --schema dump do it",
+		})
+	}
+	r.addEach(missing)
+	full, err := r.withRows(ctx, there)
+	if err != nil {
+		return err
+	}
+	var findings []Finding
+	for _, name := range full {
+		findings = append(findings, Finding{
+			ID: "target-not-empty", Severity: Block, On: "target", Object: name,
+			Seen: "the table has rows", Do: "take an empty one, or empty it if nobody needs them",
+			SQL: []string{"truncate " + name + " cascade"},
+		})
+	}
+	r.addEach(findings)
+	var denied []Finding
+	err = t.records(ctx, "privileges", `
+select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.oid = any($1::oid[]) and not (has_table_privilege(c.oid, 'SELECT') and has_table_privilege(c.oid, 'INSERT')
+   and has_table_privilege(c.oid, 'UPDATE') and has_table_privilege(c.oid, 'DELETE') and has_table_privilege(c.oid, 'TRUNCATE'))
+ order by 1, 2`, func(row []string) {
+		name := catalog.Name(row[0], row[1])
+		denied = append(denied, Finding{
+			ID: "target-table-privileges", Severity: Block, On: "target", Object: name,
+			Seen: t.User + " may not read and write the table",
+			SQL:  []string{fmt.Sprintf("grant select, insert, update, delete, truncate on %s to %s", name, catalog.Quote(t.User))},
+		})
+	}, oids)
+	if err != nil {
+		return err
+	}
+	r.addEach(denied)
+	return r.replicaTriggers(ctx, t, oids)
+}
+
+// withRows tells which tables have a row. Most are told by their size; a file
+// may also be full of dead rows.
+func (r *run) withRows(ctx context.Context, tables []*catalog.Table) ([]string, error) {
+	var queries, names []string
+	flush := func() error {
+		if len(queries) == 0 {
+			return nil
+		}
+		found, err := r.target.texts(ctx, "rows", strings.Join(queries, " union all "))
+		names, queries = append(names, found...), nil
+		return err
+	}
+	for _, t := range tables {
+		if t.Kind != 'r' || t.Pages == 0 || !t.CanSelect {
+			continue
+		}
+		queries = append(queries, fmt.Sprintf("select %s::text where exists (select from only %s)", catalog.Literal(t.String()), t))
+		if len(queries) == 200 {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return names, flush()
+}

@@ -1,0 +1,142 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// tableTraits finds what does not travel, or not as it is.
+func (r *run) tableTraits(ctx context.Context) error {
+	var unlogged, oids []Finding
+	for i := range r.tables {
+		t := &r.tables[i]
+		if t.Persistence == 'u' && t.Kind == 'r' {
+			unlogged = append(unlogged, Finding{
+				ID: "unlogged-table", Severity: Block, On: "source", Object: t.String(),
+				Seen: "an unlogged table: its changes are not in the WAL and it cannot be published",
+				Do:   "make it logged, which writes it anew, or --exclude it",
+				SQL:  []string{fmt.Sprintf("alter table %s set logged", t)},
+			})
+		}
+		if t.WithOIDs && r.target.Major >= 12 {
+			oids = append(oids, Finding{
+				ID: "with-oids", Severity: Block, On: "source", Object: t.String(),
+				Seen: "made WITH OIDS, which the target does not have: the oid of its rows would be lost",
+				Do:   "keep the oid in a column of its own if anything reads it, then drop it (ACCESS EXCLUSIVE; 10 and 11 write the table anew)",
+				SQL:  []string{fmt.Sprintf("alter table %s set without oids", t)},
+			})
+		}
+	}
+	r.addEach(unlogged)
+	r.addEach(oids)
+	r.columnTypes()
+	if err := r.largeObjects(ctx); err != nil {
+		return err
+	}
+	return r.otherRelations(ctx)
+}
+
+// removed are the types that version 12 no longer has.
+var removed = []string{"abstime", "reltime", "tinterval", "abstime[]", "reltime[]", "tinterval[]"}
+
+// columnTypes finds types whose values mean nothing on another server, and those
+// that it does not have.
+func (r *run) columnTypes() {
+	var gone, oids []Finding
+	for i := range r.tables {
+		t := &r.tables[i]
+		for j := range t.Columns {
+			c := &t.Columns[j]
+			switch {
+			case r.target.Major >= 12 && slices.Contains(removed, c.TypeName):
+				gone = append(gone, Finding{
+					ID: "removed-type", Severity: Block, On: "source", Object: t.String(),
+					Seen: fmt.Sprintf("column %s is of type %s, which versions from 12 on do not have", catalog.Quote(c.Name), c.TypeName),
+					Do:   "change its type; it writes the table anew",
+					SQL:  []string{retype(t, c)},
+				})
+			case slices.Contains([]string{"oid", "lo", "public.lo", "xid", "cid", "tid", "xid8"}, c.TypeName):
+				oids = append(oids, Finding{
+					ID: "oid-column", Severity: Warn, On: "source", Object: t.String(),
+					Seen: fmt.Sprintf("column %s is of type %s: the number is copied, and what it stands for on the source may be another thing on the target",
+						catalog.Quote(c.Name), c.TypeName),
+					Do: "nothing if the application gives the numbers their meaning; where it names a large object, keep its bytes in a bytea column",
+				})
+			}
+		}
+	}
+	r.addEach(gone)
+	r.addEach(oids)
+}
+
+func retype(t *catalog.Table, c *catalog.Column) string {
+	to := map[string]string{"abstime": "timestamptz", "reltime": "interval", "tinterval": "text"}[c.TypeName]
+	if to == "" {
+		to = "text[]"
+	}
+	if c.TypeName == "tinterval" || to == "text[]" {
+		return fmt.Sprintf("alter table %s alter column %s type %s using %[2]s::text::%[3]s", t, catalog.Quote(c.Name), to)
+	}
+	return fmt.Sprintf("alter table %s alter column %s type %s", t, catalog.Quote(c.Name), to)
+}
+
+func (r *run) largeObjects(ctx context.Context) error {
+	var count int64
+	if err := r.source.tx.QueryRow(ctx, `select count(*) from pg_largeobject_metadata`).Scan(&count); err != nil {
+		return fmt.Errorf("count large objects: %w", err)
+	}
+	if count > 0 {
+		r.add(Finding{
+			ID: "large-objects", Severity: Warn, On: "source",
+			Seen: fmt.Sprintf("the database has %d large objects: logical decoding does not carry them, and they are not migrated", count),
+			Do:   "move what is needed into bytea columns (lo_get), or carry them over by hand inside of the fence; unlink those that nothing refers to",
+		})
+	}
+	return nil
+}
+
+// otherRelations are those that hold no rows of their own to be followed.
+func (r *run) otherRelations(ctx context.Context) error {
+	kinds := map[string][]string{}
+	err := r.source.records(ctx, "relations", `
+select c.relkind::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind in ('f', 'm') and `+catalog.NotOurs+`
+   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+ order by 1, 2`, func(row []string) { kinds[row[0]] = append(kinds[row[0]], row[1]) })
+	if err != nil {
+		return err
+	}
+	if names := kinds["f"]; len(names) > 0 {
+		r.add(Finding{
+			ID: "foreign-tables", Severity: Info, On: "source",
+			Seen: "there are foreign tables: " + list(names),
+			Do:   "their rows are elsewhere and are not migrated; the passwords of user mappings may have to be set again on the target",
+		})
+	}
+	if names := kinds["m"]; len(names) > 0 {
+		r.add(Finding{
+			ID: "materialized-views", Severity: Info, On: "source",
+			Seen: "there are materialized views: " + list(names),
+			Do:   "they are filled on the target after the copy and not followed: refresh them after the cutover",
+		})
+	}
+	types, err := r.source.texts(ctx, "types", `
+select t.oid::regtype::text from pg_type t join pg_namespace n on n.oid = t.typnamespace
+ where t.typtype = 'b' and not (t.typcategory = 'A' and t.typelem <> 0) and `+catalog.NotOurs+`
+   and not exists (select from pg_depend d where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e')
+ order by 1`)
+	if err != nil {
+		return err
+	}
+	if len(types) > 0 {
+		r.add(Finding{
+			ID: "base-types", Severity: Warn, On: "source", Seen: "there are base types with functions of their own, of no extension: " + list(types),
+			Do: "the target needs the same shared library",
+		})
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// restart is how a setting that needs one is changed.
+func (s *server) restart(name, value string) (do string, sql []string) {
+	if s.Platform != "" {
+		return fmt.Sprintf("set %s = %s in the parameter group and reboot the (writer) instance", name, value), nil
+	}
+	return "restart the server afterwards", []string{fmt.Sprintf("alter system set %s = %s", name, catalog.Literal(value))}
+}
+
+// reload is how a setting that needs none is changed.
+func (s *server) reload(name, value string) (do string, sql []string) {
+	if s.Platform != "" {
+		return fmt.Sprintf("set %s = %s in the parameter group", name, value), nil
+	}
+	return "", []string{fmt.Sprintf("alter system set %s = %s", name, catalog.Literal(value)), "select pg_reload_conf()"}
+}
+
+// number is the value of a numeric setting in its unit, and whether there is one.
+func (s *server) number(name string) (int, bool) {
+	v, ok := s.settings[name]
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(v.value)
+	return n, err == nil
+}
+
+// wal checks what logical decoding needs of the source.
+func (r *run) wal(context.Context) error {
+	r.walLevel()
+	if !r.c.Resuming {
+		r.slots()
+	}
+	r.retention()
+	r.minor()
+	return nil
+}
+
+func (r *run) walLevel() {
+	s := r.source
+	level := s.settings["wal_level"]
+	if level.value == "logical" {
+		return
+	}
+	f := Finding{ID: "wal-level", Severity: Block, On: "source", Seen: "wal_level is " + level.value}
+	switch {
+	case s.Platform != "" && s.settings["rds.logical_replication"].value == "on":
+		f.Seen += ", while rds.logical_replication is 1"
+		f.Do = "reboot the (writer) instance: the parameter is static"
+	case s.Platform != "":
+		f.Do = "set rds.logical_replication = 1 in the instance's (Aurora: the cluster's) parameter group, not a default one, and reboot the (writer) instance"
+	case level.pending:
+		f.Seen += ", and changed in the configuration"
+		f.Do = "restart the server"
+	default:
+		f.Do, f.SQL = s.restart("wal_level", "logical")
+	}
+	r.add(f)
+}
+
+func (r *run) slots() {
+	s := r.source
+	if n, _ := s.number("max_replication_slots"); n-s.slotsUsed < 1 {
+		do, sql := s.restart("max_replication_slots", strconv.Itoa(n+5))
+		r.add(Finding{
+			ID: "free-slots", Severity: Block, On: "source",
+			Seen: fmt.Sprintf("all of max_replication_slots = %d are taken", n),
+			Do:   strings.TrimSpace("drop a slot that nobody uses (select * from pg_replication_slots), or raise the limit; " + do), SQL: sql,
+		})
+	}
+	if n, _ := s.number("max_wal_senders"); n-s.sendersUsed < 1 {
+		do, sql := s.restart("max_wal_senders", strconv.Itoa(n+5))
+		r.add(Finding{
+			ID: "free-senders", Severity: Block, On: "source",
+			Seen: fmt.Sprintf("all of max_wal_senders = %d are taken", n),
+			Do:   strings.TrimSpace("end a replication connection (select * from pg_stat_replication), or raise the limit; " + do), SQL: sql,
+		})
+	}
+}
+
+// retention: what may take the slot away, or the connection.
+func (r *run) retention() {
+	s := r.source
+	if n, ok := s.number("wal_sender_timeout"); ok && n > 0 && n < 10_000 {
+		do, sql := s.reload("wal_sender_timeout", "60s")
+		r.add(Finding{
+			ID: "wal-sender-timeout", Severity: Warn, On: "source",
+			Seen: fmt.Sprintf("wal_sender_timeout is %d ms: a short stall of the network ends the stream", n), Do: do, SQL: sql,
+		})
+	}
+	if n, ok := s.number("max_slot_wal_keep_size"); ok && n >= 0 {
+		do, sql := s.reload("max_slot_wal_keep_size", "-1")
+		r.add(Finding{
+			ID: "slot-wal-keep-size", Severity: Warn, On: "source",
+			Seen: fmt.Sprintf("max_slot_wal_keep_size is %d MB: when the copy takes longer than that much WAL, the slot is lost and the copy starts again", n),
+			Do:   strings.TrimSpace("make sure that it is enough, or lift the limit and watch the disk; " + do), SQL: sql,
+		})
+	}
+	if n, ok := s.number("idle_replication_slot_timeout"); ok && n > 0 {
+		do, sql := s.reload("idle_replication_slot_timeout", "0")
+		r.add(Finding{
+			ID: "idle-slot-timeout", Severity: Warn, On: "source",
+			Seen: fmt.Sprintf("idle_replication_slot_timeout is %d s: the slot is lost when nothing reads it for that long, as during the copy", n),
+			Do:   do, SQL: sql,
+		})
+	}
+}
+
+// fixed are the minor versions with the fix of a bug that concerns decoding: the
+// key of an UPDATE whose key column is stored out of line (May 2022), and
+// changes lost beside an ALTER PUBLICATION (May 2025).
+var fixed = map[int][2]int{10: {21, 0}, 11: {16, 0}, 12: {11, 0}, 13: {7, 21}, 14: {3, 18}, 15: {0, 13}, 16: {0, 9}, 17: {0, 5}}
+
+func (r *run) minor() {
+	s := r.source
+	known, ok := fixed[s.Major]
+	switch {
+	case !ok:
+		return
+	case s.minor < known[0]:
+		r.add(Finding{
+			ID: "minor-version", Severity: Warn, On: "source",
+			Seen: fmt.Sprintf("%s does not log the key of an updated row whose key column is stored out of line (fixed in %d.%d)", s.Version, s.Major, known[0]),
+			Do:   "install the newest minor version; it matters for keys longer than about 2 kB only",
+		})
+	case known[1] == 0 || s.minor < known[1]:
+		r.add(Finding{
+			ID: "minor-version", Severity: Warn, On: "source",
+			Seen: s.Version + " can lose changes of a table that is added to a publication while it is written to",
+			Do:   "walferry never alters its publication; let nobody else alter it. A newer minor version has the fix from 13.21, 14.18, 15.13, 16.9 and 17.5 on",
+		})
+	}
+	if s.Major == 10 {
+		r.add(Finding{
+			ID: "truncate-not-decoded", Severity: Info, On: "source",
+			Seen: "version 10 does not decode TRUNCATE",
+			Do:   "walferry will create a BEFORE TRUNCATE trigger on every migrated table, and remove it at the end",
+		})
+	}
+}
