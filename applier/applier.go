@@ -75,7 +75,7 @@ type Applier struct {
 
 // New makes an Applier of a connection to the target. It creates the schema
 // walferry, its table progress and the stream's row there, where they do not
-// exist: the row at position 0, see [Applier.Start]. It pins the settings of the
+// exist: the row at position 0, see [SetProgress]. It pins the settings of the
 // session that decide how values are read, and sets session_replication_role to
 // replica where the role may do so.
 //
@@ -124,36 +124,6 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	return a, nil
 }
 
-// Start declares that the target holds everything that the source committed
-// before at: a copy was made of its state there. It moves a stream that is at
-// position 0; for one that is at the same position already it does nothing, and
-// for any other it fails with a *ProgressError.
-func (a *Applier) Start(ctx context.Context, at decoder.LSN) error {
-	if !a.busy.TryLock() {
-		return errBusy
-	}
-	defer a.busy.Unlock()
-	if err := a.ready(ctx); err != nil {
-		return err
-	}
-	if have := a.Applied(); have == at {
-		return nil
-	} else if have != 0 {
-		return &ProgressError{Stream: a.config.Name, Want: at, Have: have}
-	}
-	tag, err := a.session.conn.Exec(ctx, startProgress, pgx.QueryExecModeExec, a.config.Name, at.String())
-	if err != nil {
-		return fmt.Errorf("start progress of stream %q at %s: %w", a.config.Name, at, err)
-	}
-	if tag.RowsAffected() != 1 {
-		return a.moved(ctx)
-	}
-	p := a.Progress()
-	p.Applied = at
-	a.setProgress(p)
-	return nil
-}
-
 // Applied is the position up to which the target is durable: every transaction of
 // the source whose commit record starts before it is there.
 func (a *Applier) Applied() decoder.LSN { return a.Progress().Applied }
@@ -175,8 +145,8 @@ func (a *Applier) ReplicaRole() bool {
 }
 
 // Origin is the name of the replication origin on the target that marks what this
-// Applier writes, walferry_<oid of the database>_<Config.Name>. It stays on the
-// server until somebody drops it. Empty: the role may not set one.
+// Applier writes: walferry_ and Config.Name. It stays on the server until somebody
+// drops it. Empty: the role may not use one, or another session does.
 func (a *Applier) Origin() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -5,11 +5,11 @@ import (
 	"testing"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/pgtest"
 )
 
 // The ordinary life of a row, and that every step moves the position.
 func TestApply_Row(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key, name text, at timestamptz default now())`)
 	r := relation("t", 'd', "id*", "name")
 
@@ -26,6 +26,7 @@ func TestApply_Row(t *testing.T) {
 
 // Delivering twice is harmless: a table without a key would show it.
 func TestApply_Twice(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
 	r := relation("log", 'd', "line")
 	first, second := g.tx(insert(r, "a")), g.tx(insert(r, "b"))
@@ -44,6 +45,7 @@ func TestApply_Twice(t *testing.T) {
 
 // An error leaves the target as it was, and the applier usable.
 func TestApply_MissingRow(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key, name text)`)
 	r := relation("t", 'd', "id*", "name")
 	g.apply(insert(r, "1", "one"))
@@ -57,7 +59,7 @@ func TestApply_MissingRow(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	g.want(`select id from t`, "1")
-	pgtest.Exec(t, g.url, `insert into t values (7, 'repaired')`)
+	g.exec(`insert into t values (7, 'repaired')`)
 	if err := g.Apply(t.Context(), bad); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -85,8 +86,9 @@ func (s *script) position() *decoder.Tx {
 // target is a database with an applier.
 type target struct {
 	*Applier
-	t   testing.TB
-	url string
+	t     testing.TB
+	url   string
+	other *pgconn.PgConn // somebody else's connection to it
 	script
 }
 
@@ -113,7 +115,22 @@ func openTarget(t testing.TB, url string, c Config) *target {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(context.Background()) })
-	return &target{Applier: a, t: t, url: url}
+	other, err := pgconn.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close(context.Background()) })
+	return &target{Applier: a, t: t, url: url, other: other}
+}
+
+// exec runs SQL on the target as somebody else.
+func (g *target) exec(sql string) [][][]byte {
+	g.t.Helper()
+	results, err := g.other.Exec(context.Background(), sql).ReadAll()
+	if err != nil {
+		g.t.Fatalf("%v\nin: %s", err, sql)
+	}
+	return results[len(results)-1].Rows
 }
 
 // apply applies one transaction that must succeed.
@@ -128,8 +145,15 @@ func (g *target) apply(changes ...decoder.Change) {
 func (g *target) want(query string, lines ...string) {
 	g.t.Helper()
 	var got []string
-	for _, row := range pgtest.Query(g.t, g.url, query) {
-		got = append(got, strings.Join(row, "|"))
+	for _, row := range g.exec(query) {
+		texts := make([]string, len(row))
+		for i, value := range row {
+			texts[i] = "NULL"
+			if value != nil {
+				texts[i] = string(value)
+			}
+		}
+		got = append(got, strings.Join(texts, "|"))
 	}
 	if got, want := strings.Join(got, "\n"), strings.Join(lines, "\n"); got != want {
 		g.t.Errorf("%s\ngot:\n%s\nwant:\n%s", query, got, want)

@@ -57,10 +57,6 @@ select applied::text, commit_time, transactions, changes from walferry.progress 
 const insertProgress = `
 insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
 
-const startProgress = `
-update walferry.progress set applied = $2::text::pg_lsn, applied_at = clock_timestamp()
- where stream = $1 and applied = '0/0'`
-
 // The condition is the fence: an applier that was taken for dead finds that the
 // row has moved, and nothing of its transaction remains.
 const moveProgress = `

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/pgtest"
 )
 
 // feed is a Source that delivers what a test puts into it.
@@ -100,6 +99,7 @@ func (g *target) run(f *feed) {
 // A backlog is committed in few transactions, each of them whole, and what is
 // acknowledged is durable.
 func TestRun_Groups(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
 	r := relation("t", 'd', "id*")
 	f := newFeed()
@@ -122,6 +122,7 @@ func TestRun_Groups(t *testing.T) {
 
 // A lone transaction does not wait for others.
 func TestRun_Lone(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
 	r := relation("t", 'd', "id*")
 	f := newFeed()
@@ -139,6 +140,7 @@ func TestRun_Lone(t *testing.T) {
 
 // Twenty pieces of one transaction become visible together.
 func TestRun_Pieces(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
 	r := relation("t", 'd', "id*")
 	f := newFeed()
@@ -163,6 +165,7 @@ func TestRun_Pieces(t *testing.T) {
 // The source loses its connection half-way through a transaction of several
 // pieces and begins it again: what came of it before is void.
 func TestRun_PiecesBeginAgain(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
 	r := relation("log", 'd', "line")
 	whole := g.tx()
@@ -184,6 +187,7 @@ func TestRun_PiecesBeginAgain(t *testing.T) {
 
 // Verify's use of Pause: hold, go on to exactly a position, hold, resume.
 func TestPause_Exact(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
 	r := relation("t", 'd', "id*")
 	f := newFeed()
@@ -228,6 +232,7 @@ func TestPause_Exact(t *testing.T) {
 
 // An idle source sends positions only; they end a Pause too.
 func TestPause_Position(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
 	r := relation("t", 'd', "id*")
 	f := newFeed()
@@ -247,8 +252,9 @@ func TestPause_Position(t *testing.T) {
 // A repair on the target, and a later Run goes on with the transaction at fault;
 // those before it in its group are there.
 func TestRun_Conflict(t *testing.T) {
+	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key, n int unique)`)
-	pgtest.Exec(t, g.url, `insert into t values (100, 3)`)
+	g.exec(`insert into t values (100, 3)`)
 	r := relation("t", 'd', "id*", "n")
 	var txs []*decoder.Tx
 	for i := range 6 {
@@ -266,7 +272,7 @@ func TestRun_Conflict(t *testing.T) {
 	if g.Applied() != txs[2].EndLSN {
 		t.Errorf("applied %s, want %s", g.Applied(), txs[2].EndLSN)
 	}
-	pgtest.Exec(t, g.url, `delete from t where id = 100`)
+	g.exec(`delete from t where id = 100`)
 	g.run(newFeed(txs...))
 	g.want(`select id from t order by id`, "0", "1", "2", "3", "4", "5")
 }

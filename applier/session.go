@@ -59,11 +59,9 @@ func openSession(ctx context.Context, conn *pgx.Conn, log *slog.Logger, stream s
 		return nil, err
 	}
 	var recovery bool
-	var database uint32
 	err := conn.QueryRow(ctx, `
-select pg_is_in_recovery(), pg_backend_pid(), d.oid,
-       (select backend_start from pg_stat_activity where pid = pg_backend_pid())
-  from pg_database d where datname = current_database()`, pgx.QueryExecModeExec).Scan(&recovery, &s.backend.pid, &database, &s.backend.started)
+select pg_is_in_recovery(), pid, backend_start from pg_stat_activity where pid = pg_backend_pid()`,
+		pgx.QueryExecModeExec).Scan(&recovery, &s.backend.pid, &s.backend.started)
 	if err != nil {
 		return nil, fmt.Errorf("open session on target: %w", err)
 	}
@@ -73,7 +71,7 @@ select pg_is_in_recovery(), pg_backend_pid(), d.oid,
 	if s.replica, err = s.try(ctx, log, `set session_replication_role = replica`); err != nil {
 		return nil, err
 	}
-	if err := s.tag(ctx, log, originName(database, stream)); err != nil {
+	if err := s.tag(ctx, log, "walferry_"+stream); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -98,17 +96,12 @@ func (s *session) plan(ctx context.Context) error {
 	return nil
 }
 
-// originName is that of the replication origin of a stream. Origins belong to
-// the server, not to a database, so that the name alone would not tell apart two
-// migrations called "default" to one server.
-func originName(database uint32, stream string) string {
-	return fmt.Sprintf("walferry_%d_%s", database, stream)
-}
-
 // tag makes the WAL that this session writes carry a replication origin, where
 // the role may (superusers, and from 14 on those who were granted it). It is for
 // others, above all for a stream in the other direction; where we are is only in
-// walferry.progress.
+// walferry.progress. An origin belongs to the server, not to a database, and only
+// one session at a time can use it: where a stream of the same name goes to
+// another database of the server, the second one writes without.
 func (s *session) tag(ctx context.Context, log *slog.Logger, name string) error {
 	ok, err := s.try(ctx, log, `select pg_replication_origin_create($1) where pg_replication_origin_oid($1) is null`, name)
 	if err != nil || !ok {

@@ -190,7 +190,7 @@ func (b *builder) param(column int, old bool) string {
 }
 
 // cast is param of the column's type. It is needed wherever the type does not
-// follow from the place; where it does, the server finds the same.
+// follow from the place.
 func (b *builder) cast(column int, old bool) string {
 	return b.param(column, old) + "::" + b.table.columns[column].typ
 }
@@ -325,7 +325,7 @@ func (b *builder) match(i int, old bool) string {
 		return c.name + " is null"
 	}
 	value := b.cast(i, old)
-	equal := c.name + " " + c.equal + " " + value
+	equal := c.value + " " + c.equal + " " + value
 	if c.key && c.equal != "" {
 		return equal
 	}

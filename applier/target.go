@@ -36,7 +36,8 @@ type table struct {
 // column is the target's column of the name of a source's.
 type column struct {
 	name      string // quoted
-	typ       string // for casts, without a modifier
+	value     string // the name, or with a domain cast to its base type: there is no enum = for domains
+	typ       string // for casts: the base type, without a modifier
 	equal     string // OPERATOR(schema.name) that is the type's equality; empty: it has none
 	nested    bool   // array or composite: whether its equality works depends on what is in it
 	composite bool   // IS NULL looks into it
@@ -243,7 +244,7 @@ with recursive base(attnum, typ) as (
     select attnum, atttypid from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped
     union all
     select b.attnum, t.typbasetype from base b join pg_type t on t.oid = b.typ where t.typtype = 'd')
-select a.attname::text, format_type(a.atttypid, -1), a.attidentity = 'a', ` + generated + `,
+select a.attname::text, format_type(t.oid, -1), t.oid <> a.atttypid, a.attidentity = 'a', ` + generated + `,
        t.typtype = 'c', t.typtype = 'c' or ar.oid is not null,
        coalesce((select ` + operatorName + `
           from pg_opclass oc join pg_am am on am.oid = oc.opcmethod and am.amname in ('btree', 'hash')
@@ -273,9 +274,14 @@ func (s *session) readColumns(ctx context.Context, oid uint32) (map[string]colum
 	}
 	columns := map[string]column{}
 	var name string
+	var domain bool
 	var c column
-	_, err = pgx.ForEachRow(rows, []any{&name, &c.typ, &c.always, &c.generated, &c.composite, &c.nested, &c.equal}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &c.typ, &domain, &c.always, &c.generated, &c.composite, &c.nested, &c.equal}, func() error {
 		c.name = catalog.Quote(name)
+		c.value = c.name
+		if domain {
+			c.value += "::" + c.typ
+		}
 		columns[name] = c
 		return nil
 	})
