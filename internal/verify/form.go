@@ -54,14 +54,8 @@ with recursive t(oid, base) as (
 select t.oid, b.oid, format_type(b.oid, -1), case when b.typcategory = 'A' then b.typelem else 0 end
   from t join pg_type b on b.oid = t.base where b.typtype <> 'd'`
 
-// types reads what is under the types of the columns of some tables.
-func types(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[uint32]typeInfo, error) {
-	var oids []uint32
-	for i := range tables {
-		for _, c := range tables[i].Columns {
-			oids = append(oids, c.TypeOID)
-		}
-	}
+// types reads what is under the types with these OIDs.
+func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]typeInfo, error) {
 	slices.Sort(oids)
 	rows, err := q.Query(ctx, selectTypes, slices.Compact(oids))
 	if err != nil {

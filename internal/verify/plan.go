@@ -87,19 +87,21 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		return nil, err
 	}
 	sourceConn, targetConn := v.source.sessions[0].conn, v.target.sessions[0].conn
-	onTarget, err := catalog.Tables(ctx, targetConn)
-	if err != nil {
-		return nil, fmt.Errorf("target: %w", err)
+	var sourceOIDs []uint32
+	for i := range v.config.Tables {
+		for _, c := range v.config.Tables[i].Columns {
+			sourceOIDs = append(sourceOIDs, c.TypeOID)
+		}
 	}
-	byName := map[[2]string]*catalog.Table{}
-	for i := range onTarget {
-		byName[[2]string{onTarget[i].Schema, onTarget[i].Name}] = &onTarget[i]
-	}
-	sourceTypes, err := types(ctx, sourceConn, v.config.Tables)
+	sourceTypes, err := types(ctx, sourceConn, sourceOIDs)
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	targetTypes, err := types(ctx, targetConn, onTarget)
+	onTarget, targetOIDs, err := columns(ctx, targetConn, v.config.Tables)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
+	targetTypes, err := types(ctx, targetConn, targetOIDs)
 	if err != nil {
 		return nil, fmt.Errorf("target: %w", err)
 	}
@@ -112,8 +114,8 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		t := &table{source: c, number: number, sums: [2]map[int]sum{{}, {}}}
 		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
 		tables = append(tables, t)
-		other := byName[[2]string{c.Schema, c.Name}]
-		if other == nil {
+		other, ok := onTarget[[2]string{c.Schema, c.Name}]
+		if !ok {
 			t.fail("target", fmt.Errorf("there is no table %s", c.String()))
 			continue
 		}
@@ -169,16 +171,49 @@ func (v *Verifier) settle(ctx context.Context) (number, error) {
 	return hashed, nil
 }
 
+// columns reads the types of the target's columns, by table and name. It asks for nothing
+// that fails for a table which has been dropped since the snapshot.
+func columns(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[[2]string]map[string]uint32, []uint32, error) {
+	var schemas, names []string
+	for i := range tables {
+		schemas, names = append(schemas, tables[i].Schema), append(names, tables[i].Name)
+	}
+	rows, err := q.Query(ctx, `
+select n.nspname::text, c.relname::text, coalesce(a.attname::text, ''), coalesce(a.atttypid, 0)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+ where c.relkind = 'r' and (n.nspname, c.relname) in (select s::name, t::name from unnest($1::text[], $2::text[]) u(s, t))`, schemas, names)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list columns: %w", err)
+	}
+	found := map[[2]string]map[string]uint32{}
+	var oids []uint32
+	var schema, name, column string
+	var oid uint32
+	if _, err := pgx.ForEachRow(rows, []any{&schema, &name, &column, &oid}, func() error {
+		table := [2]string{schema, name}
+		if found[table] == nil {
+			found[table] = map[string]uint32{}
+		}
+		found[table][column] = oid
+		oids = append(oids, oid)
+		return nil
+	}); err != nil {
+		return nil, nil, fmt.Errorf("list columns: %w", err)
+	}
+	return found, oids, nil
+}
+
 // match decides which columns are compared, in what form, and by what key.
-func (t *table) match(target *catalog.Table, sourceTypes, targetTypes map[uint32]typeInfo) {
+func (t *table) match(target map[string]uint32, sourceTypes, targetTypes map[uint32]typeInfo) {
 	var leads []string
 	for _, c := range t.source.Columns {
-		i := slices.IndexFunc(target.Columns, func(o catalog.Column) bool { return o.Name == c.Name })
-		if i < 0 {
+		oid, ok := target[c.Name]
+		if !ok {
 			t.report.MissingColumns = append(t.report.MissingColumns, c.Name)
 			continue
 		}
-		from, to := sourceTypes[c.TypeOID], targetTypes[target.Columns[i].TypeOID]
+		from, to := sourceTypes[c.TypeOID], targetTypes[oid]
 		lead := ""
 		if from.base == to.base && slices.Contains(ordered, from.base) {
 			lead = from.baseName
