@@ -115,12 +115,7 @@ func openTarget(t testing.TB, url string, c Config) *target {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(context.Background()) })
-	other, err := pgconn.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { other.Close(context.Background()) })
-	return &target{Applier: a, t: t, url: url, other: other}
+	return &target{Applier: a, t: t, url: url, other: otherConn(t, url)}
 }
 
 // exec runs SQL on the target as somebody else.

@@ -247,17 +247,17 @@ with recursive base(attnum, typ) as (
 select a.attname::text, format_type(t.oid, -1), t.oid <> a.atttypid, a.attidentity = 'a', ` + generated + `,
        t.typtype = 'c', t.typtype = 'c' or ar.oid is not null,
        coalesce((select ` + operatorName + `
-          from pg_opclass oc join pg_am am on am.oid = oc.opcmethod and am.amname in ('btree', 'hash')
+          from pg_opclass oc
           join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype and ao.amoprighttype = oc.opcintype
-               and ao.amopstrategy = case am.amname when 'btree' then 3 else 1 end
+               and ao.amopstrategy = case oc.opcmethod when 403 then 3 else 1 end
           join pg_operator o on o.oid = ao.amopopr join pg_namespace opn on opn.oid = o.oprnamespace
           join pg_type it on it.oid = oc.opcintype
-          left join pg_cast ca on ca.castsource = t.oid and ca.casttarget = oc.opcintype and ca.castmethod = 'b' and ca.castcontext = 'i'
-         where oc.opcdefault
-           and (oc.opcintype = t.oid or ca.oid is not null
-                or it.typname = case when ar.oid is not null then 'anyarray' else case t.typtype
-                       when 'e' then 'anyenum' when 'r' then 'anyrange' when 'm' then 'anymultirange' when 'c' then 'record' end end)
-         order by oc.opcintype = t.oid desc, it.typtype = 'p' desc, it.typispreferred desc, am.amname limit 1), '')
+         where oc.opcdefault and oc.opcmethod in (403, 405) -- btree, hash
+           and oc.opcintype = any (array(select casttarget from pg_cast where castsource = t.oid and castmethod = 'b' and castcontext = 'i') || t.oid
+                 || case when ar.oid is not null then 'anyarray'::regtype when t.typtype = 'e' then 'anyenum'::regtype
+                         when t.typtype = 'r' then 'anyrange'::regtype when t.typtype = 'm' then to_regtype('anymultirange')
+                         when t.typtype = 'c' then 'record'::regtype end::oid)
+         order by oc.opcintype = t.oid desc, it.typtype = 'p' desc, it.typispreferred desc, oc.opcmethod limit 1), '')
   from pg_attribute a join base b on b.attnum = a.attnum join pg_type t on t.oid = b.typ and t.typtype <> 'd'
   left join pg_type ar on ar.typarray = t.oid
  where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped`
