@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -216,19 +215,8 @@ func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, comple
 	if err != nil {
 		return nil, nil, err
 	}
-	source, err := catalog.Tables(ctx, w.source)
+	tables, err := match(ctx, w.source, w.target, c.config.Tables)
 	if err != nil {
-		return nil, nil, fmt.Errorf("source: %w", err)
-	}
-	target, err := catalog.Tables(ctx, w.target)
-	if err != nil {
-		return nil, nil, fmt.Errorf("target: %w", err)
-	}
-	tables, err := match(c.config.Tables, source, target)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := addStorage(ctx, w.source, tables); err != nil {
 		return nil, nil, err
 	}
 	copies, err := c.cut(ctx, w, state, tables)
@@ -268,14 +256,14 @@ func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matc
 	if cutter.pieceBytes == 0 {
 		var total int64
 		for _, m := range tables {
-			total += m.source.Bytes
+			total += m.source.bytes
 		}
 		cutter.pieceBytes = pieceSize(total, c.config.Jobs)
 	}
 	var copies []*tableCopy
 	record := &pgx.Batch{}
 	for _, m := range tables {
-		t := &tableCopy{matched: m, bytes: m.source.Bytes, running: map[*pipe]struct{}{}}
+		t := &tableCopy{matched: m, bytes: m.source.bytes, running: map[*pipe]struct{}{}}
 		copies = append(copies, t)
 		if p, ok := state.plan[[2]string{m.Schema, m.Name}]; ok {
 			t.bytes, t.bounds = p.bytes, p.bounds

@@ -33,16 +33,16 @@ type cutter struct {
 // row, each row for one: the first and the last piece are open.
 func (c *cutter) cut(ctx context.Context, m *matched) ([]string, error) {
 	whole := []string{""}
-	n := (m.source.Bytes + c.pieceBytes - 1) / c.pieceBytes
-	n = min(n, m.source.Pages)
+	n := (m.source.bytes + c.pieceBytes - 1) / c.pieceBytes
+	n = min(n, m.source.pages)
 	if n < 2 || len(m.columns) == 0 {
 		return whole, nil
 	}
 	if c.major >= 14 {
-		if !m.heap {
+		if !m.source.heap {
 			return whole, nil
 		}
-		return ctidRanges(m.source.Pages, n), nil
+		return ctidRanges(m.source.pages, n), nil
 	}
 	// Before 14 a range of ctids is found by reading the whole table.
 	bounds, err := c.keyRanges(ctx, m, n)
@@ -88,14 +88,11 @@ const pagesSampled = 30
 // keyRanges cuts by the first column of the primary key, at the quantiles of a sample.
 func (c *cutter) keyRanges(ctx context.Context, m *matched, n int64) ([]string, error) {
 	whole := []string{""}
-	if len(m.source.PrimaryKey) == 0 {
+	i := slices.IndexFunc(m.source.columns, func(col column) bool { return col.name == m.source.key })
+	if i < 0 || !orderable[m.source.columns[i].typeOID] {
 		return whole, nil
 	}
-	i := slices.IndexFunc(m.source.Columns, func(col catalog.Column) bool { return col.Name == m.source.PrimaryKey[0] })
-	if i < 0 || !orderable[m.source.Columns[i].TypeOID] {
-		return whole, nil
-	}
-	key := &m.source.Columns[i]
+	key := &m.source.columns[i]
 
 	// Where the key has nothing to do with the place of the row, each piece
 	// reads the whole table: then one for every worker is enough.
@@ -103,7 +100,7 @@ func (c *cutter) keyRanges(ctx context.Context, m *matched, n int64) ([]string, 
 	err := c.conn.QueryRow(ctx, `
 select coalesce(max(abs(correlation)), 0)::float8 from pg_stats
  where schemaname = $1 and tablename = $2 and attname = $3 and not inherited`,
-		m.Schema, m.Name, key.Name).Scan(&correlation)
+		m.Schema, m.Name, key.name).Scan(&correlation)
 	if err != nil {
 		return nil, fmt.Errorf("read statistics: %w", err)
 	}
@@ -118,9 +115,9 @@ select coalesce(max(abs(correlation)), 0)::float8 from pg_stats
 	for i := int64(1); i < n; i++ {
 		fractions = append(fractions, float64(i)/float64(n))
 	}
-	percent := min(100, 100*float64(pagesSampled*n)/float64(m.source.Pages))
+	percent := min(100, 100*float64(pagesSampled*n)/float64(m.source.pages))
 	var at []string
-	column := catalog.Quote(key.Name)
+	column := catalog.Quote(key.name)
 	err = c.conn.QueryRow(ctx, `
 select coalesce((percentile_disc($1::float8[]) within group (order by `+column+`))::text[], '{}')
   from only `+m.source.String()+` tablesample system ($2) repeatable (0)`, fractions, percent).Scan(&at)
@@ -135,13 +132,13 @@ select coalesce((percentile_disc($1::float8[]) within group (order by `+column+`
 	for i := range len(at) + 1 {
 		b := ""
 		if i > 0 {
-			b = column + " >= " + catalog.Literal(at[i-1]) + "::" + key.TypeName
+			b = column + " >= " + catalog.Literal(at[i-1]) + "::" + key.typeName
 		}
 		if i < len(at) {
 			if b != "" {
 				b += " and "
 			}
-			b += column + " < " + catalog.Literal(at[i]) + "::" + key.TypeName
+			b += column + " < " + catalog.Literal(at[i]) + "::" + key.typeName
 		}
 		bounds = append(bounds, b)
 	}

@@ -1,5 +1,12 @@
 package snapshot
 
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
 // Progress is how far a copy is.
 type Progress struct {
 	Tables, TablesDone int
@@ -60,4 +67,34 @@ func (c *Copier) Progress() Progress {
 		}
 	}
 	return p
+}
+
+const selectProgress = `
+select count(*), count(*) filter (where done = pieces), coalesce(sum(pieces), 0), coalesce(sum(done), 0),
+       coalesce(sum(rows), 0)::int8, coalesce(sum(stream), 0)::int8,
+       coalesce(sum(case when done = pieces then bytes else bytes / pieces * done end), 0)::int8, coalesce(sum(bytes), 0)::int8
+  from (select cardinality(p.bounds) as pieces, p.bytes, count(s.piece) as done, sum(s.rows) as rows, sum(s.bytes) as stream
+          from walferry.copy_plan p
+          left join walferry.copy_state s using (migration, schema_name, table_name)
+         where p.migration = $1
+         group by p.migration, p.schema_name, p.table_name) t`
+
+// ReadProgress tells how far a migration's copy is by what is committed on the target of
+// conn: for those who do not run it. The pieces in hand are not in it, so
+// Running is empty.
+func ReadProgress(ctx context.Context, conn *pgx.Conn, migration string) (Progress, error) {
+	var p Progress
+	var exists bool
+	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {
+		return p, fmt.Errorf("look for the state of the copy: %w", err)
+	}
+	if !exists {
+		return p, nil
+	}
+	err := conn.QueryRow(ctx, selectProgress, migration).Scan(&p.Tables, &p.TablesDone, &p.Pieces, &p.PiecesDone,
+		&p.Rows, &p.StreamBytes, &p.Bytes, &p.BytesTotal)
+	if err != nil {
+		return p, fmt.Errorf("read the progress of the copy: %w", err)
+	}
+	return p, nil
 }

@@ -88,33 +88,6 @@ func (c *Copier) addExport(name string) {
 	c.exported = append(c.exported, name)
 }
 
-// selectStorage tells where a table's rows are, as the snapshot sees it.
-const selectStorage = `select oid, relfilenode, relam in (0, 2) from pg_class where oid = any($1)`
-
-// addStorage fills in filenode and heap.
-func addStorage(ctx context.Context, conn *pgx.Conn, tables []*matched) error {
-	oids := make([]uint32, len(tables))
-	byOID := make(map[uint32]*matched, len(tables))
-	for i, m := range tables {
-		oids[i] = m.source.OID
-		byOID[m.source.OID] = m
-	}
-	rows, err := conn.Query(ctx, selectStorage, oids)
-	if err != nil {
-		return fmt.Errorf("read storage of tables: %w", err)
-	}
-	var oid, filenode uint32
-	var heap bool
-	_, err = pgx.ForEachRow(rows, []any{&oid, &filenode, &heap}, func() error {
-		byOID[oid].filenode, byOID[oid].heap = filenode, heap
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read storage of tables: %w", err)
-	}
-	return nil
-}
-
 // leavePiece ends the reading of a piece: it gives the lock on the table back and keeps the
 // snapshot. Before that, while the lock still keeps the table as it is, it
 // returns where COPY has found the table's rows; 0: there is no such table.

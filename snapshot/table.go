@@ -1,8 +1,12 @@
 package snapshot
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
 )
@@ -32,45 +36,50 @@ func (t Table) target() (schema, name string) {
 // matched is a table whose two sides were looked up and agree.
 type matched struct {
 	Table
-	source   *catalog.Table
-	target   string   // quoted
-	columns  []string // quoted; those that travel, in the source's order
-	binary   bool
-	filenode uint32 // as of the snapshot
-	heap     bool   // rows have places, ctids, that can be cut by ranges
+	source  *relation
+	target  string   // quoted
+	columns []string // quoted; those that travel, in the source's order
+	binary  bool
 }
 
 // match finds the tables on both sides and their columns by name. Partitioned
-// tables are left out, they have no rows of their own.
-func match(tables []Table, source, target []catalog.Table) ([]*matched, error) {
-	sources, targets := byName(source), byName(target)
+// tables of the source are left out, they have no rows of their own.
+func match(ctx context.Context, source, target *pgx.Conn, tables []Table) ([]*matched, error) {
+	var schemas, names, targetSchemas, targetNames []string
+	for _, t := range tables {
+		schema, name := t.target()
+		schemas, names = append(schemas, t.Schema), append(names, t.Name)
+		targetSchemas, targetNames = append(targetSchemas, schema), append(targetNames, name)
+	}
+	sources, err := relations(ctx, source, schemas, names)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	targets, err := relations(ctx, target, targetSchemas, targetNames)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
+
 	var all []*matched
 	var differences []string
-	seen := map[Table]bool{}
-	for _, t := range tables {
-		key := Table{Schema: t.Schema, Name: t.Name}
-		if seen[key] {
+	seen := map[[2]string]bool{}
+	for i, t := range tables {
+		key := [2]string{t.Schema, t.Name}
+		from, to := sources[key], targets[[2]string{targetSchemas[i], targetNames[i]}]
+		switch {
+		case seen[key]:
 			differences = append(differences, fmt.Sprintf("%s is listed twice", t))
-			continue
+		case from == nil:
+			differences = append(differences, fmt.Sprintf("%s is not a table of the source", t))
+		case from.partitioned:
+		case to == nil:
+			differences = append(differences, fmt.Sprintf("%s: %s.%s is not a table of the target", t, targetSchemas[i], targetNames[i]))
+		default:
+			m := &matched{Table: t, source: from, target: to.String(), binary: true}
+			differences = append(differences, m.matchColumns(to)...)
+			all = append(all, m)
 		}
 		seen[key] = true
-		from := sources[[2]string{t.Schema, t.Name}]
-		if from == nil {
-			differences = append(differences, fmt.Sprintf("%s is not a table of the source", t))
-			continue
-		}
-		if from.Kind == 'p' {
-			continue
-		}
-		schema, name := t.target()
-		to := targets[[2]string{schema, name}]
-		if to == nil {
-			differences = append(differences, fmt.Sprintf("%s: %s.%s is not a table of the target", t, schema, name))
-			continue
-		}
-		m := &matched{Table: t, source: from, target: to.String(), binary: true}
-		differences = append(differences, m.match(to)...)
-		all = append(all, m)
 	}
 	if len(differences) > 0 {
 		return nil, &SchemaError{Differences: differences}
@@ -78,33 +87,20 @@ func match(tables []Table, source, target []catalog.Table) ([]*matched, error) {
 	return all, nil
 }
 
-func byName(tables []catalog.Table) map[[2]string]*catalog.Table {
-	named := make(map[[2]string]*catalog.Table, len(tables))
-	for i := range tables {
-		named[[2]string{tables[i].Schema, tables[i].Name}] = &tables[i]
-	}
-	return named
-}
-
-func (m *matched) match(target *catalog.Table) (differences []string) {
-	targets := make(map[string]*catalog.Column, len(target.Columns))
-	for i := range target.Columns {
-		targets[target.Columns[i].Name] = &target.Columns[i]
-	}
-	for i := range m.source.Columns {
-		from := &m.source.Columns[i]
-		if from.Generated != 0 {
+func (m *matched) matchColumns(target *relation) (differences []string) {
+	for _, from := range m.source.columns {
+		if from.generated {
 			continue
 		}
-		to := targets[from.Name]
+		i := slices.IndexFunc(target.columns, func(c column) bool { return c.name == from.name })
 		switch {
-		case to == nil:
-			differences = append(differences, fmt.Sprintf("%s: the target has no column %q", m, from.Name))
-		case to.Generated != 0:
-			differences = append(differences, fmt.Sprintf("%s: column %q is generated on the target", m, from.Name))
+		case i < 0:
+			differences = append(differences, fmt.Sprintf("%s: the target has no column %q", m, from.name))
+		case target.columns[i].generated:
+			differences = append(differences, fmt.Sprintf("%s: column %q is generated on the target", m, from.name))
 		default:
-			m.columns = append(m.columns, catalog.Quote(from.Name))
-			if from.TypeOID != to.TypeOID || !sameBinary[from.TypeOID] {
+			m.columns = append(m.columns, catalog.Quote(from.name))
+			if from.typeOID != target.columns[i].typeOID || !sameBinary[from.typeOID] {
 				m.binary = false
 			}
 		}

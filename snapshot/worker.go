@@ -150,7 +150,7 @@ func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 		w.dropSource(ctx)
 		return onSource(err)
 	}
-	if filenode != strconv.FormatUint(uint64(t.filenode), 10) {
+	if filenode != strconv.FormatUint(uint64(t.source.filenode), 10) {
 		if err := c.changed(ctx, w.source, t.matched, len(t.bounds)); err != nil {
 			return err
 		}

@@ -1,0 +1,86 @@
+package snapshot
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func TestCtidRanges(t *testing.T) {
+	for _, test := range []struct {
+		pages, n int64
+		want     []string
+	}{
+		{2, 2, []string{"ctid < '(1,0)'", "ctid >= '(1,0)'"}},
+		{10, 3, []string{"ctid < '(4,0)'", "ctid >= '(4,0)' and ctid < '(8,0)'", "ctid >= '(8,0)'"}},
+		{5, 4, []string{"ctid < '(2,0)'", "ctid >= '(2,0)' and ctid < '(4,0)'", "ctid >= '(4,0)'"}}, // fewer than asked for
+	} {
+		if got := ctidRanges(test.pages, test.n); !slices.Equal(got, test.want) {
+			t.Errorf("%d pages in %d: got %q, want %q", test.pages, test.n, got, test.want)
+		}
+	}
+}
+
+func TestPieceSize(t *testing.T) {
+	for _, test := range []struct {
+		total int64
+		jobs  int
+		want  int64
+	}{
+		{0, 4, 64 << 20}, {1 << 30, 4, 64 << 20}, {4 << 30, 4, 256 << 20}, {1 << 40, 4, 1 << 30},
+	} {
+		if got := pieceSize(test.total, test.jobs); got != test.want {
+			t.Errorf("%d bytes, %d jobs: got %d, want %d", test.total, test.jobs, got, test.want)
+		}
+	}
+}
+
+// Whatever the sizes of the writes and of the reads, the bytes are the same; an
+// end with an error is heard, and a reader that has gone stops nobody.
+func TestPipe(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	broken := errors.New("broken")
+	for _, ending := range []error{nil, broken} {
+		p := newPipe()
+		var want []byte
+		rows := make([][]byte, 1000)
+		for i := range rows {
+			size := random.IntN(2000)
+			if i%200 == 0 {
+				size = blockBytes + random.IntN(blockBytes)
+			}
+			rows[i] = make([]byte, size)
+			for j := range rows[i] {
+				rows[i][j] = byte(random.Uint32())
+			}
+			want = append(want, rows[i]...)
+		}
+		go func() {
+			for _, row := range rows {
+				p.Write(row)
+			}
+			p.end(ending)
+		}()
+		got, err := io.ReadAll(p)
+		if !errors.Is(err, ending) {
+			t.Errorf("got error %v, want %v", err, ending)
+		}
+		if ending == nil && string(got) != string(want) {
+			t.Errorf("got %d bytes, want %d, or they differ", len(got), len(want))
+		}
+		if p.rows.Load() != int64(len(rows)) || p.bytes.Load() != int64(len(want)) {
+			t.Errorf("counted %d rows, %d bytes", p.rows.Load(), p.bytes.Load())
+		}
+	}
+
+	p := newPipe()
+	p.stopReading()
+	for range 100 {
+		p.Write(make([]byte, blockBytes))
+	}
+	p.end(nil)
+}
