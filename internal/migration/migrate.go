@@ -38,7 +38,11 @@ func (e *CheckError) Error() string { return "the preflight found something that
 type Outcome struct {
 	Phase   Phase
 	Stopped bool           // by its context; the same command goes on
-	Cutover *CutoverResult // when it cut over
+	Cutover *CutoverResult // when it cut over in this run
+
+	Rows         int64 // copied
+	Transactions int64 // followed
+	Changes      int64 // in them
 }
 
 // errFinished ends the following when the cutover is done, errAborted when the
@@ -101,10 +105,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 			return outcome, err
 		}
 	}
-	report, err := check.Run(ctx, check.Config{
-		SourceDSN: c.Source, TargetDSN: c.Target, Name: c.Name, Include: c.Include, Exclude: c.Exclude,
-		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, Resuming: r.rec != nil,
-	})
+	report, err := check.Run(ctx, c.checkConfig(r.rec != nil))
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -126,6 +127,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	}
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover}
+	r.count(clean, &outcome)
 	switch {
 	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
 		return outcome, nil
@@ -139,6 +141,15 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		c.Logger.Error("record the error on the target", "error", recordErr)
 	}
 	return outcome, err
+}
+
+// count adds what is recorded of the work done, in this run and those before.
+func (r *runner) count(ctx context.Context, o *Outcome) {
+	var st Status
+	if err := st.readProgress(ctx, r.store); err != nil {
+		r.c.Logger.Debug("count what was done", "error", err)
+	}
+	o.Rows, o.Transactions, o.Changes = st.Copy.Rows, st.Stream.Transactions, st.Stream.Changes
 }
 
 // takeLock makes this process the migration's one runner. It changes nothing.
@@ -376,5 +387,21 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 		cancel()
 		<-done
 		write(context.Background())
+	}
+}
+
+// Check runs the preflight alone.
+func Check(ctx context.Context, c Config) (check.Report, error) {
+	c, err := c.fill()
+	if err != nil {
+		return check.Report{}, err
+	}
+	return check.Run(ctx, c.checkConfig(false))
+}
+
+func (c Config) checkConfig(resuming bool) check.Config {
+	return check.Config{
+		SourceDSN: c.Source, TargetDSN: c.Target, Name: c.Name, Include: c.Include, Exclude: c.Exclude,
+		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, Resuming: resuming,
 	}
 }

@@ -94,7 +94,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	}
 	if r != nil {
 		st.fromRecord(r)
-		if err := st.readProgress(ctx, s, r); err != nil {
+		if err := st.readProgress(ctx, s); err != nil {
 			return st, err
 		}
 	}
@@ -117,7 +117,7 @@ func (st *Status) fromRecord(r *record) {
 }
 
 // readProgress takes what is durable from the tables of applier and snapshot.
-func (st *Status) readProgress(ctx context.Context, s *store, r *record) error {
+func (st *Status) readProgress(ctx context.Context, s *store) error {
 	return s.do(ctx, func(conn *pgx.Conn) error {
 		var progress, copied bool
 		if err := conn.QueryRow(ctx, `select to_regclass('walferry.progress') is not null, to_regclass('walferry.copy_state') is not null`).Scan(&progress, &copied); err != nil {

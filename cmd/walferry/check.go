@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/migration"
+)
+
+func selectionFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "include", Usage: "only tables that match schema.table, with * and ?; repeatable"},
+		&cli.StringSliceFlag{Name: "exclude", Usage: "leave out tables that match; repeatable"},
+		&cli.StringSliceFlag{Name: "insert-only", Usage: "tables without a key that are only ever inserted into; repeatable"},
+		&cli.StringFlag{Name: "schema", Usage: "dump: pg_dump carries it; none: the target has it", DefaultText: "dump"},
+		&cli.IntFlag{Name: "jobs", Usage: "tables or pieces copied at a time", DefaultText: "4"},
+	}
+}
+
+func checkCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that mends it; changes nothing",
+		Flags: append(selectionFlags(), jsonFlag()),
+		Action: func(c *cli.Context) error {
+			s, err := load(ui, c)
+			if err != nil {
+				return err
+			}
+			config, err := s.config(ui)
+			if err != nil {
+				return err
+			}
+			report, err := migration.Check(c.Context, config)
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				err = ui.result(report)
+			} else {
+				err = printReport(ui.stdout, report)
+			}
+			if err == nil && report.Blocks() {
+				err = &migration.CheckError{Report: report}
+			}
+			return err
+		},
+	}
+}
+
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
+}
+
+// printReport prints what was found, what blocks first.
+func printReport(w io.Writer, r check.Report) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "source  PostgreSQL %s, database %s: %d tables, %s\n", r.Source.Version, r.Source.Database, r.Tables, bytesText(r.Bytes))
+	fmt.Fprintf(&b, "target  PostgreSQL %s, database %s\n", r.Target.Version, r.Target.Database)
+	count := map[check.Severity]int{}
+	for _, f := range r.Findings {
+		count[f.Severity]++
+		on := f.On
+		if f.Object != "" {
+			on += ", " + f.Object
+		}
+		fmt.Fprintf(&b, "\n%-5s %s (%s)\n", strings.ToUpper(string(f.Severity)), f.ID, on)
+		fmt.Fprintf(&b, "      %s\n", indent(f.Seen))
+		if f.Do != "" {
+			fmt.Fprintf(&b, "      -> %s\n", indent(f.Do))
+		}
+		for _, sql := range f.SQL {
+			fmt.Fprintf(&b, "         %s\n", strings.TrimSuffix(indent(sql), ";")+";")
+		}
+	}
+	fmt.Fprintf(&b, "\n%d block, %d warn, %d info: ", count[check.Block], count[check.Warn], count[check.Info])
+	if r.Blocks() {
+		b.WriteString("mend what blocks, then check again\n")
+	} else {
+		b.WriteString("ready to migrate\n")
+	}
+	_, err := io.WriteString(w, clean(b.String()))
+	return writeErr(err)
+}
+
+func indent(text string) string { return strings.ReplaceAll(text, "\n", "\n         ") }

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/migration"
+)
+
+// settings is what the flags, the environment and the file say together: a flag
+// beats the environment, which beats the file.
+type settings struct {
+	flags *cli.Context
+	file  *file
+}
+
+// load reads the configuration of a command, sets up the log and hides secrets.
+func load(ui *ui, c *cli.Context) (*settings, error) {
+	s := &settings{flags: c}
+	var err error
+	if path := c.String("config"); path != "" {
+		if s.file, err = readFile(path); err != nil {
+			return nil, err
+		}
+	}
+	source, target := s.text("source"), s.text("target")
+	ui.hide(source, target)
+	if err := ui.setLog(s.text("log-level"), s.text("log-format")); err != nil {
+		return nil, err
+	}
+	s.warn(ui)
+	return s, nil
+}
+
+// environment are the options that have a variable.
+var environment = map[string]string{"source": "WALFERRY_SOURCE", "target": "WALFERRY_TARGET"}
+
+func (s *settings) text(name string) string {
+	if s.flags.IsSet(name) {
+		return s.flags.String(name)
+	}
+	if v := os.Getenv(environment[name]); environment[name] != "" && v != "" {
+		return v
+	}
+	if s.file != nil {
+		return s.file.text(name)
+	}
+	return ""
+}
+
+func (s *settings) list(name string) []string {
+	if s.flags.IsSet(name) {
+		return s.flags.StringSlice(name)
+	}
+	if s.file != nil {
+		return s.file.list(name)
+	}
+	return nil
+}
+
+func (s *settings) number(name string) (int, error) {
+	if s.flags.IsSet(name) || s.file == nil {
+		return s.flags.Int(name), nil
+	}
+	return s.file.number(name)
+}
+
+func (s *settings) duration(name string) (time.Duration, error) {
+	if s.flags.IsSet(name) || s.file == nil {
+		return s.flags.Duration(name), nil
+	}
+	return s.file.duration(name)
+}
+
+// config is the migration that the settings describe.
+func (s *settings) config(ui *ui) (c migration.Config, err error) {
+	c = migration.Config{
+		Source: s.text("source"), Target: s.text("target"), Name: s.text("name"),
+		Include: s.list("include"), Exclude: s.list("exclude"), InsertOnly: s.list("insert-only"),
+		Schema: s.text("schema"), Until: migration.Until(s.text("until")),
+		ToolVersion: toolVersion(), Logger: ui.logger,
+	}
+	if c.Jobs, err = s.number("jobs"); err != nil {
+		return c, err
+	}
+	if c.Cut.Timeout, err = s.duration("timeout"); err != nil {
+		return c, err
+	}
+	if c.Cut.MaxLag, err = s.duration("max-lag"); err != nil {
+		return c, err
+	}
+	switch cut := s.text("cutover"); cut {
+	case "", "manual":
+	case "auto":
+		c.Auto = true
+	default:
+		return c, &usageError{"--cutover " + cut + " is neither manual nor auto", ""}
+	}
+	if c.Cut.Timeout < 0 || c.Cut.MaxLag < 0 {
+		return c, &usageError{"--timeout and --max-lag must not be negative", ""}
+	}
+	return c, nil
+}

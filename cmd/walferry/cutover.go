@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/migration"
+)
+
+func cutoverFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.DurationFlag{Name: "timeout", Usage: "the longest that the cutover may take; then the source is un-fenced", DefaultText: "1m"},
+		&cli.DurationFlag{Name: "max-lag", Usage: "do not begin when the target is further behind", DefaultText: "5s"},
+	}
+}
+
+func cutoverCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name: "cutover", Usage: "ask the running migrate to fence the source, drain, set sequences and open the target",
+		Flags: append(cutoverFlags(),
+			&cli.BoolFlag{Name: "dry-run", Usage: "fence, drain, measure and un-fence"},
+			&cli.BoolFlag{Name: "no-fence", Usage: "with --dry-run: measure the lag only"},
+			jsonFlag()),
+		Action: func(c *cli.Context) error {
+			s, err := load(ui, c)
+			if err != nil {
+				return err
+			}
+			config, err := s.config(ui)
+			if err != nil {
+				return err
+			}
+			config.Cut.DryRun, config.Cut.NoFence = c.Bool("dry-run"), c.Bool("no-fence")
+			if config.Cut.NoFence && !config.Cut.DryRun {
+				return &usageError{"--no-fence goes with --dry-run", ""}
+			}
+			result, err := migration.Cutover(c.Context, config, func(step string) { ui.line("cutover: " + step) })
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return ui.result(result)
+			}
+			_, err = fmt.Fprint(ui.stdout, cutoverText(result))
+			return writeErr(err)
+		},
+	}
+}
+
+func cutoverText(r *migration.CutoverResult) string {
+	switch {
+	case r.FencedAt == nil:
+		return fmt.Sprintf("rehearsed without a fence: the target is %d ms behind\n", r.LagMS)
+	case r.DryRun:
+		return fmt.Sprintf("rehearsed: %d tables were fenced, drained and un-fenced again; writes were refused for %d ms\n", r.Tables, r.PauseMS)
+	}
+	text := fmt.Sprintf("cut over: writes were refused for %d ms; %d tables, %d sequences\n", r.PauseMS, r.Tables, r.Sequences)
+	for _, t := range r.Recopied {
+		text += fmt.Sprintf("copied again inside the fence, as it had been updated in spite of --insert-only: %s\n", t)
+	}
+	if r.Equal != nil && *r.Equal {
+		text += "both sides were equal at that moment\n"
+	}
+	return text
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/v2"
+
+	"github.com/walferry/walferry/internal/session"
+)
+
+// fileKeys are the keys of a configuration file: the options' names.
+var fileKeys = []string{
+	"source", "target", "name", "log-level", "log-format", "include", "exclude", "insert-only",
+	"schema", "jobs", "until", "cutover", "verify", "timeout", "max-lag",
+}
+
+const maxFile = 1 << 20
+
+// file is a configuration file, its keys written with dashes.
+type file struct {
+	path   string
+	mode   os.FileMode
+	values map[string]any
+}
+
+func readFile(path string) (*file, error) {
+	wrong := func(format string, args ...any) (*file, error) {
+		return nil, &usageError{fmt.Sprintf("configuration file %s: ", path) + fmt.Sprintf(format, args...), "it is YAML: `source: postgres://...`, one option a line, named as on the command line"}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return wrong("%v", errors.Unwrap(err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return wrong("it is not a regular file")
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	switch {
+	case err != nil:
+		return wrong("%v", err)
+	case len(text) > maxFile:
+		return wrong("it is larger than %d bytes", maxFile)
+	case bytes.IndexByte(text, 0) >= 0:
+		return wrong("line %d holds a NUL byte", 1+bytes.Count(text[:bytes.IndexByte(text, 0)], []byte("\n")))
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	k := koanf.New("\x00") // no key has a path
+	if err := k.Load(rawbytes.Provider(text), yaml.Parser()); err != nil {
+		return wrong("%s", strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	c := &file{path: path, mode: info.Mode(), values: map[string]any{}}
+	for key, value := range k.Raw() {
+		name := strings.ReplaceAll(key, "_", "-")
+		if !slices.Contains(fileKeys, name) {
+			return nil, &usageError{fmt.Sprintf("configuration file %s: there is no key %q", path, key), didYouMean(name, fileKeys, "")}
+		}
+		if _, twice := c.values[name]; twice {
+			return wrong("key %s is there twice", name)
+		}
+		c.values[name] = value
+	}
+	return c, c.check()
+}
+
+// check finds values of a wrong type before anything is connected to.
+func (f *file) check() error {
+	for name := range f.values {
+		var err error
+		switch name {
+		case "include", "exclude", "insert-only":
+			_, err = f.strings(name)
+		case "jobs":
+			_, err = f.number(name)
+		case "timeout", "max-lag":
+			_, err = f.duration(name)
+		case "verify":
+			if _, ok := f.values[name].(bool); !ok {
+				err = f.wrongType(name, "true or false")
+			}
+		default:
+			if _, ok := f.values[name].(string); !ok {
+				err = f.wrongType(name, "a text")
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *file) wrongType(name, want string) error {
+	return &usageError{fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), ""}
+}
+
+func (f *file) text(name string) string {
+	text, _ := f.values[name].(string) // check has seen to the type
+	return text
+}
+
+func (f *file) flag(name string) bool {
+	yes, _ := f.values[name].(bool)
+	return yes
+}
+
+func (f *file) list(name string) []string {
+	list, _ := f.strings(name)
+	return list
+}
+
+func (f *file) strings(name string) ([]string, error) {
+	switch value := f.values[name].(type) {
+	case nil:
+		return nil, nil
+	case string:
+		return []string{value}, nil
+	case []any:
+		var list []string
+		for _, v := range value {
+			text, ok := v.(string)
+			if !ok {
+				return nil, f.wrongType(name, "a list of texts")
+			}
+			list = append(list, text)
+		}
+		return list, nil
+	}
+	return nil, f.wrongType(name, "a list of texts")
+}
+
+func (f *file) number(name string) (int, error) {
+	if f.values[name] == nil {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(fmt.Sprint(f.values[name]))
+	if err != nil {
+		return 0, f.wrongType(name, "a whole number")
+	}
+	return n, nil
+}
+
+func (f *file) duration(name string) (time.Duration, error) {
+	if f.values[name] == nil {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(fmt.Sprint(f.values[name]))
+	if err != nil {
+		return 0, f.wrongType(name, "a duration such as 30s")
+	}
+	return d, nil
+}
+
+// warn tells of passwords that others can read.
+func (s *settings) warn(ui *ui) {
+	for _, name := range []string{"source", "target"} {
+		if s.flags.IsSet(name) && len(session.Secrets(s.flags.String(name))) > 0 {
+			ui.note("the password in --%s can be read by everybody on this machine (ps): use %s, --config or a passfile", name, environment[name])
+		}
+		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && len(session.Secrets(s.file.text(name))) > 0 {
+			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)
+		}
+	}
+}

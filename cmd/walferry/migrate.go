@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/migration"
+)
+
+func migrateCommand(ui *ui) *cli.Command {
+	flags := append(selectionFlags(),
+		&cli.StringFlag{Name: "until", Usage: "copied: a plain one-time copy; caught-up: stop there, the same command goes on; cutover", DefaultText: "cutover"},
+		&cli.StringFlag{Name: "cutover", Usage: "manual: wait for `walferry cutover`; auto: when it has caught up", DefaultText: "manual"},
+		&cli.BoolFlag{Name: "verify", Usage: "compare both sides as of the cutover, once the target is open"},
+	)
+	return &cli.Command{
+		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done",
+		Flags: append(flags, cutoverFlags()...),
+		Action: func(c *cli.Context) error {
+			s, err := load(ui, c)
+			if err != nil {
+				return err
+			}
+			config, err := s.config(ui)
+			if err != nil {
+				return err
+			}
+			config.Prove = c.Bool("verify") || s.file != nil && s.file.flag("verify")
+			return migrate(ui, c, config)
+		},
+	}
+}
+
+func migrate(ui *ui, c *cli.Context, config migration.Config) error {
+	var p *progress
+	outcome, err := migration.Migrate(c.Context, config, migration.Observer{
+		Checked: func(r check.Report) {
+			var shown []check.Finding
+			for _, f := range r.Findings {
+				if f.Severity != check.Info {
+					shown = append(shown, f)
+				}
+			}
+			if len(shown) > 0 {
+				r.Findings = shown
+				_ = printReport(ui.stderr, r) // stderr has nowhere to complain to
+			}
+		},
+		Started: func(watch func() migration.View) { p = startProgress(ui, config, watch) },
+	})
+	if p != nil {
+		p.stop()
+	}
+	if err != nil {
+		return err
+	}
+	return ui.finished(outcome, config)
+}
+
+// finished prints how a migrate ended.
+func (u *ui) finished(o migration.Outcome, c migration.Config) error {
+	var b strings.Builder
+	switch {
+	case o.Stopped:
+		u.note("stopped in phase %s; the same command goes on from here", o.Phase)
+		return nil
+	case o.Cutover != nil:
+		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
+		b.WriteString(cutoverText(o.Cutover))
+		b.WriteString("the target is the database now; when no client uses the source any more: walferry cleanup\n")
+	case o.Phase == migration.Finished && c.Until == migration.UntilCopied:
+		fmt.Fprintf(&b, "copied %s rows; slot and publication are gone again\n", countText(o.Rows))
+	case o.Phase == migration.Finished:
+		b.WriteString("this migration is finished already; walferry status shows it, walferry cleanup removes what is left of walferry\n")
+	case c.Until == migration.UntilCaughtUp:
+		fmt.Fprintf(&b, "caught up; the slot stays, and the same command without --until goes on\n")
+	}
+	_, err := u.stdout.Write([]byte(b.String()))
+	return writeErr(err)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/migration"
+)
+
+func statusCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "where it stands, from what both servers hold; from any host",
+		Flags: []cli.Flag{jsonFlag(), &cli.BoolFlag{Name: "watch", Usage: "again every second, until interrupted"}},
+		Action: func(c *cli.Context) error {
+			s, err := load(ui, c)
+			if err != nil {
+				return err
+			}
+			config, err := s.config(ui)
+			if err != nil {
+				return err
+			}
+			for {
+				st, err := migration.ReadStatus(c.Context, config)
+				if err != nil {
+					if c.Context.Err() != nil && c.Bool("watch") {
+						return nil
+					}
+					return err
+				}
+				switch {
+				case c.Bool("json"):
+					err = ui.result(st)
+				case c.Bool("watch") && ui.outTerminal:
+					_, err = fmt.Fprint(ui.stdout, "\x1b[H\x1b[2J"+clean(statusText(st)))
+				default:
+					_, err = io.WriteString(ui.stdout, clean(statusText(st)))
+				}
+				if err := writeErr(err); err != nil || !c.Bool("watch") {
+					return err
+				}
+				if !pause(c.Context, time.Second) {
+					return nil
+				}
+			}
+		},
+	}
+}
+
+// pause waits; it returns false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// statusText is the status for people.
+func statusText(s migration.Status) string {
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	phase := string(s.Phase)
+	switch {
+	case phase == "":
+		row("migration", "%s: the target has none of that name", s.Name)
+	case s.Running:
+		row("migration", "%s: %s (migrate runs on %s)", s.Name, phase, s.Runner)
+	case s.Phase == migration.Finished || s.Phase == migration.Aborted:
+		row("migration", "%s: %s", s.Name, phase)
+	default:
+		row("migration", "%s: %s; no migrate is running: the same command resumes it", s.Name, phase)
+	}
+	if s.Note != "" {
+		row("", "%s", s.Note)
+	}
+	if s.Error != "" {
+		row("error", "%s", s.Error)
+	}
+	if s.Source.Error != "" {
+		row("source", "%s", s.Source.Error)
+	} else {
+		row("source", "PostgreSQL %s, database %s", s.Source.Version, s.Source.Database)
+	}
+	row("target", "PostgreSQL %s, database %s", s.Target.Version, s.Target.Database)
+	if phase == "" {
+		return b.String()
+	}
+	if s.Source.Slot != "" && s.Source.Error == "" {
+		state := "not read by anybody"
+		if s.Source.SlotActive {
+			state = "active"
+		}
+		if s.Source.WALStatus == "missing" {
+			row("slot", "%s: the source has none of that name", s.Source.Slot)
+		} else {
+			if s.Source.WALStatus != "" {
+				state += ", WAL " + s.Source.WALStatus
+			}
+			row("slot", "%s: %s, holds back %s of WAL", s.Source.Slot, state, bytesText(s.Source.RetainedBytes))
+		}
+	}
+	if s.Copy.Tables > 0 || s.Copy.PiecesDone > 0 {
+		copied := fmt.Sprintf("%d of %d tables, %s rows, %s of %s", s.Copy.TablesDone, s.Copy.Tables, countText(s.Copy.Rows), bytesText(s.Copy.Bytes), bytesText(s.Copy.BytesTotal))
+		if s.Copy.ETASeconds > 0 {
+			copied += ", about " + secondsText(s.Copy.ETASeconds) + " left"
+		}
+		row("copy", "%s", copied)
+		row("indexes", "%d of %d tables", s.Indexes.TablesDone, s.Indexes.Tables)
+	}
+	if s.Stream.AppliedLSN != "" {
+		row("stream", "applied %s of %s, acknowledged %s", s.Stream.AppliedLSN, s.Stream.SourceLSN, s.Stream.AckedLSN)
+		row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
+		if s.Phase == migration.Following {
+			row("lag", "%s, %s", secondsText(s.Stream.LagSeconds), bytesText(s.Stream.LagBytes))
+		}
+	}
+	for _, t := range s.InsertOnlyBroken {
+		row("note", "%s was updated in spite of --insert-only: the cutover copies it again", t)
+	}
+	for _, moment := range []struct {
+		name string
+		at   *time.Time
+	}{{"fenced", s.Cutover.FencedAt}, {"drained", s.Cutover.DrainedAt}, {"finished", s.Cutover.FinishedAt}} {
+		if moment.at != nil {
+			row(moment.name, "%s", moment.at.UTC().Format("2006-01-02 15:04:05.000 MST"))
+		}
+	}
+	if s.Cutover.PauseMS != nil {
+		row("pause", "writes were refused for %d ms", *s.Cutover.PauseMS)
+	}
+	return b.String()
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/term"
+
+	"github.com/walferry/walferry/internal/session"
+)
+
+// ui decides what goes where: results to stdout, everything else to stderr, and
+// no secret to either.
+type ui struct {
+	stdout, stderr io.Writer
+	terminal       bool // stderr is one
+	outTerminal    bool // stdout is one
+
+	mu       sync.Mutex
+	redactor session.Redactor
+	above    func(line string) // writes a line above what is being drawn; nil: nothing is
+	logger   *slog.Logger
+}
+
+func newUI(stdout, stderr *os.File) *ui {
+	u := &ui{terminal: term.IsTerminal(int(stderr.Fd())), outTerminal: term.IsTerminal(int(stdout.Fd()))}
+	u.stdout, u.stderr = &redacting{u, stdout}, &redacting{u, stderr}
+	u.logger = slog.New(&textHandler{u: u, level: slog.LevelInfo})
+	return u
+}
+
+// redacting is the one door through which everything leaves.
+type redacting struct {
+	u  *ui
+	to io.Writer
+}
+
+func (w *redacting) Write(p []byte) (int, error) {
+	w.u.mu.Lock()
+	r := w.u.redactor
+	w.u.mu.Unlock()
+	if _, err := io.WriteString(w.to, r.Text(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// hide makes the secrets of connection strings unprintable.
+func (u *ui) hide(dsns ...string) {
+	var secrets []string
+	for _, dsn := range dsns {
+		secrets = append(secrets, session.Secrets(dsn)...)
+	}
+	u.mu.Lock()
+	u.redactor = session.NewRedactor(secrets...)
+	u.mu.Unlock()
+}
+
+// line writes one line to stderr, above what is being drawn there.
+func (u *ui) line(text string) {
+	u.mu.Lock()
+	above := u.above
+	redactor := u.redactor
+	u.mu.Unlock()
+	text = clean(text)
+	if above != nil {
+		above(redactor.Text(text))
+		return
+	}
+	fmt.Fprintln(u.stderr, text)
+}
+
+func (u *ui) note(format string, args ...any) { u.line("walferry: " + fmt.Sprintf(format, args...)) }
+
+// draw routes lines through f while something is drawn; nil ends that.
+func (u *ui) draw(f func(string)) {
+	u.mu.Lock()
+	u.above = f
+	u.mu.Unlock()
+}
+
+// fail prints an error, and its hint on a line of its own.
+func (u *ui) fail(err error) {
+	text := err.Error()
+	var server *pgconn.PgError
+	if errors.As(err, &server) && server.Detail != "" && !strings.Contains(text, server.Detail) {
+		text += ": " + server.Detail
+	}
+	u.note("%s", text)
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) && hint.Hint() != "" {
+		u.line("  hint: " + hint.Hint())
+	} else if server != nil && server.Hint != "" {
+		u.line("  hint: " + server.Hint)
+	}
+}
+
+func (u *ui) panicked(p any) {
+	fmt.Fprintf(u.stderr, "walferry: this is a bug: %v\n%s\n", p, debug.Stack())
+}
+
+// result prints a value as JSON.
+func (u *ui) result(v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = u.stdout.Write(append(text, '\n'))
+	return writeErr(err)
+}
+
+// clean takes away what would move a terminal's cursor: servers choose their messages.
+func clean(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return r
+		}
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// setLog chooses the form and level of the log.
+func (u *ui) setLog(level, format string) error {
+	var l slog.Level
+	if level != "" {
+		if err := l.UnmarshalText([]byte(level)); err != nil {
+			return &usageError{fmt.Sprintf("--log-level %q is none of debug, info, warn, error", level), didYouMean(level, []string{"debug", "info", "warn", "error"}, "")}
+		}
+	}
+	switch format {
+	case "", "text":
+		u.logger = slog.New(&textHandler{u: u, level: l})
+	case "json":
+		u.logger = slog.New(slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l}))
+	default:
+		return &usageError{fmt.Sprintf("--log-format %q is neither text nor json", format), ""}
+	}
+	return nil
+}
+
+// lines is a writer whose every Write is a line.
+type lines struct{ u *ui }
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.u.line(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+// textHandler writes a log for people: the time, the message, then key=value.
+type textHandler struct {
+	u     *ui
+	level slog.Level
+	attrs []slog.Attr
+}
+
+// Enabled implements slog.Handler.
+func (h *textHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+
+// WithAttrs implements slog.Handler.
+func (h *textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &textHandler{h.u, h.level, append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
+}
+
+// WithGroup implements slog.Handler; nothing here groups.
+func (h *textHandler) WithGroup(string) slog.Handler { return h }
+
+// Handle implements slog.Handler.
+func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	b.WriteString(r.Time.Format(time.TimeOnly))
+	if r.Level != slog.LevelInfo {
+		b.WriteString(" " + strings.ToLower(r.Level.String()))
+	}
+	b.WriteString(" " + r.Message)
+	write := func(a slog.Attr) bool {
+		fmt.Fprintf(&b, " %s=%v", a.Key, a.Value)
+		return true
+	}
+	for _, a := range h.attrs {
+		write(a)
+	}
+	r.Attrs(write)
+	h.u.line(b.String())
+	return nil
+}
