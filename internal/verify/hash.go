@@ -11,7 +11,7 @@ import (
 // hashQuery gives for each range of a part its number of rows and the sum of their hashes.
 func (t *table) hashQuery(which int, p part) string {
 	from := " from only " + t.sides[which].name + p.condition()
-	hash := t.number.of(digest(t.forms))
+	hash := number(digest(t.forms))
 	switch {
 	case t.ranges.of == "":
 		return "select 0, count(*), coalesce(sum(" + hash + "), 0)::text" + from

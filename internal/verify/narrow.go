@@ -103,7 +103,7 @@ func (t *table) narrowQuery(which int, condition string) string {
 		key, hash = rowBytes(forms), "decode("+row+", 'hex')"
 	} else if condition != "" {
 		// The range is that of the hash, which the condition calls h.
-		return "select decode(d, 'hex'), " + hash + ", place from (select d, place, " + t.number.of("d") + " h from (select " + row + " d, ctid::text place" + from + " offset 0) r) s" + condition + " order by 1, 2"
+		return "select decode(d, 'hex'), " + hash + ", place from (select d, place, " + number("d") + " h from (select " + row + " d, ctid::text place" + from + " offset 0) r) s" + condition + " order by 1, 2"
 	}
 	return "select " + key + ", " + hash + ", ctid::text" + from + condition + " order by 1, 2"
 }

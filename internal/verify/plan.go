@@ -30,7 +30,6 @@ type table struct {
 	ranges  ranges
 
 	sides     [2]relation
-	number    number
 	sums      [2]map[int]sum // of each range; a range without rows has none
 	partsLeft int
 }
@@ -82,8 +81,7 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 	if len(v.source.sessions) == 0 || len(v.target.sessions) == 0 {
 		return nil, fmt.Errorf("both sides must have been opened")
 	}
-	number, err := v.settle(ctx)
-	if err != nil {
+	if err := v.settle(ctx); err != nil {
 		return nil, err
 	}
 	sourceConn, targetConn := v.source.sessions[0].conn, v.target.sessions[0].conn
@@ -111,7 +109,7 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		if c.Kind == 'p' {
 			continue
 		}
-		t := &table{source: c, number: number, sums: [2]map[int]sum{{}, {}}}
+		t := &table{source: c, sums: [2]map[int]sum{{}, {}}}
 		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
 		tables = append(tables, t)
 		other, ok := onTarget[[2]string{c.Schema, c.Name}]
@@ -140,35 +138,22 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 	return tables, nil
 }
 
-// settle makes the sessions of both sides write and hash values the same way.
+// settle makes the sessions of both sides write values the same way.
 //
 // Up to version 11 a float's text has 15 digits plus extra_float_digits; from 12 on
 // that is so only for extra_float_digits of 0 and less
 // (https://www.postgresql.org/docs/12/release-12.html).
-func (v *Verifier) settle(ctx context.Context) (number, error) {
+func (v *Verifier) settle(ctx context.Context) error {
 	prepare := savepoint
 	if (v.source.major < 12) != (v.target.major < 12) {
 		prepare = "set extra_float_digits = 0; " + savepoint
 	}
 	for _, s := range []*side{v.source, v.target} {
 		if err := s.each(ctx, prepare); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	if min(v.source.major, v.target.major) < 11 {
-		return digits, nil
-	}
-	var tests [2]string
-	for which, s := range []*side{v.source, v.target} {
-		if err := s.sessions[0].conn.QueryRow(ctx, hashed.selfTest()).Scan(&tests[which]); err != nil {
-			return 0, fmt.Errorf("test the hash function of the %s: %w", s.name, err)
-		}
-	}
-	if tests[src] != tests[dst] {
-		v.config.Logger.Warn("the servers' hash functions are not the same; verify takes longer")
-		return digits, nil
-	}
-	return hashed, nil
+	return nil
 }
 
 // columns reads the types of the target's columns, by table and name. It asks for nothing

@@ -45,14 +45,11 @@ func (t *table) divide(ctx context.Context, s *session, rowsPerRange int, sameEn
 	for _, i := range t.key {
 		forms = append(forms, t.forms[i])
 	}
-	text := "encode(" + rowBytes(forms) + ", 'hex')"
+	text := rowBytes(forms)
 	if len(forms) == 1 && sameEncoding {
 		text = forms[0] + "::text"
 	}
-	hash := "hashtext(" + text + ` collate "C")`
-	if t.number == digits {
-		hash = "('x' || left(md5(" + text + "), 8))::bit(32)::int4"
-	}
+	hash := "('x' || md5(" + text + "))::bit(32)::int4"
 	r.of = fmt.Sprintf("((%s & 2147483647) %% %d)", hash, r.count)
 	return nil
 }

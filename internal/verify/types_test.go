@@ -196,3 +196,37 @@ func transfer(t *testing.T, source, target, table, columns string) {
 		t.Fatalf("copy %s: %v", table, err)
 	}
 }
+
+// The bytes of a text are not those of the server's encoding: a LATIN1 source
+// equals its UTF8 target, whatever stands in the key.
+func TestRun_Encodings(t *testing.T) {
+	server := pgtest.Shared(t, 13)
+	pgtest.Exec(t, server.URL("postgres"), `create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0`)
+	// A session of the project's own: it speaks UTF8 from its start.
+	exec := func(dsn, sql string) {
+		t.Helper()
+		conn, err := pinned.Open(context.Background(), pinned.Config{DSN: dsn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.PgConn().Exec(context.Background(), sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { exec(server.URL("postgres"), `drop database latin`) })
+	source, target := server.URL("latin"), pgtest.Shared(t, 17).Database(t)
+	for _, dsn := range []string{source, target} {
+		exec(dsn, `
+create type public.mood as enum ('fröhlich');
+create table public.t (k text primary key, c char(4), m public.mood, j jsonb, a text[]);
+insert into public.t select 'käse ' || i, 'ß', 'fröhlich', '{"ä": "ö"}', '{ü}' from generate_series(1, 500) i;
+create table public.log as select * from public.t;
+analyze`)
+	}
+	for _, perRange := range []int{0, 10} {
+		expect(t, compare(t, source, target, func(c *Config) { c.RowsPerRange = perRange }), "public.log multiset 500 equal\npublic.t key 500 equal\n")
+	}
+	exec(target, `update public.t set c = 'ss' where k = 'käse 7'`)
+	expect(t, compare(t, source, target, func(c *Config) { c.RowsPerRange = 10 }), "public.log multiset 500 equal\npublic.t key 500/500\n  different 1: k='käse 7' (c)\n")
+}
