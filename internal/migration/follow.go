@@ -26,12 +26,17 @@ type following struct {
 
 	mu        sync.Mutex
 	stream    *decoder.Stream
-	beat      int64     // id of the last heartbeat written
-	beatAt    time.Time // when, by this process's clock
-	back      int64     // id of the last one that was seen on the target
-	lag       time.Duration
+	underway  []beat        // heartbeats that have not come back, the oldest first
+	beatAt    time.Time     // when the last one was written
+	lag       time.Duration // trip of the last one that has come back
 	lagBytes  int64
 	heldUntil time.Time // a held applier is let go then; zero: it is not held
+}
+
+// beat is a heartbeat: its number, and when it was written by this process's clock.
+type beat struct {
+	id int64
+	at time.Time
 }
 
 // following applies changes until the cutover is done, the migration is aborted,
@@ -150,11 +155,11 @@ func (f *following) fill(v *View) {
 	}
 }
 
-// lagNow is the trip of the last heartbeat, or the age of one that is under way
-// when that is more.
+// lagNow is the trip of the last heartbeat, or the age of the oldest that is under
+// way when that is more.
 func (f *following) lagNow() time.Duration {
-	if f.back < f.beat {
-		return max(f.lag, time.Since(f.beatAt))
+	if len(f.underway) > 0 {
+		return max(f.lag, time.Since(f.underway[0].at))
 	}
 	return f.lag
 }
@@ -213,16 +218,19 @@ func (f *following) heartbeats(ctx context.Context) {
 	defer tick.Stop()
 	for ; ctx.Err() == nil; waitTick(ctx, tick) {
 		f.mu.Lock()
-		beat, at, back := f.beat, f.beatAt, f.back
+		waiting, last := len(f.underway) > 0, f.beatAt
 		f.mu.Unlock()
-		if back < beat {
-			if seen, err := f.seenBeat(ctx, "beat"); err == nil && seen >= beat {
+		if waiting {
+			if seen, err := f.seenBeat(ctx, "beat"); err == nil {
 				f.mu.Lock()
-				f.back, f.lag = seen, time.Since(at)
+				for len(f.underway) > 0 && f.underway[0].id <= seen {
+					f.lag = time.Since(f.underway[0].at)
+					f.underway = f.underway[1:]
+				}
 				f.mu.Unlock()
 			}
 		}
-		if time.Since(at) < f.r.c.Heartbeat {
+		if time.Since(last) < f.r.c.Heartbeat {
 			continue
 		}
 		began := time.Now()
@@ -232,14 +240,7 @@ func (f *following) heartbeats(ctx context.Context) {
 			continue
 		}
 		f.mu.Lock()
-		// While one is under way the lag counts from the oldest.
-		if f.back == f.beat || f.beat == 0 {
-			f.beatAt = began
-		}
-		if f.beat == 0 {
-			f.back = id - 1
-		}
-		f.beat = id
+		f.underway, f.beatAt = append(f.underway, beat{id, began}), began
 		f.mu.Unlock()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -266,5 +267,37 @@ func (r *runner) afterOpen(ctx context.Context, step func(string)) error {
 	return nil
 }
 
-// schemaGate: every index and constraint that the source has.
-func (r *runner) schemaGate(ctx context.Context) error { return nil }
+// schemaGate: every index and constraint that the source has, valid. Foreign keys
+// that the role can have only inside the fence are still to come.
+func (r *runner) schemaGate(ctx context.Context) error {
+	if r.c.Schema == "none" {
+		return nil // the user's own; check has compared columns and keys
+	}
+	may, err := r.replicaRole(ctx)
+	if err != nil {
+		return err
+	}
+	options, err := r.schemaOptions(ctx)
+	if err != nil {
+		return err
+	}
+	var lost []string
+	err = r.source.do(ctx, func(source *pgx.Conn) error {
+		return r.store.do(ctx, func(target *pgx.Conn) error {
+			losses, err := schema.LostIndexes(ctx, source, target, options)
+			for _, l := range losses {
+				if may || !strings.HasPrefix(l.Source, "foreign key") {
+					lost = append(lost, l.String())
+				}
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}
+	}
+	return nil
+}

@@ -67,28 +67,77 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 			return v, err
 		}
 	}
-	compare, err := verify.New(verify.Config{
-		Source: c.Source, Target: c.Target, Tables: tables, Jobs: c.Jobs, Progress: o.Progress, Logger: c.Logger,
-	})
-	if err != nil {
-		return v, err
-	}
-	defer compare.Close()
 	switch {
-	case r.rec.Phase == Following && r.rec.Alive:
-		err = r.openAtOnePosition(ctx, compare, &v)
+	case r.rec.Phase == Following && r.rec.Alive, r.rec.Phase == Finished:
 	case r.rec.Phase == Following:
 		return v, ErrNoRunner
-	case r.rec.Phase == Finished:
-		err = r.openQuiet(ctx, compare, &v)
 	default:
 		return v, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "verify compares while a migrate follows, or after the cutover"}
 	}
-	if err != nil {
-		return v, err
+	for round := 1; ; round++ {
+		if err := r.compare(ctx, tables, o, &v); err != nil {
+			return v, err
+		}
+		// A snapshot does not see through TRUNCATE: such tables are compared again.
+		if tables = uncompared(v.Report, tables); len(tables) == 0 || round == rounds {
+			return v, nil
+		}
 	}
-	v.Report, err = compare.Compare(ctx)
-	return v, err
+}
+
+// rounds is how often a table is tried that is truncated while it is compared.
+const rounds = 10
+
+func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.Table) {
+	for _, t := range report.Tables {
+		if t.Error == "" {
+			continue
+		}
+		for i := range tables {
+			if tables[i].Schema == t.Schema && tables[i].Name == t.Name {
+				again = append(again, tables[i])
+			}
+		}
+	}
+	return again
+}
+
+// compare compares tables, and puts the result in the place of an earlier one.
+func (r *runner) compare(ctx context.Context, tables []catalog.Table, o VerifyOptions, v *Verified) error {
+	compare, err := verify.New(verify.Config{
+		Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: min(r.c.Jobs, len(tables)), Progress: o.Progress, Logger: r.c.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer compare.Close()
+	if r.rec.Phase == Finished {
+		err = r.openQuiet(ctx, compare, v)
+	} else {
+		err = r.openAtOnePosition(ctx, compare, v)
+	}
+	if err != nil {
+		return err
+	}
+	report, err := compare.Compare(ctx)
+	if err != nil {
+		return err
+	}
+	if v.Tables == nil {
+		v.Report = report
+		return nil
+	}
+	v.Equal = true
+	for i := range v.Tables {
+		for _, t := range report.Tables {
+			if t.Schema == v.Tables[i].Schema && t.Name == v.Tables[i].Name {
+				v.Rows += t.SourceRows - v.Tables[i].SourceRows
+				v.Tables[i] = t
+			}
+		}
+		v.Equal = v.Equal && v.Tables[i].Equal
+	}
+	return nil
 }
 
 // proof is the comparison that was made as of the cutover, or nil.
@@ -137,7 +186,7 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	if err := compare.OpenSource(ctx, exported.Name); err != nil {
 		return err
 	}
-	v.Position = exported.ConsistentPoint.String()
+	v.Position = exported.ConsistentPoint.String() // of the last round, where there are several
 	if _, err := r.store.ask(ctx, "advance", requestArgs{LSN: v.Position}, nil); err != nil {
 		return err
 	}
