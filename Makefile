@@ -26,17 +26,16 @@ demo: build ## a whole migration of a live database, in under three minutes
 	go run ./internal/pgtest/servers $(DEMO_SOURCE) $(DEMO_TARGET)
 	go run ./internal/demo -walferry bin/walferry -mb $(DEMO_MB) -source $(DEMO_SOURCE) -target $(DEMO_TARGET)
 
+# Further flags of `go test`, such as GOTESTFLAGS=-race.
+GOTESTFLAGS ?=
+
 .PHONY: test
 test: servers ## every test on real servers: the usual version pairs
-	go test -timeout 20m ./...
-
-.PHONY: test-race
-test-race: servers ## the same under the race detector
-	go test -race -timeout 30m ./...
+	go test -timeout 30m $(GOTESTFLAGS) ./...
 
 .PHONY: test-all
 test-all: servers ## every pair of an older and a newer major version
-	WALFERRY_TEST_PAIRS=all go test -timeout 120m ./...
+	WALFERRY_TEST_PAIRS=all go test -timeout 120m $(GOTESTFLAGS) ./...
 
 .PHONY: test-compose
 test-compose: ## the integration tests against the pair of docker-compose.yml
