@@ -3,6 +3,7 @@ package verify
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -336,6 +337,7 @@ func (t *table) conclude() {
 	r := &t.report
 	if t.err != nil {
 		r.Error = t.err.Error()
+		r.Rewritten = errors.Is(t.err, errRewritten)
 	}
 	r.More = r.MissingRows + r.ExtraRows + r.DifferentRows - int64(len(r.Missing)+len(r.Extra)+len(r.Different))
 	r.Equal = t.err == nil && len(r.MissingColumns) == 0 && len(t.differing()) == 0

@@ -43,6 +43,10 @@ type TableReport struct {
 
 	// Error is why the table could not be compared. Equal is false then.
 	Error string `json:"error,omitempty"`
+
+	// Rewritten: the Error is that the table was truncated or rewritten after the
+	// snapshot was taken, so that another comparison may succeed.
+	Rewritten bool `json:"rewritten,omitempty"`
 }
 
 // Key names a row.
