@@ -1,0 +1,1 @@
+alter table shop.shipments add foreign key (order_id) references shop.orders on delete cascade;
