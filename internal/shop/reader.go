@@ -140,7 +140,7 @@ select format('order %%s says %%s and its lines say %%s', o.id, o.total, s.total
  order by o.id limit 10`
 
 	// growth counts what came after the n that was seen last of each client: the
-	// rows before it were looked at then. The client at the end of each pair of arrays is new.
+	// rows before it were looked at then. Of a client not seen before it counts all.
 	growth = `
 select l.client, max(l.n), coalesce(k.n, 0), count(*) filter (where l.n > coalesce(k.n, 0)), bool_or(l.n = k.n)
   from shop.ledger l left join unnest($1::int[], $2::bigint[]) k(client, n) on k.client = l.client
