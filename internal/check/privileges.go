@@ -58,7 +58,15 @@ func (r *run) ownership(ctx context.Context) error {
 	if len(owners) == 0 {
 		return nil
 	}
-	members, err := s.texts(ctx, "roles", `select rolname::text from pg_roles where pg_has_role(oid, 'MEMBER')`)
+	var members, superusers []string
+	err := s.records(ctx, "roles", `select rolname::text, pg_has_role(oid, 'MEMBER')::text, rolsuper::text from pg_roles`, func(row []string) {
+		if row[1] == "true" {
+			members = append(members, row[0])
+		}
+		if row[2] == "true" {
+			superusers = append(superusers, row[0])
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -67,6 +75,9 @@ func (r *run) ownership(ctx context.Context) error {
 			ID: "table-owner", Severity: Block, On: "source", Object: catalog.Quote(owner),
 			Seen: fmt.Sprintf("%s cannot publish what %s owns: %s", s.User, owner, list(owners[owner])),
 			Do:   "publishing a table takes its ownership: make the role a member of the owner, or connect as the owner, or --exclude them",
+		}
+		if slices.Contains(superusers, owner) {
+			f.Do += "; the owner is a superuser, whose membership is much: rather give the tables to an ordinary role"
 		}
 		grant := fmt.Sprintf("grant %s to %s", catalog.Quote(owner), catalog.Quote(s.User))
 		switch {
@@ -143,9 +154,10 @@ func (r *run) readable(ctx context.Context) error {
 	r.addEach(selects)
 	r.addEach(policies)
 	var sequences []Finding
+	// CASE, because conditions joined by AND come in any order.
 	err := s.records(ctx, "sequences", `
 select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'S' and `+catalog.NotOurs+` and not has_sequence_privilege(c.oid, 'SELECT')
+ where case when c.relkind = 'S' then not has_sequence_privilege(c.oid, 'SELECT') end and `+catalog.NotOurs+`
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
  order by 1, 2`, func(row []string) {
 		name := catalog.Name(row[0], row[1])

@@ -13,11 +13,11 @@ import (
 
 // schema checks how the target comes by its schema: by pg_dump, or as it was brought.
 func (r *run) schema(ctx context.Context) error {
-	if r.c.Schema == "none" {
-		return nil
-	}
 	if r.c.Resuming {
-		return nil // it has been read already
+		return nil // the copy has begun: it is there
+	}
+	if r.c.Schema == "none" {
+		return r.compare(ctx)
 	}
 	_, err := schema.Find(ctx, r.source.Major, r.target.Major)
 	var missing *schema.ToolError
@@ -27,6 +27,40 @@ func (r *run) schema(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
+	return nil
+}
+
+// compare holds the schema that was brought against the source's. A table that
+// is not there at all has been told by broughtTables.
+func (r *run) compare(ctx context.Context) error {
+	differences, err := schema.Compare(ctx, r.source.tx, r.target.tx, r.tables)
+	if err != nil {
+		return err
+	}
+	missing := map[string]bool{}
+	for _, f := range r.findings {
+		if f.ID == "target-table-missing" {
+			missing[f.Object] = true
+		}
+	}
+	var findings []Finding
+	for _, d := range differences {
+		if missing[d.Table] {
+			continue
+		}
+		f := Finding{
+			ID: "schema-difference", Severity: Block, On: "target", Object: d.Table, Seen: d.Problem,
+			Do: "make the table the same, or let --schema dump bring it",
+		}
+		if d.Column != "" {
+			f.Seen = "column " + catalog.Quote(d.Column) + ": " + d.Problem
+		}
+		if d.SQL != "" {
+			f.SQL = []string{d.SQL}
+		}
+		findings = append(findings, f)
+	}
+	r.addEach(findings)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
 )
 
 // targetServer checks the target as a server.
@@ -122,35 +123,24 @@ func (r *run) locks(context.Context) {
 	}
 }
 
-// roles finds owners and grantees that the target does not have.
+// roles finds owners and grantees that the target does not have, or cannot give
+// anything to.
 func (r *run) roles(ctx context.Context) error {
-	needed, err := r.source.texts(ctx, "roles", `
-select distinct pg_get_userbyid(x.role)::text from (
-     select c.relowner, n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     union select n.nspowner, n.nspname from pg_namespace n
-     union select p.proowner, n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-     union select t.typowner, n.nspname from pg_type t join pg_namespace n on n.oid = t.typnamespace
-     union select a.grantee, n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) a
-     union select a.grantee, n.nspname from pg_namespace n, aclexplode(n.nspacl) a
-     union select a.grantee, n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace, aclexplode(p.proacl) a) x(role, nspname)
- where x.role <> 0 and `+strings.ReplaceAll(catalog.NotOurs, "n.nspname", "x.nspname")+` and pg_get_userbyid(x.role) !~ '^(pg_|rds)'
- order by 1`)
+	named, err := schema.Roles(ctx, r.source.tx, r.target.tx)
 	if err != nil {
 		return err
 	}
-	have, err := r.target.texts(ctx, "roles", `select rolname::text from pg_roles where rolname = any($1::text[])`, needed)
-	if err != nil {
-		return err
-	}
-	present := map[string]bool{}
-	for _, name := range have {
-		present[name] = true
-	}
-	var missing, sql []string
-	for _, name := range needed {
-		if !present[name] {
-			missing = append(missing, catalog.Quote(name))
-			sql = append(sql, "create role "+catalog.Quote(name)+" nologin")
+	var missing, create, closed, grant []string
+	for _, role := range named {
+		name := catalog.Quote(role.Name)
+		switch {
+		case strings.HasPrefix(role.Name, "rds"):
+		case !role.Exists:
+			missing = append(missing, name)
+			create = append(create, "create role "+name+" nologin")
+		case role.Owns > 0 && !role.CanOwn:
+			closed = append(closed, name)
+			grant = append(grant, fmt.Sprintf("grant %s to %s", name, catalog.Quote(r.target.User)))
 		}
 	}
 	if len(missing) > 0 {
@@ -158,7 +148,15 @@ select distinct pg_get_userbyid(x.role)::text from (
 			ID: "roles-missing", Severity: Warn, On: "target",
 			Seen: "roles that own or may use something on the source are not there: " + list(missing),
 			Do:   "create them first, with their passwords and memberships; otherwise what they own belongs to " + r.target.User + " and their grants are left out",
-			SQL:  sql,
+			SQL:  create,
+		})
+	}
+	if len(closed) > 0 {
+		r.add(Finding{
+			ID: "roles-not-grantable", Severity: Warn, On: "target",
+			Seen: r.target.User + " may not make the owners of the source's objects their owners: " + list(closed),
+			Do:   "make the role a member of them; otherwise the objects belong to " + r.target.User,
+			SQL:  grant,
 		})
 	}
 	return nil

@@ -1,0 +1,348 @@
+package check
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// What the target's newer version no longer has.
+func TestRun_OldVersion(t *testing.T) {
+	source, target := pgtest.Pair(t, 10, 18)
+	situations := []situation{
+		{id: "with-oids", on: "source", severity: Block, source: []string{`create table o (a int primary key) with oids`}},
+		{id: "removed-type", on: "source", severity: Block, seen: "abstime", source: []string{`create table r (a int primary key, b abstime, c reltime, d tinterval, e abstime[])`,
+			`insert into r values (1, 'epoch', '1 day', '["epoch" "now"]', array['epoch'::abstime])`}},
+		{id: "truncate-not-decoded", on: "source", severity: Info, noMend: true},
+		{id: "minor-version", on: "source", severity: Warn, noMend: true},
+	}
+	bring(t, source, target, situations)
+	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
+}
+
+// From 18 on the old row of REPLICA IDENTITY FULL may not hold a generated column.
+func TestRun_GeneratedColumns18(t *testing.T) {
+	source, target := pgtest.Pair(t, 18, 18)
+	exec(t, source, `create table g (a int primary key, s int generated always as (a + 1) stored)`, `alter table g replica identity full`, `insert into g values (1)`,
+		`create publication check_generated for table g`)
+	conn, err := pgconn.Connect(t.Context(), source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	if _, err := conn.Exec(t.Context(), `update g set a = 2`).ReadAll(); err == nil {
+		t.Error("the server lets the update through: then the finding is wrong")
+	}
+	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Schema: "none"}, source, target,
+		[]situation{{id: "identity-generated", on: "source", severity: Block, object: `"public"."g"`}})
+	exec(t, source, `update g set a = 2`)
+}
+
+func TestRun_LongWriter(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	conn, err := pgconn.Connect(t.Context(), source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	if _, err := conn.Exec(t.Context(), `begin; create table t (a int primary key)`).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	mend(t, Config{SourceDSN: source, TargetDSN: target, LongWriter: time.Millisecond, Jobs: 1}, source, target,
+		[]situation{{id: "long-writer", on: "source", severity: Warn, object: fmt.Sprintf("process %d", conn.PID())}})
+}
+
+// What a role without rights lacks, with the GRANT.
+func TestRun_Privileges(t *testing.T) {
+	for _, majors := range [][2]int{{13, 17}, {17, 18}} {
+		t.Run(fmt.Sprint(majors), func(t *testing.T) {
+			source, target := pgtest.Pair(t, majors[0], majors[1])
+			for _, dsn := range []string{source, target} {
+				exec(t, dsn, `create role check_plain login noinherit`)
+				t.Cleanup(func() {
+					b := background{t}
+					if majors[1] >= 15 && dsn == target {
+						exec(b, dsn, `revoke set on parameter session_replication_role from check_plain`)
+					}
+					exec(b, dsn, `drop owned by check_plain`, `drop role check_plain`)
+				})
+			}
+			exec(t, source, `create role check_owner`, `create schema "S"`, `create table "S"."T" (a int primary key)`, `alter table "S"."T" owner to check_owner`,
+				`create sequence "S".q`, `create table "S".r (a int primary key)`, `alter table "S".r enable row level security`)
+			t.Cleanup(func() { exec(background{t}, source, `drop owned by check_owner`, `drop role check_owner`) })
+			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`)
+			c := Config{SourceDSN: as(t, source, "check_plain"), TargetDSN: as(t, target, "check_plain"), Schema: "none", Jobs: 1}
+			mend(t, c, source, target, []situation{
+				{id: "replication-right", on: "source", severity: Block},
+				{id: "create-on-database", on: "source", severity: Block},
+				{id: "create-on-database", on: "target", severity: Block},
+				{id: "schema-usage", on: "source", severity: Block},
+				{id: "row-security", on: "source", severity: Block},
+				{id: "table-select", on: "source", severity: Block},
+				{id: "table-owner", on: "source", severity: Block, object: `"check_owner"`},
+				{id: "table-owner", on: "source", severity: Block, object: `"postgres"`, seen: "superuser"},
+				{id: "sequence-select", on: "source", severity: Block},
+				{id: "target-table-privileges", on: "target", severity: Block},
+				{id: "session-replication-role", on: "target", severity: Warn},
+			})
+		})
+	}
+}
+
+func TestRun_RoleLimits(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	name := strings.TrimPrefix(mustParse(t, source).Path, "/")
+	exec(t, source, `create role check_limited login replication connection limit 5 valid until '2100-01-01'`,
+		`alter database `+name+` connection limit 5`, `grant create on database `+name+` to check_limited`)
+	t.Cleanup(func() { exec(background{t}, source, `drop owned by check_limited`, `drop role check_limited`) })
+	c := Config{SourceDSN: as(t, source, "check_limited"), TargetDSN: target}
+	if f := find(check(t, c), "role-expires", ""); len(f) > 0 {
+		t.Errorf("got %v", f)
+	}
+	exec(t, source, fmt.Sprintf(`alter role check_limited valid until '%s'`, time.Now().Add(48*time.Hour).Format(time.RFC3339)))
+	mend(t, c, source, target, []situation{
+		{id: "role-connection-limit", on: "source", severity: Block},
+		{id: "database-connection-limit", on: "source", severity: Block},
+		{id: "role-expires", on: "source", severity: Warn},
+	})
+}
+
+// A role of the target that is no member of the owners.
+func TestRun_OwnersOnTheTarget(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	exec(t, source, `create role check_keeper`, `create table t (a int primary key)`, `alter table t owner to check_keeper`)
+	t.Cleanup(func() { exec(background{t}, source, `drop owned by check_keeper`, `drop role check_keeper`) })
+	exec(t, target, `create role check_keeper`, `create role check_mover login`)
+	t.Cleanup(func() {
+		exec(background{t}, target, `drop owned by check_mover`, `drop role check_keeper, check_mover`)
+	})
+	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_mover"), Jobs: 1}, source, target,
+		[]situation{{id: "roles-not-grantable", on: "target", severity: Warn, seen: "check_keeper"}})
+}
+
+// Settings that only a server of its own can have.
+func TestRun_Settings(t *testing.T) {
+	source := pgtest.New(t, pgtest.Options{Major: 18, Settings: map[string]string{
+		"wal_level": "replica", "max_replication_slots": "0", "max_wal_senders": "0", "wal_sender_timeout": "2s", "max_slot_wal_keep_size": "100MB",
+		"idle_replication_slot_timeout": "60", "max_connections": "15", "max_locks_per_transaction": "10", "max_prepared_transactions": "0",
+	}})
+	target := pgtest.New(t, pgtest.Options{Major: 18, Settings: map[string]string{"track_counts": "off", "autovacuum": "off"}})
+	c := Config{SourceDSN: source.URL("postgres"), TargetDSN: target.URL("postgres"), Schema: "none"}
+	// One transaction may take about as many locks as it creates tables.
+	const create = `do $$ begin for i in %d..%d loop execute format('create table t%%s (a int)', i); end loop; end $$`
+	for _, dsn := range []string{c.SourceDSN, c.TargetDSN} {
+		exec(t, dsn, fmt.Sprintf(create, 1, 80), fmt.Sprintf(create, 81, 160))
+	}
+
+	report := check(t, c)
+	for id, severity := range map[string]Severity{
+		"wal-level": Block, "free-slots": Block, "free-senders": Block, "free-connections": Block, "wal-sender-timeout": Warn, "slot-wal-keep-size": Warn,
+		"idle-slot-timeout": Warn, "max-locks": Warn, "track-counts-off": Warn, "autovacuum-off": Warn, "fsync-off": Warn,
+	} {
+		if f := find(report, id, ""); len(f) == 0 || f[0].Severity != severity {
+			t.Errorf("%s: got %v", id, f)
+		}
+	}
+	// 160 tables without identity are 20 findings and one for the rest, with the SQL of all.
+	identities := find(report, "replica-identity", "source")
+	if len(identities) != 21 || len(identities[20].SQL) != 140 || identities[20].Object != "and 140 more" {
+		t.Errorf("got %d findings, the last %+v", len(identities), identities[len(identities)-1])
+	}
+	if report.Tables != 160 || report.Source.Major != 18 || report.Source.SystemID == "" || report.Source.SystemID == report.Target.SystemID {
+		t.Errorf("got %d tables, source %+v", report.Tables, report.Source)
+	}
+	// All of it is run, and the servers started again. ALTER SYSTEM beats the settings of the launch.
+	for _, f := range report.Findings {
+		if f.On == "source" {
+			exec(t, c.SourceDSN, f.SQL...)
+		} else {
+			exec(t, c.TargetDSN, f.SQL...)
+		}
+	}
+	exec(t, c.SourceDSN, `alter system set max_connections = 100`)
+	for _, s := range []*pgtest.Server{source, target} {
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range check(t, c).Findings {
+		if f.Severity != Info {
+			t.Errorf("still there: %+v", f)
+		}
+	}
+}
+
+func TestRun_WrongServers(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 13)
+	for _, c := range []struct {
+		source, target, id string
+		severity           Severity
+	}{
+		{source, target, "target-older", Block},
+		{source, source, "same-database", Block},
+		{source, strings.Replace(source, "127.0.0.1", "localhost", 1), "same-database", Block},
+		{source, pgtest.Shared(t, 15).Database(t), "same-server", Warn},
+	} {
+		found := find(check(t, Config{SourceDSN: c.source, TargetDSN: c.target}), c.id, "tool")
+		if len(found) != 1 || found[0].Severity != c.severity {
+			t.Errorf("%s: got %v", c.id, found)
+		}
+	}
+	if _, err := Run(t.Context(), Config{SourceDSN: source, TargetDSN: target, Include: []string{"nowhere"}}); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("got %v, want the pattern", err)
+	}
+	if _, err := Run(t.Context(), Config{SourceDSN: source, TargetDSN: database(t, target, "nowhere")}); err == nil || !strings.Contains(err.Error(), "check the target") {
+		t.Errorf("got %v, want the target", err)
+	}
+}
+
+func TestRun_Standby(t *testing.T) {
+	server := pgtest.New(t, pgtest.Options{Major: 15})
+	if err := server.Stop(t.Context(), "fast"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(server.DataDir, "standby.signal"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, target := pgtest.Pair(t, 15, 18)
+	report := check(t, Config{SourceDSN: server.URL("postgres"), TargetDSN: target})
+	if found := find(report, "not-a-writer", "source"); len(found) != 1 || found[0].Severity != Block {
+		t.Errorf("got:\n%s", summary(report))
+	}
+}
+
+func TestRun_Encodings(t *testing.T) {
+	_, target := pgtest.Pair(t, 15, 18)
+	for _, encoding := range []string{"SQL_ASCII", "LATIN1"} {
+		name := "check_" + strings.ToLower(encoding)
+		exec(t, target, `create database `+name+` template template0 encoding '`+encoding+`' lc_collate 'C' lc_ctype 'C'`)
+		t.Cleanup(func() { exec(background{t}, target, `drop database `+name) })
+	}
+	for _, c := range []struct {
+		source, target string
+		severity       Severity
+	}{
+		{database(t, target, "check_sql_ascii"), target, Warn},
+		{target, database(t, target, "check_sql_ascii"), Block},
+		{database(t, target, "check_latin1"), target, Info},
+		{target, database(t, target, "check_latin1"), Block},
+	} {
+		report := check(t, Config{SourceDSN: c.source, TargetDSN: c.target})
+		if found := find(report, "encoding", ""); len(found) != 1 || found[0].Severity != c.severity {
+			t.Errorf("%s to %s: got %v", report.Source.Encoding, report.Target.Encoding, found)
+		}
+		if len(find(report, "collation", "target")) != 1 {
+			t.Errorf("the other collation is not found:\n%s", summary(report))
+		}
+	}
+}
+
+// A pooler gives every client a process id of its own making.
+func TestRun_Pooler(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	u := mustParse(t, source)
+	u.Host = pooler(t, u.Host)
+	u.RawQuery = "sslmode=disable"
+	report := check(t, Config{SourceDSN: u.String(), TargetDSN: target})
+	if found := find(report, "pooler", "source"); len(found) != 1 || found[0].Severity != Block {
+		t.Errorf("got:\n%s", summary(report))
+	}
+}
+
+// pooler passes connections on to a server, under another process id.
+func pooler(t *testing.T, server string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	serve := func(client net.Conn) {
+		defer all.Done()
+		defer client.Close()
+		backend, err := net.Dial("tcp4", server)
+		if err != nil {
+			return
+		}
+		defer backend.Close()
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			defer backend.Close()
+			io.Copy(backend, client) //nolint:errcheck // ends with the client
+		}()
+		pass(client, backend)
+	}
+	all.Add(1)
+	go func() {
+		defer all.Done()
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			all.Add(1)
+			go serve(client)
+		}
+	}()
+	t.Cleanup(func() { listener.Close(); all.Wait() })
+	return listener.Addr().String()
+}
+
+// pass copies the server's messages and changes BackendKeyData.
+func pass(client io.Writer, server io.Reader) {
+	header := make([]byte, 5)
+	for {
+		if _, err := io.ReadFull(server, header); err != nil {
+			return
+		}
+		body := make([]byte, binary.BigEndian.Uint32(header[1:])-4)
+		if _, err := io.ReadFull(server, body); err != nil {
+			return
+		}
+		if header[0] == 'K' {
+			body[0] ^= 1
+		}
+		if _, err := client.Write(append(slices.Clone(header), body...)); err != nil {
+			return
+		}
+	}
+}
+
+// Connections that leave the machine should be verified.
+func TestProtection(t *testing.T) {
+	for state, want := range map[string]int{"none": 1, "unverified": 1, "verify-ca": 1, "verify-full": 0, "local": 0} {
+		r := &run{}
+		r.protection(&server{ServerFacts: ServerFacts{TLS: state}, side: "source"})
+		if len(r.findings) != want {
+			t.Errorf("%s: got %v", state, r.findings)
+		}
+	}
+}
+
+func TestOlder(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{{"1.9", "1.10", true}, {"1.10", "1.9", false}, {"1.2", "1.2", false}, {"3.3", "3.3.1", true}, {"unpackaged", "1.0", false}} {
+		if got := older(c.a, c.b); got != c.want {
+			t.Errorf("older(%s, %s) = %v", c.a, c.b, got)
+		}
+	}
+}
