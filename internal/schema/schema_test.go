@@ -115,12 +115,10 @@ func afterData(t testing.TB, d *Dump, target string) Report {
 	return report
 }
 
-func pairs2(t testing.TB) [][2]int { return [][2]int{{10, 18}, {13, 17}, {15, 18}} }
-
 // Everything that the source has is on the target afterwards, and doing it all
 // twice changes nothing.
 func TestDump_EverythingArrives(t *testing.T) {
-	for _, majors := range pairs2(t) {
+	for _, majors := range [][2]int{{10, 18}, {13, 17}, {15, 18}} {
 		t.Run(fmt.Sprintf("%d to %d", majors[0], majors[1]), func(t *testing.T) {
 			source, target := pgtest.Pair(t, majors[0], majors[1])
 			loadOdd(t, source, target, majors[0])
@@ -128,6 +126,13 @@ func TestDump_EverythingArrives(t *testing.T) {
 			report := restore(t, d, target)
 			for _, s := range report.Skipped {
 				t.Log(s)
+			}
+			losses, err := Lost(t.Context(), open(t, source), open(t, target), Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range losses {
+				t.Error(l)
 			}
 			again, err := Open(slices.Clone(d.Archive), Options{})
 			if err != nil {

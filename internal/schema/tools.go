@@ -74,7 +74,7 @@ func choose(found []Tools, sourceMajor, targetMajor int) (Tools, error) {
 		return Tools{}, &ToolError{Problem: "find pg_dump: it is neither in PATH nor where packages put it", Advice: advice}
 	}
 	better := func(a, b Tools) bool { // a rather than b
-		switch aNew, bNew := a.Major >= targetMajor, b.Major >= targetMajor; {
+		switch aNew, bNew := a.Major >= wanted, b.Major >= wanted; {
 		case aNew != bNew:
 			return aNew
 		case a.Major == b.Major:
