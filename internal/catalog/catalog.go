@@ -126,7 +126,7 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
                     and d.refclassid = 'pg_catalog.pg_extension'::regclass), ''),
        c.relrowsecurity, c.relforcerowsecurity, `+oids+`,
        pg_catalog.pg_get_userbyid(c.relowner)::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-       pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+       coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false),
        coalesce(pg_catalog.pg_table_size(c.oid), 0),
        coalesce(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::int8,
        c.reltuples::int8
