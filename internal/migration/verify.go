@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -177,7 +177,8 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 		v.HeldMS = time.Since(held).Milliseconds()
 	}()
 	exported, err := snapshot.Export(ctx, r.c.Source, snapshot.ExportConfig{
-		Slot: fmt.Sprintf("walferry_verify_%d", os.Getpid()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
+		// Not the process id: in containers everybody's is 1.
+		Slot: fmt.Sprintf("walferry_verify_%08x", rand.Uint32()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,1 @@
+update t set place = 21 - place;

@@ -1,0 +1,1 @@
+select count(distinct place) = 20 and count(distinct late) = 20 from t;

@@ -1,0 +1,13 @@
+begin;
+insert into child values (10, 10);
+insert into parent values (10, 11);
+insert into child values (11, 10);
+commit;
+begin;
+update parent set id = 2, best = 1 where id = 1;
+update child set parent = 2 where id = 1;
+commit;
+begin;
+delete from parent where id = 10;
+delete from child where parent = 10;
+commit;

@@ -1,0 +1,1 @@
+create table late (a int primary key deferrable initially deferred);

@@ -1,0 +1,10 @@
+delete from t where ctid = (select min(ctid) from t where a = 1);
+update t set b = 'one of them' where ctid = (select min(ctid) from t where a = 1);
+delete from t where ctid = (select min(ctid) from t where a is null);
+update t set a = 7 where ctid = (select min(ctid) from t where a is null);
+update t set j = '{"k": 1}' where ctid = (select max(ctid) from t where a = 1);
+update t set f = 0 where ctid = (select min(ctid) from t where a = 2);
+begin;
+insert into t select 1, 'same', '{"k":1}', 'NaN' from generate_series(1, 3);
+delete from t where ctid = (select max(ctid) from t where a = 1 and b = 'same');
+commit;

@@ -1,0 +1,1 @@
+select count(*) = 9 from b where id > 1000;

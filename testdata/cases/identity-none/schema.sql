@@ -1,0 +1,2 @@
+create table keyless (a int);
+create table fine (a int primary key);

@@ -1,0 +1,1 @@
+insert into keyless values (1);

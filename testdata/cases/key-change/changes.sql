@@ -1,0 +1,13 @@
+update plain set id = 1000 + id where id <= 10;
+update composite set a = -a where a < 10;
+update composite set c = c + 1000, v = 'moved' where a = 20;
+begin;
+update plain set id = -1 where id = 20;
+update plain set id = 20 where id = 21;
+update plain set id = 21 where id = -1;
+commit;
+begin;
+delete from plain where id = 41;
+update plain set id = id - 1000000 where id between 30 and 40;
+update plain set id = id + 1000001 where id < -1;
+commit;

@@ -1,0 +1,1 @@
+select count(*) = 7 from t;
