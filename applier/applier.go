@@ -457,7 +457,7 @@ func (a *Applier) drop(ctx context.Context) {
 	if a.session == nil {
 		return
 	}
-	a.session.close(ctx)
+	a.session.conn.Close(ctx) //nolint:errcheck // it is lost or of no use
 	a.last, a.session = a.session.backend, nil
 }
 

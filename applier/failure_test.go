@@ -93,7 +93,7 @@ func TestApply_SessionLost(t *testing.T) {
 // cutter makes connections that are cut at a COMMIT once it is armed.
 type cutter struct {
 	armed  atomic.Bool
-	before bool // the COMMIT never arrives, instead of its answer
+	before atomic.Bool // the COMMIT never arrives, instead of its answer
 }
 
 type cutConn struct {
@@ -121,7 +121,7 @@ func (c *cutter) connect(ctx context.Context, url string) (*pgx.Conn, error) {
 func (c *cutConn) Write(b []byte) (int, error) {
 	if bytes.Contains(b, []byte("Q\x00\x00\x00\x0bcommit\x00")) && c.cutter.armed.CompareAndSwap(true, false) {
 		c.cut.Store(true)
-		if c.cutter.before {
+		if c.cutter.before.Load() {
 			return len(b), nil
 		}
 	}
@@ -130,7 +130,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 
 func (c *cutConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if c.cut.Load() && !c.cutter.before {
+	if c.cut.Load() && !c.cutter.before.Load() {
 		return 0, io.ErrUnexpectedEOF // the server has answered: it has committed
 	}
 	return n, err
@@ -164,7 +164,7 @@ func TestApply_CommitInDoubt(t *testing.T) {
 
 	// The COMMIT gets lost on its way: the old session still has its transaction
 	// open when the new one asks, until it is ended.
-	c.before = true
+	c.before.Store(true)
 	c.armed.Store(true)
 	tx := g.tx(insert(r, "not committed"))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -270,7 +270,7 @@ func TestRun_Canceled(t *testing.T) {
 // The target restarts as a standby and then comes back as the primary.
 func TestRun_StandbyAndBack(t *testing.T) {
 	t.Parallel()
-	server := pgtest.New(t, pgtest.Options{Major: targetMajor()})
+	server := pgtest.New(t, pgtest.Options{Major: max(targetMajor(), 12)})
 	url := server.Database(t)
 	pgtest.Exec(t, url, `create table log (line text)`)
 	var refused atomic.Bool
@@ -438,7 +438,7 @@ create schema own authorization `+role)
 // commit, each transaction its own.
 func TestApply_Origin(t *testing.T) {
 	t.Parallel()
-	server := pgtest.New(t, pgtest.Options{Major: targetMajor(), Settings: map[string]string{"track_commit_timestamp": "on"}})
+	server := pgtest.New(t, pgtest.Options{Major: max(targetMajor(), 14), Settings: map[string]string{"track_commit_timestamp": "on"}})
 	url := server.Database(t)
 	pgtest.Exec(t, url, `create table t (id int primary key)`)
 	g := openTarget(t, url, Config{Name: "test"})

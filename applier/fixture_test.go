@@ -95,7 +95,13 @@ type target struct {
 // newTarget makes a fresh database from SQL, and an applier for it.
 func newTarget(t testing.TB, schema string) *target {
 	t.Helper()
-	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
+	return newTargetSince(t, pgtest.Oldest, schema)
+}
+
+// newTargetSince is newTarget on a server that has what came with a major version.
+func newTargetSince(t testing.TB, major int, schema string) *target {
+	t.Helper()
+	_, url := pgtest.Pair(t, sourceMajor(), max(targetMajor(), major))
 	pgtest.Exec(t, url, schema)
 	return openTarget(t, url, Config{Name: "test"})
 }

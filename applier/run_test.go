@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -275,4 +277,77 @@ func TestRun_Conflict(t *testing.T) {
 	g.exec(`delete from t where id = 100`)
 	g.run(newFeed(txs...))
 	g.want(`select id from t order by id`, "0", "1", "2", "3", "4", "5")
+}
+
+// endless makes one transaction of many pieces as it is read.
+type endless struct {
+	*feed
+	tx     *decoder.Tx
+	pieces int
+	next   int
+	change func(row int) decoder.Change
+	watch  func()
+}
+
+func (e *endless) Next(ctx context.Context) (*decoder.Tx, error) {
+	if e.next == e.pieces {
+		return e.feed.Next(ctx)
+	}
+	piece := *e.tx
+	piece.First, piece.Last = e.next == 0, e.next == e.pieces-1
+	if !piece.Last {
+		piece.EndLSN = 0
+	}
+	for i := range 100 {
+		piece.Changes = append(piece.Changes, e.change(100*e.next+i))
+	}
+	e.next++
+	e.watch()
+	return &piece, nil
+}
+
+// A transaction of 50 MB passes through a few of them.
+func TestRun_Memory(t *testing.T) {
+	g := newTarget(t, `create table t (id int primary key, doc text); alter table t alter doc set storage external`)
+	r := relation("t", 'd', "id*", "doc")
+	doc := strings.Repeat("x", 10_000)
+	most, pieces := uint64(0), 0
+	e := &endless{
+		feed: newFeed(), tx: g.tx(), pieces: 50,
+		change: func(row int) decoder.Change { return insert(r, fmt.Sprint(row), doc) },
+		watch: func() {
+			if pieces++; pieces%10 != 0 {
+				return
+			}
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			most = max(most, m.HeapAlloc)
+		},
+	}
+	close(e.txs)
+	if err := g.Run(t.Context(), e); !errors.Is(err, errEnd) {
+		t.Fatal(err)
+	}
+	g.want(`select count(*), sum(length(doc)) from t`, "5000|50000000")
+	if most > 30<<20 {
+		t.Errorf("%d MiB of memory were in use", most>>20)
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	g := newTarget(b, `create table t (id int primary key, v text)`)
+	r := relation("t", 'd', "id*", "v")
+	id := 0
+	for b.Loop() {
+		var group []*decoder.Tx
+		for range 1000 {
+			id++
+			group = append(group, g.tx(insert(r, fmt.Sprint(id), "some text"), update(r, nil, row(fmt.Sprint(id), "other text"))))
+		}
+		if err := g.Apply(b.Context(), group...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(2000*b.N)/b.Elapsed().Seconds(), "changes/s")
 }

@@ -128,17 +128,29 @@ func (s *session) try(ctx context.Context, log *slog.Logger, sql string, args ..
 	return false, fmt.Errorf("open session on target: %w", err)
 }
 
+// endTimeout is how long the end of a backend is waited for.
+const endTimeout = 10 * time.Second
+
 // end makes sure that a backend of ours whose connection was lost does no more.
 // It may still believe in the connection, and then holds its locks, the one on
-// the progress row among them, until TCP gives up.
+// the progress row among them, and the replication origin until TCP gives up.
 func (b backend) end(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `
+	for deadline := time.Now().Add(endTimeout); ; {
+		tag, err := conn.Exec(ctx, `
 select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2 and pid <> pg_backend_pid()`,
-		pgx.QueryExecModeExec, b.pid, b.started)
-	if err != nil {
-		return fmt.Errorf("end the previous session on target: %w", err)
+			pgx.QueryExecModeExec, b.pid, b.started)
+		if err != nil {
+			return fmt.Errorf("end the previous session on target: %w", err)
+		}
+		if tag.RowsAffected() == 0 || time.Now().After(deadline) {
+			return nil // what it still holds is waited for where it matters
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return nil
 }
 
 // forget drops what was learned of the target's tables and the names of prepared
@@ -162,4 +174,11 @@ func (s *session) clean(ctx context.Context) error {
 	return s.conn.DeallocateAll(ctx)
 }
 
-func (s *session) close(ctx context.Context) error { return s.conn.Close(ctx) }
+// close ends the session. The server's process ends a moment later, so the origin
+// is given back first: whoever cleans up next finds it free.
+func (s *session) close(ctx context.Context) error {
+	if s.origin != "" && !s.conn.IsClosed() {
+		s.conn.Exec(ctx, `select pg_replication_origin_session_reset()`, pgx.QueryExecModeExec) //nolint:errcheck // the end of the process does it, too
+	}
+	return s.conn.Close(ctx)
+}

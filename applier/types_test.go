@@ -97,7 +97,8 @@ create type pair as (a int, b text);
 // settings that change what values look like.
 func TestApply_Types(t *testing.T) {
 	t.Parallel()
-	sourceURL, targetURL := pgtest.Pair(t, sourceMajor(), targetMajor())
+	// Shortest floats came with 12, \200 in "char" with 16: it is the same value, but not the same text.
+	sourceURL, targetURL := pgtest.Pair(t, max(sourceMajor(), 15), max(targetMajor(), 16))
 	var table strings.Builder
 	table.WriteString("create table types (id int primary key")
 	rows := 0
