@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/walferry/walferry/decoder"
 )
 
@@ -64,4 +66,30 @@ func TestApply_MissingRow(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.want(`select id, name from t order by id`, "1|one", "2|two", "3|three", "7|x")
+}
+
+// A copy of the source at a position goes on from there, and only from there.
+func TestSetProgress(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table t (id int primary key)`)
+	g.apply(insert(relation("t", 'd', "id*"), "1"))
+	conn, err := pgx.Connect(t.Context(), g.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	for _, stream := range []string{"test", "new"} {
+		if err := SetProgress(t.Context(), conn, stream, 0x500); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.want(`select stream, applied, transactions, commit_time is null from walferry.progress order by 1`, "new|0/500|0|t", "test|0/500|0|t")
+	again := openTarget(t, g.url, Config{Name: "new"})
+	if got, want := again.Applied(), decoder.LSN(0x500); got != want {
+		t.Errorf("applied %s, want %s", got, want)
+	}
+	var moved *ProgressError // the applier that was running does not go on
+	if err := g.Apply(t.Context(), g.tx()); !errors.As(err, &moved) {
+		t.Errorf("got %v, want a ProgressError", err)
+	}
 }
