@@ -86,19 +86,19 @@ func (c Config) fill() (Config, error) {
 		c.Schema = "dump"
 	}
 	if c.Schema != "dump" && c.Schema != "none" {
-		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), ""}
+		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), "dump lets pg_dump carry the schema; none says that the target has it already"}
 	}
 	if c.Until == "" {
 		c.Until = UntilCutover
 	}
 	if c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
-		return c, &UsageError{fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), ""}
+		return c, &UsageError{fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), "see `walferry migrate --help`"}
 	}
 	if c.Jobs == 0 {
 		c.Jobs = 4
 	}
 	if c.Jobs < 1 || c.Jobs > 256 {
-		return c, &UsageError{fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), ""}
+		return c, &UsageError{fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), "it is how many tables are copied at a time; each takes a connection on both sides"}
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 5 * time.Second

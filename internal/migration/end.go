@@ -225,7 +225,7 @@ func (r *runner) dropTarget(ctx context.Context) error {
 		sql := `drop schema walferry cascade`
 		if others {
 			sql = fmt.Sprintf(`delete from walferry.migration where name = '%[1]s'; delete from walferry.progress where stream = '%[1]s';
-delete from walferry.copy_state where migration = '%[1]s'; delete from walferry.request where migration = '%[1]s';
+delete from walferry.copy_state where migration = '%[1]s'; delete from walferry.copy_plan where migration = '%[1]s'; delete from walferry.request where migration = '%[1]s';
 delete from walferry.heartbeat where migration = '%[1]s'`, r.c.Name) // the name is of [a-z0-9_]
 		}
 		if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {

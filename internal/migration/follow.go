@@ -292,15 +292,9 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 		stop(errCaughtUp)
 		return
 	}
-	for ctx.Err() == nil {
-		result, err := f.cutover(ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
-		if err == nil && result.FinishedAt != nil {
-			stop(errFinished)
-			return
-		}
-		if err != nil {
-			stop(fmt.Errorf("cutover: %w", err))
-			return
-		}
+	_, err := f.cutover(ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
+	if err == nil {
+		err = errFinished
 	}
+	stop(err)
 }

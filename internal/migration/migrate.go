@@ -34,6 +34,11 @@ type CheckError struct{ Report check.Report }
 
 func (e *CheckError) Error() string { return "the preflight found something that blocks" }
 
+// Hint is what the operator can do.
+func (e *CheckError) Hint() string {
+	return "mend what is marked BLOCK, with the SQL given there, and run the same command again"
+}
+
 // Outcome says how Migrate ended without an error.
 type Outcome struct {
 	Phase   Phase
@@ -136,6 +141,10 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return outcome, nil
 	case errors.Is(err, errAborted):
 		return outcome, &RunError{"the migration was aborted", "`walferry cleanup` removes what is left of it"}
+	}
+	var differs *DifferenceError
+	if errors.As(err, &differs) {
+		return outcome, err // of a cutover that is done
 	}
 	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)

@@ -247,24 +247,31 @@ func (e *DifferenceError) Hint() string {
 	return "`walferry verify` names the rows; the source still holds every one of its own"
 }
 
-// afterOpen does what may take its time: the target is in use.
-func (r *runner) afterOpen(ctx context.Context, step func(string)) error {
-	if r.c.Schema == "none" {
+// afterOpen does what may take its time: the target is in use. What fails here
+// takes nothing of the cutover back.
+func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) error {
+	if r.c.Schema != "none" {
+		n, err := r.refreshViews(ctx)
+		switch {
+		case err != nil:
+			step("materialized views are as they were after the copy; refresh them by hand: " + err.Error())
+		case n > 0:
+			step(fmt.Sprintf("refreshed %d materialized views", n))
+		}
+	}
+	if r.prover == nil {
 		return nil
 	}
+	return r.prove(ctx, r.prover, result, step)
+}
+
+func (r *runner) refreshViews(ctx context.Context) (int, error) {
 	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " schema"})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
-	n, err := schema.RefreshViews(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if n > 0 {
-		step(fmt.Sprintf("refreshed %d materialized views", n))
-	}
-	return nil
+	return schema.RefreshViews(ctx, conn)
 }
 
 // schemaGate: every index and constraint that the source has, valid. Foreign keys

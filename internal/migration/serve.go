@@ -69,8 +69,14 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence,
 		}
 		a.Cutover, err = f.cutover(ctx, options.fill(), step)
-		if err == nil && a.Cutover.FinishedAt != nil {
-			end = errFinished
+		if a.Cutover.sealed {
+			// There is no way back: the run ends here, and the next one goes forward.
+			if end = err; end == nil {
+				end = errFinished
+			}
+			if a.Cutover.FinishedAt != nil {
+				err = nil // the cutover is done, whatever came after it
+			}
 		}
 		return a, end, err
 	case "abort":

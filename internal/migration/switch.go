@@ -28,7 +28,8 @@ type CutoverResult struct {
 	LagMS      int64      `json:"lag_ms"`      // trip of the canary before the fence
 	Tables     int        `json:"tables"`
 	Sequences  int        `json:"sequences"`
-	Equal      *bool      `json:"equal,omitempty"`    // both sides compared as of the cutover; nil: not asked for
+	Equal      *bool      `json:"equal,omitempty"` // both sides compared as of the cutover; nil: not asked for
+	sealed     bool       // there is no way back: the fence has no deadline any more
 	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all
 }
 
@@ -38,6 +39,7 @@ type CutoverResult struct {
 // process dies. After the seal there is only the way forward, also for the next run.
 func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
 	result := &CutoverResult{DryRun: o.DryRun}
+	whole := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, &GateError{
 		fmt.Sprintf("the cutover was not done within %s", o.Timeout), "give a longer --timeout, or try when there is less load",
 	})
@@ -59,54 +61,63 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 
-	if !o.DryRun {
-		if err := f.r.advance(ctx, Fenced); err != nil {
-			return result, err
-		}
+	var since time.Time
+	err = fence.Prepare(ctx, conn)
+	if err == nil && !o.DryRun {
+		err = f.r.advance(ctx, Fenced)
 	}
-	since, err := f.fenceAndDrain(ctx, conn, fence, o, result, step)
+	if err == nil {
+		since, err = f.fenceAndDrain(ctx, conn, fence, o, result, step)
+	}
 	if err == nil && !o.DryRun {
 		err = f.finish(ctx, conn, fence, result, step)
 	}
-	sealed := err == nil && !o.DryRun
-	if !sealed {
-		// The caller's time may be over; un-fencing is not for it to stop.
-		if f.r.prover != nil {
-			f.r.prover.Close()
-			f.r.prover = nil
-		}
-		// While the fence is up nothing comes that cascades could act on.
-		unfenceErr := within(ctx, time.Minute, func(ctx context.Context) error {
-			return errors.Join(f.r.dropLateForeignKeys(ctx), f.r.unfence(ctx))
-		})
-		if unfenceErr != nil {
-			step("UN-FENCING FAILED: the fence opens by itself at its deadline. " + unfenceErr.Error())
-		} else if !since.IsZero() {
-			step("un-fenced")
-		}
-		if !o.DryRun {
-			if phaseErr := within(ctx, time.Minute, func(ctx context.Context) error { return f.r.advance(ctx, Following) }); phaseErr != nil {
-				err = errors.Join(err, phaseErr)
-			}
-		}
-		if err != nil {
-			if ctx.Err() != nil {
-				var gate *GateError
-				if errors.As(context.Cause(ctx), &gate) {
-					return result, &GateError{gate.Problem + ": " + err.Error() + "; un-fenced, everything is as before", gate.Advice}
-				}
-			}
-			var gate *GateError
-			if errors.As(err, &gate) {
-				return result, gate
-			}
-			return result, &GateError{err.Error() + "; un-fenced, everything is as before", "mend it and ask again"}
-		}
-		result.PauseMS = time.Since(since).Milliseconds()
-		return result, nil
+	if err != nil || o.DryRun {
+		return result, f.takeBack(ctx, o, since, result, err, step)
 	}
 	// Sealed: nothing can be taken back, whatever the deadline says.
-	return result, within(ctx, 10*time.Minute, func(ctx context.Context) error { return f.r.conclude(ctx, since, result, step) })
+	result.sealed = true
+	err = within(ctx, 10*time.Minute, func(ctx context.Context) error { return f.r.conclude(ctx, since, result, step) })
+	if err != nil {
+		return result, err
+	}
+	return result, f.r.afterOpen(whole, result, step)
+}
+
+// takeBack un-fences after a rehearsal, or after a cutover that err has stopped.
+func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.Time, result *CutoverResult, err error, step func(string)) error {
+	if f.r.prover != nil {
+		f.r.prover.Close()
+		f.r.prover = nil
+	}
+	// The caller's time may be over; un-fencing is not for it to stop. While the
+	// fence is up nothing comes that cascades could act on.
+	back := within(ctx, time.Minute, func(ctx context.Context) error {
+		return errors.Join(f.r.dropLateForeignKeys(ctx), f.r.unfence(ctx))
+	})
+	if back != nil {
+		step("UN-FENCING FAILED, but the fence opens by itself at its deadline: " + back.Error())
+	} else if !since.IsZero() {
+		step("un-fenced")
+	}
+	if !o.DryRun {
+		back = errors.Join(back, within(ctx, time.Minute, func(ctx context.Context) error { return f.r.advance(ctx, Following) }))
+	}
+	result.PauseMS = time.Since(since).Milliseconds()
+	if err == nil {
+		return back
+	}
+	gate := &GateError{err.Error(), "mend it and ask again"}
+	var deadline *GateError
+	if ctx.Err() != nil && errors.As(context.Cause(ctx), &deadline) {
+		gate = &GateError{deadline.Problem + ": " + err.Error(), deadline.Advice}
+	} else if errors.As(err, &deadline) {
+		gate = deadline
+	}
+	if back != nil {
+		return errors.Join(err, back)
+	}
+	return &GateError{gate.Problem + "; un-fenced, everything is as before", gate.Advice}
 }
 
 // gates are the conditions for a cutover.
@@ -211,12 +222,11 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
 }
 
 // fenceAndDrain returns the moment from which writes were refused; the zero time
-// when the fence was never up.
+// when none was.
 func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cutover.Fence, o CutoverOptions, result *CutoverResult, step func(string)) (since time.Time, err error) {
-	// While the fence waits for locks the deadline runs too.
 	position, since, err := fence.Raise(ctx, conn, o.Timeout)
 	if err != nil {
-		return time.Time{}, err
+		return since, err
 	}
 	result.FencedAt, result.Tables = &since, len(fence.Tables)
 	step(fmt.Sprintf("fenced %d tables; the last position is %s", len(fence.Tables), position))
@@ -285,12 +295,6 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 	r.rec.Phase, r.cutover = Finished, result
 	r.mu.Unlock()
 	step(fmt.Sprintf("finished: writes were refused for %d ms; the target is open", result.PauseMS))
-	if err := r.afterOpen(ctx, step); err != nil {
-		return err
-	}
-	if r.prover != nil {
-		return r.prove(ctx, r.prover, result, step)
-	}
 	return nil
 }
 
@@ -483,5 +487,9 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	if r.prover, err = r.openProver(ctx); err != nil {
 		return "", err
 	}
-	return Finished, r.conclude(ctx, since, result, func(s string) { r.c.Logger.Info("cutover: " + s) })
+	step := func(s string) { r.c.Logger.Info("cutover: " + s) }
+	if err := r.conclude(ctx, since, result, step); err != nil {
+		return "", err
+	}
+	return Finished, r.afterOpen(ctx, result, step)
 }
