@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -96,10 +97,10 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	case "auto":
 		c.Auto = true
 	default:
-		return c, &usageError{"--cutover " + cut + " is neither manual nor auto", ""}
+		return c, &usageError{"--cutover " + strconv.Quote(cut) + " is neither manual nor auto", "see `walferry migrate --help`"}
 	}
 	if c.Cut.Timeout < 0 || c.Cut.MaxLag < 0 {
-		return c, &usageError{"--timeout and --max-lag must not be negative", ""}
+		return c, &usageError{"--timeout and --max-lag must not be negative", "give a duration such as 30s"}
 	}
 	return c, nil
 }

@@ -33,7 +33,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 			}
 			config.Cut.DryRun, config.Cut.NoFence = c.Bool("dry-run"), c.Bool("no-fence")
 			if config.Cut.NoFence && !config.Cut.DryRun {
-				return &usageError{"--no-fence goes with --dry-run", ""}
+				return &usageError{"--no-fence goes with --dry-run", "a cutover without a fence would lose what is written meanwhile"}
 			}
 			result, err := migration.Cutover(c.Context, config, func(step string) { ui.line("cutover: " + step) })
 			if err != nil {

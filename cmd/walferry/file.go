@@ -58,13 +58,17 @@ func readFile(path string) (*file, error) {
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	k := koanf.New("\x00") // no key has a path
 	if err := k.Load(rawbytes.Provider(text), yaml.Parser()); err != nil {
-		return wrong("%s", strings.ReplaceAll(err.Error(), "\n", " "))
+		text := strings.ReplaceAll(err.Error(), "\n", " ")
+		if strings.Contains(text, "cannot unmarshal") { // it would quote what may be a password
+			text = "it is no mapping of keys to values"
+		}
+		return wrong("%s", text)
 	}
 	c := &file{path: path, mode: info.Mode(), values: map[string]any{}}
 	for key, value := range k.Raw() {
 		name := strings.ReplaceAll(key, "_", "-")
 		if !slices.Contains(fileKeys, name) {
-			return nil, &usageError{fmt.Sprintf("configuration file %s: there is no key %q", path, key), didYouMean(name, fileKeys, "")}
+			return nil, &usageError{fmt.Sprintf("configuration file %s: there is no key %q", path, key), didYouMean(name, fileKeys, "", "walferry --help")}
 		}
 		if _, twice := c.values[name]; twice {
 			return wrong("key %s is there twice", name)
@@ -91,7 +95,7 @@ func (f *file) check() error {
 			}
 		default:
 			if _, ok := f.values[name].(string); !ok {
-				err = f.wrongType(name, "a text")
+				err = f.wrongType(name, "a text (in quotes)")
 			}
 		}
 		if err != nil {
@@ -102,7 +106,7 @@ func (f *file) check() error {
 }
 
 func (f *file) wrongType(name, want string) error {
-	return &usageError{fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), ""}
+	return &usageError{fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), "keys and values are those of the options: see `walferry --help` and `walferry migrate --help`"}
 }
 
 func (f *file) text(name string) string {
@@ -165,11 +169,15 @@ func (f *file) duration(name string) (time.Duration, error) {
 // warn tells of passwords that others can read.
 func (s *settings) warn(ui *ui) {
 	for _, name := range []string{"source", "target"} {
-		if s.flags.IsSet(name) && len(session.Secrets(s.flags.String(name))) > 0 {
+		if s.flags.IsSet(name) && holdsPassword(s.flags.String(name)) {
 			ui.note("the password in --%s can be read by everybody on this machine (ps): use %s, --config or a passfile", name, environment[name])
 		}
-		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && len(session.Secrets(s.file.text(name))) > 0 {
+		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && holdsPassword(s.file.text(name)) {
 			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)
 		}
 	}
 }
+
+// holdsPassword tells whether a password is in the connection string itself, and not
+// in the environment or a passfile.
+func holdsPassword(dsn string) bool { return session.Redact(dsn) != dsn }

@@ -2,10 +2,11 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/nearest"
 )
 
 func globalFlags() []cli.Flag {
@@ -21,13 +22,13 @@ func globalFlags() []cli.Flag {
 
 // hoist moves the global options, which users write behind the command as well, in
 // front of it. Nothing after "--" is touched.
-func hoist(args []string) []string {
+func hoist(args []string) ([]string, error) {
 	names := map[string]bool{}
 	for _, f := range globalFlags() {
 		names[f.Names()[0]] = true
 	}
 	if len(args) == 0 {
-		return args
+		return args, nil
 	}
 	front, rest := []string{args[0]}, []string{}
 	for i := 1; i < len(args); i++ {
@@ -41,70 +42,52 @@ func hoist(args []string) []string {
 		switch {
 		case !ok || !names[name]:
 			rest = append(rest, args[i])
-		case inline || i+1 == len(args):
+		case inline:
 			front = append(front, args[i])
+		case i+1 == len(args) || strings.HasPrefix(args[i+1], "-"):
+			// The next option would be taken for the value, silently.
+			return nil, &usageError{"--" + name + " needs a value", "see `walferry --help`"}
 		default:
 			front = append(front, args[i], args[i+1])
 			i++
 		}
 	}
-	return append(front, rest...)
+	return append(front, rest...), nil
 }
 
-// explainFlag turns the flag package's error into one that names the nearest flag.
-func explainFlag(app *cli.App, err error) error {
-	text := err.Error()
-	given, ok := strings.CutPrefix(text, "flag provided but not defined: ")
+// explainFlag turns the flag package's error into one that names the nearest of the
+// options that the command has; command is nil in front of it.
+func explainFlag(app *cli.App, command *cli.Command, err error) error {
+	flags, help := app.Flags, "walferry --help"
+	if command != nil && app.Command(command.Name) != nil {
+		flags, help = append(command.Flags[:len(command.Flags):len(command.Flags)], flags...), "walferry "+command.Name+" --help"
+	}
+	given, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: ")
 	if !ok {
-		return &usageError{strings.ReplaceAll(text, " -", " --"), "see `walferry --help`"}
+		return &usageError{strings.ReplaceAll(err.Error(), " -", " --"), "see `" + help + "`"}
 	}
 	given = strings.TrimLeft(given, "-")
-	var names []string
-	for _, flags := range append([][]cli.Flag{app.Flags}, commandFlags(app)...) {
-		for _, f := range flags {
-			names = append(names, f.Names()[0])
-		}
+	var names, owners []string
+	for _, f := range flags {
+		names = append(names, f.Names()[0])
 	}
-	return &usageError{fmt.Sprintf("there is no option --%s here", given), didYouMean(given, names, "--")}
-}
-
-func commandFlags(app *cli.App) (all [][]cli.Flag) {
 	for _, c := range app.Commands {
-		all = append(all, c.Flags)
-	}
-	return all
-}
-
-// didYouMean names the nearest of names, if one is near.
-func didYouMean(given string, names []string, prefix string) string {
-	best, distance := "", 4
-	for _, name := range names {
-		if d := editDistance(given, name); d < distance && d < max(len(given), len(name)) {
-			best, distance = name, d
-		}
-	}
-	if best == "" {
-		return "see `walferry --help`"
-	}
-	return "did you mean " + prefix + best + "?"
-}
-
-// editDistance is the number of letters to add, drop or change (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for i := range row {
-		row[i] = i
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			next := diagonal
-			if a[i] != b[j] {
-				next = 1 + slices.Min([]int{diagonal, row[j], row[j+1]})
+		for _, f := range c.Flags {
+			if f.Names()[0] == given {
+				owners = append(owners, c.Name)
 			}
-			diagonal, row[j+1] = row[j+1], next
 		}
 	}
-	return row[len(b)]
+	if len(owners) > 0 {
+		return &usageError{fmt.Sprintf("there is no option --%s here", given), "it is one of " + strings.Join(owners, ", ") + ", and stands behind the command"}
+	}
+	return &usageError{fmt.Sprintf("there is no option --%s here", given), didYouMean(given, names, "--", help)}
+}
+
+// didYouMean names the nearest of names, if one is near, or else where to look.
+func didYouMean(given string, names []string, prefix, help string) string {
+	if name, ok := nearest.Name(given, names); ok {
+		return "did you mean " + prefix + name + "?"
+	}
+	return "see `" + help + "`"
 }

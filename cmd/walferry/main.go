@@ -16,6 +16,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // The exit codes; scripts rely on them.
@@ -56,7 +57,12 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 			code = exitFailed
 		}
 	}()
-	err := newApp(ui).RunContext(ctx, hoist(args))
+	ui.hide(args...)
+	ui.hide(os.Getenv("WALFERRY_SOURCE"), os.Getenv("WALFERRY_TARGET"))
+	args, err := hoist(args)
+	if err == nil {
+		err = newApp(ui).RunContext(ctx, args)
+	}
 	if err == nil {
 		return exitDone
 	}
@@ -68,6 +74,7 @@ func exitCode(err error) int {
 	var (
 		usage   *usageError
 		config  *migration.UsageError
+		dsn     *session.ParseError
 		pattern *catalog.PatternError
 		check   *migration.CheckError
 		gate    *migration.GateError
@@ -75,7 +82,7 @@ func exitCode(err error) int {
 		proof   *migration.DifferenceError
 	)
 	switch {
-	case errors.As(err, &usage), errors.As(err, &config), errors.As(err, &pattern):
+	case errors.As(err, &usage), errors.As(err, &config), errors.As(err, &dsn), errors.As(err, &pattern):
 		return exitUsage
 	case errors.As(err, &check):
 		return exitBlocked
@@ -114,7 +121,7 @@ func newApp(ui *ui) *cli.App {
 			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui),
 		},
 	}
-	usage := func(_ *cli.Context, err error, _ bool) error { return explainFlag(app, err) }
+	usage := func(c *cli.Context, err error, _ bool) error { return explainFlag(app, c.Command, err) }
 	app.OnUsageError = usage
 	for _, c := range app.Commands {
 		c.OnUsageError = usage
@@ -135,7 +142,7 @@ func newApp(ui *ui) *cli.App {
 		for _, c := range app.Commands {
 			names = append(names, c.Name)
 		}
-		return &usageError{fmt.Sprintf("there is no command %q", ctx.Args().First()), didYouMean(ctx.Args().First(), names, "")}
+		return &usageError{fmt.Sprintf("there is no command %q", ctx.Args().First()), didYouMean(ctx.Args().First(), names, "", "walferry --help")}
 	}
 	return app
 }

@@ -141,6 +141,7 @@ type drawing struct {
 	mu   sync.Mutex
 	text string
 	eta  string
+	rows map[string]int64 // copied, of the tables that are being copied
 }
 
 func (d *drawing) begin() {
@@ -168,6 +169,10 @@ func (d *drawing) show(v migration.View) {
 	if v.Copy.ETASeconds > 0 {
 		d.eta = ", about " + secondsText(v.Copy.ETASeconds) + " left"
 	}
+	d.rows = map[string]int64{}
+	for _, t := range v.Running {
+		d.rows[t.Table.Schema+"."+t.Table.Name] = t.Rows
+	}
 	d.mu.Unlock()
 	copying := v.Phase == migration.Copying && v.Copy.TablesDone < v.Copy.Tables
 	if copying && d.total == nil {
@@ -194,7 +199,11 @@ func (d *drawing) show(v migration.View) {
 			}
 			running[name] = true
 			if d.tables[name] == nil {
-				rows := decor.Any(func(decor.Statistics) string { return "" })
+				rows := decor.Any(func(decor.Statistics) string {
+					d.mu.Lock()
+					defer d.mu.Unlock()
+					return ", " + countText(d.rows[name]) + " rows"
+				})
 				d.tables[name] = d.bar(shorten(name, 32), t.BytesTotal, i, rows)
 			}
 			d.tables[name].SetTotal(max(t.BytesTotal, t.Bytes, 1), false)

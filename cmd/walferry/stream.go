@@ -45,8 +45,11 @@ func streamCommand(ui *ui) *cli.Command {
 			}
 			if start := c.String("start"); start != "" {
 				if config.Start, err = pglogrepl.ParseLSN(start); err != nil {
-					return &usageError{fmt.Sprintf("--start %q is not an LSN such as 16/B374D848", start), ""}
+					return &usageError{fmt.Sprintf("--start %q is not an LSN", start), "an LSN is written such as 16/B374D848; `select pg_current_wal_lsn()` shows one"}
 				}
+			}
+			if c.Int("limit") < 0 {
+				return &usageError{"--limit must not be negative", "0, or no --limit, is without end"}
 			}
 			return stream(c.Context, ui, source, config, c.Int("limit"), c.Bool("ack"))
 		},
@@ -73,7 +76,7 @@ func stream(ctx context.Context, ui *ui, source string, config decoder.Config, l
 		return err
 	}
 	defer s.Close()
-	out := bufio.NewWriterSize(ui.stdout, 1<<20)
+	out := bufio.NewWriterSize(ui.data, 1<<20)
 	var line []byte
 	for n := 0; limit == 0 || n < limit; {
 		// What is buffered is printed when nothing more has come for a moment.
@@ -92,7 +95,7 @@ func stream(ctx context.Context, ui *ui, source string, config decoder.Config, l
 			return errors.Join(err, writeErr(out.Flush()))
 		}
 		if tx.XID != 0 {
-			line = append(decoder.AppendJSON(line[:0], tx), '\n')
+			line = decoder.AppendJSON(line[:0], tx)
 			if _, err := out.Write(line); err != nil {
 				return writeErr(err)
 			}

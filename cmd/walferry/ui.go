@@ -23,10 +23,12 @@ import (
 // no secret to either.
 type ui struct {
 	stdout, stderr io.Writer
-	terminal       bool // stderr is one
-	outTerminal    bool // stdout is one
+	data           io.Writer // stdout for rows of the user, which nothing may change
+	terminal       bool      // stderr is one
+	outTerminal    bool      // stdout is one
 
 	mu       sync.Mutex
+	secrets  []string
 	redactor session.Redactor
 	above    func(line string) // writes a line above what is being drawn; nil: nothing is
 	logger   *slog.Logger
@@ -34,12 +36,12 @@ type ui struct {
 
 func newUI(stdout, stderr *os.File) *ui {
 	u := &ui{terminal: term.IsTerminal(int(stderr.Fd())), outTerminal: term.IsTerminal(int(stdout.Fd()))}
-	u.stdout, u.stderr = &redacting{u, stdout}, &redacting{u, stderr}
+	u.data, u.stdout, u.stderr = stdout, &redacting{u, stdout}, &redacting{u, stderr}
 	u.logger = slog.New(&textHandler{u: u, level: slog.LevelInfo})
 	return u
 }
 
-// redacting is the one door through which everything leaves.
+// redacting is the one door through which everything leaves but the data of stream.
 type redacting struct {
 	u  *ui
 	to io.Writer
@@ -55,15 +57,15 @@ func (w *redacting) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// hide makes the secrets of connection strings unprintable.
+// hide makes the secrets of connection strings, and of whatever may hold one,
+// unprintable.
 func (u *ui) hide(dsns ...string) {
-	var secrets []string
-	for _, dsn := range dsns {
-		secrets = append(secrets, session.Secrets(dsn)...)
-	}
 	u.mu.Lock()
-	u.redactor = session.NewRedactor(secrets...)
-	u.mu.Unlock()
+	defer u.mu.Unlock()
+	for _, dsn := range dsns {
+		u.secrets = append(u.secrets, session.Secrets(dsn)...)
+	}
+	u.redactor = session.NewRedactor(u.secrets...)
 }
 
 // line writes one line to stderr, above what is being drawn there.
@@ -137,7 +139,7 @@ func (u *ui) setLog(level, format string) error {
 	var l slog.Level
 	if level != "" {
 		if err := l.UnmarshalText([]byte(level)); err != nil {
-			return &usageError{fmt.Sprintf("--log-level %q is none of debug, info, warn, error", level), didYouMean(level, []string{"debug", "info", "warn", "error"}, "")}
+			return &usageError{fmt.Sprintf("--log-level %q is none of debug, info, warn, error", level), didYouMean(level, []string{"debug", "info", "warn", "error"}, "", "walferry --help")}
 		}
 	}
 	switch format {
@@ -146,7 +148,7 @@ func (u *ui) setLog(level, format string) error {
 	case "json":
 		u.logger = slog.New(slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l}))
 	default:
-		return &usageError{fmt.Sprintf("--log-format %q is neither text nor json", format), ""}
+		return &usageError{fmt.Sprintf("--log-format %q is neither text nor json", format), "see `walferry --help`"}
 	}
 	return nil
 }

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"walferry": main})
+}
+
+// canary is in the password of every connection string of the scripts, and of
+// everything in it no letter may ever be seen: neither the first nor the last
+// part, in whatever way it is written.
+const canary = `canary's:/?#[@]%20 "wren`
+
+// TestScripts runs the shell sessions in testdata/script. Beside the commands of
+// testscript they have those of this file.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Values[scriptKey{}] = &script{tb: env.T().(testing.TB), servers: map[string]*pgtest.Server{}}
+			u := url.UserPassword("postgres", canary)
+			env.Setenv("CANARY", canary)
+			env.Setenv("USERINFO", u.String())
+			env.Setenv("NAME", fmt.Sprintf("t%08x", rand.Uint32()))
+			for _, name := range []string{"PGPASSWORD", "PGHOST", "PGSERVICE", "WALFERRY_SOURCE", "WALFERRY_TARGET"} {
+				env.Setenv(name, "")
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":     exits,
+			"servers":   servers,
+			"server":    server,
+			"standby":   standby,
+			"sql":       runSQL,
+			"role":      role,
+			"foreign":   foreign,
+			"reach":     reach,
+			"remember":  remember,
+			"unchanged": unchanged,
+			"quiet":     quiet,
+		},
+	})
+}
+
+// script is what the commands of a script share.
+type script struct {
+	tb      testing.TB
+	servers map[string]*pgtest.Server // those of its own, by side
+	before  []string                  // what remember saw
+}
+
+type scriptKey struct{}
+
+func of(ts *testscript.TestScript) *script { return ts.Value(scriptKey{}).(*script) }
+
+// exits runs a command to its end and holds its exit code against the one that is
+// named: exits CODE COMMAND ARGS... Nothing of the canary is in what it prints.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND ARGS...")
+	}
+	code := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got, want := strconv.Itoa(code), args[0]; got != want {
+		ts.Fatalf("%s ended with exit code %s, want %s", args[1], got, want)
+	}
+	quiet(ts, false, nil)
+}
+
+// quiet holds when nothing of the canary is in what the last command printed.
+func quiet(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, from := range []string{"stdout", "stderr"} {
+		text := strings.ToLower(ts.ReadFile(from))
+		for _, part := range []string{"canary", "wren"} {
+			if strings.Contains(text, part) {
+				ts.Fatalf("%s shows the password", from)
+			}
+		}
+	}
+}
+
+// servers makes a fresh database on a source and one on a target.
+func servers(ts *testscript.TestScript, _ bool, _ []string) {
+	sourceMajor, targetMajor := pgtest.Default()
+	source, target := pgtest.Pair(of(ts).tb, sourceMajor, targetMajor)
+	use(ts, "source", source)
+	use(ts, "target", target)
+}
+
+// use makes a database one of the two sides. Where the server asks for no password,
+// the connection string holds one all the same: the canary.
+func use(ts *testscript.TestScript, side, dsn string) {
+	u, err := url.Parse(dsn)
+	ts.Check(err)
+	if _, has := u.User.Password(); !has {
+		u.User = url.UserPassword(u.User.Username(), canary)
+	}
+	name := strings.ToUpper(side)
+	ts.Setenv(name, u.String())
+	ts.Setenv("WALFERRY_"+name, u.String())
+	ts.Setenv(name+"_PLACE", u.Host+u.Path)
+}
+
+// server starts a server of the script's own for a side: server SIDE [password]
+// [SETTING=VALUE...].
+func server(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: server SIDE [password] [SETTING=VALUE...]")
+	}
+	sourceMajor, targetMajor := pgtest.Default()
+	o := pgtest.Options{Major: sourceMajor, Settings: map[string]string{}}
+	if args[0] == "target" {
+		o.Major = targetMajor
+	}
+	for _, arg := range args[1:] {
+		if name, value, ok := strings.Cut(arg, "="); ok {
+			o.Settings[name] = value
+		} else {
+			o.Password = canary
+		}
+	}
+	s := pgtest.New(of(ts).tb, o)
+	of(ts).servers[args[0]] = s
+	use(ts, args[0], s.URL("postgres"))
+}
+
+// standby starts a side's server again, as a standby of nobody: standby SIDE.
+func standby(ts *testscript.TestScript, _ bool, args []string) {
+	s, ctx := of(ts).servers[args[0]], of(ts).tb.Context()
+	ts.Check(s.Stop(ctx, "fast"))
+	// Only the server's own account may write there.
+	signal := filepath.Join(s.DataDir, "standby.signal")
+	ts.Check(os.WriteFile(signal, nil, 0o644))
+	ts.Check(s.Start(ctx))
+}
+
+// runSQL runs SQL on a side, or in the database of a connection string, and prints
+// the rows of the last statement: sql SIDE SQL...
+func runSQL(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: sql SIDE SQL...")
+	}
+	for _, row := range pgtest.Query(of(ts).tb, side(ts, args[0]), strings.Join(args[1:], " ")) {
+		fmt.Fprintln(ts.Stdout(), strings.Join(row, " "))
+	}
+}
+
+// role makes a role that may log in and nothing else: role SIDE NAME.
+func role(ts *testscript.TestScript, _ bool, args []string) {
+	dsn, name := side(ts, args[0]), args[1]
+	pgtest.Exec(of(ts).tb, dsn, `create role `+name+` login`)
+	of(ts).tb.Cleanup(func() {
+		conn, err := pgconn.Connect(context.Background(), dsn)
+		if err == nil {
+			defer conn.Close(context.Background())
+			_, err = conn.Exec(context.Background(), `drop owned by `+name+`; drop role `+name).ReadAll()
+		}
+		if err != nil {
+			of(ts).tb.Error(err)
+		}
+	})
+}
+
+// foreign makes or drops, on the source, what is named as the migration's own would
+// be: foreign slot, foreign no-slot, foreign publication.
+func foreign(ts *testscript.TestScript, _ bool, args []string) {
+	sql := map[string]string{
+		"slot":        `select pg_create_logical_replication_slot('walferry_%s', 'pgoutput')`,
+		"no-slot":     `select pg_drop_replication_slot('walferry_%s')`,
+		"publication": `create publication walferry_%s`,
+	}[args[0]]
+	pgtest.Exec(of(ts).tb, side(ts, "source"), fmt.Sprintf(sql, ts.Getenv("NAME")))
+}
+
+func side(ts *testscript.TestScript, name string) string {
+	dsn := ts.Getenv(strings.ToUpper(name))
+	if dsn == "" {
+		ts.Fatalf("there is no %s yet", name)
+	}
+	return dsn
+}
