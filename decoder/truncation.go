@@ -2,10 +2,13 @@ package decoder
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
+	"math/rand/v2"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/session"
 )
@@ -35,7 +38,6 @@ revoke all on function walferry.truncation() from public;
 `
 
 const createTruncationTrigger = `
-drop trigger if exists walferry_truncation on %[1]s;
 create trigger walferry_truncation before truncate on %[1]s for each statement execute procedure walferry.truncation();
 alter table %[1]s enable always trigger walferry_truncation;
 `
@@ -43,36 +45,69 @@ alter table %[1]s enable always trigger walferry_truncation;
 // CreateTruncationTriggers makes TRUNCATE visible on a source of version 10, which
 // does not decode it: a trigger on each table writes a row to TruncationTable, in
 // the same transaction. That table must be in the publication, so this comes before
-// CreatePublication. All of it is one transaction; run again, it adds tables.
+// CreatePublication. Each table has a transaction of its own; run again, it adds
+// tables.
 //
-// It takes a SHARE ROW EXCLUSIVE lock on each table: set lock_timeout before. The
-// role must own the tables or have the TRIGGER right on them, and own them for
+// It takes a SHARE ROW EXCLUSIVE lock on each table, one at a time, and tries until
+// ctx ends. The role must own the tables or have the TRIGGER right on them, and own them for
 // ALTER TABLE. Newer versions decode TRUNCATE and are refused, for it would be
 // applied twice.
 func CreateTruncationTriggers(ctx context.Context, conn *pgx.Conn, tables []pgx.Identifier) error {
 	if major := session.Major(conn.PgConn()); major != 10 {
 		return fmt.Errorf("create triggers on truncate: PostgreSQL %d decodes it and needs none", major)
 	}
-	var sql strings.Builder
-	sql.WriteString("set local client_min_messages = warning;" + createTruncation)
-	for _, table := range tables {
-		fmt.Fprintf(&sql, createTruncationTrigger, table.Sanitize())
-	}
-	if _, err := conn.PgConn().Exec(ctx, sql.String()).ReadAll(); err != nil {
+	if _, err := conn.PgConn().Exec(ctx, "set local client_min_messages = warning;"+createTruncation).ReadAll(); err != nil {
 		return fmt.Errorf("create triggers on truncate: %w", err)
 	}
+	for _, table := range tables {
+		var there bool
+		err := conn.QueryRow(ctx, `select exists(select from pg_trigger where tgrelid = $1::text::regclass and tgname = 'walferry_truncation' and tgenabled = 'A')`, table.Sanitize()).Scan(&there)
+		if err == nil && !there {
+			err = withShortLocks(ctx, conn, fmt.Sprintf(createTruncationTrigger, table.Sanitize()))
+		}
+		if err != nil {
+			return fmt.Errorf("create trigger on truncate of %s: %w", table.Sanitize(), err)
+		}
+	}
 	return nil
+}
+
+// withShortLocks runs SQL as one transaction that gives up and begins again rather
+// than wait for a lock as long as deadlock_timeout: applications that write wait
+// behind it, and none of them may become a deadlock's victim.
+func withShortLocks(ctx context.Context, conn *pgx.Conn, sql string) error {
+	for {
+		_, err := conn.PgConn().Exec(ctx, "set local client_min_messages = warning; set local lock_timeout = '200ms';"+sql).ReadAll()
+		var pg *pgconn.PgError
+		if err == nil || !errors.As(err, &pg) || pg.Code != "55P03" && pg.Code != "40P01" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100*time.Millisecond + rand.N(200*time.Millisecond)):
+		}
+	}
 }
 
 // DropTruncationTriggers removes what CreateTruncationTriggers made, except the
 // schema. That there is nothing is fine.
 func DropTruncationTriggers(ctx context.Context, conn *pgx.Conn) error {
-	const sql = `
-set local client_min_messages = warning;
-drop function if exists walferry.truncation() cascade;
-drop table if exists walferry.truncation`
-	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+	rows, err := conn.Query(ctx, `
+select format('drop trigger walferry_truncation on %I.%I', n.nspname, c.relname)
+  from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+ where t.tgname = 'walferry_truncation'`)
+	if err != nil {
 		return fmt.Errorf("drop triggers on truncate: %w", err)
+	}
+	drops, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("drop triggers on truncate: %w", err)
+	}
+	for _, sql := range append(drops, `drop function if exists walferry.truncation()`, `drop table if exists walferry.truncation`) {
+		if err := withShortLocks(ctx, conn, sql); err != nil {
+			return fmt.Errorf("drop triggers on truncate: %s: %w", sql, err)
+		}
 	}
 	return nil
 }
