@@ -1,0 +1,17 @@
+begin;
+insert into t values (1, 'kept');
+savepoint a;
+insert into t values (2, 'rolled back');
+update t set v = 'rolled back' where id = 1;
+rollback to a;
+insert into t values (2, 'kept');
+savepoint b;
+insert into t values (3, 'kept');
+release b;
+commit;
+begin;
+do $$ begin for i in 100..400 loop begin insert into t values (i, 'kept'); if i % 3 = 0 then raise exception 'no'; end if; exception when raise_exception then null; end; end loop; end $$;
+commit;
+begin;
+insert into t values (999, 'rolled back');
+rollback;

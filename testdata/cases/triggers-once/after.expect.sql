@@ -1,0 +1,1 @@
+select count(*) = 1 from audit where id = (select max(id) from audit) and what = 'INSERT child';

@@ -1,0 +1,10 @@
+create table parent (id int primary key, v text, touched int default 0);
+create table child (id int primary key, parent int references parent on delete cascade on update cascade);
+create table grandchild (id int primary key, child int references child on delete set null);
+create table audit (id serial primary key, what text);
+create function note() returns trigger language plpgsql as $$ begin insert into public.audit (what) values (tg_op || ' ' || tg_table_name); return new; end $$;
+create function touch() returns trigger language plpgsql as $$ begin new.touched := new.touched + 1; return new; end $$;
+create trigger note after insert or update or delete on parent for each row execute procedure note();
+create trigger note after insert or update or delete on child for each row execute procedure note();
+create trigger touch before update on parent for each row execute procedure touch();
+alter table child enable always trigger note;

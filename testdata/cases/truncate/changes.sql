@@ -1,0 +1,15 @@
+truncate one;
+insert into one values (3);
+truncate child, parent restart identity;
+insert into parent default values;
+insert into child values (1, 1);
+truncate parent cascade;
+insert into parent values (7);
+begin;
+insert into mixed values (11, 'before');
+truncate mixed;
+insert into mixed values (11, 'after');
+commit;
+begin;
+truncate mixed;
+rollback;
