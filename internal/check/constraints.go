@@ -73,12 +73,12 @@ select n.nspname::text, c.relname::text, x.kind, x.name::text, x.enabled::text
 		how := map[string]string{"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[row[4]]
 		f := Finding{
 			ID: "trigger-always", Severity: Warn, On: s.side, Object: name,
-			Seen: fmt.Sprintf("%s %s is %s: it fires again on the target for every row that is applied", row[2], catalog.Quote(row[3]), how),
-			Do:   "if it writes, its rows will be there twice: let it fire for ordinary sessions only",
+			Seen: fmt.Sprintf("%s %s is %s: it would fire for every row that is copied; while following it is disabled, until the cutover", row[2], catalog.Quote(row[3]), how),
+			Do:   "nothing on the source; on a target that has its schema already (--schema none): let it fire for ordinary sessions only, until the copy is done",
 			SQL:  []string{fmt.Sprintf("alter table %s enable %s %s", name, row[2], catalog.Quote(row[3]))},
 		}
 		if s.side == "source" {
-			f.Seen = fmt.Sprintf("%s %s is %s and will be so on the target: it fires again there for every row that is applied", row[2], catalog.Quote(row[3]), how)
+			f.Seen = fmt.Sprintf("%s %s is %s and will be so on the target, where it is disabled until the cutover", row[2], catalog.Quote(row[3]), how)
 		}
 		findings = append(findings, f)
 	}, tables)

@@ -60,11 +60,11 @@ func (r *run) replicaRole(ctx context.Context) error {
 		f := Finding{
 			ID: "session-replication-role", Severity: Warn, On: "target", Object: user,
 			Seen: "the role may not set session_replication_role: " + reason(err),
-			Do:   "it works without: triggers are disabled by ALTER TABLE and foreign keys created after the copy, which takes the tables' ownership. Otherwise run this as a superuser",
+			Do:   "it works without: triggers are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer and takes the tables' ownership. Otherwise run this as a superuser",
 		}
 		switch {
 		case t.Platform != "":
-			f.Do = "connect as a member of rds_superuser; it works without: triggers are disabled by ALTER TABLE and foreign keys created after the copy"
+			f.Do = "connect as a member of rds_superuser; it works without: triggers are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer"
 		case t.Major >= 15:
 			f.SQL = []string{"grant set on parameter session_replication_role to " + user}
 		default:

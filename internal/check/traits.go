@@ -121,7 +121,7 @@ select c.relkind::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 		r.add(Finding{
 			ID: "materialized-views", Severity: Info, On: "source",
 			Seen: "there are materialized views: " + list(names),
-			Do:   "they are filled on the target after the copy and not followed: refresh them after the cutover",
+			Do:   "they are filled on the target after the copy, not followed, and refreshed at the end of the cutover (not with --schema none)",
 		})
 	}
 	types, err := r.source.texts(ctx, "types", `
