@@ -174,38 +174,62 @@ func TestRun_Dump(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	situations := []situation{
 		{id: "replica-identity", on: "source", severity: Block, object: `"public"."bare"`, seen: "no primary key", source: []string{`create table bare (a int, b text)`}},
-		{id: "replica-identity", on: "source", severity: Block, object: `"public"."uniq"`,
-			source: []string{`create table uniq (a int not null, b text)`, `create unique index "T idx" on uniq (a)`, `create unique index p on uniq (a) where b is null`}},
+		{
+			id: "replica-identity", on: "source", severity: Block, object: `"public"."uniq"`,
+			source: []string{`create table uniq (a int not null, b text)`, `create unique index "T idx" on uniq (a)`, `create unique index p on uniq (a) where b is null`},
+		},
 		{id: "replica-identity", on: "source", severity: Block, object: `"public"."def"`, seen: "deferrable", source: []string{`create table def (a int primary key deferrable)`}},
 		{id: "replica-identity", on: "source", severity: Block, object: `"public"."noth"`, seen: "NOTHING", source: []string{`create table noth (a int primary key)`, `alter table noth replica identity nothing`}},
-		{id: "replica-identity", on: "source", severity: Block, object: `"public"."lost"`, seen: "gone",
-			source: []string{`create table lost (a int not null, b int primary key)`, `create unique index i on lost (a)`, `alter table lost replica identity using index i`, `drop index i`}},
-		{id: "replica-identity", on: "source", severity: Block, object: `"public"."p1"`,
-			source: []string{`create table pp (a int) partition by range (a)`, `create table p1 partition of pp for values from (0) to (9)`}},
+		{
+			id: "replica-identity", on: "source", severity: Block, object: `"public"."lost"`, seen: "gone",
+			source: []string{`create table lost (a int not null, b int primary key)`, `create unique index i on lost (a)`, `alter table lost replica identity using index i`, `drop index i`},
+		},
+		{
+			id: "replica-identity", on: "source", severity: Block, object: `"public"."p1"`,
+			source: []string{`create table pp (a int) partition by range (a)`, `create table p1 partition of pp for values from (0) to (9)`},
+		},
 		{id: "identity-generated", on: "source", severity: Block, object: `"public"."gen"`, source: []string{`create table gen (a int, g int generated always as (a + 1) stored primary key)`}},
-		{id: "identity-no-equality", on: "source", severity: Warn, seen: "j, p has", noMend: true,
-			source: []string{`create domain d as json`, `create table neq (a int, v varchar(3), e int[], j d, p point[], u uuid, b jsonb)`, `alter table neq replica identity full`}},
-		{id: "identity-full-big", on: "source", severity: Warn, source: []string{`create table big (a int primary key, b text)`, `alter table big alter b set storage external`,
-			`insert into big select n, repeat('x', 1000000) from generate_series(1, 70) n`, `alter table big replica identity full`}},
+		{
+			id: "identity-no-equality", on: "source", severity: Warn, seen: "j, p has", noMend: true,
+			source: []string{`create domain d as json`, `create table neq (a int, v varchar(3), e int[], j d, p point[], u uuid, b jsonb)`, `alter table neq replica identity full`},
+		},
+		{id: "identity-full-big", on: "source", severity: Warn, source: []string{
+			`create table big (a int primary key, b text)`, `alter table big alter b set storage external`,
+			`insert into big select n, repeat('x', 1000000) from generate_series(1, 70) n`, `alter table big replica identity full`,
+		}},
 		{id: "insert-only-changed", on: "source", severity: Warn, seen: "1 updated", source: []string{`create table log (a int)`, `insert into log values (1)`, `update log set a = 2`}},
 		{id: "unlogged-table", on: "source", severity: Block, source: []string{`create unlogged table unl (a int primary key)`}},
 		{id: "oid-column", on: "source", severity: Warn, noMend: true, source: []string{`create table oids (a int primary key, o oid)`}},
 		{id: "large-objects", on: "source", severity: Warn, noMend: true, source: []string{`select lo_create(0)`}},
-		{id: "base-types", on: "source", severity: Warn, noMend: true,
-			source: []string{`create type bt`, `create function bt_in(cstring) returns bt language internal immutable strict as 'textin'`,
-				`create function bt_out(bt) returns cstring language internal immutable strict as 'textout'`, `create type bt (input = bt_in, output = bt_out)`}},
+		{
+			id: "base-types", on: "source", severity: Warn, noMend: true,
+			source: []string{
+				`create type bt`, `create function bt_in(cstring) returns bt language internal immutable strict as 'textin'`,
+				`create function bt_out(bt) returns cstring language internal immutable strict as 'textout'`, `create type bt (input = bt_in, output = bt_out)`,
+			},
+		},
 		{id: "materialized-views", on: "source", severity: Info, noMend: true, source: []string{`create materialized view m as select 1`}},
-		{id: "foreign-tables", on: "source", severity: Info, noMend: true,
-			source: []string{`create foreign data wrapper w`, `create server s foreign data wrapper w`, `create foreign table ft (a int) server s`}},
+		{
+			id: "foreign-tables", on: "source", severity: Info, noMend: true,
+			source: []string{`create foreign data wrapper w`, `create server s foreign data wrapper w`, `create foreign table ft (a int) server s`},
+		},
 		{id: "constraint-not-valid", on: "source", severity: Warn, source: []string{`create table con (a int primary key)`, `alter table con add constraint "C" check (a > 0) not valid`}},
-		{id: "index-invalid", on: "source", severity: Warn,
-			source: []string{`create table inv (a int primary key)`, `create index inv_i on inv (a)`, `update pg_index set indisvalid = false where indexrelid = 'inv_i'::regclass`}},
-		{id: "trigger-always", on: "source", severity: Warn,
-			source: []string{`create table trg (a int primary key)`, trigger, `create trigger "T" before insert on trg for each row execute procedure f()`, `alter table trg enable always trigger "T"`}},
-		{id: "event-trigger", on: "target", severity: Warn,
-			target: []string{`create function e() returns event_trigger language plpgsql as 'begin end'`, `create event trigger e on sql_drop execute procedure e()`}},
-		{id: "event-trigger", on: "source", severity: Info, noMend: true,
-			source: []string{`create function e() returns event_trigger language plpgsql as 'begin end'`, `create event trigger e on sql_drop execute procedure e()`}},
+		{
+			id: "index-invalid", on: "source", severity: Warn,
+			source: []string{`create table inv (a int primary key)`, `create index inv_i on inv (a)`, `update pg_index set indisvalid = false where indexrelid = 'inv_i'::regclass`},
+		},
+		{
+			id: "trigger-always", on: "source", severity: Warn,
+			source: []string{`create table trg (a int primary key)`, trigger, `create trigger "T" before insert on trg for each row execute procedure f()`, `alter table trg enable always trigger "T"`},
+		},
+		{
+			id: "event-trigger", on: "target", severity: Warn,
+			target: []string{`create function e() returns event_trigger language plpgsql as 'begin end'`, `create event trigger e on sql_drop execute procedure e()`},
+		},
+		{
+			id: "event-trigger", on: "source", severity: Info, noMend: true,
+			source: []string{`create function e() returns event_trigger language plpgsql as 'begin end'`, `create event trigger e on sql_drop execute procedure e()`},
+		},
 		{id: "sequence-exhaustion", on: "source", severity: Warn, object: `"public"."S"`, source: []string{`create sequence "S" as smallint`, `select setval('"S"', 30000)`}},
 		{id: "target-not-empty", on: "target", severity: Block, source: []string{`create table "T x" (a int primary key)`}, target: []string{`create table "T x" (a int)`}},
 		{id: "roles-missing", on: "target", severity: Warn, seen: `"check Owner"`, source: []string{`create table own (a int primary key)`, `create role "check Owner"`, `alter table own owner to "check Owner"`}},
@@ -215,10 +239,14 @@ func TestRun_Dump(t *testing.T) {
 		{id: "other-slots", on: "source", severity: Info, noMend: true, source: []string{`select pg_create_logical_replication_slot('check_other', 'pgoutput')`}},
 		{id: "helper-schema", on: "target", severity: Block, seen: "walferry.theirs", target: []string{`create schema walferry`, `create table walferry.theirs (a int)`}},
 		{id: "extension-older", on: "target", severity: Warn, noMend: true, source: []string{`create extension citext`, `update pg_extension set extversion = '99.0' where extname = 'citext'`}},
-		{id: "extension-missing", on: "target", severity: Block, object: `"unheard"`, noMend: true,
-			source: []string{`create extension hstore`, `update pg_extension set extname = 'unheard' where extname = 'hstore'`}},
-		{id: "session-settings", on: "source", severity: Info, seen: "statement_timeout=7s", noMend: true,
-			source: []string{`do $$ begin execute format('alter database %I set statement_timeout = ''7s''', current_database()); end $$`}},
+		{
+			id: "extension-missing", on: "target", severity: Block, object: `"unheard"`, noMend: true,
+			source: []string{`create extension hstore`, `update pg_extension set extname = 'unheard' where extname = 'hstore'`},
+		},
+		{
+			id: "session-settings", on: "source", severity: Info, seen: "statement_timeout=7s", noMend: true,
+			source: []string{`do $$ begin execute format('alter database %I set statement_timeout = ''7s''', current_database()); end $$`},
+		},
 		{id: "fsync-off", on: "target", severity: Warn, noMend: true},
 		// It keeps slots from being made: it comes last.
 		{id: "prepared-transaction", on: "source", severity: Block, source: []string{`begin; create table prep (a int primary key); prepare transaction 'check ''it'`}},
@@ -253,15 +281,23 @@ func TestRun_Dump(t *testing.T) {
 func TestRun_SchemaNone(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 17)
 	situations := []situation{
-		{id: "trigger-always", on: "target", severity: Warn, object: `"public"."trg"`, source: []string{`create table trg (a int primary key)`},
-			target: []string{`create table trg (a int primary key)`, trigger, `create trigger r before insert on trg for each row execute procedure f()`, `alter table trg enable replica trigger r`}},
-		{id: "trigger-always", on: "target", severity: Warn, object: `"public"."rul"`, source: []string{`create table rul (a int primary key)`},
-			target: []string{`create table rul (a int primary key)`, `create rule r as on insert to rul do also select 1`, `alter table rul enable always rule r`}},
-		{id: "target-not-empty", on: "target", severity: Block, object: `"public"."rows"`, source: []string{`create table rows (a int primary key)`},
-			target: []string{`create table rows (a int primary key)`, `insert into rows values (1)`}},
+		{
+			id: "trigger-always", on: "target", severity: Warn, object: `"public"."trg"`, source: []string{`create table trg (a int primary key)`},
+			target: []string{`create table trg (a int primary key)`, trigger, `create trigger r before insert on trg for each row execute procedure f()`, `alter table trg enable replica trigger r`},
+		},
+		{
+			id: "trigger-always", on: "target", severity: Warn, object: `"public"."rul"`, source: []string{`create table rul (a int primary key)`},
+			target: []string{`create table rul (a int primary key)`, `create rule r as on insert to rul do also select 1`, `alter table rul enable always rule r`},
+		},
+		{
+			id: "target-not-empty", on: "target", severity: Block, object: `"public"."rows"`, source: []string{`create table rows (a int primary key)`},
+			target: []string{`create table rows (a int primary key)`, `insert into rows values (1)`},
+		},
 		{id: "target-table-missing", on: "target", severity: Block, object: `"public"."miss"`, noMend: true, source: []string{`create table miss (a int primary key)`}},
-		{id: "schema-difference", on: "target", severity: Block, object: `"public"."diff"`, seen: `column "b"`, noMend: true,
-			source: []string{`create table diff (a int primary key, b text)`}, target: []string{`create table diff (a int primary key)`}},
+		{
+			id: "schema-difference", on: "target", severity: Block, object: `"public"."diff"`, seen: `column "b"`, noMend: true,
+			source: []string{`create table diff (a int primary key, b text)`}, target: []string{`create table diff (a int primary key)`},
+		},
 		{id: "extension-not-created", on: "target", severity: Warn, source: []string{`create extension citext`}},
 	}
 	bring(t, source, target, situations)

@@ -24,8 +24,10 @@ func TestRun_OldVersion(t *testing.T) {
 	source, target := pgtest.Pair(t, 10, 18)
 	situations := []situation{
 		{id: "with-oids", on: "source", severity: Block, source: []string{`create table o (a int primary key) with oids`}},
-		{id: "removed-type", on: "source", severity: Block, seen: "abstime", source: []string{`create table r (a int primary key, b abstime, c reltime, d tinterval, e abstime[])`,
-			`insert into r values (1, 'epoch', '1 day', '["epoch" "now"]', array['epoch'::abstime])`}},
+		{id: "removed-type", on: "source", severity: Block, seen: "abstime", source: []string{
+			`create table r (a int primary key, b abstime, c reltime, d tinterval, e abstime[])`,
+			`insert into r values (1, 'epoch', '1 day', '["epoch" "now"]', array['epoch'::abstime])`,
+		}},
 		{id: "truncate-not-decoded", on: "source", severity: Info, noMend: true},
 		{id: "minor-version", on: "source", severity: Warn, noMend: true},
 	}

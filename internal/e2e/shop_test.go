@@ -32,8 +32,13 @@ func TestShop(t *testing.T) {
 		from, to, size int
 		transactions   int64 // that the clients have committed before the cutover
 	}{
-		{13, 17, 20, 500}, {15, 18, 20, 500},
-		{10, 18, 4, 50}, {11, 18, 4, 50}, {12, 18, 4, 50}, {14, 18, 4, 50}, {16, 18, 4, 50},
+		{13, 17, 20, 500},
+		{15, 18, 20, 500},
+		{10, 18, 4, 50},
+		{11, 18, 4, 50},
+		{12, 18, 4, 50},
+		{14, 18, 4, 50},
+		{16, 18, 4, 50},
 	} {
 		t.Run(fmt.Sprintf("%d-%d", c.from, c.to), func(t *testing.T) { moveShop(t, c.from, c.to, c.size, c.transactions) })
 	}

@@ -30,16 +30,22 @@ func ownables(s server) []ownable {
 		}
 	}
 	return []ownable{
-		{class: "pg_namespace", name: "'schema ' || quote_ident(o.nspname)", owner: "o.nspowner", acl: "o.nspacl", letter: "n",
-			where: strings.ReplaceAll(catalog.NotOurs, "n.nspname", "o.nspname")},
+		{
+			class: "pg_namespace", name: "'schema ' || quote_ident(o.nspname)", owner: "o.nspowner", acl: "o.nspacl", letter: "n",
+			where: strings.ReplaceAll(catalog.NotOurs, "n.nspname", "o.nspname"),
+		},
 		relation("table", "r", "'r', 'p', 'v', 'm', 'f'"),
 		relation("sequence", "s", "'S'"),
-		{class: "pg_proc", name: "'function ' || o.oid::regprocedure::text", owner: "o.proowner", acl: "o.proacl", letter: "f", namespace: "o.pronamespace",
+		{
+			class: "pg_proc", name: "'function ' || o.oid::regprocedure::text", owner: "o.proowner", acl: "o.proacl", letter: "f", namespace: "o.pronamespace",
 			// The constructors of ranges belong to whoever created the type, for ever.
-			where: "not exists(select from pg_catalog.pg_depend i where i.classid = 'pg_catalog.pg_proc'::regclass and i.objid = o.oid and i.deptype = 'i')"},
-		{class: "pg_type", name: "'type ' || format_type(o.oid, null)", owner: "o.typowner", acl: "o.typacl", letter: "T", namespace: "o.typnamespace",
+			where: "not exists(select from pg_catalog.pg_depend i where i.classid = 'pg_catalog.pg_proc'::regclass and i.objid = o.oid and i.deptype = 'i')",
+		},
+		{
+			class: "pg_type", name: "'type ' || format_type(o.oid, null)", owner: "o.typowner", acl: "o.typacl", letter: "T", namespace: "o.typnamespace",
 			where: "(o.typrelid = 0 or exists(select from pg_catalog.pg_class c where c.oid = o.typrelid and c.relkind = 'c')) and o.typcategory <> 'A'" +
-				s.since(14, " and o.typtype <> 'm'", "")},
+				s.since(14, " and o.typtype <> 'm'", ""),
+		},
 		{class: "pg_language", name: "'language ' || quote_ident(o.lanname)", owner: "o.lanowner", acl: "o.lanacl", letter: "l", where: "o.lanpltrusted and o.oid >= 16384"},
 		{class: "pg_foreign_data_wrapper", name: "'foreign data wrapper ' || quote_ident(o.fdwname)", owner: "o.fdwowner", acl: "o.fdwacl", letter: "F", where: "true"},
 		{class: "pg_foreign_server", name: "'foreign server ' || quote_ident(o.srvname)", owner: "o.srvowner", acl: "o.srvacl", letter: "S", where: "true"},

@@ -116,8 +116,10 @@ func TestLost_OneOfEach(t *testing.T) {
 // A server's own text of an expression is not the one it was given.
 func TestNormalize(t *testing.T) {
 	for _, pair := range [][2]string{
-		{`CHECK (((status)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])))`,
-			`CHECK (((status)::text = ANY (ARRAY[('a'::character varying)::text, ('b'::character varying(10))::text])))`},
+		{
+			`CHECK (((status)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])))`,
+			`CHECK (((status)::text = ANY (ARRAY[('a'::character varying)::text, ('b'::character varying(10))::text])))`,
+		},
 		{`DEFAULT '2020-01-01 00:00:00'::timestamp(3) without time zone`, `DEFAULT ('2020-01-01 00:00:00')`},
 		{`a::"odd ""type"""."x y" COLLATE "C"`, `a COLLATE "C"`},
 		{`EXECUTE PROCEDURE f('x :: (y)')`, `EXECUTE FUNCTION f('x :: (y)')`},

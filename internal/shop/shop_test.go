@@ -78,20 +78,34 @@ func TestCheck_FindsDamage(t *testing.T) {
 		invariant      string
 		alone          bool // Check without the clients' logs sees it, too
 	}{
-		{"a transaction in the middle is lost", `create table lost as select * from shop.ledger where client = 1 and n = 5; delete from shop.ledger where client = 1 and n = 5`,
-			`insert into shop.ledger select * from lost; drop table lost`, "ledger", true},
-		{"the last transaction is lost", `create table lost as select * from shop.ledger where client = 2 order by n desc limit 1; delete from shop.ledger l using lost where l.client = 2 and l.n = lost.n`,
-			`insert into shop.ledger select * from lost; drop table lost`, "ledger", false},
-		{"a transaction comes twice", `alter table shop.ledger drop constraint ledger_pkey; insert into shop.ledger select * from shop.ledger where client = 1 and n = 3`,
-			`delete from shop.ledger where ctid = (select max(ctid::text)::tid from shop.ledger where client = 1 and n = 3); alter table shop.ledger add primary key (client, n)`, "ledger", true},
-		{"a transaction that failed is there", `insert into shop.ledger (client, n, attempt, kind) select 1, max(n) + 1, 0, 'x' from shop.ledger where client = 1`,
-			`delete from shop.ledger where kind = 'x'`, "ledger", false},
-		{"half a transfer", `update billing.accounts set balance = balance - 1 where id = 7`,
-			`update billing.accounts set balance = balance + 1 where id = 7`, "money", true},
-		{"seven of eight tables", `update shop.octet_8 set number = number + 1 where id = 3`,
-			`update shop.octet_8 set number = number - 1 where id = 3`, "octet", true},
-		{"an order line changed alone", `update shop."Order Lines" set quantity = quantity + 1 where order_id = (select max(id) from shop.orders) and "Line No" = 1`,
-			`update shop."Order Lines" set quantity = quantity - 1 where order_id = (select max(id) from shop.orders) and "Line No" = 1`, "order total", true},
+		{
+			"a transaction in the middle is lost", `create table lost as select * from shop.ledger where client = 1 and n = 5; delete from shop.ledger where client = 1 and n = 5`,
+			`insert into shop.ledger select * from lost; drop table lost`, "ledger", true,
+		},
+		{
+			"the last transaction is lost", `create table lost as select * from shop.ledger where client = 2 order by n desc limit 1; delete from shop.ledger l using lost where l.client = 2 and l.n = lost.n`,
+			`insert into shop.ledger select * from lost; drop table lost`, "ledger", false,
+		},
+		{
+			"a transaction comes twice", `alter table shop.ledger drop constraint ledger_pkey; insert into shop.ledger select * from shop.ledger where client = 1 and n = 3`,
+			`delete from shop.ledger where ctid = (select max(ctid::text)::tid from shop.ledger where client = 1 and n = 3); alter table shop.ledger add primary key (client, n)`, "ledger", true,
+		},
+		{
+			"a transaction that failed is there", `insert into shop.ledger (client, n, attempt, kind) select 1, max(n) + 1, 0, 'x' from shop.ledger where client = 1`,
+			`delete from shop.ledger where kind = 'x'`, "ledger", false,
+		},
+		{
+			"half a transfer", `update billing.accounts set balance = balance - 1 where id = 7`,
+			`update billing.accounts set balance = balance + 1 where id = 7`, "money", true,
+		},
+		{
+			"seven of eight tables", `update shop.octet_8 set number = number + 1 where id = 3`,
+			`update shop.octet_8 set number = number - 1 where id = 3`, "octet", true,
+		},
+		{
+			"an order line changed alone", `update shop."Order Lines" set quantity = quantity + 1 where order_id = (select max(id) from shop.orders) and "Line No" = 1`,
+			`update shop."Order Lines" set quantity = quantity - 1 where order_id = (select max(id) from shop.orders) and "Line No" = 1`, "order total", true,
+		},
 	} {
 		t.Run(damage.name, func(t *testing.T) {
 			pgtest.Exec(t, dsn, damage.do)
