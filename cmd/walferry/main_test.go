@@ -39,9 +39,6 @@ func TestScripts(t *testing.T) {
 			env.Setenv("CANARY", canary)
 			env.Setenv("USERINFO", u.String())
 			env.Setenv("NAME", fmt.Sprintf("t%08x", rand.Uint32()))
-			for _, name := range []string{"PGPASSWORD", "PGHOST", "PGSERVICE", "WALFERRY_SOURCE", "WALFERRY_TARGET"} {
-				env.Setenv(name, "")
-			}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
