@@ -13,7 +13,7 @@ import (
 type PatternError struct {
 	Pattern string // as given
 	Problem string // as in "matches no table"
-	Help    string // what to do about it; may be empty
+	Help    string // what to do about it; empty: what a pattern is
 }
 
 func (e *PatternError) Error() string {
@@ -21,7 +21,12 @@ func (e *PatternError) Error() string {
 }
 
 // Hint is what the operator can do.
-func (e *PatternError) Hint() string { return e.Help }
+func (e *PatternError) Hint() string {
+	if e.Help == "" {
+		return "a pattern is schema.table, with * and ?, and matches tables: no views, and no tables of extensions"
+	}
+	return e.Help
+}
 
 // Select returns the tables that include names and exclude does not, in the
 // order of tables. No include means all. Tables of extensions are left out: CREATE

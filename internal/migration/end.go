@@ -203,7 +203,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		on string
 		l  *link
 	}{{"source", r.source}, {"target", r.store.link}} {
-		objects, err := leftovers(ctx, side.l)
+		objects, err := leftovers(ctx, side.l, c.Name)
 		if err != nil {
 			return nil, fmt.Errorf("look for what is left on the %s: %w", side.on, err)
 		}
@@ -253,16 +253,18 @@ func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) error {
 	return nil
 }
 
-// leftovers lists what a server has of walferry, of any migration.
-func leftovers(ctx context.Context, l *link) (objects []string, err error) {
+// leftovers lists what a server has of walferry, of any migration. Of replication
+// origins, which belong to a server and not to a database, it can only tell whose the
+// one of this name is.
+func leftovers(ctx context.Context, l *link, name string) (objects []string, err error) {
 	err = l.do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select 'schema walferry' from pg_namespace where nspname = 'walferry'
 union all select 'publication ' || pubname from pg_publication where pubname ~ '^walferry_'
 union all select 'slot ' || slot_name from pg_replication_slots where slot_name ~ '^walferry_' and (database is null or database = current_database())
 union all select 'trigger ' || tgname || ' on ' || tgrelid::regclass from pg_trigger where tgname ~ '^walferry_'
-union all select 'replication origin ' || roname from pg_replication_origin where roname ~ '^walferry_'
-order by 1`)
+union all select 'replication origin ' || roname from pg_replication_origin where roname = 'walferry_' || $1
+order by 1`, name)
 		if err != nil {
 			return err
 		}
