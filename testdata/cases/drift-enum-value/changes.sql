@@ -1,0 +1,2 @@
+alter type mood add value 'happy';
+insert into t values (2, 'happy');

@@ -1,0 +1,2 @@
+insert into nothing default values;
+insert into nothing default values;
