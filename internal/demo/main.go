@@ -89,7 +89,7 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	d.say("the shop database is loaded: about %d MB in %s; now its writers begin, and do not stop", d.size, time.Since(began).Round(time.Second))
-	writers, err := shop.Start(ctx, shop.Config{Source: d.source, Target: d.target, Clients: clients, TPS: 25, Batch: 45 * time.Second, Seed: uint64(time.Now().UnixNano())})
+	writers, err := shop.Start(ctx, shop.Config{Source: d.source, Target: d.target, Clients: clients, TPS: 10, Batch: 40 * time.Second, Seed: uint64(time.Now().UnixNano())})
 	if err != nil {
 		return err
 	}
