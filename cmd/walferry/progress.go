@@ -109,7 +109,7 @@ func (p *progress) log() {
 // draw shows a bar for each table that is being copied, one for all of them, and
 // below them a line of what is being done.
 func (p *progress) draw() {
-	container := mpb.New(mpb.WithOutput(p.ui.stderr), mpb.WithWidth(100), mpb.WithRefreshRate(200*time.Millisecond), mpb.WithAutoRefresh())
+	container := mpb.New(mpb.WithOutput(p.ui.screen), mpb.WithWidth(100), mpb.WithRefreshRate(200*time.Millisecond), mpb.WithAutoRefresh())
 	p.ui.draw(func(line string) { fmt.Fprintln(container, line) })
 	d := &drawing{p: p, container: container, tables: map[string]*mpb.Bar{}}
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -204,7 +204,7 @@ func (d *drawing) show(v migration.View) {
 					defer d.mu.Unlock()
 					return ", " + countText(d.rows[name]) + " rows"
 				})
-				d.tables[name] = d.bar(shorten(name, 32), t.BytesTotal, i, rows)
+				d.tables[name] = d.bar(shorten(clean(name), 32), t.BytesTotal, i, rows)
 			}
 			d.tables[name].SetTotal(max(t.BytesTotal, t.Bytes, 1), false)
 			d.tables[name].SetCurrent(t.Bytes)

@@ -27,10 +27,10 @@ func statusCommand(ui *ui) *cli.Command {
 			}
 			for {
 				st, err := migration.ReadStatus(c.Context, config)
+				if c.Bool("watch") && c.Context.Err() != nil {
+					return nil // a status that was read in part is none
+				}
 				if err != nil {
-					if c.Context.Err() != nil && c.Bool("watch") {
-						return nil
-					}
 					return err
 				}
 				switch {

@@ -24,6 +24,7 @@ import (
 type ui struct {
 	stdout, stderr io.Writer
 	data           io.Writer // stdout for rows of the user, which nothing may change
+	screen         *os.File  // stderr for bars, of names and numbers only: the cursor is moved on a file alone
 	terminal       bool      // stderr is one
 	outTerminal    bool      // stdout is one
 
@@ -36,7 +37,7 @@ type ui struct {
 
 func newUI(stdout, stderr *os.File) *ui {
 	u := &ui{terminal: term.IsTerminal(int(stderr.Fd())), outTerminal: term.IsTerminal(int(stdout.Fd()))}
-	u.data, u.stdout, u.stderr = stdout, &redacting{u, stdout}, &redacting{u, stderr}
+	u.data, u.screen, u.stdout, u.stderr = stdout, stderr, &redacting{u, stdout}, &redacting{u, stderr}
 	u.logger = slog.New(&textHandler{u: u, level: slog.LevelInfo})
 	return u
 }
