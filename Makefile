@@ -31,7 +31,7 @@ GOTESTFLAGS ?=
 
 .PHONY: test
 test: servers ## every test on real servers: the usual version pairs
-	go test -timeout 30m $(GOTESTFLAGS) ./...
+	go test -timeout 60m $(GOTESTFLAGS) ./...
 
 .PHONY: test-all
 test-all: servers ## every pair of an older and a newer major version

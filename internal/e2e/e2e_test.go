@@ -78,15 +78,6 @@ func (r *run) end() (migration.Outcome, error) {
 	return r.outcome, r.err
 }
 
-// stop does what SIGTERM does, and expects the answer to it.
-func (r *run) stop() {
-	r.m.t.Helper()
-	r.cancel()
-	if outcome, err := r.end(); err != nil || !outcome.Stopped {
-		r.m.t.Fatalf("migrate ended with %+v, %v; want that it stopped", outcome, err)
-	}
-}
-
 // waitFor waits until the run's migration is in a phase.
 func (r *run) waitFor(phase migration.Phase) {
 	r.m.t.Helper()

@@ -1,0 +1,147 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+func connect(t *testing.T, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func refused(t *testing.T, conn *pgx.Conn, sql string) bool {
+	t.Helper()
+	_, err := conn.Exec(t.Context(), sql)
+	var pgErr *pgconn.PgError
+	if err != nil && (!errors.As(err, &pgErr) || pgErr.Code != SQLState) {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return err != nil
+}
+
+// A transaction that has written before goes on to its end, and the fence waits for
+// it; every kind of write that begins later is refused; the fence opens by itself at
+// its deadline, after which it cannot be sealed; nothing is left when it is dropped.
+func TestFence(t *testing.T) {
+	for _, major := range []int{10, 18} {
+		dsn, _ := pgtest.Pair(t, major, major)
+		pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key); create table u (id int); insert into t values (1)`)
+		conn, app, old := connect(t, dsn), connect(t, dsn), connect(t, dsn)
+		tables, err := catalog.Tables(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fence := Fence{Name: "x", Tables: tables}
+		if err := fence.Prepare(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		if refused(t, app, `insert into t values (2)`) {
+			t.Errorf("%d: refused before the fence was raised", major)
+		}
+		if _, err := old.Exec(t.Context(), `begin; insert into t values (3)`); err != nil {
+			t.Fatal(err)
+		}
+		raised := make(chan error, 1)
+		go func() {
+			_, _, err := fence.Raise(context.Background(), conn, time.Hour)
+			raised <- err
+		}()
+		for n := 100; !refused(t, app, `insert into u values (1)`); n++ {
+			if n > 10000 {
+				t.Fatalf("%d: never refused", major)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		select {
+		case err := <-raised:
+			t.Fatalf("%d: raised, though a transaction that had written was open: %v", major, err)
+		default:
+		}
+		if refused(t, old, `insert into u values (3)`) {
+			t.Errorf("%d: a transaction that had written before was refused", major)
+		}
+		if _, err := old.Exec(t.Context(), `commit`); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-raised; err != nil {
+			t.Fatalf("%d: %v", major, err)
+		}
+		for _, sql := range []string{
+			`insert into t values (9)`, `update t set id = id`, `delete from t`, `truncate t`,
+			`set session_replication_role = replica; delete from t`, `begin; select txid_current(); insert into t values (9)`,
+		} {
+			fresh := connect(t, dsn)
+			if _, err := fresh.PgConn().Exec(t.Context(), sql).ReadAll(); err == nil {
+				t.Errorf("%d: passed the fence: %s", major, sql)
+			}
+			fresh.Close(context.Background())
+		}
+		if err := fence.Seal(t.Context(), conn); err != nil {
+			t.Errorf("%d: seal: %v", major, err)
+		}
+		if state, err := Look(t.Context(), conn, "x"); err != nil || !state.Sealed || state.Triggers != 2 {
+			t.Errorf("%d: sealed fence looks like %+v, %v", major, state, err)
+		}
+
+		// The same with a deadline that passes.
+		if err := Drop(t.Context(), conn, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := fence.Prepare(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := fence.Raise(t.Context(), conn, 50*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; refused(t, app, `insert into t values (4)`); n++ {
+			if n > 10000 {
+				t.Fatalf("%d: the fence did not open by itself", major)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if err := fence.Seal(t.Context(), conn); err == nil {
+			t.Errorf("%d: sealed after its deadline", major)
+		}
+		if err := Drop(t.Context(), conn, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := pgtest.Query(t, dsn, `select (select count(*) from pg_trigger where tgname ~ 'walferry') + (select count(*) from pg_proc where proname ~ '^fence_')`)[0][0], "0"; got != want {
+			t.Errorf("%d: %s objects are left, want %s", major, got, want)
+		}
+	}
+}
+
+// Sequences never go back, in the direction they count; a CYCLE sequence is set as it is.
+func TestSetSequences(t *testing.T) {
+	source, target := pgtest.Pair(t, 10, 18)
+	const ddl = `create sequence up; create sequence down increment -1; create sequence round maxvalue 3 cycle; create sequence fresh; create sequence ahead`
+	pgtest.Exec(t, source, ddl+`; select setval('up', 5), setval('down', -7), setval('round', 2, false), setval('ahead', 3)`)
+	pgtest.Exec(t, target, ddl+`; select setval('round', 3), setval('ahead', 90)`)
+	sequences, err := ReadSequences(t.Context(), connect(t, source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := SetSequences(t.Context(), connect(t, target), sequences); err != nil {
+		t.Fatal(err)
+	}
+	got := pgtest.Query(t, target, `select nextval('up') || ' ' || nextval('down') || ' ' || nextval('round') || ' ' || nextval('fresh') || ' ' || nextval('ahead')`)[0][0]
+	if want := "6 -8 2 1 91"; got != want {
+		t.Errorf("next values on the target: %s, want %s", got, want)
+	}
+}
