@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -77,7 +75,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		return v, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "verify compares while a migrate follows, or after the cutover"}
 	}
 	for round := 1; ; round++ {
-		if err := r.compare(ctx, tables, round > 1, o, &v); err != nil {
+		if err := r.compare(ctx, tables, o, &v); err != nil {
 			return v, err
 		}
 		// A snapshot does not see through TRUNCATE: such tables are compared again.
@@ -104,9 +102,8 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 	return again
 }
 
-// compare compares tables, and puts the result in the place of an earlier one. With
-// lock they cannot be truncated meanwhile: whoever tries waits until it is done.
-func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool, o VerifyOptions, v *Verified) error {
+// compare compares tables, and puts the result in the place of an earlier one.
+func (r *runner) compare(ctx context.Context, tables []catalog.Table, o VerifyOptions, v *Verified) error {
 	compare, err := verify.New(verify.Config{
 		Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: min(r.c.Jobs, len(tables)), Progress: o.Progress, Logger: r.c.Logger,
 	})
@@ -114,15 +111,10 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 		return err
 	}
 	defer compare.Close()
-	locks := &tableLocks{}
-	defer locks.release(ctx)
-	if lock {
-		locks.tables = tables
-	}
 	if r.rec.Phase == Finished {
 		err = r.openQuiet(ctx, compare, v)
 	} else {
-		err = r.openAtOnePosition(ctx, compare, locks, v)
+		err = r.openAtOnePosition(ctx, compare, v)
 	}
 	if err != nil {
 		return err
@@ -165,7 +157,7 @@ func (r *runner) proof(ctx context.Context) (*Verified, error) {
 }
 
 // openAtOnePosition opens the sessions of both sides so that they see the same.
-func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, locks *tableLocks, v *Verified) error {
+func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, v *Verified) error {
 	// Old writers would make the slot wait, and the applier with it: let them end first.
 	if err := r.waitForWriters(ctx, time.Minute); err != nil {
 		return err
@@ -195,51 +187,11 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	if err := compare.OpenSource(ctx, exported.Name); err != nil {
 		return err
 	}
-	if err := locks.take(ctx, r.c.Source); err != nil {
-		return err
-	}
 	v.Position = exported.ConsistentPoint.String() // of the last round, where there are several
 	if _, err := r.store.ask(ctx, "advance", requestArgs{LSN: v.Position}, nil); err != nil {
 		return err
 	}
-	if err := compare.OpenTarget(ctx); err != nil {
-		return err
-	}
-	return locks.take(ctx, r.c.Target)
-}
-
-// tableLocks keep a few tables from being truncated while they are compared. They
-// are taken after the snapshots: a slot that is being made waits for whoever waits
-// for them.
-type tableLocks struct {
-	tables []catalog.Table // none: nothing is locked
-	conns  []*pgx.Conn
-}
-
-func (l *tableLocks) take(ctx context.Context, dsn string) error {
-	if len(l.tables) == 0 {
-		return nil
-	}
-	conn, err := session.Open(ctx, session.Config{DSN: dsn, Application: "verify lock"})
-	if err != nil {
-		return err
-	}
-	l.conns = append(l.conns, conn)
-	var names []string
-	for i := range l.tables {
-		names = append(names, "only "+l.tables[i].String())
-	}
-	_, err = conn.PgConn().Exec(ctx, `begin; set local lock_timeout = '5s'; lock table `+strings.Join(names, ", ")+` in access share mode`).ReadAll()
-	if err != nil {
-		return fmt.Errorf("keep the tables from being truncated while they are compared: %w", err)
-	}
-	return nil
-}
-
-func (l *tableLocks) release(ctx context.Context) {
-	for _, conn := range l.conns {
-		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the lock ends with it
-	}
+	return compare.OpenTarget(ctx)
 }
 
 // openQuiet is for a migration that has ended: the source is fenced or is not ours
