@@ -86,7 +86,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 }
 
 // rounds is how often a table is tried that is truncated while it is compared.
-const rounds = 10
+const rounds = 50
 
 func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.Table) {
 	for _, t := range report.Tables {
