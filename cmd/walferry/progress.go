@@ -84,6 +84,8 @@ func (p *progress) line(v migration.View) string {
 			text += ", " + v.Note
 		}
 		return text
+	case migration.Fenced, migration.Drained:
+		return "cutting over: " + string(v.Phase)
 	}
 	return string(v.Phase) + ": " + v.Step
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -75,7 +74,7 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	prover    *verify.Verifier // opened inside the fence; nil: no proof is wanted
+	prover    *prover // opened inside the fence; nil: no proof is wanted
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx

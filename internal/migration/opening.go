@@ -2,16 +2,13 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/verify"
 )
 
 // replicaRole tells whether the target's role may set session_replication_role,
@@ -192,78 +189,6 @@ func (r *runner) enableHeld(ctx context.Context) error {
 	})
 }
 
-// openProver opens, inside the fence, the sessions that compare both sides as they
-// are then; neither sees what is written after the target opens. It returns nil when
-// no proof is wanted.
-func (r *runner) openProver(ctx context.Context) (*verify.Verifier, error) {
-	if !r.c.Prove {
-		return nil, nil
-	}
-	v, err := verify.New(verify.Config{Source: r.c.Source, Target: r.c.Target, Tables: r.tables, Jobs: r.c.Jobs, Logger: r.c.Logger})
-	if err != nil {
-		return nil, err
-	}
-	if err = v.OpenSource(ctx, ""); err == nil {
-		err = v.OpenTarget(ctx)
-	}
-	if err != nil {
-		v.Close()
-		return nil, fmt.Errorf("open the comparison inside the fence: %w", err)
-	}
-	return v, nil
-}
-
-// prove compares and keeps the result for verify.
-func (r *runner) prove(ctx context.Context, p *verify.Verifier, result *CutoverResult, step func(string)) error {
-	defer p.Close()
-	step("comparing both sides as of the cutover")
-	report, err := p.Compare(ctx)
-	if err != nil {
-		return fmt.Errorf("compare both sides as of the cutover: %w", err)
-	}
-	// A table that the application has truncated or rewritten since the target opened
-	// cannot be read as it was any more. That is no difference, and it is told.
-	proof := Verified{Report: report, AsOfCutover: true}
-	proof.Equal = true
-	var uncompared []string
-	for _, t := range report.Tables {
-		if t.Rewritten {
-			uncompared = append(uncompared, catalog.Name(t.Schema, t.Name))
-		} else if !t.Equal {
-			proof.Equal = false
-		}
-	}
-	if len(uncompared) > 0 {
-		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + list(uncompared)
-		step(proof.Caveat)
-	}
-	text, err := json.Marshal(proof)
-	if err != nil {
-		return err
-	}
-	if err := r.store.exec(ctx, `update walferry.migration set proof = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
-		return fmt.Errorf("keep the comparison: %w", err)
-	}
-	result.Equal = &proof.Equal
-	if !proof.Equal {
-		return &DifferenceError{}
-	}
-	step(fmt.Sprintf("equal: %d tables, %d rows", len(report.Tables)-len(uncompared), report.Rows))
-	return nil
-}
-
-// DifferenceError says that the comparison as of the cutover found differences.
-type DifferenceError struct{}
-
-func (e *DifferenceError) Error() string {
-	return "the cutover is done, but source and target differed at that moment"
-}
-
-// Hint is what the operator can do.
-func (e *DifferenceError) Hint() string {
-	return "`walferry verify` names the rows; the source still holds every one of its own"
-}
-
 // afterOpen does what may take its time: the target is in use. What fails here
 // takes nothing of the cutover back.
 func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) error {
@@ -279,7 +204,7 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 	if r.prover == nil {
 		return nil
 	}
-	return r.prove(ctx, r.prover, result, step)
+	return r.prove(ctx, result, step)
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {
