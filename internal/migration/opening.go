@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -216,12 +217,10 @@ func (r *runner) refreshViews(ctx context.Context) (int, error) {
 	return schema.RefreshViews(ctx, conn)
 }
 
-// schemaGate: every index and constraint that the source has, valid. Foreign keys
-// that the role can have only inside the fence are still to come.
+// schemaGate: the source's tables have the columns that the target's have; and, where
+// the schema is walferry's work, every index and constraint is there and valid. Foreign
+// keys that the role can have only inside the fence are still to come.
 func (r *runner) schemaGate(ctx context.Context) error {
-	if r.c.Schema == "none" {
-		return nil // the user's own; check has compared columns and keys
-	}
 	may, err := r.replicaRole(ctx)
 	if err != nil {
 		return err
@@ -230,9 +229,23 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var lost []string
+	var lost, altered []string
 	err = r.source.do(ctx, func(source *pgx.Conn) error {
 		return r.store.do(ctx, func(target *pgx.Conn) error {
+			tables, err := catalog.Tables(ctx, source) // as they are now
+			if err == nil {
+				tables, err = catalog.Select(tables, r.c.Include, r.c.Exclude)
+			}
+			if err != nil {
+				return err
+			}
+			differences, err := schema.Compare(ctx, source, target, tables, r.c.Schema != "none")
+			for _, d := range differences {
+				altered = append(altered, d.String())
+			}
+			if err != nil || r.c.Schema == "none" {
+				return err
+			}
 			losses, err := schema.LostIndexes(ctx, source, target, options)
 			for _, l := range losses {
 				if may || !strings.HasPrefix(l.Source, "foreign key") {
@@ -244,6 +257,9 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if len(altered) > 0 {
+		return &GateError{"the tables of both sides are not alike any more: " + list(altered), "alter the target's as the source's were, and ask again"}
 	}
 	if len(lost) > 0 {
 		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}
