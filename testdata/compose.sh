@@ -6,6 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+command -v docker >/dev/null || { echo "docker is not installed: this needs it, and its compose plugin or docker-compose"; exit 1; }
+docker info >/dev/null 2>&1 || { echo "docker does not answer: is its daemon running, and may you use it?"; exit 1; }
+command -v psql >/dev/null || { echo "psql is not installed: this waits for the servers with it"; exit 1; }
 if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=(docker-compose); fi
 export SOURCE_VERSION=${SOURCE_VERSION:-13} TARGET_VERSION=${TARGET_VERSION:-17}
 export SOURCE_PORT=${SOURCE_PORT:-55432} TARGET_PORT=${TARGET_PORT:-55433}
