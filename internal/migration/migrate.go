@@ -399,13 +399,20 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	}
 }
 
-// Check runs the preflight alone.
+// Check runs the preflight alone. Of a migration that has begun it checks what going
+// on with it needs: its slot and its tables are no obstacle, and must not be dropped.
 func Check(ctx context.Context, c Config) (check.Report, error) {
 	c, err := c.fill()
 	if err != nil {
 		return check.Report{}, err
 	}
-	return check.Run(ctx, c.checkConfig(false))
+	begun := false
+	if target, err := openLink(ctx, c.Target, "check"); err == nil { // otherwise check.Run says why
+		defer target.close()
+		r, err := (&store{link: target, name: c.Name}).load(ctx)
+		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
+	}
+	return check.Run(ctx, c.checkConfig(begun))
 }
 
 func (c Config) checkConfig(resuming bool) check.Config {
