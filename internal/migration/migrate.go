@@ -149,7 +149,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
 	}
-	return outcome, err
+	return outcome, explainGap(err)
 }
 
 // count adds what is recorded of the work done, in this run and those before.
@@ -254,6 +254,10 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	if r.rec != nil {
 		r.c.Logger.Info("resuming", "phase", r.rec.Phase)
+		r.mu.Lock()
+		// What an earlier run has copied stays what status shows.
+		r.view.Copy, r.view.Indexes = r.rec.Live.Copy, r.rec.Live.Indexes
+		r.mu.Unlock()
 		return r.store.voidRequests(ctx)
 	}
 	id, err := r.identify(ctx)
