@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/schema"
 )
 
 // What the target's newer version no longer has.
@@ -226,6 +227,22 @@ func TestRun_Standby(t *testing.T) {
 	report := check(t, Config{SourceDSN: server.URL("postgres"), TargetDSN: target})
 	if found := find(report, "not-a-writer", "source"); len(found) != 1 || found[0].Severity != Block {
 		t.Errorf("got:\n%s", summary(report))
+	}
+}
+
+// A source that no pg_dump here can read. Where one can, nothing is said.
+func TestRun_PgDump(t *testing.T) {
+	source, target := pgtest.Pair(t, 18, 18)
+	_, err := schema.Find(t.Context(), 18, 18)
+	found := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}), "pg-dump", "tool")
+	if (err != nil) != (len(found) == 1) {
+		t.Errorf("got %+v, while looking for pg_dump gives %v", found, err)
+	}
+	if len(found) == 1 && (found[0].Severity != Block || !strings.Contains(found[0].Do, "--schema none")) {
+		t.Errorf("got %+v", found[0])
+	}
+	if found := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Schema: "none"}), "pg-dump", ""); len(found) > 0 {
+		t.Errorf("with --schema none: got %+v", found)
 	}
 }
 
