@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/schema"
 )
 
 // What the target's newer version no longer has.
@@ -227,6 +228,59 @@ func TestRun_Standby(t *testing.T) {
 	if found := find(report, "not-a-writer", "source"); len(found) != 1 || found[0].Severity != Block {
 		t.Errorf("got:\n%s", summary(report))
 	}
+}
+
+// A source that no pg_dump here can read. Where one can, nothing is said.
+func TestRun_PgDump(t *testing.T) {
+	source, target := pgtest.Pair(t, 18, 18)
+	_, err := schema.Find(t.Context(), 18, 18)
+	found := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}), "pg-dump", "tool")
+	if (err != nil) != (len(found) == 1) {
+		t.Errorf("got %+v, while looking for pg_dump gives %v", found, err)
+	}
+	if len(found) == 1 && (found[0].Severity != Block || !strings.Contains(found[0].Do, "--schema none")) {
+		t.Errorf("got %+v", found[0])
+	}
+	if found := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Schema: "none"}), "pg-dump", ""); len(found) > 0 {
+		t.Errorf("with --schema none: got %+v", found)
+	}
+}
+
+// A server that is read only by default is no writer, though a session could overrule it.
+func TestRun_ReadOnly(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	name := func(dsn string) string { return strings.TrimPrefix(mustParse(t, dsn).Path, "/") }
+	exec(t, target, `create role check_closed superuser login`)
+	t.Cleanup(func() { exec(background{t}, target, `drop role check_closed`) })
+	closed := as(t, target, "check_closed")
+	for _, c := range []struct {
+		source, target string
+		on, sql, by    string
+	}{
+		{source, target, source, `alter database ` + name(source) + ` set default_transaction_read_only = on`, "alter database"},
+		{source, closed, target, `alter role check_closed set default_transaction_read_only = on`, "alter role"},
+		{source, closed, target, `alter role check_closed in database ` + name(target) + ` set default_transaction_read_only = on`, " in database"},
+	} {
+		exec(t, c.on, c.sql)
+		config := Config{SourceDSN: c.source, TargetDSN: c.target, Jobs: 1}
+		side := "source"
+		if c.on == target {
+			side = "target"
+		}
+		mend(t, config, source, target, []situation{{id: "not-a-writer", on: side, severity: Block, seen: "default_transaction_read_only is on"}})
+	}
+	// The connection string's own options; and a source that was closed while a migration is on.
+	options := "?options=-c%20default_transaction_read_only%3Don"
+	found := find(check(t, Config{SourceDSN: source + options, TargetDSN: target, Jobs: 1}), "not-a-writer", "source")
+	if len(found) != 1 || !strings.Contains(found[0].Do, "connection string") || len(found[0].SQL) != 0 {
+		t.Errorf("got %+v", found)
+	}
+	if f := find(check(t, Config{SourceDSN: source + options, TargetDSN: target, Jobs: 1, Resuming: true}), "not-a-writer", ""); len(f) != 0 {
+		t.Errorf("resuming: got %+v", f)
+	}
+	server := pgtest.New(t, pgtest.Options{Major: 15, Settings: map[string]string{"default_transaction_read_only": "on"}})
+	mend(t, Config{SourceDSN: server.URL("postgres"), TargetDSN: target, Jobs: 1}, server.URL("postgres"), target,
+		[]situation{{id: "not-a-writer", on: "source", severity: Block}})
 }
 
 func TestRun_Encodings(t *testing.T) {
