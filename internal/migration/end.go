@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -223,16 +225,35 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 // dropTarget removes the migration's rows, and the schema with the last migration.
 func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) {
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
-		var others bool
-		err := conn.QueryRow(ctx, `select exists(select from walferry.migration where name <> $1) or exists(select from walferry.progress where stream <> $1)`, r.c.Name).Scan(&others)
+		// A migration that has failed early has not all of the tables.
+		rows, err := conn.Query(ctx, `select relname::text from pg_class where relnamespace = 'walferry'::regnamespace and relkind = 'r'`)
 		if err != nil {
 			return fmt.Errorf("clean up the target: %w", err)
 		}
+		there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("clean up the target: %w", err)
+		}
+		var remove strings.Builder
+		others := "false"
+		for _, t := range []struct{ table, column string }{
+			{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
+		} {
+			if !slices.Contains(there, t.table) {
+				continue
+			}
+			fmt.Fprintf(&remove, "delete from walferry.%s where %s = '%s';", t.table, t.column, r.c.Name) // the name is of [a-z0-9_]
+			if t.column != "migration" {
+				others += fmt.Sprintf(" or exists(select from walferry.%s where %s <> '%s')", t.table, t.column, r.c.Name)
+			}
+		}
+		var shared bool
+		if err := conn.QueryRow(ctx, `select `+others).Scan(&shared); err != nil {
+			return fmt.Errorf("clean up the target: %w", err)
+		}
 		sql := `drop schema walferry cascade`
-		if others {
-			sql = fmt.Sprintf(`delete from walferry.migration where name = '%[1]s'; delete from walferry.progress where stream = '%[1]s';
-delete from walferry.copy_state where migration = '%[1]s'; delete from walferry.copy_plan where migration = '%[1]s'; delete from walferry.request where migration = '%[1]s';
-delete from walferry.heartbeat where migration = '%[1]s'`, r.c.Name) // the name is of [a-z0-9_]
+		if shared {
+			sql = remove.String()
 		}
 		if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 			return fmt.Errorf("clean up the target: %w", err)

@@ -169,3 +169,25 @@ func TestCleanup_SharedOrigin(t *testing.T) {
 		}
 	}
 }
+
+// What failed before it had all of its tables on the target can be given up and
+// cleaned up.
+func TestCleanup_FailedEarly(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (a serial primary key)`)
+	pgtest.Exec(t, target, `create function no() returns event_trigger language plpgsql as 'begin raise exception ''not here''; end';
+		create event trigger no on ddl_command_start when tag in ('CREATE SEQUENCE') execute function no()`)
+	c := Config{Source: source, Target: target, Name: "failed_early", Logger: testLog(t)}
+	if _, err := Migrate(t.Context(), c, Observer{}); err == nil {
+		t.Fatal("the migration did not fail")
+	}
+	if st, err := ReadStatus(t.Context(), c); err != nil || st.Phase != New || st.Error == "" {
+		t.Errorf("got %+v, %v", st, err)
+	}
+	if err := Abort(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := Cleanup(t.Context(), c); err != nil || len(left) != 0 {
+		t.Errorf("got %v, %v", left, err)
+	}
+}
