@@ -136,6 +136,25 @@ func TestRun_OwnersOnTheTarget(t *testing.T) {
 		[]situation{{id: "roles-not-grantable", on: "target", severity: Warn, seen: "check_keeper"}})
 }
 
+// From 15 on nobody may create anything in public who was not granted it, neither
+// the role of the target nor the owner that a table is given to.
+func TestRun_SchemaPublic(t *testing.T) {
+	source, target := pgtest.Pair(t, 13, 18)
+	exec(t, source, `create role check_landlord`, `create table t (a int primary key)`, `alter table t owner to check_landlord`)
+	t.Cleanup(func() { exec(background{t}, source, `drop owned by check_landlord`, `drop role check_landlord`) })
+	exec(t, target, `create role check_landlord`, `create role check_porter login`, `grant check_landlord to check_porter`)
+	t.Cleanup(func() {
+		exec(background{t}, target, `drop owned by check_porter, check_landlord`, `drop role check_landlord, check_porter`)
+	})
+	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_porter"), Jobs: 1}, source, target, []situation{
+		{id: "schema-create", on: "target", severity: Block, object: `"public"`},
+		{id: "schema-create-owner", on: "target", severity: Warn, object: `"public"`, seen: "check_landlord"},
+	})
+	if f := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}), "schema-create", ""); len(f) > 0 {
+		t.Errorf("of a superuser: got %+v", f)
+	}
+}
+
 // Settings that only a server of its own can have.
 func TestRun_Settings(t *testing.T) {
 	source := pgtest.New(t, pgtest.Options{Major: 18, Settings: map[string]string{
