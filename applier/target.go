@@ -197,6 +197,9 @@ func (t *table) altered(drift func(string, ...any) error) error {
 	}
 	for i, c := range t.relation.Columns {
 		target := t.columns[i]
+		if target.generated {
+			return drift("column %s is generated on the target and not on the source", target.name)
+		}
 		// Types of users and extensions have other OIDs on each server.
 		if (c.TypeOID < firstUnpinned || target.oid < firstUnpinned) && (c.TypeOID != target.oid || c.TypeMod != target.mod) {
 			return drift("the type of column %s is another one on the source than on the target, where it is %s", target.name, target.typ)
