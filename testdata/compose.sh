@@ -13,7 +13,12 @@ if docker compose version >/dev/null 2>&1; then compose=(docker compose); else c
 export SOURCE_VERSION=${SOURCE_VERSION:-13} TARGET_VERSION=${TARGET_VERSION:-17}
 export SOURCE_PORT=${SOURCE_PORT:-55432} TARGET_PORT=${TARGET_PORT:-55433}
 
-down() { "${compose[@]}" down --volumes >/dev/null 2>&1 || true; }
+down() {
+  local code=$?
+  if [ $code != 0 ]; then "${compose[@]}" logs --tail=200 || true; fi # why a server went away is only there
+  "${compose[@]}" down --volumes >/dev/null 2>&1 || true
+  exit $code
+}
 trap down EXIT
 "${compose[@]}" up -d
 
@@ -26,7 +31,7 @@ export WALFERRY_TEST_TARGET="postgres://postgres:$target_password@127.0.0.1:$TAR
 for dsn in "$WALFERRY_TEST_SOURCE" "$WALFERRY_TEST_TARGET"; do
   for attempt in $(seq 120); do
     psql "$dsn" -qAtc 'select 1' >/dev/null 2>&1 && break
-    [ "$attempt" = 120 ] && { echo "the pair did not come up"; "${compose[@]}" logs; exit 1; }
+    [ "$attempt" = 120 ] && { echo "the pair did not come up"; exit 1; }
     sleep 1
   done
 done
