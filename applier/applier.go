@@ -31,6 +31,14 @@ type Config struct {
 	// name: a TRUNCATE of one would empty both. Zero: the same name.
 	Table func(namespace, name string) (pgx.Identifier, bool)
 
+	// SameColumns says that the target's tables were made as the source's are. Then a
+	// column that only one side has, or a built-in type that differs, means that a
+	// table was altered since, and is a SchemaError before any change to the new form
+	// is applied. Otherwise the target may have more columns, and other types that
+	// take the values: then a column that the source has dropped, or a type that
+	// it has changed, rewriting its rows, is not noticed.
+	SameColumns bool
+
 	// GroupChanges is how many changes of a backlog are committed together. A
 	// transaction of the source is never split, so that one may exceed it. Zero: 2000.
 	GroupChanges int

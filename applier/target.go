@@ -44,6 +44,8 @@ type column struct {
 	generated bool   // computed by the target: never written
 	always    bool   // GENERATED ALWAYS AS IDENTITY: not updatable
 	key       bool   // in table.key
+	oid       uint32 // of the type, not of what a domain is over
+	mod       int32  // its modifier
 }
 
 // label is the table's name for people.
@@ -169,6 +171,12 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 		}
 	}
 	slices.Sort(t.extra)
+	// The truncation that a trigger has noted, on version 10, names no columns.
+	if c.SameColumns && len(r.Columns) > 0 {
+		if err := t.altered(drift); err != nil {
+			return nil, err
+		}
+	}
 
 	keys, err := s.readKeys(ctx, oid)
 	if err != nil {
@@ -176,6 +184,28 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 	}
 	t.choose(keys)
 	return t, nil
+}
+
+// firstUnpinned is where OIDs begin that servers do not share (FirstGenbkiObjectId in
+// access/transam.h); those of built-in types are below it.
+const firstUnpinned = 10000
+
+// altered compares the columns of a table whose sides were made alike.
+func (t *table) altered(drift func(string, ...any) error) error {
+	if len(t.extra) > 0 {
+		return drift("the target's table has columns that the source's has not: %s", strings.Join(t.extra, ", "))
+	}
+	for i, c := range t.relation.Columns {
+		target := t.columns[i]
+		if target.generated {
+			return drift("column %s is generated on the target and not on the source", target.name)
+		}
+		// Types of users and extensions have other OIDs on each server.
+		if (c.TypeOID < firstUnpinned || target.oid < firstUnpinned) && (c.TypeOID != target.oid || c.TypeMod != target.mod) {
+			return drift("the type of column %s is another one on the source than on the target, where it is %s", target.name, target.typ)
+		}
+	}
+	return nil
 }
 
 // key is a unique index of the target that identifies rows.
@@ -245,7 +275,7 @@ with recursive base(attnum, typ) as (
     union all
     select b.attnum, t.typbasetype from base b join pg_type t on t.oid = b.typ where t.typtype = 'd')
 select a.attname::text, format_type(t.oid, -1), t.oid <> a.atttypid, a.attidentity = 'a', ` + generated + `,
-       t.typtype = 'c', t.typtype = 'c' or ar.oid is not null,
+       t.typtype = 'c', t.typtype = 'c' or ar.oid is not null, a.atttypid, a.atttypmod,
        coalesce((select ` + operatorName + `
           from pg_opclass oc
           join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype and ao.amoprighttype = oc.opcintype
@@ -276,7 +306,7 @@ func (s *session) readColumns(ctx context.Context, oid uint32) (map[string]colum
 	var name string
 	var domain bool
 	var c column
-	_, err = pgx.ForEachRow(rows, []any{&name, &c.typ, &domain, &c.always, &c.generated, &c.composite, &c.nested, &c.equal}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &c.typ, &domain, &c.always, &c.generated, &c.composite, &c.nested, &c.oid, &c.mod, &c.equal}, func() error {
 		c.name = catalog.Quote(name)
 		c.value = c.name
 		if domain {

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // ErrClosed is what Next returns after Close.
@@ -72,7 +74,7 @@ func (e *SlotError) Hint() string {
 	case SlotPending:
 		return "a slot is created once all older writing transactions of the server have ended; end them, or drop the slot"
 	default:
-		return "the slot belongs to something else; choose another name"
+		return "the slot belongs to something else; choose another name, or drop it if nobody needs it: select pg_drop_replication_slot(" + catalog.Literal(e.Slot) + ")"
 	}
 }
 

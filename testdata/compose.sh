@@ -25,16 +25,22 @@ export SOURCE_PORT=${SOURCE_PORT:-55434} TARGET_PORT=${TARGET_PORT:-55435}
 
 answer=$("${compose[@]}" ps 2>&1) || fail "${compose[*]} does not work; is the Docker daemon running? It says: $(tail -n 1 <<<"$answer")"
 
-down() { "${compose[@]}" down --volumes >/dev/null 2>&1; }
-trap 'down || true' EXIT
+down() { "${compose[@]}" down --volumes >/dev/null 2>&1 || true; }
+finish() {
+  local code=$?
+  if [ $code != 0 ]; then "${compose[@]}" logs --tail=200 || true; fi # why a server went away is only there
+  down
+  exit $code
+}
 down # what a killed run has left may be of other versions
+trap finish EXIT
 "${compose[@]}" up -d
 
 # While it sets itself up, the server listens on a unix socket only.
 for service in source target; do
   for attempt in $(seq 120); do
     "${compose[@]}" exec -T "$service" pg_isready -q -h 127.0.0.1 </dev/null >/dev/null 2>&1 && break
-    [ "$attempt" = 120 ] && { "${compose[@]}" logs "$service"; fail "the $service did not come up"; }
+    [ "$attempt" = 120 ] && fail "the $service did not come up; its log follows"
     sleep 1
   done
 done

@@ -42,6 +42,10 @@ func cleanupCommand(ui *ui) *cli.Command {
 			if err != nil {
 				return err
 			}
+			before, err := migration.ReadStatus(c.Context, config)
+			if err != nil {
+				return err
+			}
 			left, err := migration.Cleanup(c.Context, config)
 			if err != nil {
 				return err
@@ -64,7 +68,9 @@ func cleanupCommand(ui *ui) *cli.Command {
 					return err
 				}
 			}
-			ui.note("the fence is gone: the old source accepts writes again; shut it down, or see that no client still uses it")
+			if before.Cutover.FinishedAt != nil {
+				ui.note("the fence is gone: the old source accepts writes again; shut it down, or see that no client still uses it")
+			}
 			if len(left) > 0 {
 				return &leftError{len(left)}
 			}

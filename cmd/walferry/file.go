@@ -169,15 +169,11 @@ func (f *file) duration(name string) (time.Duration, error) {
 // warn tells of passwords that others can read.
 func (s *settings) warn(ui *ui) {
 	for _, name := range []string{"source", "target"} {
-		if s.flags.IsSet(name) && holdsPassword(s.flags.String(name)) {
+		if s.flags.IsSet(name) && session.HoldsPassword(s.flags.String(name)) {
 			ui.note("the password in --%s can be read by everybody on this machine (ps): use %s, --config or a passfile", name, environment[name])
 		}
-		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && holdsPassword(s.file.text(name)) {
+		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && session.HoldsPassword(s.file.text(name)) {
 			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)
 		}
 	}
 }
-
-// holdsPassword tells whether a password is in the connection string itself, and not
-// in the environment or a passfile.
-func holdsPassword(dsn string) bool { return session.Redact(dsn) != dsn }

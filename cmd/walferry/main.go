@@ -37,6 +37,7 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		got := <-signals
+		ui.column()
 		ui.note("%s: finishing what is in hand; again to stop at once", got)
 		stop(errStopped)
 		<-signals

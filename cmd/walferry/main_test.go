@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"servers":   servers,
 			"server":    server,
 			"standby":   standby,
+			"secure":    secure,
 			"sql":       runSQL,
 			"role":      role,
 			"foreign":   foreign,
@@ -119,6 +120,7 @@ func use(ts *testscript.TestScript, side, dsn string) {
 	ts.Setenv(name, u.String())
 	ts.Setenv("WALFERRY_"+name, u.String())
 	ts.Setenv(name+"_PLACE", u.Host+u.Path)
+	ts.Setenv(name+"_PORT", u.Port())
 }
 
 // server starts a server of the script's own for a side: server SIDE [password]

@@ -84,6 +84,10 @@ func (p *progress) line(v migration.View) string {
 			text += ", " + v.Note
 		}
 		return text
+	case migration.Fenced, migration.Drained:
+		return "cutting over: " + string(v.Phase)
+	case migration.Finished:
+		return "finished: the target is open; what comes after it is being done"
 	}
 	return string(v.Phase) + ": " + v.Step
 }

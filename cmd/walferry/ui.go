@@ -85,6 +85,14 @@ func (u *ui) line(text string) {
 
 func (u *ui) note(format string, args ...any) { u.line("walferry: " + fmt.Sprintf(format, args...)) }
 
+// column puts the cursor back to where the bars have left it: the terminal has
+// written ^C there, and what is drawn next would begin behind it.
+func (u *ui) column() {
+	if u.terminal {
+		io.WriteString(u.screen, "\r") //nolint:errcheck // a terminal that is gone shows no bars
+	}
+}
+
 // draw routes lines through f while something is drawn; nil ends that.
 func (u *ui) draw(f func(string)) {
 	u.mu.Lock()

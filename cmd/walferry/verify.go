@@ -11,10 +11,12 @@ import (
 	"github.com/walferry/walferry/internal/verify"
 )
 
-// differenceError says that verify found differences.
-type differenceError struct{ tables int }
+// differenceError says that verify found differences, or could not compare all.
+type differenceError struct{ differ, uncompared int }
 
-func (e *differenceError) Error() string { return fmt.Sprintf("%d tables differ", e.tables) }
+func (e *differenceError) Error() string {
+	return fmt.Sprintf("%d tables differ, %d were not compared", e.differ, e.uncompared)
+}
 
 func verifyCommand(ui *ui) *cli.Command {
 	return &cli.Command{
@@ -52,17 +54,27 @@ func verifyCommand(ui *ui) *cli.Command {
 				err = printVerified(ui.stdout, v)
 			}
 			if err == nil && !v.Equal {
-				differ := 0
+				found := &differenceError{uncompared: uncompared(v)}
 				for _, t := range v.Tables {
-					if !t.Equal {
-						differ++
+					if !t.Equal && t.Error == "" {
+						found.differ++
 					}
 				}
-				err = &differenceError{differ}
+				err = found
 			}
 			return err
 		},
 	}
+}
+
+// uncompared counts the tables that could not be compared.
+func uncompared(v migration.Verified) (n int) {
+	for _, t := range v.Tables {
+		if t.Error != "" {
+			n++
+		}
+	}
+	return n
 }
 
 func printVerified(w io.Writer, v migration.Verified) error {
@@ -71,10 +83,11 @@ func printVerified(w io.Writer, v migration.Verified) error {
 		if t.Equal {
 			continue
 		}
-		fmt.Fprintf(&b, "%s.%s: %s rows on the source, %s on the target\n", t.Schema, t.Name, countText(t.SourceRows), countText(t.TargetRows))
 		if t.Error != "" {
-			fmt.Fprintf(&b, "  not compared: %s\n", t.Error)
+			fmt.Fprintf(&b, "%s.%s: not compared: %s\n", t.Schema, t.Name, t.Error)
+			continue
 		}
+		fmt.Fprintf(&b, "%s.%s: %s rows on the source, %s on the target\n", t.Schema, t.Name, countText(t.SourceRows), countText(t.TargetRows))
 		if len(t.MissingColumns) > 0 {
 			fmt.Fprintf(&b, "  columns missing on the target: %s\n", strings.Join(t.MissingColumns, ", "))
 		}
@@ -102,10 +115,14 @@ func printVerified(w io.Writer, v migration.Verified) error {
 	case v.Position != "":
 		where = " at " + v.Position
 	}
+	if n := uncompared(v); n > 0 {
+		where += fmt.Sprintf("; %d more tables were not compared", n)
+	}
+	compared := len(v.Tables) - uncompared(v)
 	if v.Equal {
-		fmt.Fprintf(&b, "%d tables, %s rows: equal%s\n", len(v.Tables), countText(v.Rows), where)
+		fmt.Fprintf(&b, "%d tables, %s rows: equal%s\n", compared, countText(v.Rows), where)
 	} else {
-		fmt.Fprintf(&b, "%d tables, %s rows: NOT equal%s\n", len(v.Tables), countText(v.Rows), where)
+		fmt.Fprintf(&b, "%d tables, %s rows: NOT equal%s\n", compared, countText(v.Rows), where)
 		if v.Caveat != "" {
 			fmt.Fprintf(&b, "note: %s\n", v.Caveat)
 		}

@@ -92,7 +92,9 @@ func Literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "'
 const NotOurs = `n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'walferry')`
 
 // Tables lists the application's ordinary and partitioned tables by schema and
-// name. It reads the whole catalogue in two queries, however many tables there are.
+// name. It reads the whole catalogue in five plain queries, however many tables there
+// are, and puts the answers together here: a server whose catalogue was not analyzed
+// yet plans nested loops for subqueries and joins, which take long for thousands of tables.
 func Tables(ctx context.Context, q Querier) ([]Table, error) {
 	major, err := Major(ctx, q)
 	if err != nil {
@@ -104,32 +106,12 @@ func Tables(ctx context.Context, q Querier) ([]Table, error) {
 	}
 	rows, err := q.Query(ctx, `
 select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-       coalesce((select array_agg(a.attname::text order by k.n)
-                   from pg_catalog.pg_index i, unnest(i.indkey) with ordinality k(attnum, n)
-                   join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
-                  where i.indrelid = c.oid and i.indisvalid and i.indimmediate and k.n <= `+keyAtts(major)+`
-                    and ((c.relreplident = 'd' and i.indisprimary) or (c.relreplident = 'i' and i.indisreplident))), '{}'),
-       coalesce((select array_agg(a.attname::text order by k.n)
-                   from pg_catalog.pg_index i, unnest(i.indkey) with ordinality k(attnum, n)
-                   join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
-                  where i.indrelid = c.oid and i.indisprimary and k.n <= `+keyAtts(major)+`), '{}'),
-       c.relispartition,
-       coalesce((with recursive up(oid) as (
-            select h.inhparent from pg_catalog.pg_inherits h where h.inhrelid = c.oid
-            union all select h.inhparent from pg_catalog.pg_inherits h join up on h.inhrelid = up.oid)
-          select pn.nspname || '.' || p.relname from up join pg_catalog.pg_class p on p.oid = up.oid
-            join pg_catalog.pg_namespace pn on pn.oid = p.relnamespace
-           where c.relispartition and not p.relispartition limit 1), ''),
-       not c.relispartition and exists(select from pg_catalog.pg_inherits h where h.inhrelid = c.oid),
-       coalesce((select e.extname::text from pg_catalog.pg_depend d join pg_catalog.pg_extension e on e.oid = d.refobjid
-                  where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
-                    and d.refclassid = 'pg_catalog.pg_extension'::regclass), ''),
-       c.relrowsecurity, c.relforcerowsecurity, `+oids+`,
+       c.relispartition, c.relrowsecurity, c.relforcerowsecurity, `+oids+`,
        pg_catalog.pg_get_userbyid(c.relowner)::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
        coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false),
-       coalesce(pg_catalog.pg_table_size(c.oid), 0),
-       coalesce(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::int8,
-       c.reltuples::int8
+       coalesce(pg_catalog.pg_relation_size(c.oid), 0),
+       coalesce(case when c.reltoastrelid <> 0 then pg_catalog.pg_relation_size(c.reltoastrelid) end, 0),
+       pg_catalog.current_setting('block_size')::int8, c.reltuples::int8
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p') and c.relpersistence <> 't' and `+NotOurs+`
  order by n.nspname, c.relname`)
@@ -139,22 +121,132 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
 		var t Table
 		var kind, persistence, identity string
-		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &persistence, &identity, &t.Identity, &t.PrimaryKey,
-			&t.IsPartition, &t.Root, &t.Inherits, &t.Extension, &t.RowSecurity, &t.ForceRowSecurity, &t.WithOIDs,
-			&t.Owner, &t.OwnerLike, &t.CanSelect, &t.Bytes, &t.Pages, &t.Tuples)
+		var heap, toast, block int64
+		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &persistence, &identity,
+			&t.IsPartition, &t.RowSecurity, &t.ForceRowSecurity, &t.WithOIDs,
+			&t.Owner, &t.OwnerLike, &t.CanSelect, &heap, &toast, &block, &t.Tuples)
 		if err != nil {
 			return t, err
 		}
+		// Not pg_table_size: it opens the TOAST table's index besides, and stats four
+		// files of each, which is most of the time for thousands of tables.
+		t.Bytes, t.Pages = heap+toast, heap/block
 		t.Kind, t.Persistence, t.ReplicaIdentity = kind[0], persistence[0], identity[0]
 		return t, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	if err := addColumns(ctx, q, major, tables); err != nil {
-		return nil, err
+	byOID := make(map[uint32]*Table, len(tables))
+	for i := range tables {
+		byOID[tables[i].OID] = &tables[i]
+	}
+	for _, add := range []func(context.Context, Querier, int, map[uint32]*Table) error{addColumns, addKeys, addParents, addExtensions} {
+		if err := add(ctx, q, major, byOID); err != nil {
+			return nil, err
+		}
 	}
 	return tables, nil
+}
+
+// addKeys adds primary keys and replica identities. The columns are there.
+func addKeys(ctx context.Context, q Querier, major int, byOID map[uint32]*Table) error {
+	rows, err := q.Query(ctx, `
+select i.indrelid, i.indisprimary, i.indisreplident, i.indisvalid and i.indimmediate, i.indkey::int2[], `+keyAtts(major)+`
+  from pg_catalog.pg_index i where (i.indisprimary or i.indisreplident) and i.indrelid >= 16384`)
+	if err != nil {
+		return fmt.Errorf("list keys: %w", err)
+	}
+	var oid uint32
+	var primary, identity, usable bool
+	var numbers []int16
+	var count int
+	_, err = pgx.ForEachRow(rows, []any{&oid, &primary, &identity, &usable, &numbers, &count}, func() error {
+		t := byOID[oid]
+		if t == nil {
+			return nil
+		}
+		names := t.names(numbers[:min(count, len(numbers))])
+		if primary {
+			t.PrimaryKey = names
+		}
+		if usable && (t.ReplicaIdentity == 'd' && primary || t.ReplicaIdentity == 'i' && identity) {
+			t.Identity = names
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list keys: %w", err)
+	}
+	return nil
+}
+
+// names are those of the columns with these numbers.
+func (t *Table) names(numbers []int16) (names []string) {
+	for _, n := range numbers {
+		for i := range t.Columns {
+			if t.Columns[i].Number == n {
+				names = append(names, t.Columns[i].Name)
+			}
+		}
+	}
+	return names
+}
+
+// addParents tells what a table is a part of.
+func addParents(ctx context.Context, q Querier, _ int, byOID map[uint32]*Table) error {
+	rows, err := q.Query(ctx, `select inhrelid, inhparent from pg_catalog.pg_inherits`)
+	if err != nil {
+		return fmt.Errorf("list parents of tables: %w", err)
+	}
+	parent := map[uint32]uint32{} // of partitions, which have one
+	var child, above uint32
+	_, err = pgx.ForEachRow(rows, []any{&child, &above}, func() error {
+		if t := byOID[child]; t != nil {
+			t.Inherits = !t.IsPartition
+			if t.IsPartition {
+				parent[child] = above
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list parents of tables: %w", err)
+	}
+	for oid := range parent {
+		top := oid
+		for up, ok := parent[top]; ok; up, ok = parent[top] {
+			top = up
+		}
+		// While a partition is being detached the queries see different moments.
+		if root := byOID[top]; root != nil && !root.IsPartition {
+			byOID[oid].Root = root.Schema + "." + root.Name
+		}
+	}
+	return nil
+}
+
+// addExtensions tells which tables belong to an extension.
+func addExtensions(ctx context.Context, q Querier, _ int, byOID map[uint32]*Table) error {
+	rows, err := q.Query(ctx, `
+select d.objid, e.extname::text from pg_catalog.pg_extension e
+  join pg_catalog.pg_depend d on d.refobjid = e.oid and d.refclassid = 'pg_catalog.pg_extension'::regclass
+ where d.classid = 'pg_catalog.pg_class'::regclass and d.deptype = 'e'`)
+	if err != nil {
+		return fmt.Errorf("list tables of extensions: %w", err)
+	}
+	var oid uint32
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &name}, func() error {
+		if t := byOID[oid]; t != nil {
+			t.Extension = name
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list tables of extensions: %w", err)
+	}
+	return nil
 }
 
 // keyAtts is the number of key columns of index i; INCLUDE columns (11) come after them.
@@ -165,11 +257,7 @@ func keyAtts(major int) string {
 	return "i.indnkeyatts"
 }
 
-func addColumns(ctx context.Context, q Querier, major int, tables []Table) error {
-	byOID := make(map[uint32]*Table, len(tables))
-	for i := range tables {
-		byOID[tables[i].OID] = &tables[i]
-	}
+func addColumns(ctx context.Context, q Querier, major int, byOID map[uint32]*Table) error {
 	generated := "''"
 	if major >= 12 {
 		generated = "a.attgenerated::text"

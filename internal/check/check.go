@@ -115,6 +115,13 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	if err := r.load(ctx); err != nil {
 		return Report{}, err
 	}
+	if c.Resuming {
+		r.add(Finding{
+			ID: "migration-begun", Severity: Info, On: "target", Object: r.c.Name,
+			Seen: "the migration has begun: its slot, publication, tables and rows are expected",
+			Do:   "`walferry status` shows where it stands, `walferry migrate` goes on with it",
+		})
+	}
 	for _, subject := range []func(context.Context) error{
 		r.connections, r.wal, r.names, r.privileges, r.identities, r.tableTraits, r.activity,
 		r.constraints, r.sequences, r.targetServer, r.targetTables, r.extensions, r.schema,

@@ -248,6 +248,10 @@ func TestRun_Dump(t *testing.T) {
 			source: []string{`do $$ begin execute format('alter database %I set statement_timeout = ''7s''', current_database()); end $$`},
 		},
 		{id: "fsync-off", on: "target", severity: Warn, noMend: true},
+		{
+			id: "source-subscribes", on: "source", severity: Warn, seen: "check_fed", noMend: true,
+			source: []string{`create subscription check_fed connection 'dbname=nowhere' publication p with (connect = false)`},
+		},
 		// It keeps slots from being made: it comes last.
 		{id: "prepared-transaction", on: "source", severity: Block, source: []string{`begin; create table prep (a int primary key); prepare transaction 'check ''it'`}},
 	}

@@ -84,11 +84,34 @@ func (r *run) writer(s *server) {
 			ID: "not-a-writer", Severity: Block, On: s.side, Seen: s.Address + " is a standby",
 			Do: "give the endpoint of the primary; of an Aurora cluster the cluster (writer) endpoint",
 		})
-	case s.readOnly:
-		r.add(Finding{
-			ID: "not-a-writer", Severity: Block, On: s.side, Seen: s.Address + " accepts no writes",
-			Do: "give the endpoint of a writer, and see whether its storage is full",
-		})
+	case s.readOnly && !r.c.Resuming: // some close the source by it while a migration is on
+		f := Finding{
+			ID: "not-a-writer", Severity: Block, On: s.side,
+			Seen: fmt.Sprintf("%s accepts no writes: %s is on", s.Address, readOnlySetting),
+			Do:   "give the endpoint of a writer; if it is one, see why it was closed (providers do that when the storage is full), then open it",
+		}
+		database, user := catalog.Quote(s.Database), catalog.Quote(s.User)
+		switch s.settings[readOnlySetting].source {
+		case "database":
+			f.SQL = []string{fmt.Sprintf("alter database %s reset %s", database, readOnlySetting)}
+		case "user":
+			f.SQL = []string{fmt.Sprintf("alter role %s reset %s", user, readOnlySetting)}
+		case "database user":
+			f.SQL = []string{fmt.Sprintf("alter role %s in database %s reset %s", user, database, readOnlySetting)}
+		case "client":
+			f.Do = "the options of the connection string say so: take that out"
+		default:
+			var do string
+			do, f.SQL = s.reload(readOnlySetting, "off")
+			if do != "" {
+				f.Do += ": " + do
+			}
+		}
+		// A session that is read only by default cannot run them.
+		if len(f.SQL) > 0 {
+			f.SQL = append([]string{"set " + readOnlySetting + " = off"}, f.SQL...)
+		}
+		r.add(f)
 	}
 	if s.pooled {
 		r.add(Finding{

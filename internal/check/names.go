@@ -35,7 +35,7 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 			f := Finding{
 				ID: "slot-exists", Severity: Block, On: "source", Object: name,
 				Seen: fmt.Sprintf("there is a slot of that name already, of database %q", database),
-				Do:   "when nobody needs it drop it, or choose another --name",
+				Do:   "choose another --name: it may be that of a migration to another target; or, when nobody needs it, drop it",
 				SQL:  []string{"select pg_drop_replication_slot(" + catalog.Literal(name) + ")"},
 			}
 			if active {

@@ -27,7 +27,7 @@ type ServerFacts struct {
 	minor      int
 	started    time.Time
 	recovering bool
-	readOnly   bool
+	readOnly   bool // a session that pins nothing cannot write
 	pooled     bool // another process than the one that was connected to answers
 	clock      time.Duration
 
@@ -48,6 +48,9 @@ type setting struct {
 	source  string
 	pending bool // a restart will change it
 }
+
+// readOnlySetting makes every transaction read only that does not say otherwise.
+const readOnlySetting = "default_transaction_read_only"
 
 // server is one side, in a read-only transaction.
 type server struct {
@@ -70,7 +73,14 @@ func (s *server) close(ctx context.Context) {
 }
 
 func (r *run) open(ctx context.Context, side, dsn string) (*server, error) {
-	conn, err := session.Open(ctx, session.Config{DSN: dsn, Application: "check"})
+	cfg, err := session.Config{DSN: dsn, Application: "check"}.Parse()
+	if err != nil {
+		return nil, fmt.Errorf("check the %s: %w", side, err)
+	}
+	// What the others of our sessions pin is looked at here: a server, a database or a
+	// role that is read only by default is so for a reason.
+	delete(cfg.RuntimeParams, readOnlySetting)
+	conn, err := session.OpenConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("check the %s: %w", side, err)
 	}
@@ -166,7 +176,7 @@ func (s *server) readSettings(ctx context.Context) error {
 	rows, err := s.tx.Query(ctx, `
 select name, setting, source, pending_restart from pg_settings where name in (
        'wal_level', 'rds.logical_replication', 'max_replication_slots', 'max_wal_senders', 'wal_sender_timeout',
-       'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'track_counts', 'autovacuum', 'fsync')`)
+       'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'track_counts', 'autovacuum', 'fsync', '`+readOnlySetting+`')`)
 	if err != nil {
 		return err
 	}
@@ -184,7 +194,7 @@ select distinct x.setting from pg_db_role_setting s, unnest(s.setconfig) x(setti
  where (s.setdatabase = 0 or s.setdatabase = (select oid from pg_database where datname = current_database()))
    and (s.setrole = 0 or s.setrole = current_user::regrole)
    and split_part(x.setting, '=', 1) in ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-       'idle_session_timeout', 'transaction_timeout', 'default_transaction_read_only', 'default_transaction_isolation',
+       'idle_session_timeout', 'transaction_timeout', 'default_transaction_isolation',
        'synchronous_commit', 'session_replication_role', 'row_security')
  order by 1`)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/schema"
 )
 
 // What the target's newer version no longer has.
@@ -135,6 +136,25 @@ func TestRun_OwnersOnTheTarget(t *testing.T) {
 		[]situation{{id: "roles-not-grantable", on: "target", severity: Warn, seen: "check_keeper"}})
 }
 
+// From 15 on nobody may create anything in public who was not granted it, neither
+// the role of the target nor the owner that a table is given to.
+func TestRun_SchemaPublic(t *testing.T) {
+	source, target := pgtest.Pair(t, 13, 18)
+	exec(t, source, `create role check_landlord`, `create table t (a int primary key)`, `alter table t owner to check_landlord`)
+	t.Cleanup(func() { exec(background{t}, source, `drop owned by check_landlord`, `drop role check_landlord`) })
+	exec(t, target, `create role check_landlord`, `create role check_porter login`, `grant check_landlord to check_porter`)
+	t.Cleanup(func() {
+		exec(background{t}, target, `drop owned by check_porter, check_landlord`, `drop role check_landlord, check_porter`)
+	})
+	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_porter"), Jobs: 1}, source, target, []situation{
+		{id: "schema-create", on: "target", severity: Block, object: `"public"`},
+		{id: "schema-create-owner", on: "target", severity: Warn, object: `"public"`, seen: "check_landlord"},
+	})
+	if f := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}), "schema-create", ""); len(f) > 0 {
+		t.Errorf("of a superuser: got %+v", f)
+	}
+}
+
 // Settings that only a server of its own can have.
 func TestRun_Settings(t *testing.T) {
 	source := pgtest.New(t, pgtest.Options{Major: 18, Settings: map[string]string{
@@ -227,6 +247,59 @@ func TestRun_Standby(t *testing.T) {
 	if found := find(report, "not-a-writer", "source"); len(found) != 1 || found[0].Severity != Block {
 		t.Errorf("got:\n%s", summary(report))
 	}
+}
+
+// A source that no pg_dump here can read. Where one can, nothing is said.
+func TestRun_PgDump(t *testing.T) {
+	source, target := pgtest.Pair(t, 18, 18)
+	_, err := schema.Find(t.Context(), 18, 18)
+	found := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}), "pg-dump", "tool")
+	if (err != nil) != (len(found) == 1) {
+		t.Errorf("got %+v, while looking for pg_dump gives %v", found, err)
+	}
+	if len(found) == 1 && (found[0].Severity != Block || !strings.Contains(found[0].Do, "--schema none")) {
+		t.Errorf("got %+v", found[0])
+	}
+	if found := find(check(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Schema: "none"}), "pg-dump", ""); len(found) > 0 {
+		t.Errorf("with --schema none: got %+v", found)
+	}
+}
+
+// A server that is read only by default is no writer, though a session could overrule it.
+func TestRun_ReadOnly(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	name := func(dsn string) string { return strings.TrimPrefix(mustParse(t, dsn).Path, "/") }
+	exec(t, target, `create role check_closed superuser login`)
+	t.Cleanup(func() { exec(background{t}, target, `drop role check_closed`) })
+	closed := as(t, target, "check_closed")
+	for _, c := range []struct {
+		source, target string
+		on, sql, by    string
+	}{
+		{source, target, source, `alter database ` + name(source) + ` set default_transaction_read_only = on`, "alter database"},
+		{source, closed, target, `alter role check_closed set default_transaction_read_only = on`, "alter role"},
+		{source, closed, target, `alter role check_closed in database ` + name(target) + ` set default_transaction_read_only = on`, " in database"},
+	} {
+		exec(t, c.on, c.sql)
+		config := Config{SourceDSN: c.source, TargetDSN: c.target, Jobs: 1}
+		side := "source"
+		if c.on == target {
+			side = "target"
+		}
+		mend(t, config, source, target, []situation{{id: "not-a-writer", on: side, severity: Block, seen: "default_transaction_read_only is on"}})
+	}
+	// The connection string's own options; and a source that was closed while a migration is on.
+	options := "?options=-c%20default_transaction_read_only%3Don"
+	found := find(check(t, Config{SourceDSN: source + options, TargetDSN: target, Jobs: 1}), "not-a-writer", "source")
+	if len(found) != 1 || !strings.Contains(found[0].Do, "connection string") || len(found[0].SQL) != 0 {
+		t.Errorf("got %+v", found)
+	}
+	if f := find(check(t, Config{SourceDSN: source + options, TargetDSN: target, Jobs: 1, Resuming: true}), "not-a-writer", ""); len(f) != 0 {
+		t.Errorf("resuming: got %+v", f)
+	}
+	server := pgtest.New(t, pgtest.Options{Major: 15, Settings: map[string]string{"default_transaction_read_only": "on"}})
+	mend(t, Config{SourceDSN: server.URL("postgres"), TargetDSN: target, Jobs: 1}, server.URL("postgres"), target,
+		[]situation{{id: "not-a-writer", on: "source", severity: Block}})
 }
 
 func TestRun_Encodings(t *testing.T) {

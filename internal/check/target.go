@@ -46,7 +46,61 @@ func (r *run) targetServer(ctx context.Context) error {
 	if err := r.eventTriggers(ctx, t); err != nil {
 		return err
 	}
+	if err := r.schemaCreate(ctx); err != nil {
+		return err
+	}
 	return r.roles(ctx)
+}
+
+// schemaCreate: schemas that the target has already, as public, take what is restored
+// into them from 15 on only from those who were granted it; and so do those who shall
+// own it.
+func (r *run) schemaCreate(ctx context.Context) error {
+	t := r.target
+	var schemas, owners []string
+	err := r.source.records(ctx, "owners", `
+select distinct n.nspname::text, pg_get_userbyid(o.owner)::text
+  from (select relnamespace, relowner from pg_class where relkind in ('r', 'p', 'v', 'm', 'f', 'S') and relpersistence <> 't'
+        union select pronamespace, proowner from pg_proc
+        union select typnamespace, typowner from pg_type) o(namespace, owner)
+  join pg_namespace n on n.oid = o.namespace where `+catalog.NotOurs+` order by 1, 2`, func(row []string) {
+		schemas, owners = append(schemas, row[0]), append(owners, row[1])
+	})
+	if err != nil {
+		return err
+	}
+	var findings []Finding
+	closed, err := t.texts(ctx, "schemas", `
+select nspname::text from pg_namespace where nspname = any($1::text[]) and not has_schema_privilege(oid, 'CREATE') order by 1`, schemas)
+	if err != nil {
+		return err
+	}
+	for _, name := range closed {
+		findings = append(findings, Finding{
+			ID: "schema-create", Severity: Block, On: "target", Object: catalog.Quote(name),
+			Seen: t.User + " may not create anything in the schema, which the source has things in",
+			SQL:  []string{fmt.Sprintf("grant create, usage on schema %s to %s", catalog.Quote(name), catalog.Quote(t.User))},
+		})
+	}
+	r.addEach(findings)
+	if t.Superuser {
+		return nil
+	}
+	findings = nil
+	err = t.records(ctx, "schemas", `
+select n.nspname::text, o.rolname::text
+  from unnest($1::text[], $2::text[]) x(schema, owner) join pg_namespace n on n.nspname = x.schema join pg_roles o on o.rolname = x.owner
+ where o.rolname <> current_user and not pg_has_role(n.nspowner, 'USAGE') and not has_schema_privilege(o.oid, n.oid, 'CREATE')
+ order by 1, 2`, func(row []string) {
+		findings = append(findings, Finding{
+			ID: "schema-create-owner", Severity: Warn, On: "target", Object: catalog.Quote(row[0]),
+			Seen: row[1] + ", who owns things in the schema on the source, may not create anything in it",
+			Do:   "otherwise they belong to " + t.User,
+			SQL:  []string{fmt.Sprintf("grant create on schema %s to %s", catalog.Quote(row[0]), catalog.Quote(row[1]))},
+		})
+	}, schemas, owners)
+	r.addEach(findings)
+	return err
 }
 
 // replicaRole tries what keeps triggers and foreign keys quiet while rows are applied.

@@ -148,7 +148,7 @@ func (d *demo) move(ctx context.Context) error {
 func (d *demo) summary(r shop.Report, snapshots int64) {
 	d.say("the writers: %d transactions committed, %d of them on the source and %d on the target", r.Committed(), r.Source, r.Target)
 	d.say("  %d rolled back on purpose, %d failed and reported to their callers, %d in doubt; the fence refused %d attempts", r.Aborted, r.Failed, r.Unknown, r.Refused)
-	d.say("  %d of %d clients went over by themselves; from the last commit on the source to the first on the target took each at most %s", r.Switched, clients, r.Switch.Round(time.Millisecond))
+	d.say("  %d of %d clients went over by themselves; from the last commit on the source to the first on the target took each at most %s", r.Switched, clients+1, r.Switch.Round(time.Millisecond))
 	d.say("none lost, none twice: the target holds every transaction that a client was told is committed, and no other")
 	d.say("a reader of the target looked %d times and always saw a state that the source had had", snapshots)
 }

@@ -2,10 +2,14 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/cutover"
@@ -186,6 +190,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	if r.rec != nil && r.rec.Phase != Finished && r.rec.Phase != Aborted {
 		return nil, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "cut over or abort first"}
 	}
+	sharedOrigin := false
 	if r.rec != nil {
 		if err := r.takeLock(ctx); err != nil {
 			return nil, err
@@ -194,7 +199,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		if err := r.dropSource(ctx); err != nil {
 			return nil, err
 		}
-		if err := r.dropTarget(ctx); err != nil {
+		if sharedOrigin, err = r.dropTarget(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -208,6 +213,9 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 			return nil, fmt.Errorf("look for what is left on the %s: %w", side.on, err)
 		}
 		for _, o := range objects {
+			if sharedOrigin && side.on == "target" && o == "replication origin walferry_"+c.Name {
+				continue
+			}
 			left = append(left, Left{side.on, o})
 		}
 	}
@@ -215,42 +223,70 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 }
 
 // dropTarget removes the migration's rows, and the schema with the last migration.
-func (r *runner) dropTarget(ctx context.Context) error {
-	return r.store.do(ctx, func(conn *pgx.Conn) error {
-		var others bool
-		err := conn.QueryRow(ctx, `select exists(select from walferry.migration where name <> $1) or exists(select from walferry.progress where stream <> $1)`, r.c.Name).Scan(&others)
+func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) {
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		// A migration that has failed early has not all of the tables.
+		rows, err := conn.Query(ctx, `select relname::text from pg_class where relnamespace = 'walferry'::regnamespace and relkind = 'r'`)
 		if err != nil {
 			return fmt.Errorf("clean up the target: %w", err)
 		}
+		there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("clean up the target: %w", err)
+		}
+		var remove strings.Builder
+		others := "false"
+		for _, t := range []struct{ table, column string }{
+			{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
+		} {
+			if !slices.Contains(there, t.table) {
+				continue
+			}
+			fmt.Fprintf(&remove, "delete from walferry.%s where %s = '%s';", t.table, t.column, r.c.Name) // the name is of [a-z0-9_]
+			if t.column != "migration" {
+				others += fmt.Sprintf(" or exists(select from walferry.%s where %s <> '%s')", t.table, t.column, r.c.Name)
+			}
+		}
+		var shared bool
+		if err := conn.QueryRow(ctx, `select `+others).Scan(&shared); err != nil {
+			return fmt.Errorf("clean up the target: %w", err)
+		}
 		sql := `drop schema walferry cascade`
-		if others {
-			sql = fmt.Sprintf(`delete from walferry.migration where name = '%[1]s'; delete from walferry.progress where stream = '%[1]s';
-delete from walferry.copy_state where migration = '%[1]s'; delete from walferry.copy_plan where migration = '%[1]s'; delete from walferry.request where migration = '%[1]s';
-delete from walferry.heartbeat where migration = '%[1]s'`, r.c.Name) // the name is of [a-z0-9_]
+		if shared {
+			sql = remove.String()
 		}
 		if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 			return fmt.Errorf("clean up the target: %w", err)
 		}
-		return dropOrigin(ctx, conn, "walferry_"+r.c.Name)
+		sharedOrigin, err = dropOrigin(ctx, conn, "walferry_"+r.c.Name)
+		return err
 	})
+	return sharedOrigin, err
 }
 
-// dropOrigin drops our replication origin where the role may and there is one.
-func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) error {
+// dropOrigin drops our replication origin where the role may and there is one. Origins
+// belong to the server: in use is one that a migration of this name to another
+// database of it shares, and it stays for that.
+func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) (inUse bool, err error) {
 	var there, may bool
-	err := conn.QueryRow(ctx, `select exists(select from pg_replication_origin where roname = $1),
+	err = conn.QueryRow(ctx, `select exists(select from pg_replication_origin where roname = $1),
   has_function_privilege('pg_replication_origin_drop(text)', 'EXECUTE')
   and (current_setting('server_version_num')::int >= 140000 or (select rolsuper from pg_roles where rolname = current_user))`, name).Scan(&there, &may)
 	if err != nil {
-		return fmt.Errorf("look for the replication origin: %w", err)
+		return false, fmt.Errorf("look for the replication origin: %w", err)
 	}
 	if !there || !may {
-		return nil
+		return false, nil
 	}
-	if _, err := conn.Exec(ctx, `select pg_replication_origin_drop($1)`, name); err != nil {
-		return fmt.Errorf("drop the replication origin: %w", err)
+	_, err = conn.Exec(ctx, `select pg_replication_origin_drop($1)`, name)
+	var server *pgconn.PgError
+	if errors.As(err, &server) && server.Code == "55006" {
+		return true, nil
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("drop the replication origin: %w", err)
+	}
+	return false, nil
 }
 
 // leftovers lists what a server has of walferry, of any migration. Of replication

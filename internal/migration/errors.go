@@ -1,5 +1,12 @@
 package migration
 
+import (
+	"errors"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+)
+
 // GateError says that a condition was not met and that everything is as before:
 // exit code 4.
 type GateError struct {
@@ -33,3 +40,38 @@ func (e *RunError) Error() string { return e.Problem }
 
 // Hint is what the operator can do.
 func (e *RunError) Hint() string { return e.Advice }
+
+// gapError is an error after which the migration can only be begun anew.
+type gapError struct {
+	error
+	advice string
+}
+
+func (e *gapError) Unwrap() error { return e.error }
+
+// Hint is what the operator can do.
+func (e *gapError) Hint() string { return e.advice }
+
+// explainGap says how a migration is begun anew, where the decoder says that the copy
+// has to be made again.
+func explainGap(err error) error {
+	var (
+		slot        *decoder.SlotError
+		publication *decoder.PublicationError
+		identity    *decoder.IdentityError
+		advice      string
+	)
+	switch {
+	case errors.As(err, &slot) && slot.Reason == decoder.SlotForeign:
+		advice = "gap: the migration's slot is gone, and another has its name; if nobody needs that, select pg_drop_replication_slot(" + catalog.Literal(slot.Slot) + "); then begin anew"
+	case errors.As(err, &slot) && (slot.Reason == decoder.SlotMissing || slot.Reason == decoder.SlotLost || slot.Reason == decoder.SlotAhead):
+		advice = slot.Hint()
+	case errors.As(err, &publication) && !publication.Exists:
+		advice = publication.Hint()
+	case errors.As(err, &identity) && (identity.What == "timeline" || identity.What == "WAL position"):
+		advice = identity.Hint()
+	default:
+		return err
+	}
+	return &gapError{err, advice + ": `walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"}
+}

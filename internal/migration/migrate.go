@@ -16,7 +16,6 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -75,7 +74,7 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	prover    *verify.Verifier // opened inside the fence; nil: no proof is wanted
+	prover    *prover // opened inside the fence; nil: no proof is wanted
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -149,7 +148,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
 	}
-	return outcome, err
+	return outcome, explainGap(err)
 }
 
 // count adds what is recorded of the work done, in this run and those before.
@@ -254,6 +253,10 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	if r.rec != nil {
 		r.c.Logger.Info("resuming", "phase", r.rec.Phase)
+		r.mu.Lock()
+		// What an earlier run has copied stays what status shows.
+		r.view.Copy, r.view.Indexes = r.rec.Live.Copy, r.rec.Live.Indexes
+		r.mu.Unlock()
 		return r.store.voidRequests(ctx)
 	}
 	id, err := r.identify(ctx)
@@ -399,13 +402,20 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	}
 }
 
-// Check runs the preflight alone.
+// Check runs the preflight alone. Of a migration that has begun it checks what going
+// on with it needs: its slot and its tables are no obstacle, and must not be dropped.
 func Check(ctx context.Context, c Config) (check.Report, error) {
 	c, err := c.fill()
 	if err != nil {
 		return check.Report{}, err
 	}
-	return check.Run(ctx, c.checkConfig(false))
+	begun := false
+	if target, err := openLink(ctx, c.Target, "check"); err == nil { // otherwise check.Run says why
+		defer target.close()
+		r, err := (&store{link: target, name: c.Name}).load(ctx)
+		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
+	}
+	return check.Run(ctx, c.checkConfig(begun))
 }
 
 func (c Config) checkConfig(resuming bool) check.Config {

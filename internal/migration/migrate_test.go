@@ -131,3 +131,63 @@ create view v as select * from orders;
 		t.Errorf("left on the %s: %s", l.On, l.Object)
 	}
 }
+
+// A replication origin belongs to the server: one that a migration of the same name
+// to another database uses stays for that, and the clean-up of this one is complete.
+func TestCleanup_SharedOrigin(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	_, other := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (a int primary key)`)
+	c := Config{Source: source, Target: target, Name: "shared_origin", Until: UntilCaughtUp, Logger: testLog(t)}
+	if _, err := Migrate(t.Context(), c, Observer{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := Abort(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	const origin = "walferry_shared_origin"
+	for _, sql := range []string{
+		`select pg_replication_origin_create('` + origin + `') where pg_replication_origin_oid('` + origin + `') is null`,
+		`select pg_replication_origin_session_setup('` + origin + `')`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, err := Cleanup(t.Context(), c)
+	if err != nil || len(left) != 0 {
+		t.Errorf("got %v, %v", left, err)
+	}
+	for _, sql := range []string{`select pg_replication_origin_session_reset()`, `select pg_replication_origin_drop('` + origin + `')`} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+}
+
+// What failed before it had all of its tables on the target can be given up and
+// cleaned up.
+func TestCleanup_FailedEarly(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (a serial primary key)`)
+	pgtest.Exec(t, target, `create function no() returns event_trigger language plpgsql as 'begin raise exception ''not here''; end';
+		create event trigger no on ddl_command_start when tag in ('CREATE SEQUENCE') execute function no()`)
+	c := Config{Source: source, Target: target, Name: "failed_early", Logger: testLog(t)}
+	if _, err := Migrate(t.Context(), c, Observer{}); err == nil {
+		t.Fatal("the migration did not fail")
+	}
+	if st, err := ReadStatus(t.Context(), c); err != nil || st.Phase != New || st.Error == "" {
+		t.Errorf("got %+v, %v", st, err)
+	}
+	if err := Abort(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := Cleanup(t.Context(), c); err != nil || len(left) != 0 {
+		t.Errorf("got %v, %v", left, err)
+	}
+}

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -11,7 +10,6 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/verify"
 )
 
 // replicaRole tells whether the target's role may set session_replication_role,
@@ -192,78 +190,6 @@ func (r *runner) enableHeld(ctx context.Context) error {
 	})
 }
 
-// openProver opens, inside the fence, the sessions that compare both sides as they
-// are then; neither sees what is written after the target opens. It returns nil when
-// no proof is wanted.
-func (r *runner) openProver(ctx context.Context) (*verify.Verifier, error) {
-	if !r.c.Prove {
-		return nil, nil
-	}
-	v, err := verify.New(verify.Config{Source: r.c.Source, Target: r.c.Target, Tables: r.tables, Jobs: r.c.Jobs, Logger: r.c.Logger})
-	if err != nil {
-		return nil, err
-	}
-	if err = v.OpenSource(ctx, ""); err == nil {
-		err = v.OpenTarget(ctx)
-	}
-	if err != nil {
-		v.Close()
-		return nil, fmt.Errorf("open the comparison inside the fence: %w", err)
-	}
-	return v, nil
-}
-
-// prove compares and keeps the result for verify.
-func (r *runner) prove(ctx context.Context, p *verify.Verifier, result *CutoverResult, step func(string)) error {
-	defer p.Close()
-	step("comparing both sides as of the cutover")
-	report, err := p.Compare(ctx)
-	if err != nil {
-		return fmt.Errorf("compare both sides as of the cutover: %w", err)
-	}
-	// A table that the application has truncated or rewritten since the target opened
-	// cannot be read as it was any more. That is no difference, and it is told.
-	proof := Verified{Report: report, AsOfCutover: true}
-	proof.Equal = true
-	var uncompared []string
-	for _, t := range report.Tables {
-		if t.Rewritten {
-			uncompared = append(uncompared, catalog.Name(t.Schema, t.Name))
-		} else if !t.Equal {
-			proof.Equal = false
-		}
-	}
-	if len(uncompared) > 0 {
-		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + list(uncompared)
-		step(proof.Caveat)
-	}
-	text, err := json.Marshal(proof)
-	if err != nil {
-		return err
-	}
-	if err := r.store.exec(ctx, `update walferry.migration set proof = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
-		return fmt.Errorf("keep the comparison: %w", err)
-	}
-	result.Equal = &proof.Equal
-	if !proof.Equal {
-		return &DifferenceError{}
-	}
-	step(fmt.Sprintf("equal: %d tables, %d rows", len(report.Tables)-len(uncompared), report.Rows))
-	return nil
-}
-
-// DifferenceError says that the comparison as of the cutover found differences.
-type DifferenceError struct{}
-
-func (e *DifferenceError) Error() string {
-	return "the cutover is done, but source and target differed at that moment"
-}
-
-// Hint is what the operator can do.
-func (e *DifferenceError) Hint() string {
-	return "`walferry verify` names the rows; the source still holds every one of its own"
-}
-
 // afterOpen does what may take its time: the target is in use. What fails here
 // takes nothing of the cutover back.
 func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) error {
@@ -279,7 +205,7 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 	if r.prover == nil {
 		return nil
 	}
-	return r.prove(ctx, r.prover, result, step)
+	return r.prove(ctx, result, step)
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {
@@ -291,12 +217,10 @@ func (r *runner) refreshViews(ctx context.Context) (int, error) {
 	return schema.RefreshViews(ctx, conn)
 }
 
-// schemaGate: every index and constraint that the source has, valid. Foreign keys
-// that the role can have only inside the fence are still to come.
+// schemaGate: the source's tables have the columns that the target's have; and, where
+// the schema is walferry's work, every index and constraint is there and valid. Foreign
+// keys that the role can have only inside the fence are still to come.
 func (r *runner) schemaGate(ctx context.Context) error {
-	if r.c.Schema == "none" {
-		return nil // the user's own; check has compared columns and keys
-	}
 	may, err := r.replicaRole(ctx)
 	if err != nil {
 		return err
@@ -305,9 +229,23 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var lost []string
+	var lost, altered []string
 	err = r.source.do(ctx, func(source *pgx.Conn) error {
 		return r.store.do(ctx, func(target *pgx.Conn) error {
+			tables, err := catalog.Tables(ctx, source) // as they are now
+			if err == nil {
+				tables, err = catalog.Select(tables, r.c.Include, r.c.Exclude)
+			}
+			if err != nil {
+				return err
+			}
+			differences, err := schema.Compare(ctx, source, target, tables, r.c.Schema != "none")
+			for _, d := range differences {
+				altered = append(altered, d.String())
+			}
+			if err != nil || r.c.Schema == "none" {
+				return err
+			}
 			losses, err := schema.LostIndexes(ctx, source, target, options)
 			for _, l := range losses {
 				if may || !strings.HasPrefix(l.Source, "foreign key") {
@@ -319,6 +257,9 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if len(altered) > 0 {
+		return &GateError{"the tables of both sides are not alike any more: " + list(altered), "alter the target's as the source's were, and ask again"}
 	}
 	if len(lost) > 0 {
 		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}

@@ -58,7 +58,12 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 
 	var since time.Time
-	err = fence.Prepare(ctx, conn)
+	if !o.DryRun {
+		err = f.r.connectProver(ctx)
+	}
+	if err == nil {
+		err = fence.Prepare(ctx, conn)
+	}
 	if err == nil {
 		err = f.quietMoment(ctx, o)
 	}
@@ -100,10 +105,8 @@ func (f *following) quietMoment(ctx context.Context, o CutoverOptions) error {
 
 // takeBack un-fences after a rehearsal, or after a cutover that err has stopped.
 func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.Time, result *CutoverResult, err error, step func(string)) error {
-	if f.r.prover != nil {
-		f.r.prover.Close()
-		f.r.prover = nil
-	}
+	f.r.prover.close()
+	f.r.prover = nil
 	// The caller's time may be over; un-fencing is not for it to stop. While the
 	// fence is up nothing comes that cascades could act on.
 	back := within(ctx, time.Minute, func(ctx context.Context) error {
@@ -287,7 +290,7 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 	if err := r.lateForeignKeys(ctx, step); err != nil {
 		return err
 	}
-	if r.prover, err = r.openProver(ctx); err != nil {
+	if err := r.prover.open(ctx); err != nil {
 		return err
 	}
 	return fence.Seal(ctx, conn)
@@ -370,7 +373,10 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 		since = *r.rec.FencedAt
 	}
 	result := &CutoverResult{FencedAt: r.rec.FencedAt, DrainedAt: r.rec.DrainedAt, Tables: state.Triggers}
-	if r.prover, err = r.openProver(ctx); err != nil {
+	if err := r.connectProver(ctx); err != nil {
+		return "", err
+	}
+	if err := r.prover.open(ctx); err != nil {
 		return "", err
 	}
 	step := func(s string) { r.c.Logger.Info("cutover: " + s) }

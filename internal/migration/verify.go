@@ -75,7 +75,9 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		return v, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "verify compares while a migrate follows, or after the cutover"}
 	}
 	for round := 1; ; round++ {
-		if err := r.compare(ctx, tables, o, &v); err != nil {
+		// Tables that were truncated each time are locked, but not for long.
+		lock := round > unlocked
+		if err := r.compare(ctx, tables, lock, o, &v); err != nil {
 			return v, err
 		}
 		// A snapshot does not see through TRUNCATE: such tables are compared again.
@@ -85,8 +87,14 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	}
 }
 
-// rounds is how often a table is tried that is truncated while it is compared.
-const rounds = 50
+const (
+	rounds   = 50 // how often a table is tried that is truncated while it is compared
+	unlocked = 3  // how many of these are done without locking it
+
+	// lockedFor bounds how long a table is locked against TRUNCATE: whoever
+	// truncates it waits that long.
+	lockedFor = 5 * time.Second
+)
 
 func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.Table) {
 	for _, t := range report.Tables {
@@ -103,9 +111,9 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 }
 
 // compare compares tables, and puts the result in the place of an earlier one.
-func (r *runner) compare(ctx context.Context, tables []catalog.Table, o VerifyOptions, v *Verified) error {
+func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool, o VerifyOptions, v *Verified) error {
 	compare, err := verify.New(verify.Config{
-		Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: min(r.c.Jobs, len(tables)), Progress: o.Progress, Logger: r.c.Logger,
+		Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: min(r.c.Jobs, len(tables)), Lock: lock, Progress: o.Progress, Logger: r.c.Logger,
 	})
 	if err != nil {
 		return err
@@ -119,7 +127,16 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, o VerifyOp
 	if err != nil {
 		return err
 	}
-	report, err := compare.Compare(ctx)
+	comparing := ctx
+	if lock {
+		var cancel context.CancelFunc
+		comparing, cancel = context.WithTimeout(ctx, lockedFor)
+		defer cancel()
+	}
+	report, err := compare.Compare(comparing)
+	if err != nil && comparing.Err() != nil && ctx.Err() == nil {
+		return nil // these tables stay what the round before has found
+	}
 	if err != nil {
 		return err
 	}
@@ -160,6 +177,9 @@ func (r *runner) proof(ctx context.Context) (*Verified, error) {
 func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, v *Verified) error {
 	// Old writers would make the slot wait, and the applier with it: let them end first.
 	if err := r.waitForWriters(ctx, time.Minute); err != nil {
+		return err
+	}
+	if err := compare.Connect(ctx); err != nil {
 		return err
 	}
 	if _, err := r.store.ask(ctx, "hold", requestArgs{}, nil); err != nil {

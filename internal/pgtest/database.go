@@ -162,6 +162,10 @@ func dropDatabase(ctx context.Context, admin, name string) error {
 	if err != nil || len(found) == 0 {
 		return err
 	}
+	// Timeouts that a test has set for the database would end what clears it.
+	if _, err := query(ctx, conn, "alter database "+name+" reset all"); err != nil {
+		return err
+	}
 	if err := clearDatabase(ctx, withDatabase(admin, name)); err != nil {
 		return err
 	}

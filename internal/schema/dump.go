@@ -115,7 +115,9 @@ func dumpError(err error, stderr string) error {
 		e.Advice = "install the client programs of the source's major version or newer, or use --schema none"
 	case strings.Contains(text, "out of shared memory"):
 		e.Advice = "raise max_locks_per_transaction on the source: pg_dump locks every table at once"
-	case strings.Contains(text, "root certificate"):
+	case strings.Contains(text, "SSL support is not compiled in"):
+		e.Advice = "this pg_dump cannot do TLS: put one of the distribution's or of postgresql.org first in PATH, or use --schema none"
+	case strings.Contains(text, "certificate"):
 		e.Advice = "give sslrootcert in the connection string: the file of PEM certificates that signed the server's"
 	}
 	return e

@@ -320,3 +320,18 @@ func FuzzReadArchive(f *testing.F) {
 		}
 	})
 }
+
+// What pg_dump says of TLS has a hint.
+func TestDumpError_TLS(t *testing.T) {
+	for text, want := range map[string]string{
+		`pg_dump: error: connection failed: sslmode value "verify-full" invalid when SSL support is not compiled in`: "--schema none",
+		`pg_dump: error: connection failed: root certificate file "/x" does not exist`:                               "sslrootcert",
+		`pg_dump: error: connection failed: SSL error: certificate verify failed`:                                    "sslrootcert",
+	} {
+		err := dumpError(errors.New("exit status 1"), text)
+		var tool *ToolError
+		if !errors.As(err, &tool) || !strings.Contains(tool.Hint(), want) || !strings.Contains(err.Error(), "connection failed") {
+			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}

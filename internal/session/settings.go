@@ -13,3 +13,10 @@ func Settings(dsn string) (map[string]string, error) {
 	delete(settings, "sslpassword")
 	return settings, nil
 }
+
+// HoldsPassword tells whether a connection string has a secret in it: as it is read,
+// or, where it cannot be read, by what looks like one.
+func HoldsPassword(dsn string) bool {
+	settings, err := read(dsn)
+	return err == nil && settings["password"]+settings["sslpassword"] != "" || Redact(dsn) != dsn
+}

@@ -27,6 +27,9 @@ var binary = []uint32{
 	4451, 4532, 4533, 4534, 4535, 4536, // multiranges
 }
 
+// xml is the OID of that type.
+const xml = 142
+
 // ordered are the types of which all servers think the same about what comes
 // before what. Of text they do not: collations differ.
 var ordered = []uint32{20, 21, 23, 26, 1082, 1114, 1184, 1700, 2950} // int8 int2 int4 oid date timestamp timestamptz numeric uuid
@@ -84,10 +87,15 @@ func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]ty
 //   - every other type (enums, composites, extensions' types, user-defined ranges), and
 //     a column that has another type on the target, as text. Where that holds floats and exactly
 //     one of the sides is older than 12, they are compared by 15 digits
-//     (float4: 6), the longest form that both write; see Verifier.settle.
+//     (float4: 6), the longest form that both write; see Verifier.settle;
+//   - xml as its output function writes it, which is what travels and what every
+//     client sees: it leaves out the encoding that a document declares, and a
+//     cast to text does not.
 func columnForm(name string, source, target typeInfo) string {
 	quoted := catalog.Quote(name)
 	switch {
+	case source.base == xml || target.base == xml:
+		return "case when " + quoted + " is not null then concat(" + quoted + ") end"
 	case source.base != target.base || !source.isBinary():
 		return quoted + "::text"
 	case source.domain || target.domain:

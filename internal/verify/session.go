@@ -17,6 +17,7 @@ type side struct {
 	major    int
 	encoding string // of the database
 	sessions []*session
+	opened   bool // their transactions have begun
 }
 
 // session is a connection in a transaction under the side's snapshot. One
@@ -26,11 +27,10 @@ type session struct {
 	side string
 }
 
-// open opens n sessions under one snapshot. The first takes it where there is none yet,
-// and keeps it for the others until they are in it.
-func (s *side) open(ctx context.Context, dsn, snapshot string, n int) error {
+// connect makes n connections, so that open need not wait for them.
+func (s *side) connect(ctx context.Context, dsn string, n int) error {
 	if len(s.sessions) > 0 {
-		return fmt.Errorf("the sessions on the %s are open already", s.name)
+		return nil
 	}
 	for range n {
 		conn, err := pinned.Open(ctx, pinned.Config{DSN: dsn, Application: "verify", Settings: map[string]string{
@@ -42,19 +42,35 @@ func (s *side) open(ctx context.Context, dsn, snapshot string, n int) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		s.sessions = append(s.sessions, &session{conn: conn, side: s.name})
+	}
+	return nil
+}
+
+// open begins a transaction on every connection, all under one snapshot. The first
+// takes it where there is none yet, and keeps it for the others until they are in it.
+// Tables named in lock are locked against TRUNCATE as soon as the snapshot is there.
+func (s *side) open(ctx context.Context, snapshot string, lock []string) error {
+	if s.opened {
+		return fmt.Errorf("the sessions on the %s are open already", s.name)
+	}
+	s.opened = true
+	for _, session := range s.sessions {
 		begin := "begin isolation level repeatable read read only"
 		if snapshot != "" {
 			begin += "; set transaction snapshot " + catalog.Literal(snapshot)
 		}
-		if _, err := conn.PgConn().Exec(ctx, begin).ReadAll(); err != nil {
+		if _, err := session.conn.PgConn().Exec(ctx, begin).ReadAll(); err != nil {
 			s.close()
 			return fmt.Errorf("begin under snapshot %q on the %s: %w", snapshot, s.name, err)
 		}
 		if snapshot == "" {
-			if err := conn.QueryRow(ctx, `select pg_export_snapshot()`).Scan(&snapshot); err != nil {
+			if err := session.conn.QueryRow(ctx, `select pg_export_snapshot()`).Scan(&snapshot); err != nil {
 				s.close()
 				return fmt.Errorf("export a snapshot on the %s: %w", s.name, err)
 			}
+		}
+		for _, table := range lock {
+			session.lock(ctx, table)
 		}
 	}
 	s.major = pinned.Major(s.sessions[0].conn.PgConn())
@@ -63,6 +79,17 @@ func (s *side) open(ctx context.Context, dsn, snapshot string, n int) error {
 		return fmt.Errorf("read the encoding of the %s: %w", s.name, err)
 	}
 	return nil
+}
+
+// lock takes a lock that lasts as long as the session's transaction, if it is to be
+// had at once. It never waits: whoever waits while it holds locks can make the
+// application the victim of a deadlock. A table that is not locked may be found
+// rewritten when it is read, as without the lock.
+func (s *session) lock(ctx context.Context, table string) {
+	_, err := s.conn.PgConn().Exec(ctx, "savepoint locking; lock table only "+table+" in access share mode nowait").ReadAll()
+	if err != nil {
+		s.conn.PgConn().Exec(ctx, "rollback to locking").ReadAll() //nolint:errcheck // a broken connection shows at its next use
+	}
 }
 
 func (s *side) close() {

@@ -29,6 +29,13 @@ type Config struct {
 	// Jobs is the number of sessions on each side. Zero means 4.
 	Jobs int
 
+	// Lock locks each table from the moment of its side's snapshot to Close against
+	// being truncated, where the lock is free at that moment: for small tables that
+	// are truncated so often that the comparison never finds them as they were in
+	// the snapshot. Whoever truncates such a table waits, and everybody after him. It
+	// implies one session on each side: a second one would queue behind him.
+	Lock bool
+
 	// RowsPerRange is about how many rows share one hash. Fewer make it quicker to
 	// find the rows of a range that differs, more make the first pass return less. Zero means 20,000.
 	RowsPerRange int
@@ -45,7 +52,7 @@ type Config struct {
 }
 
 // Verifier compares two databases once. Its methods are called in order: New,
-// OpenSource, OpenTarget, Compare, Close.
+// Connect if the opening must be quick, OpenSource, OpenTarget, Compare, Close.
 type Verifier struct {
 	config         Config
 	source, target *side
@@ -80,6 +87,9 @@ func New(c Config) (*Verifier, error) {
 		return nil, errors.New("verify: a number in the configuration is negative")
 	}
 	c.Jobs = cmp.Or(c.Jobs, 4)
+	if c.Lock {
+		c.Jobs = 1
+	}
 	c.RowsPerRange = cmp.Or(c.RowsPerRange, 20_000)
 	c.MaxRows = cmp.Or(c.MaxRows, 20)
 	if c.Logger == nil {
@@ -88,11 +98,20 @@ func New(c Config) (*Verifier, error) {
 	return &Verifier{config: c, source: &side{name: "source"}, target: &side{name: "target"}}, nil
 }
 
+// Connect makes the connections, so that OpenSource and OpenTarget take only the
+// moment that the snapshots need.
+func (v *Verifier) Connect(ctx context.Context) error {
+	if err := v.source.connect(ctx, v.config.Source, v.config.Jobs); err != nil {
+		return err
+	}
+	return v.target.connect(ctx, v.config.Target, v.config.Jobs)
+}
+
 // OpenSource opens the sessions on the source, all within the snapshot of that
 // name, or within a new one when it is empty. When it returns nil
 // the snapshot's exporter is not needed any more.
 func (v *Verifier) OpenSource(ctx context.Context, snapshot string) error {
-	return v.source.open(ctx, v.config.Source, snapshot, v.config.Jobs)
+	return v.open(ctx, v.source, v.config.Source, snapshot)
 }
 
 // OpenTarget opens the sessions on the target, all within one new snapshot. When
@@ -100,7 +119,20 @@ func (v *Verifier) OpenSource(ctx context.Context, snapshot string) error {
 func (v *Verifier) OpenTarget(ctx context.Context) error { return v.openTarget(ctx, "") }
 
 func (v *Verifier) openTarget(ctx context.Context, snapshot string) error {
-	return v.target.open(ctx, v.config.Target, snapshot, v.config.Jobs)
+	return v.open(ctx, v.target, v.config.Target, snapshot)
+}
+
+func (v *Verifier) open(ctx context.Context, s *side, dsn, snapshot string) error {
+	if err := s.connect(ctx, dsn, v.config.Jobs); err != nil {
+		return err
+	}
+	var lock []string
+	if v.config.Lock {
+		for _, t := range v.config.Tables {
+			lock = append(lock, t.String())
+		}
+	}
+	return s.open(ctx, snapshot, lock)
 }
 
 // Close ends all sessions, and with them the snapshots.

@@ -1,0 +1,1 @@
+select count(*) = 1 and min(v) = 'a' from t;

@@ -1,0 +1,11 @@
+update t set v = 'default' where id = 1;
+alter table t replica identity full;
+update t set v = 'full' where id = 2;
+delete from t where id = 3;
+update t set id = 104 where id = 4;
+alter table t replica identity using index t_a_key;
+update t set v = 'index' where id = 5;
+update t set a = -106 where id = 6;
+delete from t where id = 7;
+alter table t replica identity default;
+update t set v = 'default again', id = 108 where id = 8;

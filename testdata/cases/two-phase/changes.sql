@@ -1,0 +1,15 @@
+begin;
+update t set v = 'prepared' where id = 1;
+insert into t values (11, 'prepared');
+insert into log (what) values ('prepared');
+prepare transaction 'case one';
+begin;
+update t set v = 'never' where id = 2;
+insert into t values (12, 'never');
+prepare transaction 'case two';
+update t set v = 'between' where id = 3;
+insert into log (what) values ('between');
+commit prepared 'case one';
+update t set v = 'after' where id = 11;
+rollback prepared 'case two';
+update t set v = 'rolled back before' where id = 2;

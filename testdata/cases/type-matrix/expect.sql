@@ -1,0 +1,2 @@
+select count(*) = 13 from keyed;
+select count(*) = 10 from keyless;

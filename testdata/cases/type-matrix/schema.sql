@@ -1,0 +1,7 @@
+create type "Mo'od" as enum ('sad', 'it''s "ok"', '');
+create domain positive as int check (value > 0);
+create domain words as text[];
+create type pair as (n int, t text);
+create table keyed (id int primary key, b bool, i2 int2, i8 int8, f8 float8, f4 float4, n numeric, n2 numeric(12,3), mon money, t text, vc varchar(5), c5 char(5), ch "char", nm name, by bytea, bi bit(3), vb bit varying(8), d date, ti time, tt timetz, ts timestamp(3), tz timestamptz, iv interval, id2 interval day to second(2), u uuid, ine inet, ci cidr, ma macaddr8, j json, jb jsonb, x xml, tv tsvector, tq tsquery, po point, bo box, pa path, cr circle, ia int[], ta text[], r int4range, tr tstzrange, o oid, l pg_lsn, rc regclass, mo "Mo'od", ma2 "Mo'od"[], dp positive, dw words, pr pair, prs pair[]);
+create table keyless (b bool, i2 int2, i8 int8, f8 float8, f4 float4, n numeric, n2 numeric(12,3), mon money, t text, vc varchar(5), c5 char(5), ch "char", nm name, by bytea, bi bit(3), vb bit varying(8), d date, ti time, tt timetz, ts timestamp(3), tz timestamptz, iv interval, id2 interval day to second(2), u uuid, ine inet, ci cidr, ma macaddr8, j json, jb jsonb, x xml, tv tsvector, tq tsquery, po point, bo box, pa path, cr circle, ia int[], ta text[], r int4range, tr tstzrange, o oid, l pg_lsn, rc regclass, mo "Mo'od", ma2 "Mo'od"[], dp positive, dw words, pr pair, prs pair[]);
+alter table keyless replica identity full;
