@@ -1,8 +1,8 @@
 # walferry with the PostgreSQL client programs that carry the schema. Build
 # arguments: GO_IMAGE and BASE_IMAGE for mirrors, PG_CLIENT for the package that
-# holds pg_dump (it must not be older than the source server).
+# holds pg_dump. It must not be older than the source server: that of trixie is 17.
 ARG GO_IMAGE=golang:1.26-bookworm
-ARG BASE_IMAGE=debian:bookworm-slim
+ARG BASE_IMAGE=debian:trixie-slim
 
 FROM ${GO_IMAGE} AS build
 WORKDIR /src

@@ -51,9 +51,12 @@ lint: ## go vet, staticcheck, gofumpt
 fmt:
 	go run $(GOFUMPT) -w .
 
+# Further flags of `docker build`, such as IMAGEFLAGS='--build-arg BASE_IMAGE=...'.
+IMAGEFLAGS ?=
+
 .PHONY: image
 image: ## the Docker image walferry
-	docker build -t walferry --build-arg VERSION=$(VERSION) .
+	docker build -t walferry --build-arg VERSION=$(VERSION) $(IMAGEFLAGS) .
 
 .PHONY: help
 help:
