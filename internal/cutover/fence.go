@@ -38,7 +38,7 @@ type Fence struct {
 // State is what stands on the source.
 type State struct {
 	Raised   bool      // there are triggers, and their function refuses
-	Sealed   bool      // it refuses without a deadline
+	Sealed   bool      // it has refused everything since it was raised, and has no deadline
 	Deadline time.Time // the fence lets everything pass after it, by the source's clock
 	Triggers int       // tables that have one
 }
@@ -50,12 +50,19 @@ func openFunction(name string) string {
 	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql as 'begin return null; end'", function(name))
 }
 
+// sealMark stands in the function of a sealed fence, in the place of a deadline.
+const sealMark = "-- sealed"
+
 // refuseFunction refuses, but for transactions that had written before: those with
 // a transaction id below first. A fence with a deadline opens by itself when
 // walferry is dead: nothing but the source's own clock is needed.
 func refuseFunction(name string, first int64, deadline string) string {
 	open := ""
-	if deadline != "" {
+	switch deadline {
+	case "":
+	case sealMark:
+		open = "  " + sealMark + "\n"
+	default:
 		open = fmt.Sprintf("  if pg_catalog.clock_timestamp() >= timestamptz %s then return null; end if;\n", catalog.Literal(deadline))
 	}
 	return fmt.Sprintf(`create or replace function %s() returns trigger language plpgsql as $walferry$
@@ -105,7 +112,7 @@ alter table only %[3]s enable always trigger %[2]s; commit`, patience.Millisecon
 // patience is how long writers of a table may have to wait behind a lock of ours.
 const patience = 300 * time.Millisecond
 
-// persist runs SQL that waits for the lock of one table until it gets it or ctx ends.
+// persist runs SQL until it is not busy or ctx ends.
 func persist(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for {
 		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
@@ -257,6 +264,10 @@ func busy(err error) bool {
 		"55P03", // lock_not_available
 		"40P01": // deadlock_detected: with us as the victim
 		return true
+	case "XX000": // internal_error
+		// A session of a walferry that was killed replaces or drops the function too: the
+		// server goes on with a statement whose client has gone.
+		return strings.HasPrefix(pgErr.Message, "tuple concurrently ")
 	}
 	return false
 }
@@ -275,6 +286,10 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	if state.Sealed {
 		return nil
 	}
+	// Two steps: when walferry dies here, the server may carry out the first one after
+	// the deadline, and nobody is left who would see that it was late. So a fence
+	// without a deadline proves nothing; the mark does, which comes after the look at
+	// the clock, when the fence cannot open any more.
 	if _, err := conn.Exec(ctx, refuseFunction(f.Name, 0, "")); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
 	}
@@ -284,6 +299,9 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if late {
 		return errors.New("seal fence: its deadline passed before it was sealed, so that writes may have gone through")
+	}
+	if _, err := conn.Exec(ctx, refuseFunction(f.Name, 0, sealMark)); err != nil {
+		return fmt.Errorf("seal fence: %w", err)
 	}
 	return nil
 }
@@ -306,9 +324,8 @@ select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p
 		if err := q.QueryRow(ctx, `select $1::text::timestamptz`, text).Scan(&s.Deadline); err != nil {
 			return s, fmt.Errorf("read the fence's deadline: %w", err)
 		}
-	} else {
-		s.Sealed = s.Raised
 	}
+	s.Sealed = s.Raised && strings.Contains(body, sealMark)
 	return s, nil
 }
 
@@ -328,7 +345,7 @@ select n.nspname::text, c.relname::text from pg_trigger t
 		return fmt.Errorf("drop fence: %w", err)
 	}
 	if len(tables) > 0 {
-		if _, err := conn.Exec(ctx, openFunction(name)); err != nil {
+		if err := persist(ctx, conn, openFunction(name)); err != nil {
 			return fmt.Errorf("open fence: %w", err)
 		}
 	}
@@ -339,7 +356,7 @@ select n.nspname::text, c.relname::text from pg_trigger t
 			return fmt.Errorf("drop the fence's trigger on %s: %w", table, err)
 		}
 	}
-	if _, err := conn.Exec(ctx, fmt.Sprintf(`drop function if exists %s()`, function(name))); err != nil {
+	if err := persist(ctx, conn, fmt.Sprintf(`drop function if exists %s()`, function(name))); err != nil {
 		return fmt.Errorf("drop the fence's function: %w", err)
 	}
 	return nil

@@ -127,6 +127,65 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// A walferry that dies while the server has its seal in hand leaves a fence that is
+// sealed after its deadline, when writes have gone through: that is no seal.
+func TestSealInHandOfTheDead(t *testing.T) {
+	dsn, _ := pgtest.Pair(t, 15, 15)
+	pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key)`)
+	conn, app, other := connect(t, dsn), connect(t, dsn), connect(t, dsn)
+	tables, err := catalog.Tables(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fence := Fence{Name: "x", Tables: tables}
+	if err := fence.Prepare(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := fence.Raise(t.Context(), conn, 100*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, holds func() bool) {
+		t.Helper()
+		for n := 0; !holds(); n++ {
+			if n > 10000 {
+				t.Fatalf("waited in vain for %s", what)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	backend := func(condition string) func() bool {
+		return func() (yes bool) {
+			err := app.QueryRow(t.Context(), `select exists(select from pg_stat_activity where pid = $1 and `+condition+`)`, conn.PgConn().PID()).Scan(&yes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return yes
+		}
+	}
+	if _, err := other.Exec(t.Context(), `begin; select 1 from pg_proc where proname = 'fence_x' for update`); err != nil {
+		t.Fatal(err)
+	}
+	sealed := make(chan error, 1)
+	go func() { sealed <- fence.Seal(context.Background(), conn) }()
+	until("the seal to be in the server's hand", backend(`wait_event_type = 'Lock'`))
+	until("the fence to open by itself", func() bool { return !refused(t, app, `insert into t select count(*) from t`) })
+	conn.PgConn().Conn().Close() // as a process that is killed
+	if err := <-sealed; err == nil {
+		t.Fatal("sealed, though the connection is gone")
+	}
+	if _, err := other.Exec(t.Context(), `commit`); err != nil {
+		t.Fatal(err)
+	}
+	here := backend(`true`)
+	until("the server to be done with it", func() bool { return !here() })
+	if !refused(t, app, `insert into t values (-1)`) {
+		t.Error("the server has not carried out the seal: this tests nothing")
+	}
+	if state, err := Look(t.Context(), app, "x"); err != nil || state.Sealed {
+		t.Errorf("the fence looks like %+v, %v; want that it is not sealed, as a write has passed it", state, err)
+	}
+}
+
 // Sequences never go back, in the direction they count; a CYCLE sequence is set as it is.
 func TestSetSequences(t *testing.T) {
 	source, target := pgtest.Pair(t, 10, 18)

@@ -42,8 +42,10 @@ type beat struct {
 // following applies changes until the cutover is done, the migration is aborted,
 // ctx ends, or something needs an operator.
 func (r *runner) following(ctx context.Context) error {
-	// What an interrupted cutover had prepared must not act on what is applied.
-	if err := errors.Join(r.holdTriggers(ctx), r.dropLateForeignKeys(ctx)); err != nil {
+	// What an interrupted cutover had prepared must not act on what is applied, and its
+	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
+	// only puts the triggers up, are interrupted in this very phase.
+	if err := errors.Join(r.holdTriggers(ctx), r.dropLateForeignKeys(ctx), r.unfence(ctx)); err != nil {
 		return err
 	}
 	r.step("follow")

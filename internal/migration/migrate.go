@@ -257,7 +257,7 @@ func (r *runner) begin(ctx context.Context) error {
 		// What an earlier run has copied stays what status shows.
 		r.view.Copy, r.view.Indexes = r.rec.Live.Copy, r.rec.Live.Indexes
 		r.mu.Unlock()
-		return r.store.voidRequests(ctx)
+		return r.store.voidRequests(ctx, r.phase())
 	}
 	id, err := r.identify(ctx)
 	if err != nil {

@@ -257,11 +257,18 @@ func (s *store) answer(ctx context.Context, id int64, ok bool, a answer) error {
 	return s.exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
 }
 
-// voidRequests answers what was asked of an earlier runner.
-func (s *store) voidRequests(ctx context.Context) error {
-	return s.exec(ctx, `
-update walferry.request set answered_at = clock_timestamp(), ok = false, answer = '{"error": "the migrate that was asked has ended", "gate": true}'
- where migration = $1 and answered_at is null`, s.name)
+// voidRequests answers what was asked of an earlier runner, which has left a phase.
+func (s *store) voidRequests(ctx context.Context, phase Phase) error {
+	a := answer{Error: "the migrate that was asked has ended", Gate: true}
+	if phase == Fenced || phase == Drained { // this run finishes the cutover, or takes it back
+		a.Gate, a.Hint = false, "`walferry status` shows what has become of it"
+	}
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return s.exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
+ where migration = $1 and answered_at is null`, s.name, string(text))
 }
 
 // ErrNoRunner is returned by what needs a running migrate.

@@ -362,7 +362,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	}
 	if r.phase() != Drained || !state.Sealed || state.Triggers < len(r.tables) {
 		r.c.Logger.Warn("a cutover was interrupted before its end: un-fencing and following again")
-		return Following, r.unfence(ctx)
+		return Following, nil // which takes down what stands
 	}
 	r.c.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
 	if _, err := r.setSequences(ctx, conn); err != nil {
