@@ -33,15 +33,27 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// process starts a walferry migrate; its output goes to the test's log.
-func process(t *testing.T, c migration.Config, args ...string) *exec.Cmd {
+// walferry is the real binary with a migration's servers and name, not started.
+func walferry(t *testing.T, c migration.Config, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, append([]string{"migrate", "--name", c.Name}, args...)...)
+	cmd := exec.Command(path, append(args, "--name", c.Name)...)
 	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+c.Source, "WALFERRY_TARGET="+c.Target)
+	return cmd
+}
+
+// process starts a walferry migrate; its output goes to the test's log.
+func process(t *testing.T, c migration.Config, args ...string) *exec.Cmd {
+	t.Helper()
+	return started(t, walferry(t, c, append([]string{"migrate"}, args...)...))
+}
+
+// started starts a process that ends with the test; its output goes to the test's log.
+func started(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
