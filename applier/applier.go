@@ -31,13 +31,14 @@ type Config struct {
 	// name: a TRUNCATE of one would empty both. Zero: the same name.
 	Table func(namespace, name string) (pgx.Identifier, bool)
 
-	// SameColumns says that the target's tables were made as the source's are. Then a
-	// column that only one side has, or a built-in type that differs, means that a
-	// table was altered since, and is a SchemaError before any change to the new form
-	// is applied. Otherwise the target may have more columns, and other types that
-	// take the values: then a column that the source has dropped, or a type that
-	// it has changed, rewriting its rows, is not noticed.
-	SameColumns bool
+	// Columns says which columns, without generated ones, a table of the source had
+	// when it was copied, in their order, by its name there; nil: nobody knows. What
+	// the source has dropped, renamed or given another type since is then told apart
+	// from what the target has otherwise on purpose, and is a SchemaError, before any
+	// change to the new form is applied, until the target has it too. It must always
+	// answer the same. Zero: nobody knows of any table, and of those changes only
+	// columns that the target lacks are noticed.
+	Columns func(namespace, name string) []decoder.Column
 
 	// GroupChanges is how many changes of a backlog are committed together. A
 	// transaction of the source is never split, so that one may exceed it. Zero: 2000.
@@ -108,6 +109,9 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	}
 	if c.Table == nil {
 		c.Table = func(namespace, name string) (pgx.Identifier, bool) { return pgx.Identifier{namespace, name}, true }
+	}
+	if c.Columns == nil {
+		c.Columns = func(string, string) []decoder.Column { return nil }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -125,7 +125,7 @@ func (e *ConflictError) Hint() string {
 // the source's changes are for. Nothing of the transaction was applied.
 type SchemaError struct {
 	Place
-	Columns  []string // missing on the target, if that is the reason
+	Columns  []string // that one side lacks or has otherwise, if that is the reason
 	Reason   string
 	SQLState string // of the server's error, if there was one
 	err      *pgconn.PgError

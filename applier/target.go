@@ -150,20 +150,18 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 	if err != nil {
 		return nil, fmt.Errorf("read columns of %s on target: %w", t.label(), err)
 	}
-	var missing []string
-	for _, c := range r.Columns {
-		column, ok := columns[c.Name]
-		if !ok {
-			missing = append(missing, c.Name)
-			continue
-		}
-		t.columns = append(t.columns, column)
-		delete(columns, c.Name)
+	var altered *alteration
+	if len(r.Columns) > 0 { // the truncation that a trigger has noted, on version 10, names none
+		altered = findAlteration(c.Columns(r.Namespace, r.Name), r.Columns, columns)
 	}
-	if len(missing) > 0 {
-		err := drift("the target's table lacks columns: %s", strings.Join(missing, ", ")).(*SchemaError)
-		err.Columns = missing
+	if altered != nil {
+		err := drift("%s: %s", altered.what, strings.Join(altered.columns, ", ")).(*SchemaError)
+		err.Columns = altered.columns
 		return nil, err
+	}
+	for _, c := range r.Columns {
+		t.columns = append(t.columns, columns[c.Name])
+		delete(columns, c.Name)
 	}
 	for _, c := range columns {
 		if !c.generated {
@@ -171,12 +169,6 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 		}
 	}
 	slices.Sort(t.extra)
-	// The truncation that a trigger has noted, on version 10, names no columns.
-	if c.SameColumns && len(r.Columns) > 0 {
-		if err := t.altered(drift); err != nil {
-			return nil, err
-		}
-	}
 
 	keys, err := s.readKeys(ctx, oid)
 	if err != nil {
@@ -184,28 +176,6 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 	}
 	t.choose(keys)
 	return t, nil
-}
-
-// firstUnpinned is where OIDs begin that servers do not share (FirstGenbkiObjectId in
-// access/transam.h); those of built-in types are below it.
-const firstUnpinned = 10000
-
-// altered compares the columns of a table whose sides were made alike.
-func (t *table) altered(drift func(string, ...any) error) error {
-	if len(t.extra) > 0 {
-		return drift("the target's table has columns that the source's has not: %s", strings.Join(t.extra, ", "))
-	}
-	for i, c := range t.relation.Columns {
-		target := t.columns[i]
-		if target.generated {
-			return drift("column %s is generated on the target and not on the source", target.name)
-		}
-		// Types of users and extensions have other OIDs on each server.
-		if (c.TypeOID < firstUnpinned || target.oid < firstUnpinned) && (c.TypeOID != target.oid || c.TypeMod != target.mod) {
-			return drift("the type of column %s is another one on the source than on the target, where it is %s", target.name, target.typ)
-		}
-	}
-	return nil
 }
 
 // key is a unique index of the target that identifies rows.

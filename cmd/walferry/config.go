@@ -61,18 +61,30 @@ func (s *settings) list(name string) []string {
 	return nil
 }
 
-func (s *settings) number(name string) (int, error) {
+func (s *settings) number(name string) (n int, err error) {
 	if s.flags.IsSet(name) || s.file == nil {
-		return s.flags.Int(name), nil
+		n = s.flags.Int(name)
+	} else {
+		n, err = s.file.number(name)
 	}
-	return s.file.number(name)
+	return n, s.notZero(name, n == 0, err)
 }
 
-func (s *settings) duration(name string) (time.Duration, error) {
+func (s *settings) duration(name string) (d time.Duration, err error) {
 	if s.flags.IsSet(name) || s.file == nil {
-		return s.flags.Duration(name), nil
+		d = s.flags.Duration(name)
+	} else {
+		d, err = s.file.duration(name)
 	}
-	return s.file.duration(name)
+	return d, s.notZero(name, d == 0, err)
+}
+
+// notZero refuses a zero that was given: to the library it means the default.
+func (s *settings) notZero(name string, zero bool, err error) error {
+	if err == nil && zero && (s.flags.IsSet(name) || s.file.has(name)) {
+		err = &usageError{"--" + name + " must not be 0", "leave it out for the default: see --help"}
+	}
+	return err
 }
 
 // config is the migration that the settings describe.

@@ -109,6 +109,9 @@ func (f *file) wrongType(name, want string) error {
 	return &usageError{fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), "keys and values are those of the options: see `walferry --help` and `walferry migrate --help`"}
 }
 
+// has tells whether the file sets a value. There need not be a file.
+func (f *file) has(name string) bool { return f != nil && f.values[name] != nil }
+
 func (f *file) text(name string) string {
 	text, _ := f.values[name].(string) // check has seen to the type
 	return text

@@ -33,7 +33,7 @@ func (r *run) schema(ctx context.Context) error {
 // compare holds the schema that was brought against the source's. A table that
 // is not there at all has been told by broughtTables.
 func (r *run) compare(ctx context.Context) error {
-	differences, err := schema.Compare(ctx, r.source.tx, r.target.tx, r.tables, false)
+	differences, err := schema.Compare(ctx, r.source.tx, r.target.tx, r.tables)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,6 @@ type ServerFacts struct {
 	recovering bool
 	readOnly   bool // a session that pins nothing cannot write
 	pooled     bool // another process than the one that was connected to answers
-	clock      time.Duration
 
 	roleReplication, roleBypassRLS, roleInherit bool
 	rdsReplication                              *bool // nil: there is no such role
@@ -129,11 +128,9 @@ func (s *server) readFacts(ctx context.Context) error {
 	}
 	var number, pid int
 	var rds, aurora bool
-	var now time.Time
-	before := time.Now()
 	err := s.tx.QueryRow(ctx, `
 select current_setting('server_version'), current_setting('server_version_num')::int, current_database()::text, current_user::text,
-       pg_is_in_recovery(), pg_postmaster_start_time(), pg_backend_pid(), clock_timestamp(),
+       pg_is_in_recovery(), pg_postmaster_start_time(), pg_backend_pid(),
        to_regrole('rdsadmin') is not null, to_regproc('aurora_version') is not null,
        pg_encoding_to_char(d.encoding)::text, coalesce(`+collation+`, ''),
        r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolinherit,
@@ -151,7 +148,7 @@ select current_setting('server_version'), current_setting('server_version_num'):
        current_setting('max_locks_per_transaction')::int8
          * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)
   from pg_database d, pg_roles r where d.datname = current_database() and r.rolname = current_user`).Scan(
-		&s.Version, &number, &s.Database, &s.User, &s.recovering, &s.started, &pid, &now, &rds, &aurora,
+		&s.Version, &number, &s.Database, &s.User, &s.recovering, &s.started, &pid, &rds, &aurora,
 		&s.Encoding, &s.Collation, &s.Superuser, &s.roleReplication, &s.roleBypassRLS, &s.roleInherit,
 		&s.validUntil, &s.roleLimit, &s.databaseLimit, &s.rdsReplication, &s.createOnDatabase,
 		&s.roleUsed, &s.databaseUsed, &s.used, &s.maxConnections, &s.reserved, &s.slotsUsed, &s.sendersUsed,
@@ -159,8 +156,6 @@ select current_setting('server_version'), current_setting('server_version_num'):
 	if err != nil {
 		return err
 	}
-	// Half of the round trip is the best guess for when the server looked at its clock.
-	s.clock = now.Sub(before.Add(time.Since(before) / 2))
 	s.minor = number % 10000
 	s.pooled = uint32(pid) != s.conn.PgConn().PID()
 	switch {

@@ -171,7 +171,7 @@ func TestRun_Settings(t *testing.T) {
 
 	report := check(t, c)
 	for id, severity := range map[string]Severity{
-		"wal-level": Block, "free-slots": Block, "free-senders": Block, "free-connections": Block, "wal-sender-timeout": Warn, "slot-wal-keep-size": Warn,
+		"wal-level": Block, "free-slots": Block, "free-senders": Block, "replication-connection": Block, "free-connections": Block, "wal-sender-timeout": Warn, "slot-wal-keep-size": Warn,
 		"idle-slot-timeout": Warn, "max-locks": Warn, "track-counts-off": Warn, "autovacuum-off": Warn, "fsync-off": Warn,
 	} {
 		if f := find(report, id, ""); len(f) == 0 || f[0].Severity != severity {

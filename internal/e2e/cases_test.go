@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,12 +118,15 @@ func (c *testCase) run(t *testing.T, pair [2]int) {
 		r = c.runStopped(m, r, stops)
 	}
 	m.caughtUp(r)
-	if c.file(t, "recopied") == "" {
+	if c.file(t, "recopied") == "" && c.file(t, "refused") == "" {
 		sameRows(t, source, target)
 		m.verified()
 	}
 	c.expect(t, "expect.sql", source, target)
-	m.cutover(r)
+	if refused := c.file(t, "refused"); refused != "" {
+		c.runRefused(m, refused)
+	}
+	c.recopied(t, m.cutover(r).Recopied)
 	sameRows(t, source, target)
 	sameSequences(t, source, target)
 	if c.Schema != "none" {
@@ -150,7 +154,8 @@ func (c *testCase) runBlocked(m *moving) {
 
 // runStopped expects that the changes stop migrate with an error that holds every
 // line of the file stops, and nothing of that transaction on the target; then
-// repair.sql is run there, and the same command goes on.
+// repair.sql is run there, repair.source.sql on the source, and the same command
+// goes on.
 func (c *testCase) runStopped(m *moving, r *run, stops string) *run {
 	m.t.Helper()
 	_, err := r.end()
@@ -171,8 +176,45 @@ func (c *testCase) runStopped(m *moving, r *run, stops string) *run {
 		m.t.Fatal("migrate went on without the repair")
 	}
 	c.expect(m.t, "stopped.expect.sql", m.Target)
+	runScript(m.t, m.Source, c.file(m.t, "repair.source.sql"))
 	runScript(m.t, m.Target, c.file(m.t, "repair.sql"))
 	return m.start()
+}
+
+// runRefused expects that the cutover is refused with an error that holds every
+// line of the file refused, and that everything goes on; then mend.source.sql and
+// mend.target.sql are run.
+func (c *testCase) runRefused(m *moving, refused string) {
+	m.t.Helper()
+	config := m.Config
+	config.Cut.MaxLag, config.Cut.Timeout = patience, patience
+	_, err := migration.Cutover(context.Background(), config, nil)
+	if err == nil {
+		m.t.Fatal("the cutover was done, want that it is refused")
+	}
+	for line := range strings.Lines(refused) {
+		if line = strings.TrimSpace(line); !strings.Contains(err.Error(), line) {
+			m.t.Errorf("the refusal does not name %q: %v", line, err)
+		}
+	}
+	if st, statusErr := migration.ReadStatus(context.Background(), m.Config); statusErr != nil || st.Phase != migration.Following || !st.Running {
+		m.t.Errorf("status after the refusal: %+v, %v; want that it follows", st, statusErr)
+	}
+	runScript(m.t, m.Source, c.file(m.t, "mend.source.sql"))
+	runScript(m.t, m.Target, c.file(m.t, "mend.target.sql"))
+}
+
+// recopied expects that the cutover has copied again what the file recopied lists.
+func (c *testCase) recopied(t *testing.T, got []string) {
+	t.Helper()
+	var want []string
+	for _, table := range strings.Fields(c.file(t, "recopied")) {
+		want = append(want, `"public"."`+table+`"`)
+	}
+	got = slices.Sorted(slices.Values(got))
+	if !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		t.Errorf("the cutover copied again %q, want %q", got, want)
+	}
 }
 
 // expect runs queries; every row of every one must be true.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -85,6 +86,10 @@ func (r *run) waitFor(phase migration.Phase) {
 		select {
 		case <-r.done:
 			if r.err != nil || phase != r.outcome.Phase {
+				var blocked *migration.CheckError
+				if errors.As(r.err, &blocked) {
+					r.m.t.Logf("the preflight: %+v", blocked.Report)
+				}
 				r.m.t.Fatalf("migrate ended before phase %s: %+v, %v", phase, r.outcome, r.err)
 			}
 		default:

@@ -55,7 +55,7 @@ func (r *runner) following(ctx context.Context) error {
 		return err
 	}
 	f.applier, err = applier.New(ctx, conn, applier.Config{
-		Name: r.c.Name, Logger: r.c.Logger, SameColumns: r.c.Schema != "none",
+		Name: r.c.Name, Logger: r.c.Logger, Columns: r.columnsAtStart(),
 		Connect: func(ctx context.Context) (*pgx.Conn, error) {
 			return session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
 		},

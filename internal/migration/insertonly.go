@@ -97,7 +97,7 @@ func (r *runner) forgetCopy(ctx context.Context, copyName string) error {
 func (r *runner) compareWords(ctx context.Context, broken []tableState) ([]tableState, error) {
 	states := map[[2]string]tableState{}
 	for _, t := range r.rec.Tables {
-		if t.InsertOnly && !slices.Contains(broken, t) {
+		if t.InsertOnly && !slices.ContainsFunc(broken, func(b tableState) bool { return b.Schema == t.Schema && b.Name == t.Name }) {
 			states[[2]string{t.Schema, t.Name}] = t
 		}
 	}

@@ -3,11 +3,9 @@ package migration
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -215,54 +213,4 @@ func (r *runner) refreshViews(ctx context.Context) (int, error) {
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 	return schema.RefreshViews(ctx, conn)
-}
-
-// schemaGate: the source's tables have the columns that the target's have; and, where
-// the schema is walferry's work, every index and constraint is there and valid. Foreign
-// keys that the role can have only inside the fence are still to come.
-func (r *runner) schemaGate(ctx context.Context) error {
-	may, err := r.replicaRole(ctx)
-	if err != nil {
-		return err
-	}
-	options, err := r.schemaOptions(ctx)
-	if err != nil {
-		return err
-	}
-	var lost, altered []string
-	err = r.source.do(ctx, func(source *pgx.Conn) error {
-		return r.store.do(ctx, func(target *pgx.Conn) error {
-			tables, err := catalog.Tables(ctx, source) // as they are now
-			if err == nil {
-				tables, err = catalog.Select(tables, r.c.Include, r.c.Exclude)
-			}
-			if err != nil {
-				return err
-			}
-			differences, err := schema.Compare(ctx, source, target, tables, r.c.Schema != "none")
-			for _, d := range differences {
-				altered = append(altered, d.String())
-			}
-			if err != nil || r.c.Schema == "none" {
-				return err
-			}
-			losses, err := schema.LostIndexes(ctx, source, target, options)
-			for _, l := range losses {
-				if may || !strings.HasPrefix(l.Source, "foreign key") {
-					lost = append(lost, l.String())
-				}
-			}
-			return err
-		})
-	})
-	if err != nil {
-		return err
-	}
-	if len(altered) > 0 {
-		return &GateError{"the tables of both sides are not alike any more: " + list(altered), "alter the target's as the source's were, and ask again"}
-	}
-	if len(lost) > 0 {
-		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}
-	}
-	return nil
 }

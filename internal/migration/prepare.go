@@ -161,6 +161,7 @@ func (r *runner) publish(ctx context.Context) error {
 			t := &r.tables[i]
 			state := tableState{Schema: t.Schema, Name: t.Name, Kind: string(t.Kind)}
 			if t.Kind == 'r' {
+				state.Columns = columnStates(t)
 				ordinary = append(ordinary, *t)
 				if insertOnly[t.OID] {
 					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name})

@@ -58,6 +58,16 @@ type tableState struct {
 	InsertOnly bool   `json:"insert_only,omitempty"`
 	Updated    int64  `json:"updated,omitempty"` // the source's counters when the slot was made
 	Deleted    int64  `json:"deleted,omitempty"`
+
+	// Columns are those that travel, as they were when the publication was made.
+	Columns []columnState `json:"columns,omitempty"`
+}
+
+// columnState is a column of the source as it was.
+type columnState struct {
+	Name    string `json:"name"`
+	TypeOID uint32 `json:"type"`
+	TypeMod int32  `json:"mod"`
 }
 
 // Options are the parts of Config that a resumed run must share.

@@ -113,7 +113,7 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 		return errors.Join(f.r.dropLateForeignKeys(ctx), f.r.unfence(ctx))
 	})
 	if back != nil {
-		step("UN-FENCING FAILED, but the fence opens by itself at its deadline: " + back.Error())
+		step("UN-FENCING FAILED: run the SQL printed above on the source; unless it was being sealed, the fence also opens by itself at its deadline: " + back.Error())
 	} else if !since.IsZero() {
 		step("un-fenced")
 	}
@@ -380,6 +380,11 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 		return "", err
 	}
 	step := func(s string) { r.c.Logger.Info("cutover: " + s) }
+	// The run that sealed the fence had them; but where it did not learn of its seal it
+	// may have died while it took everything back.
+	if err := r.lateForeignKeys(ctx, step); err != nil {
+		return "", err
+	}
 	if err := r.conclude(ctx, since, result, step); err != nil {
 		return "", err
 	}

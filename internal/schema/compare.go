@@ -34,11 +34,9 @@ func (d Difference) String() string {
 // followed into the target's: tables, columns, enum labels and extensions that the
 // target lacks, columns of another type, stricter, or generated otherwise, and
 // keys that differ. tables are those of the source.
-//
-// With alike the target's were made from a dump, and whatever differs was altered
-// since. Otherwise the user has brought them himself: what the target has more is
-// fine as long as it has a default or may be null, and so is a wider type.
-func Compare(ctx context.Context, source, target catalog.Querier, tables []catalog.Table, alike bool) ([]Difference, error) {
+// What the target has more is fine as long as it has a default or may be null, and
+// so is a wider type.
+func Compare(ctx context.Context, source, target catalog.Querier, tables []catalog.Table) ([]Difference, error) {
 	there, err := catalog.Tables(ctx, target)
 	if err != nil {
 		return nil, fmt.Errorf("compare schemas: target: %w", err)
@@ -47,7 +45,7 @@ func Compare(ctx context.Context, source, target catalog.Querier, tables []catal
 	for i := range there {
 		byName[there[i].String()] = &there[i]
 	}
-	c := comparison{alike: alike}
+	var c comparison
 	for _, side := range []struct {
 		q  catalog.Querier
 		to *map[string]column
@@ -111,7 +109,6 @@ select `+quoted("n.nspname", "c.relname")+` || '.' || a.attname,
 }
 
 type comparison struct {
-	alike          bool
 	source, target map[string]column
 	enumsUsed      []string
 	differences    []Difference
@@ -150,9 +147,7 @@ func (c *comparison) table(s, t *catalog.Table) {
 		if slices.ContainsFunc(s.Columns, func(x catalog.Column) bool { return x.Name == tc.Name }) {
 			continue
 		}
-		if c.alike {
-			c.add(name, tc.Name, "is on the target only", "alter table "+name+" drop column "+catalog.Quote(tc.Name))
-		} else if tc.NotNull && !tc.Default && tc.Identity == 0 && tc.Generated == 0 {
+		if tc.NotNull && !tc.Default && tc.Identity == 0 && tc.Generated == 0 {
 			c.add(name, tc.Name, "is on the target only, is not null and has no default",
 				"alter table "+name+" alter column "+catalog.Quote(tc.Name)+" drop not null")
 		}
@@ -177,7 +172,7 @@ func (c *comparison) column(table string, s, t *catalog.Column) {
 	if from.enum != "" {
 		c.enumsUsed = append(c.enumsUsed, from.enum)
 	}
-	if s.Type != t.Type && (c.alike || !fits(from.base, to.base)) {
+	if s.Type != t.Type && !fits(from.base, to.base) {
 		c.add(table, s.Name, "is "+s.Type+" on the source and "+t.Type+" on the target", alter+"type "+s.Type)
 	}
 	if t.NotNull && !s.NotNull {

@@ -152,7 +152,7 @@ create table narrow (id int, a varchar(10), b int, c text, d int not null, g int
 	if err != nil {
 		t.Fatal(err)
 	}
-	differences, err := Compare(t.Context(), from, to, tables, false)
+	differences, err := Compare(t.Context(), from, to, tables)
 	if err != nil {
 		t.Fatal(err)
 	}

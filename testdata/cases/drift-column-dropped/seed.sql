@@ -1,1 +1,3 @@
-insert into t values (1, 'a', 'a');
+insert into t values (1, 'old', 'a');
+insert into silent values (1, 'old', 'a');
+insert into early values (1);

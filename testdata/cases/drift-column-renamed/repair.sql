@@ -1,1 +1,1 @@
-alter table t rename column v to w;
+alter table t rename column old_name to new_name;

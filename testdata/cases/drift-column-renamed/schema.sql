@@ -1,1 +1,2 @@
-create table t (id int primary key, v text);
+create table t (id int primary key, old_name text, v int);
+create table swapped (id int primary key, a int, b text);

@@ -1,1 +1,2 @@
-select count(*) = 1 and min(v) = 'a' from t;
+select count(*) = 3 from t;
+select count(*) = 1 from swapped;

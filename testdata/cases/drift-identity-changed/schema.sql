@@ -1,1 +1,3 @@
-create table t (id int primary key, a int not null unique, v text);
+create table t (id int primary key, other int not null unique, v text);
+create table keyless (a int, b text);
+alter table keyless replica identity full;

@@ -1,3 +1,4 @@
-select count(*) = 51 and bool_and(double is not distinct from a * 2) and bool_and(shout is not distinct from upper(name)) from t;
-select array_agg(id order by id) = array[3, 4] and bool_and(kind = 'lone') from lone;
-select count(*) = 2 and bool_and(g = 42) from only_generated;
+select gross = 0.01 and label = 'cent #100' from price where id = 100;
+select label = 'p7 #200' from price where id = 200;
+select twice = 202 from computed where id = 101;
+select count(*) = 4 from whole where a = 11 and half = 5;

@@ -1,4 +1,6 @@
-select count(*) = 1 and min(v) = 'again' from only parent;
-select array_agg(id order by id) = array[2, 3, 101] from only child;
-select array_agg(id order by id) = array[2, 3, 5, 9, 101] from only grandchild;
-select count(*) = 2 and bool_and(v like '% updated') from parent where id = 101;
+select count(*) = 2 and count(distinct people) = 2 from only city where people > 100;
+select count(*) = 0 from city where id = 3;
+select count(*) = 1 from city where name = 'only';
+select count(*) = 2 from city where id = 60;
+select count(*) = 2 from only log_old;
+select count(*) = 1 from only log;

@@ -1,2 +1,7 @@
-create table broken (n int, v text);
-create table kept (n int, v text);
+create table broken (a int, b text);
+create table emptied (a int);
+create table referred (a int, b text);
+create unique index referred_a on referred (a);
+create table refers (id int primary key, a int references referred (a) on delete cascade);
+create table kept (a int);
+create table ordinary (id int primary key, v text);

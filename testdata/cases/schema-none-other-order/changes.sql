@@ -1,7 +1,10 @@
-insert into t values (51, null, 1.5, 'new', '2024-02-29');
-update t set a = null, c = 'changed' where id = 2;
-update t set id = 103 where id = 3;
-delete from t where id = 4;
-insert into log values (3, 'three');
-update log set what = 'two' where n = 2;
-delete from log where ctid = (select min(ctid) from log where n = 1);
+insert into t values (100, 'new', 1000, 'infinity'), (101, null, 0, null);
+update t set a = 'changed', b = b + 1 where id <= 5;
+update t set id = 200 where id = 6;
+delete from t where id = 7;
+insert into whole values (5, 'five', '[]');
+update whole set b = 'one of them' where ctid = (select min(ctid) from whole where a = 1);
+delete from whole where ctid = (select min(ctid) from whole where a = 2);
+update always set n = default where k = 3;
+update always set v = 'x' where k = 4;
+insert into same values (2);

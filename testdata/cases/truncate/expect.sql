@@ -1,3 +1,11 @@
-select count(*) = 1 from one;
+select count(*) = 2 from one;
 select count(*) = 0 from child;
 select count(*) = 1 from mixed;
+select count(*) = 2 from self;
+select array_agg(id) = '{2}' from ring_a;
+select count(*) = 0 from ring_b;
+select count(*) = 2 from part;
+select array_agg(id) = '{9}' from only up;
+select count(*) = 2 from down;
+select count(*) = 10 from swap_to;
+select array_agg(id) = '{2}' from counted;

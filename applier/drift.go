@@ -1,0 +1,61 @@
+package applier
+
+import "github.com/walferry/walferry/decoder"
+
+// alteration is what keeps the rows of a table from being applied: one side was
+// altered since the table was copied, and the other was not.
+type alteration struct {
+	what    string
+	columns []string
+}
+
+// firstUnpinned is where OIDs begin that servers do not share (FirstGenbkiObjectId in
+// access/transam.h); those of built-in types are below it.
+const firstUnpinned = 10000
+
+// findAlteration compares the columns that the source has now with those it had and
+// with the target's. was is empty where nobody knows what the source had: then it finds
+// only what the target lacks. Without was a column that the source has no more looks
+// like one of the target's own, which gets its default, and most types take the texts
+// of most others, while the rows that the source has written anew are not in the stream.
+func findAlteration(was, now []decoder.Column, target map[string]column) *alteration {
+	current := map[string]decoder.Column{}
+	var lacking, dropped, retyped, computed []string
+	for _, c := range now {
+		current[c.Name] = c
+		if to, ok := target[c.Name]; !ok {
+			lacking = append(lacking, c.Name)
+		} else if to.generated && was != nil {
+			computed = append(computed, c.Name)
+		}
+	}
+	for _, old := range was {
+		to, ok := target[old.Name]
+		if !ok || to.generated {
+			continue // the target has followed, or lacks it
+		}
+		c, ok := current[old.Name]
+		switch {
+		case !ok:
+			dropped = append(dropped, old.Name)
+		case c.TypeOID == old.TypeOID && c.TypeMod == old.TypeMod:
+		case c.TypeOID >= firstUnpinned && to.oid >= firstUnpinned:
+			// The numbers say nothing about the other server; the values will.
+		case c.TypeOID != to.oid || c.TypeMod != to.mod:
+			retyped = append(retyped, old.Name)
+		}
+	}
+	switch {
+	case dropped != nil && lacking != nil:
+		return &alteration{"the source has added or renamed columns that the target lacks, and dropped or renamed columns that the target still has", append(lacking, dropped...)}
+	case lacking != nil:
+		return &alteration{"the target's table lacks columns", lacking}
+	case dropped != nil:
+		return &alteration{"the source has dropped or renamed columns that the target still has", dropped}
+	case retyped != nil:
+		return &alteration{"the source has changed the type of columns", retyped}
+	case computed != nil:
+		return &alteration{"columns are generated on the target and not on the source", computed}
+	}
+	return nil
+}

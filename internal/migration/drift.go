@@ -1,0 +1,155 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
+)
+
+// columnStates are a table's columns as the stream has them.
+func columnStates(t *catalog.Table) (states []columnState) {
+	for i := range t.Columns {
+		if c := &t.Columns[i]; c.Generated == 0 {
+			states = append(states, columnState{c.Name, c.TypeOID, c.TypeMod})
+		}
+	}
+	return states
+}
+
+// columnsAtStart tells the applier what the source's columns were.
+func (r *runner) columnsAtStart() func(namespace, name string) []decoder.Column {
+	was := map[[2]string][]decoder.Column{}
+	for _, t := range r.rec.Tables {
+		key := [2]string{t.Schema, t.Name}
+		for _, c := range t.Columns {
+			was[key] = append(was[key], decoder.Column{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
+		}
+	}
+	return func(namespace, name string) []decoder.Column { return was[[2]string{namespace, name}] }
+}
+
+// schemaGate: the source's rows fit into the target's tables, and whatever the source
+// has altered since the migration began, the target has too; the applier sees that
+// only of tables that change after they were altered. Where the schema is walferry's
+// work, every index and constraint is there and valid; foreign keys that the role can
+// have only inside the fence are still to come. What it has read of the source's
+// tables is what the cutover goes on with.
+func (r *runner) schemaGate(ctx context.Context) error {
+	may, err := r.replicaRole(ctx)
+	if err != nil {
+		return err
+	}
+	options, err := r.schemaOptions(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.selectTables(ctx); err != nil { // as they are now
+		return err
+	}
+	var lost, altered []string
+	err = r.source.do(ctx, func(source *pgx.Conn) error {
+		return r.store.do(ctx, func(target *pgx.Conn) error {
+			lost, altered = nil, nil
+			differences, err := schema.Compare(ctx, source, target, r.tables)
+			if err != nil {
+				return err
+			}
+			for _, d := range differences {
+				altered = append(altered, d.String())
+			}
+			there, err := catalog.Tables(ctx, target)
+			if err != nil {
+				return err
+			}
+			altered = append(altered, r.alterations(there)...)
+			if r.c.Schema == "none" {
+				return nil
+			}
+			losses, err := schema.LostIndexes(ctx, source, target, options)
+			for _, l := range losses {
+				if may || !strings.HasPrefix(l.Source, "foreign key") {
+					lost = append(lost, l.String())
+				}
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if len(altered) > 0 {
+		return &GateError{"the tables of both sides do not fit any more: " + list(altered), "alter the target's as the source's were, and ask again"}
+	}
+	if len(lost) > 0 {
+		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}
+	}
+	return nil
+}
+
+// alterations are what the source has done to its tables since the migration began
+// and the target, of which there are the tables, has not.
+func (r *runner) alterations(there []catalog.Table) (found []string) {
+	type key = [2]string
+	now, target := map[key]*catalog.Table{}, map[key]*catalog.Table{}
+	for i := range r.tables {
+		now[key{r.tables[i].Schema, r.tables[i].Name}] = &r.tables[i]
+	}
+	for i := range there {
+		target[key{there[i].Schema, there[i].Name}] = &there[i]
+	}
+	for _, state := range r.rec.Tables {
+		s, t := now[key{state.Schema, state.Name}], target[key{state.Schema, state.Name}]
+		if s == nil || t == nil {
+			continue // told by sourceGates, or by schema.Compare
+		}
+		found = append(found, alterations(state.Columns, s, t)...)
+		if r.c.Schema != "none" {
+			found = append(found, newGenerated(s, t)...)
+		}
+	}
+	return found
+}
+
+// alterations are the columns that the source has dropped, renamed or given another
+// type since they were as in was, and the target has not. That both types fit is not
+// enough then: the source has written its rows anew. What was different all along is
+// not looked at, and what is missing on the target is told by schema.Compare.
+func alterations(was []columnState, s, t *catalog.Table) (found []string) {
+	now, there := columnsByName(s), columnsByName(t)
+	for _, old := range was {
+		c, to := now[old.Name], there[old.Name]
+		switch {
+		case to == nil:
+		case c == nil:
+			found = append(found, fmt.Sprintf("%s: column %s was dropped or renamed on the source", s, catalog.Quote(old.Name)))
+		case (c.TypeOID != old.TypeOID || c.TypeMod != old.TypeMod) && c.Type != to.Type:
+			found = append(found, fmt.Sprintf("%s: column %s has become %s on the source and is %s on the target", s, catalog.Quote(old.Name), c.Type, to.Type))
+		}
+	}
+	return found
+}
+
+// newGenerated are the generated columns of the source that the target lacks.
+func newGenerated(s, t *catalog.Table) (found []string) {
+	there := columnsByName(t)
+	for i := range s.Columns {
+		if c := &s.Columns[i]; c.Generated != 0 && there[c.Name] == nil {
+			found = append(found, fmt.Sprintf("%s: generated column %s is missing on the target", s, catalog.Quote(c.Name)))
+		}
+	}
+	return found
+}
+
+func columnsByName(t *catalog.Table) map[string]*catalog.Column {
+	columns := map[string]*catalog.Column{}
+	for i := range t.Columns {
+		columns[t.Columns[i].Name] = &t.Columns[i]
+	}
+	return columns
+}

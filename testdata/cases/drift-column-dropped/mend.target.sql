@@ -1,0 +1,1 @@
+alter table silent drop column gone;

@@ -1,0 +1,1 @@
+alter table renamed rename to t;

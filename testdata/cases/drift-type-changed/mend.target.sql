@@ -1,0 +1,1 @@
+alter table silent alter column n type numeric(10, 1);

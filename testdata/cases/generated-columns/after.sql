@@ -1,0 +1,1 @@
+insert into price (id, net) values (300, 10);

@@ -1,2 +1,0 @@
-select count(*) = 50 from t;
-select count(*) = 3 and count(what) = 3 from log;

@@ -1,2 +1,0 @@
-select count(*) = 13 from keyed;
-select count(*) = 10 from keyless;
