@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,6 +23,7 @@ type testCase struct {
 	pairs [][2]int
 	migration.Config
 	blocked string // a finding of the preflight that must block, or empty
+	since   int    // major version of the source that has what the case is about; 0: all have
 }
 
 // TestCases migrates the database of every case.
@@ -77,6 +79,10 @@ func readCase(t *testing.T, dir string) testCase {
 			c.InsertOnly = strings.Fields(value)
 		case "exclude":
 			c.Exclude = strings.Fields(value)
+		case "since":
+			if c.since, err = strconv.Atoi(value); err != nil {
+				t.Fatalf("%s: %q: %v", c.name, line, err)
+			}
 		case "blocked":
 			c.blocked = value
 		default:
@@ -101,6 +107,9 @@ func (c *testCase) file(t *testing.T, name string) string {
 
 func (c *testCase) run(t *testing.T, pair [2]int) {
 	source, target := pgtest.Pair(t, pair[0], pair[1])
+	if major := one[int](t, source, `select current_setting('server_version_num')::int / 10000`); major < c.since {
+		t.Skipf("version %d, which the environment gives as the source, has nothing of what this is about; %d has", major, c.since)
+	}
 	runScript(t, source, c.file(t, "schema.sql"))
 	runScript(t, source, c.file(t, "seed.sql"))
 	runScript(t, target, c.file(t, "target.sql"))
