@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +70,15 @@ func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// pgproto3 reads 8 KiB at a time, a system call for a few dozen messages.
+	dial := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return paced(c), nil
+	}
+	// pgproto3 reads 8 KiB at a time.
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(bufio.NewReaderSize(r, 64<<10), w)
 	}

@@ -1,0 +1,78 @@
+package decoder
+
+import (
+	"net"
+	"time"
+)
+
+// The walsender sends each message by itself. As long as the receiver's window is open,
+// each of them travels alone, through the kernel of both sides: four fifths of what a
+// small message costs. With a window that is full, sending is no more than appending to
+// the socket's queue, and the kernel moves large parts of that later. So a receiver that
+// is behind lets the window fill, and then takes everything at once; one that is not reads
+// at once. Measured in docs/benchmarks.md, S0.
+const (
+	paceBuffer = 256 << 10             // read at a time, at most
+	paceNap    = 30 * time.Millisecond // from one drain of a backlog to the next
+	paceWindow = 64 << 10              // the socket's receive buffer, of which the kernel gives about half to data
+	paceMore   = 24 << 10              // a read of so much is followed by another one at once
+
+	// What has come within paceNap when there is a backlog: a source that is followed
+	// live sends less, and then waits for its next transaction.
+	paceBytes = 16 << 10
+	paceReads = 40
+
+	// A small window bounds what can come over a long way: this one about 100 MB/s.
+	paceRTT = 500 * time.Microsecond
+)
+
+// pacedConn is a connection of which a backlog is read in large parts.
+type pacedConn struct {
+	net.Conn
+	buf      []byte
+	from, to int // buf[from:to] is read and not taken
+
+	since        time.Time // when what follows was begun to be counted
+	bytes, reads int
+}
+
+func paced(c net.Conn) net.Conn {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if rtt, ok := roundTrip(tcp); ok && rtt <= paceRTT {
+			tcp.SetReadBuffer(paceWindow) //nolint:errcheck // slower without
+		}
+	}
+	return &pacedConn{Conn: c, buf: make([]byte, paceBuffer)}
+}
+
+func (c *pacedConn) Read(b []byte) (int, error) {
+	if c.from == c.to {
+		c.pause()
+		n, err := c.Conn.Read(c.buf)
+		c.from, c.to = 0, n
+		c.bytes += n
+		c.reads++
+		if err != nil && n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(b, c.buf[c.from:c.to])
+	c.from += n
+	return n, nil
+}
+
+// pause waits until a backlog has filled the window.
+func (c *pacedConn) pause() {
+	if c.to >= paceMore {
+		return
+	}
+	now := time.Now()
+	if left := paceNap - now.Sub(c.since); left > 0 {
+		if c.bytes < paceBytes && c.reads < paceReads {
+			return
+		}
+		time.Sleep(left)
+		now = now.Add(left)
+	}
+	c.since, c.bytes, c.reads = now, 0, 0
+}

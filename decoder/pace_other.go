@@ -1,0 +1,11 @@
+//go:build !linux
+
+package decoder
+
+import (
+	"net"
+	"time"
+)
+
+// roundTrip is known on Linux only.
+func roundTrip(*net.TCPConn) (time.Duration, bool) { return 0, false }
