@@ -71,12 +71,19 @@ type Applier struct {
 	// says either this or what progress says. Zero: there is no doubt.
 	doubt decoder.LSN
 
+	misfits   int         // folds that failed since the last that went well
+	skipFolds int         // groups until the next is tried
+	unfolded  decoder.LSN // commit of a transaction in pieces that is not tried again
+
 	mu       sync.Mutex // guards what follows
 	progress Progress
 	replica  bool
 	origin   string
 
 	gate gate
+
+	// For tests: nothing is folded.
+	oneByOne bool
 
 	// For tests, called at the moments where a crash would hurt.
 	beforeCommit, afterCommit, beforeAck func()
@@ -217,14 +224,31 @@ func (a *Applier) apply(ctx context.Context, txs []*decoder.Tx) error {
 		return nil
 	}
 	a.session.prune()
+	if a.folds(changesIn(group)) {
+		err := a.transact(ctx, group, from, to, true)
+		if !a.misfit(err) {
+			return err
+		}
+		if a.session == nil {
+			return fmt.Errorf("apply by net effect: %s; then the connection to the target was lost", err)
+		}
+	}
 	for attempt := 0; ; attempt++ {
 		fresh := len(a.session.tables) == 0
-		err := a.transact(ctx, group, from, to)
+		err := a.transact(ctx, group, from, to, false)
 		if attempt == 0 && a.session != nil && maybeStale(err, fresh) {
 			continue // the rollback made the session forget what it knew of the target's tables
 		}
 		return err
 	}
+}
+
+func changesIn(group []*decoder.Tx) int {
+	n := 0
+	for _, tx := range group {
+		n += len(tx.Changes)
+	}
+	return n
 }
 
 // maybeStale tells whether an error may come from what was known of the target's
@@ -258,14 +282,12 @@ func there(tx *decoder.Tx, applied decoder.LSN) bool {
 }
 
 // transact is the transaction on the target that moves it by a group.
-func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Progress) error {
-	for _, tx := range group {
-		if err := a.session.resolve(ctx, &a.config, tx); err != nil {
-			return a.rollback(ctx, err)
-		}
+func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Progress, folded bool) error {
+	if err := a.session.resolve(ctx, &a.config, group...); err != nil {
+		return a.rollback(ctx, err)
 	}
 	p := a.session.pipe(ctx)
-	if err := a.send(p, group, from, to); err != nil {
+	if err := a.send(p, group, from, to, folded); err != nil {
 		p.abandon()
 		return a.rollback(ctx, err)
 	}
@@ -280,12 +302,15 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 }
 
 // send puts a group on its way to the target.
-func (a *Applier) send(p *pipe, group []*decoder.Tx, from, to Progress) error {
+func (a *Applier) send(p *pipe, group []*decoder.Tx, from, to Progress, folded bool) error {
 	if err := a.begin(p); err != nil {
 		return err
 	}
 	if err := a.move(p, from, to); err != nil {
 		return err
+	}
+	if folded {
+		return sendFolded(p, group...)
 	}
 	for _, tx := range group {
 		if err := sendChanges(p, tx); err != nil {

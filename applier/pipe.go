@@ -39,6 +39,7 @@ type awaited struct {
 	tx      *decoder.Tx
 	change  *decoder.Change // nil: not a change
 	table   *table          // nil for TRUNCATE
+	many    *table          // of changes that were made up: their error is only that they failed
 	fence   bool            // it is the progress row
 	prepare bool            // not a statement: the answer to Parse or Close
 }
@@ -78,7 +79,11 @@ func (p *pipe) change(tx *decoder.Tx, c *decoder.Change) error {
 	if err != nil {
 		return located(err, tx, c, t)
 	}
-	a := awaited{tx: tx, change: c, table: t, rows: 1}
+	return p.row(s, c, awaited{tx: tx, change: c, table: t, rows: 1})
+}
+
+// row sends the statement of one change.
+func (p *pipe) row(s *statement, c *decoder.Change, a awaited) error {
 	if err := p.prepared(s, a); err != nil {
 		return err
 	}
@@ -206,6 +211,8 @@ func (p *pipe) read() error {
 		return nil
 	case a.fence:
 		return errFenced
+	case a.many != nil:
+		return &foldError{fmt.Errorf("%d of %d rows of %s", rows, a.rows, a.many.label())}
 	case a.change.Op == decoder.Insert:
 		return located(&ConflictError{Kind: NotInserted}, a.tx, a.change, a.table)
 	case rows == 0:
@@ -220,6 +227,10 @@ func (a *awaited) failed(err error) error {
 	switch {
 	case !errors.As(err, &server) || fatal(server):
 		return fmt.Errorf("read results from target: %w", err)
+	case a.many != nil && transientState(server):
+		return fmt.Errorf("apply changes of %s: %w", a.many.label(), err)
+	case a.many != nil:
+		return &foldError{err}
 	case a.change == nil:
 		return fmt.Errorf("%s on target: %w", a.what, err)
 	case transientState(server):

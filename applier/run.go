@@ -314,20 +314,29 @@ func (r *run) nextPiece(ctx context.Context) error {
 func (r *run) piece(ctx context.Context, tx *decoder.Tx, from Progress, to *Progress) error {
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
-	p, err := r.sendPiece(work, tx, from, to)
+	folded := tx.CommitLSN != r.unfolded && r.folds(len(tx.Changes))
+	p, err := r.sendPiece(work, tx, from, to, folded)
+	switch {
+	case err == nil:
+		err = p.finish()
+	case p != nil:
+		p.abandon()
+	}
 	if err != nil {
-		if p != nil {
-			p.abandon()
-		}
-		return r.rollback(work, err)
+		err = r.rollback(work, err)
 	}
-	if err := p.finish(); err != nil {
-		return r.rollback(work, err)
+	if !folded || !r.misfit(err) {
+		return err
 	}
-	return nil
+	// The pieces before are rolled back, and gone: all of it comes again.
+	r.unfolded = tx.CommitLSN
+	if tx.First && r.session != nil {
+		return r.piece(ctx, tx, from, to)
+	}
+	return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: r.Applied(), err: err}
 }
 
-func (r *run) sendPiece(ctx context.Context, tx *decoder.Tx, from Progress, to *Progress) (*pipe, error) {
+func (r *run) sendPiece(ctx context.Context, tx *decoder.Tx, from Progress, to *Progress, folded bool) (*pipe, error) {
 	if err := r.session.resolve(ctx, &r.config, tx); err != nil {
 		return nil, err
 	}
@@ -340,7 +349,11 @@ func (r *run) sendPiece(ctx context.Context, tx *decoder.Tx, from Progress, to *
 			return p, err
 		}
 	}
-	if err := sendChanges(p, tx); err != nil {
+	send := sendChanges
+	if folded {
+		send = func(p *pipe, tx *decoder.Tx) error { return sendFolded(p, tx) }
+	}
+	if err := send(p, tx); err != nil {
 		return p, err
 	}
 	if to != nil {

@@ -14,9 +14,10 @@ import (
 // its values are text parameters of no declared type: the target's own input
 // functions read what the source's output functions wrote.
 type statement struct {
-	sql  string
-	args []arg
-	name string // on the server, once it is prepared
+	sql     string
+	args    []arg
+	formats []int16 // of the parameters; nil: all are text
+	name    string  // on the server, once it is prepared
 }
 
 // arg says where the value of a parameter comes from.
@@ -62,11 +63,7 @@ func (t *table) statement(c *decoder.Change, buf *shape) (*statement, error) {
 // parameters appends the values of a change for a statement.
 func (s *statement) parameters(c *decoder.Change, to [][]byte) [][]byte {
 	for _, a := range s.args {
-		row := c.New
-		if a.old {
-			row = c.Old
-		}
-		switch v := &row[a.column]; {
+		switch v := a.value(c); {
 		case v.Kind != decoder.Text:
 			to = append(to, nil)
 		case v.Data == nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -30,7 +31,11 @@ type table struct {
 	// then a row is told by all of them, and there may be several equal ones.
 	key []int
 
-	statements map[string]*statement // by shape
+	statements    map[string]*statement // by shape
+	setStatements map[string]*statement // for many changes of one shape
+
+	foldable         bool // changes may be gathered into sets
+	alwaysBesidesKey bool // there is a column GENERATED ALWAYS AS IDENTITY outside of the key
 }
 
 // column is the target's column of the name of a source's.
@@ -46,6 +51,9 @@ type column struct {
 	key       bool   // in table.key
 	oid       uint32 // of the type, not of what a domain is over
 	mod       int32  // its modifier
+
+	castFunction bool // a cast from text to typ is a function of its own
+	delimiter    byte // between the elements of an array of typ; 0: there is no such array
 }
 
 // label is the table's name for people.
@@ -67,46 +75,46 @@ func (s *session) of(r *decoder.Relation) *table { return s.tables[r] }
 // sends new ones, so that old ones pile up.
 const tablesMax = 20_000
 
-// resolve finds the target's table for every relation in the changes, before any
-// of them is applied.
-func (s *session) resolve(ctx context.Context, c *Config, tx *decoder.Tx) error {
-	var last *decoder.Relation
-	for i := range tx.Changes {
-		change := &tx.Changes[i]
-		for _, r := range change.Truncated {
-			if err := s.resolveOne(ctx, c, tx, change.Op, r); err != nil {
-				return err
-			}
+// resolve finds the target's tables for every relation in the changes, before any of
+// them is applied: those that are not known yet all at once.
+func (s *session) resolve(ctx context.Context, c *Config, txs ...*decoder.Tx) error {
+	var fresh []meeting
+	met := map[*decoder.Relation]bool{}
+	meet := func(tx *decoder.Tx, op decoder.Op, r *decoder.Relation) {
+		if s.tables[r] != nil || met[r] {
+			return
 		}
-		if r := change.Relation; r != nil && r != last {
-			if err := s.resolveOne(ctx, c, tx, change.Op, r); err != nil {
-				return err
+		if known := s.byName[r.Namespace+"\x00"+r.Name]; known != nil && sameRelation(known.relation, r) {
+			s.tables[r] = known
+			return
+		}
+		met[r] = true
+		fresh = append(fresh, meeting{tx, op, r})
+	}
+	for _, tx := range txs {
+		var last *decoder.Relation
+		for i := range tx.Changes {
+			change := &tx.Changes[i]
+			for _, r := range change.Truncated {
+				meet(tx, change.Op, r)
 			}
-			last = r
+			if r := change.Relation; r != nil && r != last {
+				meet(tx, change.Op, r)
+				last = r
+			}
 		}
 	}
-	return nil
+	if len(fresh) == 0 {
+		return nil
+	}
+	return s.describe(ctx, c, fresh)
 }
 
-func (s *session) resolveOne(ctx context.Context, c *Config, tx *decoder.Tx, op decoder.Op, r *decoder.Relation) error {
-	if s.tables[r] != nil {
-		return nil
-	}
-	name := r.Namespace + "\x00" + r.Name
-	if known := s.byName[name]; known != nil && sameRelation(known.relation, r) {
-		s.tables[r] = known
-		return nil
-	}
-	t, err := s.describe(ctx, c, r)
-	var schema *SchemaError
-	if errors.As(err, &schema) {
-		schema.Op, schema.XID, schema.LSN = op, tx.XID, tx.CommitLSN
-	}
-	if err != nil {
-		return err
-	}
-	s.tables[r], s.byName[name] = t, t
-	return nil
+// meeting is where a relation was met first.
+type meeting struct {
+	tx       *decoder.Tx
+	op       decoder.Op
+	relation *decoder.Relation
 }
 
 // prune is called between groups, when no change refers to a relation.
@@ -121,35 +129,58 @@ func sameRelation(a, b *decoder.Relation) bool {
 		a.ReplicaIdentity == b.ReplicaIdentity && slices.Equal(a.Columns, b.Columns)
 }
 
-// describe asks the target about the table that a relation goes to.
-func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) (*table, error) {
-	target, ok := c.Table(r.Namespace, r.Name)
-	if !ok {
-		return &table{relation: r, left: true}, nil
+// describe asks the target about the tables that relations go to.
+func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) error {
+	tables := make([]*table, len(fresh))
+	var schemas, names []string
+	for i, m := range fresh {
+		r := m.relation
+		target, ok := c.Table(r.Namespace, r.Name)
+		switch {
+		case !ok:
+			tables[i] = &table{relation: r, left: true}
+			continue
+		case len(target) != 2:
+			return &inputError{fmt.Sprintf("map table %s.%s: Config.Table must return schema and name", r.Namespace, r.Name)}
+		}
+		tables[i] = &table{
+			relation: r, schema: target[0], name: target[1], sql: target.Sanitize(),
+			statements: map[string]*statement{}, setStatements: map[string]*statement{},
+		}
+		schemas, names = append(schemas, target[0]), append(names, target[1])
 	}
-	if len(target) != 2 {
-		return nil, &inputError{fmt.Sprintf("map table %s.%s: Config.Table must return schema and name", r.Namespace, r.Name)}
+	found, err := s.readTables(ctx, schemas, names)
+	if err != nil {
+		return fmt.Errorf("read tables on target: %w", err)
 	}
-	t := &table{relation: r, schema: target[0], name: target[1], sql: target.Sanitize(), statements: map[string]*statement{}}
+	for i, m := range fresh {
+		t := tables[i]
+		if !t.left {
+			err = s.fit(c, t, found[[2]string{t.schema, t.name}])
+		}
+		var schema *SchemaError
+		if errors.As(err, &schema) {
+			schema.Op, schema.XID, schema.LSN = m.op, m.tx.XID, m.tx.CommitLSN
+		}
+		if err != nil {
+			return err
+		}
+		s.tables[m.relation], s.byName[m.relation.Namespace+"\x00"+m.relation.Name] = t, t
+	}
+	return nil
+}
+
+// fit makes t of what the target has under its name; nil: nothing.
+func (s *session) fit(c *Config, t *table, target *targetTable) error {
+	r := t.relation
 	drift := func(format string, args ...any) error {
 		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(format, args...)}
 	}
-
-	var oid uint32
-	var kind string
-	err := s.conn.QueryRow(ctx, tableQuery, pgx.QueryExecModeExec, t.schema, t.name).Scan(&oid, &kind)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, drift("the target has no such table")
-	case err != nil:
-		return nil, fmt.Errorf("read table %s on target: %w", t.label(), err)
+	if target == nil {
+		return drift("the target has no such table")
 	}
-	t.partitioned = kind == "p"
-
-	columns, err := s.readColumns(ctx, oid)
-	if err != nil {
-		return nil, fmt.Errorf("read columns of %s on target: %w", t.label(), err)
-	}
+	t.partitioned = target.kind == "p"
+	columns := maps.Clone(target.columns)
 	var altered *alteration
 	if len(r.Columns) > 0 { // the truncation that a trigger has noted, on version 10, names none
 		altered = findAlteration(c.Columns(r.Namespace, r.Name), r.Columns, columns)
@@ -157,7 +188,7 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 	if altered != nil {
 		err := drift("%s: %s", altered.what, strings.Join(altered.columns, ", ")).(*SchemaError)
 		err.Columns = altered.columns
-		return nil, err
+		return err
 	}
 	for _, c := range r.Columns {
 		t.columns = append(t.columns, columns[c.Name])
@@ -170,12 +201,25 @@ func (s *session) describe(ctx context.Context, c *Config, r *decoder.Relation) 
 	}
 	slices.Sort(t.extra)
 
-	keys, err := s.readKeys(ctx, oid)
-	if err != nil {
-		return nil, fmt.Errorf("read keys of %s on target: %w", t.label(), err)
+	t.choose(target.keys)
+	t.foldable = s.replica
+	for i := range t.columns {
+		c := &t.columns[i]
+		if c.castFunction && (c.delimiter == 0 || c.nested) || c.key && c.equal == "" {
+			t.foldable = false
+		}
+		if c.always && !c.key {
+			t.alwaysBesidesKey = true
+		}
 	}
-	t.choose(keys)
-	return t, nil
+	return nil
+}
+
+// targetTable is what the target's catalogue says of a table.
+type targetTable struct {
+	kind    string
+	columns map[string]column
+	keys    []key
 }
 
 // key is a unique index of the target that identifies rows.
@@ -226,9 +270,37 @@ func (t *table) choose(keys []key) {
 	}
 }
 
+// readTables reads the tables of these names, as far as there are any.
+func (s *session) readTables(ctx context.Context, schemas, names []string) (map[[2]string]*targetTable, error) {
+	found := map[[2]string]*targetTable{}
+	byOID := map[uint32]*targetTable{}
+	rows, err := s.conn.Query(ctx, tableQuery, pgx.QueryExecModeExec, schemas, names)
+	if err != nil {
+		return nil, err
+	}
+	var oids []uint32
+	var oid uint32
+	var schema, name, kind string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind}, func() error {
+		t := &targetTable{kind: kind, columns: map[string]column{}}
+		found[[2]string{schema, name}], byOID[oid] = t, t
+		oids = append(oids, oid)
+		return nil
+	})
+	if err != nil || len(oids) == 0 {
+		return found, err
+	}
+	if err := s.readColumns(ctx, oids, byOID); err != nil {
+		return nil, err
+	}
+	return found, s.readKeys(ctx, oids, byOID)
+}
+
 const tableQuery = `
-select c.oid, c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')`
+select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text
+  from unnest($1::text[], $2::text[]) w(nspname, relname)
+  join pg_namespace n on n.nspname = w.nspname::name join pg_class c on c.relnamespace = n.oid and c.relname = w.relname::name
+ where c.relkind in ('r', 'p')`
 
 // columnsQuery reads the columns with the equality of their types: that of the
 // default btree, else hash, operator class of the base type, as the server itself
@@ -240,12 +312,16 @@ func (s *session) columnsQuery() string {
 		generated = "a.attgenerated <> ''"
 	}
 	return `
-with recursive base(attnum, typ) as (
-    select attnum, atttypid from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped
+with recursive types(typ) as (
+    select distinct atttypid from pg_attribute where attrelid = any ($1::oid[]) and attnum > 0 and not attisdropped),
+base(typ, base) as (
+    select typ, typ from types
     union all
-    select b.attnum, t.typbasetype from base b join pg_type t on t.oid = b.typ where t.typtype = 'd')
-select a.attname::text, format_type(t.oid, -1), t.oid <> a.atttypid, a.attidentity = 'a', ` + generated + `,
-       t.typtype = 'c', t.typtype = 'c' or ar.oid is not null, a.atttypid, a.atttypmod,
+    select b.typ, t.typbasetype from base b join pg_type t on t.oid = b.base where t.typtype = 'd'),
+described as (
+select b.typ, format_type(t.oid, -1) as name, t.oid <> b.typ as domain, t.typtype = 'c' as composite, t.typtype = 'c' or ar.oid is not null as nested,
+       exists (select from pg_cast where castsource = 'text'::regtype and casttarget = t.oid and castmethod = 'f') as castfunction,
+       case when t.typarray <> 0 then ascii(t.typdelim) else 0 end as delimiter,
        coalesce((select ` + operatorName + `
           from pg_opclass oc
           join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype and ao.amoprighttype = oc.opcintype
@@ -257,35 +333,42 @@ select a.attname::text, format_type(t.oid, -1), t.oid <> a.atttypid, a.attidenti
                  || case when ar.oid is not null then 'anyarray'::regtype when t.typtype = 'e' then 'anyenum'::regtype
                          when t.typtype = 'r' then 'anyrange'::regtype when t.typtype = 'm' then to_regtype('anymultirange')
                          when t.typtype = 'c' then 'record'::regtype end::oid)
-         order by oc.opcintype = t.oid desc, it.typtype = 'p' desc, it.typispreferred desc, oc.opcmethod limit 1), '')
-  from pg_attribute a join base b on b.attnum = a.attnum join pg_type t on t.oid = b.typ and t.typtype <> 'd'
-  left join pg_type ar on ar.typarray = t.oid
- where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped`
+         order by oc.opcintype = t.oid desc, it.typtype = 'p' desc, it.typispreferred desc, oc.opcmethod limit 1), '') as equal
+  from base b join pg_type t on t.oid = b.base and t.typtype <> 'd'
+  left join pg_type ar on ar.typarray = t.oid)
+select a.attrelid, a.attname::text, a.attidentity = 'a', ` + generated + `, a.atttypid, a.atttypmod,
+       d.name, d.domain, d.composite, d.nested, d.castfunction, d.delimiter, d.equal
+  from pg_attribute a join described d on d.typ = a.atttypid
+ where a.attrelid = any ($1::oid[]) and a.attnum > 0 and not a.attisdropped`
 }
 
 // operatorName is how SQL calls the operator o of namespace opn.
 const operatorName = `'operator(' || quote_ident(opn.nspname) || '.' || o.oprname || ')'`
 
-// readColumns reads the live columns of a table by name.
-func (s *session) readColumns(ctx context.Context, oid uint32) (map[string]column, error) {
-	rows, err := s.conn.Query(ctx, s.columnsQuery(), pgx.QueryExecModeExec, oid)
+// readColumns reads the live columns of tables.
+func (s *session) readColumns(ctx context.Context, oids []uint32, to map[uint32]*targetTable) error {
+	rows, err := s.conn.Query(ctx, s.columnsQuery(), pgx.QueryExecModeExec, oids)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	columns := map[string]column{}
+	var table uint32
 	var name string
 	var domain bool
+	var delimiter int
 	var c column
-	_, err = pgx.ForEachRow(rows, []any{&name, &c.typ, &domain, &c.always, &c.generated, &c.composite, &c.nested, &c.oid, &c.mod, &c.equal}, func() error {
-		c.name = catalog.Quote(name)
+	_, err = pgx.ForEachRow(rows, []any{
+		&table, &name, &c.always, &c.generated, &c.oid, &c.mod,
+		&c.typ, &domain, &c.composite, &c.nested, &c.castFunction, &delimiter, &c.equal,
+	}, func() error {
+		c.name, c.delimiter = catalog.Quote(name), byte(delimiter)
 		c.value = c.name
 		if domain {
 			c.value += "::" + c.typ
 		}
-		columns[name] = c
+		to[table].columns[name] = c
 		return nil
 	})
-	return columns, err
+	return err
 }
 
 // keysQuery reads the keys: unique indexes that are checked at once (what is
@@ -297,28 +380,31 @@ func (s *session) keysQuery() string {
 		atts = "i.indnatts"
 	}
 	return `
-select array_agg(a.attname::text order by k.n), array_agg(` + operatorName + ` order by k.n)
+select i.indrelid, array_agg(a.attname::text order by k.n), array_agg(` + operatorName + ` order by k.n)
   from pg_index i join pg_class ic on ic.oid = i.indexrelid join pg_am am on am.oid = ic.relam and am.amname = 'btree'
   cross join unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k(attnum, opclass, n)
   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
   join pg_opclass oc on oc.oid = k.opclass
   join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype and ao.amoprighttype = oc.opcintype and ao.amopstrategy = 3
   join pg_operator o on o.oid = ao.amopopr join pg_namespace opn on opn.oid = o.oprnamespace
- where i.indrelid = $1 and i.indisunique and i.indisvalid and i.indisready and i.indimmediate
+ where i.indrelid = any ($1::oid[]) and i.indisunique and i.indisvalid and i.indisready and i.indimmediate
    and i.indpred is null and i.indexprs is null and k.n <= ` + atts + `
- group by i.indexrelid, i.indisprimary
+ group by i.indrelid, i.indexrelid, i.indisprimary
 having bool_and(a.attnotnull)
  order by i.indisprimary desc, count(*), i.indexrelid`
 }
 
-func (s *session) readKeys(ctx context.Context, oid uint32) ([]key, error) {
-	rows, err := s.conn.Query(ctx, s.keysQuery(), pgx.QueryExecModeExec, oid)
+func (s *session) readKeys(ctx context.Context, oids []uint32, to map[uint32]*targetTable) error {
+	rows, err := s.conn.Query(ctx, s.keysQuery(), pgx.QueryExecModeExec, oids)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (key, error) {
-		var k key
-		err := row.Scan(&k.columns, &k.operators)
-		return k, err
+	var table uint32
+	var k key
+	_, err = pgx.ForEachRow(rows, []any{&table, &k.columns, &k.operators}, func() error {
+		to[table].keys = append(to[table].keys, k)
+		k = key{} // its slices are in use
+		return nil
 	})
+	return err
 }

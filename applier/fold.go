@@ -1,0 +1,408 @@
+package applier
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// fold turns the changes of a group into the net effect that they have on each row,
+// so that a table takes one statement for many of them. What has no net effect that is
+// known for certain stays a change of its own, in its place among the others of its table.
+//
+// The order between tables is given up. That is allowed in replica role only, where
+// neither foreign keys nor triggers look at it.
+type fold struct {
+	session *session
+	tables  map[string]*folded // by the name on the target
+	order   []*folded          // as they were met
+	key     []byte             // buffer
+}
+
+// folded are the changes of one table, in parts that must follow each other.
+type folded struct {
+	table *table
+	parts []part
+}
+
+// part is a set of net effects, or one change.
+type part struct {
+	net    *effects
+	tx     *decoder.Tx
+	change *decoder.Change
+}
+
+// effects holds net effects, at most one for each key. Without a key it holds INSERTs only.
+type effects struct {
+	list  []effect
+	byKey map[string]int
+}
+
+// effect is what is left to do to one row. The changes are made up: they have the
+// values of several, but the form that a source would send.
+type effect struct {
+	remove bool // delete it first
+	put    bool // then insert or update
+	change decoder.Change
+	owned  bool // change.New is not the source's
+}
+
+func (s *session) fold() *fold {
+	return &fold{session: s, tables: map[string]*folded{}}
+}
+
+// add takes the next change other than TRUNCATE. It returns false when everything so
+// far has to be sent before: the table was met in another form.
+func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
+	t := f.session.of(c.Relation)
+	switch {
+	case t == nil: // sending will say it
+		f.order = append(f.order, &folded{parts: []part{{tx: tx, change: c}}})
+		return true
+	case t.left:
+		return true
+	}
+	to := f.tables[t.sql]
+	switch {
+	case to == nil:
+		to = &folded{table: t}
+		f.tables[t.sql] = to
+		f.order = append(f.order, to)
+	case to.table != t:
+		return false
+	}
+	if !t.foldable || !f.into(to.open(), t, c) {
+		to.parts = append(to.parts, part{tx: tx, change: c})
+	}
+	return true
+}
+
+// open is the set that the next change may go into.
+func (to *folded) open() *effects {
+	if n := len(to.parts); n > 0 && to.parts[n-1].net != nil {
+		return to.parts[n-1].net
+	}
+	s := &effects{byKey: map[string]int{}}
+	to.parts = append(to.parts, part{net: s})
+	return s
+}
+
+// into merges a change into a set; false when it has to stand alone.
+func (f *fold) into(s *effects, t *table, c *decoder.Change) bool {
+	n := len(t.columns)
+	if c.Op != decoder.Delete && len(c.New) != n || c.Old != nil && len(c.Old) != n {
+		return false
+	}
+	if t.key == nil {
+		if c.Op != decoder.Insert || unsent(c.New) {
+			return false
+		}
+		s.list = append(s.list, effect{put: true, change: *c})
+		return true
+	}
+	var ok bool
+	switch c.Op {
+	case decoder.Insert:
+		if ok = f.keyOf(t, c.New) && !unsent(c.New); ok {
+			ok = s.insert(f.key, c)
+		}
+	case decoder.Update:
+		if ok = !t.alwaysBesidesKey && f.keepsKey(t, c); ok {
+			ok = s.update(f.key, c)
+		}
+	case decoder.Delete:
+		if ok = c.Old != nil && f.keyOf(t, c.Old); ok {
+			ok = s.remove(f.key, c)
+		}
+	}
+	return ok
+}
+
+// keyOf writes the key of a row to f.key; false when the row has not got all of it.
+func (f *fold) keyOf(t *table, row []decoder.Value) bool {
+	f.key = f.key[:0]
+	for _, i := range t.key {
+		if row[i].Kind != decoder.Text {
+			return false
+		}
+		f.key = binary.AppendUvarint(f.key, uint64(len(row[i].Data)))
+		f.key = append(f.key, row[i].Data...)
+	}
+	return true
+}
+
+// keepsKey is keyOf for an UPDATE; false also when it changes the key.
+func (f *fold) keepsKey(t *table, c *decoder.Change) bool {
+	if c.Old == nil {
+		return f.keyOf(t, c.New)
+	}
+	for _, i := range t.key {
+		if c.New[i].Kind != c.Old[i].Kind || !bytes.Equal(c.New[i].Data, c.Old[i].Data) {
+			return false
+		}
+	}
+	return f.keyOf(t, c.Old)
+}
+
+func unsent(row []decoder.Value) bool {
+	for i := range row {
+		if row[i].Kind == decoder.Unchanged {
+			return true
+		}
+	}
+	return false
+}
+
+// The changes that a source can make to a row are those that follow. Others would
+// mean that something is wrong: they stand alone, and the server says what.
+
+func (s *effects) insert(key []byte, c *decoder.Change) bool {
+	i, met := s.byKey[string(key)]
+	if !met {
+		s.byKey[string(key)] = len(s.list)
+		s.list = append(s.list, effect{put: true, change: *c})
+		return true
+	}
+	e := &s.list[i]
+	if e.put {
+		return false // it is there
+	}
+	// Deleted before, or gone again: what the target has of its own in the row goes with it.
+	e.put, e.change, e.owned = true, decoder.Change{Op: decoder.Insert, Relation: c.Relation, Old: e.change.Old, New: c.New}, false
+	return true
+}
+
+func (s *effects) update(key []byte, c *decoder.Change) bool {
+	i, met := s.byKey[string(key)]
+	if !met {
+		s.byKey[string(key)] = len(s.list)
+		s.list = append(s.list, effect{put: true, change: decoder.Change{Op: decoder.Update, Relation: c.Relation, New: c.New}})
+		return true
+	}
+	e := &s.list[i]
+	if !e.put {
+		return false
+	}
+	if !e.owned {
+		e.change.New, e.owned = append([]decoder.Value(nil), e.change.New...), true
+	}
+	for i, v := range c.New {
+		if v.Kind != decoder.Unchanged {
+			e.change.New[i] = v
+		}
+	}
+	return true
+}
+
+func (s *effects) remove(key []byte, c *decoder.Change) bool {
+	i, met := s.byKey[string(key)]
+	if !met {
+		s.byKey[string(key)] = len(s.list)
+		s.list = append(s.list, effect{remove: true, change: decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}})
+		return true
+	}
+	e := &s.list[i]
+	if !e.put {
+		return false
+	}
+	e.put = false
+	switch {
+	case e.change.Op == decoder.Update:
+		e.remove = true
+		e.change = decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}
+	case e.remove: // it had been deleted and inserted again
+		e.change = decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: e.change.Old}
+	}
+	return true
+}
+
+// send puts what is left to do on its way.
+func (f *fold) send(p *pipe) error {
+	for _, to := range f.order {
+		for i := range to.parts {
+			part := &to.parts[i]
+			if part.net == nil {
+				if err := p.change(part.tx, part.change); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := p.effects(to.table, part.net); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// effects sends what is left to do to the rows of a table: what goes makes room for what comes.
+func (p *pipe) effects(t *table, s *effects) error {
+	var gone, changed, come []*decoder.Change
+	for i := range s.list {
+		e := &s.list[i]
+		if e.remove {
+			c := &e.change
+			if e.put {
+				c = &decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}
+			}
+			gone = append(gone, c)
+		}
+		switch {
+		case !e.put:
+		case e.change.Op == decoder.Update:
+			changed = append(changed, &e.change)
+		default:
+			e.change.Old = nil
+			come = append(come, &e.change)
+		}
+	}
+	for _, changes := range [][]*decoder.Change{gone, changed, come} {
+		if err := p.alike(t, changes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leastSet is how many changes of one shape are worth a statement for all of them.
+const leastSet = 4
+
+// alike sends changes of different rows by their shapes.
+func (p *pipe) alike(t *table, changes []*decoder.Change) error {
+	type bucket struct {
+		shape   string
+		changes []*decoder.Change
+	}
+	var buckets []bucket
+	byShape := map[string]int{}
+	for _, c := range changes {
+		shape, err := t.shape(c, p.shape[:0])
+		p.shape = shape
+		if err != nil {
+			return &foldError{err}
+		}
+		i, ok := byShape[string(shape)]
+		if !ok {
+			i = len(buckets)
+			byShape[string(shape)] = i
+			buckets = append(buckets, bucket{shape: string(shape)})
+		}
+		buckets[i].changes = append(buckets[i].changes, c)
+	}
+	for _, b := range buckets {
+		s := t.setStatement(shape(b.shape))
+		if s == nil || len(b.changes) < leastSet {
+			for _, c := range b.changes {
+				if err := p.one(t, c); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := p.many(t, s, b.changes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leastFold is how many changes are worth a fold.
+const leastFold = 2 * leastSet
+
+// sendFolded puts the net effect of transactions on its way.
+func sendFolded(p *pipe, txs ...*decoder.Tx) error {
+	f := p.session.fold()
+	for _, tx := range txs {
+		for i := range tx.Changes {
+			c := &tx.Changes[i]
+			if c.Op != decoder.Truncate && f.add(tx, c) {
+				continue
+			}
+			// What is before it must come before it in all tables.
+			if err := f.send(p); err != nil {
+				return err
+			}
+			f = p.session.fold()
+			if c.Op != decoder.Truncate {
+				f.add(tx, c)
+			} else if err := p.change(tx, c); err != nil {
+				return err
+			}
+		}
+	}
+	return f.send(p)
+}
+
+// folds tells whether changes are worth to be gathered, and may be.
+func (a *Applier) folds(changes int) bool {
+	if changes < leastFold || a.oneByOne || !a.session.replica {
+		return false
+	}
+	if a.skipFolds > 0 {
+		a.skipFolds--
+		return false
+	}
+	return true
+}
+
+// skipFoldsMax bounds for how many groups it is not tried after it has failed.
+const skipFoldsMax = 256
+
+// misfit tells whether an error of a fold may be one of the fold alone. Each that comes
+// after another makes the next attempt wait for longer.
+func (a *Applier) misfit(err error) bool {
+	var fold *foldError
+	var conflict *ConflictError
+	var schema *SchemaError
+	if !errors.As(err, &fold) && !errors.As(err, &conflict) && !errors.As(err, &schema) {
+		if err == nil {
+			a.misfits = 0
+		}
+		return false
+	}
+	a.skipFolds = min(1<<a.misfits, skipFoldsMax)
+	a.misfits = min(a.misfits+1, 16)
+	a.log.Debug("applying changes one by one", "reason", err)
+	return true
+}
+
+// one sends a made-up change.
+func (p *pipe) one(t *table, c *decoder.Change) error {
+	s, err := t.statement(c, &p.shape)
+	if err != nil {
+		return &foldError{err}
+	}
+	return p.row(s, c, awaited{many: t, rows: 1})
+}
+
+// many sends changes of one shape by one statement: each of its parameters is an
+// array that has a value of each change.
+func (p *pipe) many(t *table, s *statement, changes []*decoder.Change) error {
+	a := awaited{many: t, rows: int64(len(changes))}
+	if err := p.prepared(s, a); err != nil {
+		return err
+	}
+	size := 0
+	p.values = p.values[:0]
+	for i, arg := range s.args {
+		var array []byte
+		if s.formats[i] == binaryFormat {
+			array = textArray(changes, arg)
+		} else {
+			array = literal(changes, arg, t.columns[arg.column].delimiter)
+		}
+		size += len(array)
+		p.values = append(p.values, array)
+	}
+	p.pipeline.SendQueryPrepared(s.name, p.values, s.formats, nil)
+	return p.sent(a, size)
+}
+
+// foldError means that a group cannot be applied by its net effect, whether the
+// server or we say so; the changes one by one will show why, or go through.
+type foldError struct{ err error }
+
+func (e *foldError) Error() string { return e.err.Error() }
+func (e *foldError) Unwrap() error { return e.err }

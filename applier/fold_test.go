@@ -1,0 +1,245 @@
+package applier
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// The net effect of random transactions over few keys leaves what the changes one by one do.
+func TestFold_Random(t *testing.T) {
+	s := &session{replica: true, tables: map[*decoder.Relation]*table{
+		keyedRelation: known(keyedRelation, nil, func(t *table) { t.foldable = true }),
+		bareRelation:  known(bareRelation, nil, func(t *table) { t.foldable = true }),
+	}}
+	rapid.Check(t, func(t *rapid.T) {
+		m := &model{keyed: map[string][2]string{}}
+		for _, id := range rapid.SliceOfDistinct(rapid.SampledFrom([]string{"1", "2", "3", "4"}), rapid.ID).Draw(t, "there before") {
+			m.keyed[id] = [2]string{"was", "was"}
+		}
+		rows := maps.Clone(m.keyed)
+		bare := map[string]int{}
+		f := s.fold()
+		for range rapid.IntRange(0, 30).Draw(t, "changes") {
+			c := m.change(t)
+			if c.Op == decoder.Truncate {
+				replay(t, f, rows, bare)
+				clear(rows)
+				clear(bare)
+				f = s.fold()
+			} else if !f.add(nil, &c) {
+				t.Fatal("a table in one form was taken for another")
+			}
+		}
+		replay(t, f, rows, bare)
+		got := &model{keyed: rows}
+		for a, n := range bare {
+			got.bare = append(got.bare, slices.Repeat([]string{a}, n)...)
+		}
+		if got.String() != m.String() {
+			t.Fatalf("got\n%s\nwant\n%s", got, m)
+		}
+	})
+}
+
+// replay does to rows what a fold would send, and makes sure that each row is there,
+// or is not, as the statements want it.
+func replay(t *rapid.T, f *fold, rows map[string][2]string, bare map[string]int) {
+	for _, to := range f.order {
+		for _, part := range to.parts {
+			if part.net == nil {
+				replayOne(t, part.change, rows, bare)
+				continue
+			}
+			for _, e := range part.net.list {
+				if e.remove {
+					replayOne(t, &decoder.Change{Op: decoder.Delete, Relation: to.table.relation, Old: e.change.Old}, rows, bare)
+				}
+			}
+			for _, op := range []decoder.Op{decoder.Update, decoder.Insert} {
+				for _, e := range part.net.list {
+					if e.put && e.change.Op == op {
+						replayOne(t, &e.change, rows, bare)
+					}
+				}
+			}
+		}
+	}
+}
+
+func replayOne(t *rapid.T, c *decoder.Change, rows map[string][2]string, bare map[string]int) {
+	if c.Relation == bareRelation {
+		if c.Op != decoder.Insert {
+			if a := string(c.Old[0].Data); bare[a] == 0 {
+				t.Fatalf("no row %q", a)
+			} else {
+				bare[a]--
+			}
+		}
+		if c.Op != decoder.Delete {
+			bare[string(c.New[0].Data)]++
+		}
+		return
+	}
+	key := c.Old
+	if key == nil {
+		key = c.New
+	}
+	id := string(key[0].Data)
+	row, there := rows[id]
+	if there == (c.Op == decoder.Insert) {
+		t.Fatalf("%c of %s, which is there: %v", c.Op, id, there)
+	}
+	delete(rows, id)
+	if c.Op == decoder.Delete {
+		return
+	}
+	for i := range row {
+		switch v := c.New[1+i]; v.Kind {
+		case decoder.Text:
+			row[i] = string(v.Data)
+		case decoder.Null:
+			row[i] = ""
+		}
+	}
+	rows[string(c.New[0].Data)] = row
+}
+
+// Two rows swap a unique value: the end state is fine, and half of the way is not.
+func TestApply_FoldedSwap(t *testing.T) {
+	g := newTarget(t, `create table s (id int primary key, u int unique, v text); insert into s select i, i, 'v' from generate_series(1, 20) i`)
+	r := relation("s", 'd', "id*", "u", "v")
+	var changes []decoder.Change
+	set := func(id, u int) {
+		changes = append(changes, update(r, nil, row(fmt.Sprint(id), fmt.Sprint(u), "new")))
+	}
+	for id := 1; id <= 20; id += 2 { // through a value that is free
+		set(id, -id)
+		set(id+1, id)
+		set(id, id+1)
+	}
+	g.apply(changes...)
+	g.want(`select count(*) from s where v = 'new' and u = case when id % 2 = 1 then id + 1 else id - 1 end`, "20")
+	if g.misfits == 0 {
+		t.Error("the server took an UPDATE of all at once: this test shows nothing any more")
+	}
+	// Values that leave room for each other go through at once again.
+	g.skipFolds = 0
+	changes = nil
+	for id := 1; id <= 20; id++ {
+		set(id, 100+id)
+	}
+	g.apply(changes...)
+	g.want(`select count(*) from s where u = 100 + id`, "20")
+	if g.misfits != 0 {
+		t.Error("an UPDATE of all at once was not taken")
+	}
+}
+
+// In a large group the change that does not fit is told as exactly as if it were alone.
+func TestApply_FoldedConflict(t *testing.T) {
+	g := newTarget(t, `create table t (id int primary key, v text); insert into t select i from generate_series(1, 20) i`)
+	r := relation("t", 'd', "id*", "v")
+	g.exec(`delete from t where id = 13`)
+	var txs []*decoder.Tx
+	for id := 1; id <= 20; id++ {
+		txs = append(txs, g.tx(update(r, nil, row(fmt.Sprint(id), "new"))))
+	}
+	err := g.Apply(t.Context(), txs...)
+	var conflict *ConflictError
+	if !errors.As(err, &conflict) || conflict.Kind != MissingRow || conflict.XID != txs[12].XID || conflict.LSN != txs[12].CommitLSN || conflict.Table != "public.t" {
+		t.Errorf("got %v, want the missing row of transaction %d", err, txs[12].XID)
+	}
+	g.want(`select count(*) from t where v is not null`, "0")
+	g.exec(`insert into t values (13)`)
+	if err := g.Apply(t.Context(), txs...); err != nil {
+		t.Fatal(err)
+	}
+	g.want(`select count(*) from t where v = 'new'`, "20")
+}
+
+// The SQL of statements for many rows.
+func TestSetStatement(t *testing.T) {
+	byKey := relation("t", 'd', "id*", "a", "b")
+	pair := relation("t", 'i', "x*", "y*", "v")
+	key := []key{{columns: []string{"x", "y"}, operators: []string{"operator(public.=)", "operator(pg_catalog.=)"}}}
+	for _, test := range []struct {
+		name   string
+		table  *table
+		change decoder.Change
+		want   string
+	}{
+		{
+			"insert", known(byKey, nil, nil), insert(byKey, "1", "", nil),
+			`insert into "public"."t" ("id", "a", "b") overriding system value select v.p1::integer, v.p2::integer, v.p3::integer from unnest($1::text[], $2::text[], $3::text[]) v(p1, p2, p3)`,
+		},
+		{
+			"update", known(byKey, nil, nil), update(byKey, nil, row("1", unchanged, "2")),
+			`update only "public"."t" t set "b" = v.p1::integer from unnest($1::text[], $2::text[]) v(p1, p2) where t."id" operator(pg_catalog.=) v.p2::integer`,
+		},
+		{"update of nothing", known(byKey, nil, nil), update(byKey, nil, row("1", unchanged, unchanged)), ""},
+		{
+			"delete, two columns of the key", known(pair, key, nil), remove(pair, "1", "2", nil),
+			`delete from only "public"."t" t using unnest($1::text[], $2::text[]) v(p1, p2) where t."x" operator(public.=) v.p1::integer and t."y" operator(pg_catalog.=) v.p2::integer`,
+		},
+		{
+			"a domain, a cast that is a function", known(byKey, nil, func(t *table) {
+				t.columns[0].value, t.columns[1].typ, t.columns[1].castFunction = `"id"::integer`, "xml", true
+			}), update(byKey, nil, row("1", "<a/>", unchanged)),
+			`update only "public"."t" t set "a" = v.p1 from unnest($1::xml[], $2::text[]) v(p1, p2) where t."id"::integer operator(pg_catalog.=) v.p2::integer`,
+		},
+		{"insert of no columns", known(relation("t", 'd'), nil, nil), insert(relation("t", 'd')), ""},
+	} {
+		test.table.setStatements = map[string]*statement{}
+		shape, err := test.table.shape(&test.change, nil)
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		got := ""
+		if s := test.table.setStatement(shape); s != nil {
+			got = s.sql
+		}
+		if got != test.want {
+			t.Errorf("%s\ngot:  %s\nwant: %s", test.name, got, test.want)
+		}
+	}
+}
+
+// Texts that need quotes come out of an array as they went in, whichever way they are sent.
+func TestArrays(t *testing.T) {
+	g := newTarget(t, `select 1`)
+	rapid.Check(t, func(t *rapid.T) {
+		texts := rapid.SliceOfN(rapid.OneOf(
+			rapid.SampledFrom([]string{"", "NULL", "null", `"`, `\`, "{", "}", ",", ";", " ", "\n", `\"`, "a b", "é😀"}),
+			rapid.StringMatching(`[^\x00]*`),
+		), 1, 10).Draw(t, "texts")
+		var changes []*decoder.Change
+		for _, text := range texts {
+			changes = append(changes, &decoder.Change{Op: decoder.Insert, New: row(text)})
+		}
+		changes = append(changes, &decoder.Change{Op: decoder.Insert, New: row(nil)})
+		result := g.other.ExecParams(t.Context(), `select count(*), coalesce(bool_and(a is not distinct from b), true), array_agg(a is null) from unnest($1::text[], $2::text[]) x(a, b)`,
+			[][]byte{textArray(changes, arg{}), literal(changes, arg{}, ',')}, nil, []int16{binaryFormat, textFormat}, nil).Read()
+		if result.Err != nil {
+			t.Fatal(result.Err)
+		}
+		nulls := "{" + strings.Repeat("f,", len(texts)) + "t}"
+		if got := result.Rows[0]; string(got[0]) != fmt.Sprint(len(changes)) || string(got[1]) != "t" || string(got[2]) != nulls {
+			t.Fatalf("%q: got %q", texts, got)
+		}
+		result = g.other.ExecParams(t.Context(), `select a from unnest($1::text[]) x(a)`, [][]byte{literal(changes, arg{}, ',')}, nil, nil, nil).Read()
+		for i, text := range texts {
+			if string(result.Rows[i][0]) != text {
+				t.Fatalf("%q came out as %q", text, result.Rows[i][0])
+			}
+		}
+	})
+}
