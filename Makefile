@@ -41,6 +41,15 @@ test-all: servers ## every pair of an older and a newer major version
 test-compose: ## the integration tests against the pair of docker-compose.yml
 	./testdata/compose.sh
 
+# Flags of the benchmark, such as BENCH='-run S1 -pairs 3'.
+BENCH ?=
+
+.PHONY: bench
+bench: build ## walferry beside native logical replication, into docs/benchmarks.md
+	go run ./internal/pgtest/servers 15 17
+	go build -o bin/bench ./internal/bench
+	bin/bench -out docs/benchmarks.md $(BENCH)
+
 .PHONY: lint
 lint: ## go vet, staticcheck, gofumpt
 	go vet ./...

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// copy runs a workload: the source's database once, and for each run an empty target.
+// The time is that from the start until the changes are followed, indexes included.
+func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
+	say("%s: %s", w.id, w.what)
+	source, err := b.fresh(ctx, b.source, "source", "")
+	if err != nil {
+		return nil, err
+	}
+	if err := w.setup(ctx, b, source); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	if err := exec1(ctx, source, `vacuum analyze`, `checkpoint`); err != nil {
+		return nil, err
+	}
+	want, err := contents(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	peers := []peer{{"native", b.copyNative}}
+	if path, err := exec.LookPath("pgcopydb"); err == nil {
+		peers = append(peers, peer{"pgcopydb", func(ctx context.Context, source, target string) (run, error) {
+			return b.copyProgram(ctx, "pgcopydb", source, target, path, "clone", "--source", source, "--target", target,
+				"--table-jobs", "4", "--index-jobs", "4", "--split-tables-larger-than", "200MB", "--no-acl", "--no-owner", "--restart", "--not-consistent")
+		}})
+	}
+	var results []*result
+	for _, p := range peers {
+		results = append(results, &result{id: w.id, what: w.what, goal: w.goal, unit: w.unit, count: w.count(b), peer: p.name})
+	}
+	for i := range b.pairs {
+		for k, p := range peers {
+			r := results[k]
+			runs := []struct {
+				copy func(context.Context, string, string) (run, error)
+				to   *[]run
+			}{{b.copyWalferry, &r.ours}, {p.copy, &r.theirs}}
+			if i%2 == 1 {
+				runs[0], runs[1] = runs[1], runs[0]
+			}
+			for _, one := range runs {
+				target, err := b.fresh(ctx, b.target, "target", "")
+				if err != nil {
+					return nil, err
+				}
+				got, err := one.copy(ctx, source, target)
+				if err != nil {
+					return nil, err
+				}
+				have, err := contents(ctx, target)
+				if err != nil {
+					return nil, err
+				}
+				if have != want {
+					return nil, fmt.Errorf("%s: the target is not what the source is", got.by)
+				}
+				*one.to = append(*one.to, got)
+				say("  %-12s %6.2f s, CPU: tool %.1f s; RSS %d MiB", got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.tool.rss>>20)
+			}
+		}
+	}
+	return results, nil
+}
+
+// peer is what walferry is compared with.
+type peer struct {
+	name string
+	copy func(ctx context.Context, source, target string) (run, error)
+}
+
+// copyWalferry runs the whole of migrate until it has caught up, check and schema included.
+func (b *bench) copyWalferry(ctx context.Context, source, target string) (run, error) {
+	r, err := b.copyProgram(ctx, "walferry", source, target, b.walferry, "migrate", "--until", "caught-up", "--jobs", "4")
+	if err != nil {
+		return r, err
+	}
+	cmd := exec.CommandContext(ctx, b.walferry, "abort")
+	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return r, fmt.Errorf("walferry abort: %w\n%s", err, out)
+	}
+	return r, nil
+}
+
+// copyProgram runs a program to its end.
+func (b *bench) copyProgram(ctx context.Context, by, source, target, name string, args ...string) (run, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
+	begun := time.Now()
+	out, err := cmd.CombinedOutput()
+	r := run{by: by, took: time.Since(begun)}
+	if err != nil {
+		return r, fmt.Errorf("%s: %w\n%s", by, err, out)
+	}
+	r.tool = usage{cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), rss: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10}
+	return r, nil
+}
+
+// copyNative takes the schema with pg_dump, as its users must, and then a subscription's
+// initial copy, which needs the indexes to be there.
+func (b *bench) copyNative(ctx context.Context, source, target string) (r run, err error) {
+	r.by = "native"
+	config, err := pgx.ParseConfig(source)
+	if err != nil {
+		return r, err
+	}
+	begun := time.Now()
+	if err := exec1(ctx, source, `drop publication if exists bench_copy`, `create publication bench_copy for all tables`); err != nil {
+		return r, err
+	}
+	if err := dumpTo(ctx, source, target, "--schema-only"); err != nil {
+		return r, err
+	}
+	dsn := fmt.Sprintf("host=%s port=%d dbname=%s user=%s", config.Host, config.Port, config.Database, config.User)
+	if err := exec1(ctx, target, `create subscription bench connection '`+dsn+`' publication bench_copy with (binary = `+strconv.FormatBool(true)+`)`); err != nil {
+		return r, err
+	}
+	conn, err := pgx.Connect(ctx, target)
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for {
+		var left int
+		if err := conn.QueryRow(ctx, `select count(*) from pg_subscription_rel where srsubstate <> 'r'`).Scan(&left); err != nil {
+			return r, err
+		}
+		if left == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return r, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	r.took = time.Since(begun)
+	err = exec1(ctx, target, `drop subscription bench`)
+	return r, errors.Join(err, exec1(ctx, source, `drop publication bench_copy`))
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// fresh makes a database anew, as a copy of another where one is named.
+func (b *bench) fresh(ctx context.Context, s *pgtest.Server, name, template string) (string, error) {
+	if s == b.source {
+		b.dropSlots(ctx)
+	}
+	create := `create database ` + name
+	if template != "" {
+		create += ` template ` + template
+		if s.Major >= 15 {
+			create += ` strategy file_copy`
+		}
+	}
+	err := exec1(ctx, s.URL("postgres"), `drop database if exists `+name+` with (force)`, create, `checkpoint`)
+	return s.URL(name), err
+}
+
+// dropSlots drops what a workload, or one that was interrupted, has left.
+func (b *bench) dropSlots(ctx context.Context) {
+	for _, name := range []string{slot, backlogs} {
+		b.dropSlot(ctx, b.source.URL("postgres"), name) //nolint:errcheck // where it matters the next one fails
+	}
+}
+
+// dropSlot waits for the walsender to let go of a slot first.
+func (b *bench) dropSlot(ctx context.Context, dsn, name string) error {
+	var err error
+	for range 200 {
+		err = exec1(ctx, dsn, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '`+name+`'`)
+		if err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
+
+func exec1(ctx context.Context, dsn string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, sql := range statements {
+		if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
+// number is the result of a query; 0 where there is none.
+func number(ctx context.Context, dsn, sql string) int {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return 0
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var n *int
+	if err := conn.QueryRow(ctx, sql).Scan(&n); err != nil || n == nil {
+		return 0
+	}
+	return *n
+}
+
+// contents sums up the rows of all tables, whatever their order.
+func contents(ctx context.Context, dsn string) (string, error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, `select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'walferry') order by 1`)
+	if err != nil {
+		return "", err
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return "", err
+	}
+	var all strings.Builder
+	for _, t := range tables {
+		var sum string
+		err := conn.QueryRow(ctx, `select count(*)::text || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0)::text from only `+t+` t`).Scan(&sum)
+		if err != nil {
+			return "", fmt.Errorf("read %s: %w", t, err)
+		}
+		fmt.Fprintf(&all, "%s %s\n", t, sum)
+	}
+	return all.String(), nil
+}
+
+// program finds one of PostgreSQL's client programs.
+func program(name string) string {
+	for _, dir := range []string{"/usr/lib/postgresql/15/bin/"} {
+		if _, err := os.Stat(dir + name); err == nil {
+			return dir + name
+		}
+	}
+	return name // on PATH
+}
+
+// command runs a client program; its output is shown when it fails.
+func command(ctx context.Context, env []string, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program(name), args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// dumpTo copies a database with pg_dump and psql.
+func dumpTo(ctx context.Context, source, target string, options ...string) error {
+	dump := exec.CommandContext(ctx, program("pg_dump"), append(options, "--no-publications", "--no-subscriptions", source)...)
+	restore := exec.CommandContext(ctx, program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", target)
+	var complaints bytes.Buffer
+	dump.Stderr, restore.Stderr = &complaints, &complaints
+	pipe, err := dump.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	restore.Stdin = pipe
+	if err := restore.Start(); err != nil {
+		return err
+	}
+	err = dump.Run()
+	if e := restore.Wait(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, complaints.String())
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+// Command bench measures walferry beside what a user would take instead. Each workload
+// is run by walferry and by a peer in turn, on the same backlog or the same database, on
+// servers of its own that flush what they commit; only the ratio of runs made in turn
+// means anything.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// bench is one run of the program.
+type bench struct {
+	pairs     int
+	scale     float64
+	walferry  string // the binary
+	rounds    bool   // print each run
+	source    *pgtest.Server
+	target    *pgtest.Server
+	workloads *regexp.Regexp
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == childArgument {
+		child(os.Args[2:])
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := benchmark(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func benchmark(ctx context.Context) error {
+	b := &bench{}
+	var only, out, dir string
+	var source, target int
+	flag.IntVar(&b.pairs, "pairs", 5, "runs of each side, in turn")
+	flag.Float64Var(&b.scale, "scale", 1, "factor for the size of workloads; numbers of others than 1 are for trying out")
+	flag.StringVar(&b.walferry, "walferry", "bin/walferry", "the binary to measure")
+	flag.StringVar(&only, "run", ".", "which workloads, a regular expression: S1, C.")
+	flag.StringVar(&out, "out", "", "markdown file whose tables are replaced between its markers; empty: none")
+	flag.StringVar(&dir, "dir", "", "folder for the servers' data; empty: a temporary one")
+	flag.IntVar(&source, "source", 15, "major version of the source; pg_dump must know it")
+	flag.IntVar(&target, "target", 17, "major version of the target")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q", flag.Arg(0))
+	}
+	var err error
+	if b.workloads, err = regexp.Compile("^(?:" + only + ")$"); err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	if only == "." {
+		b.workloads = regexp.MustCompile(".")
+	}
+	if dir == "" {
+		if dir, err = os.MkdirTemp("/var/tmp", "walferry-bench-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // what is left is in a folder for temporary files
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	settings := map[string]string{
+		"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "max_connections": "200", "autovacuum": "off",
+		"wal_sender_timeout": "60s", "max_worker_processes": "20", "max_logical_replication_workers": "12", "max_sync_workers_per_subscription": "4",
+	}
+	for _, s := range []struct {
+		major int
+		name  string
+		to    **pgtest.Server
+	}{{source, "source", &b.source}, {target, "target", &b.target}} {
+		*s.to, err = pgtest.Launch(ctx, pgtest.Options{Major: s.major, Dir: filepath.Join(dir, s.name), Fsync: true, Settings: settings})
+		if err != nil {
+			return err
+		}
+		defer (*s.to).Close() //nolint:errcheck // thrown away
+	}
+	var results []*result
+	for _, w := range streamWorkloads() {
+		if !b.workloads.MatchString(w.id) {
+			continue
+		}
+		r, err := b.stream(ctx, w)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.id, err)
+		}
+		results = append(results, r...)
+	}
+	for _, w := range copyWorkloads() {
+		if !b.workloads.MatchString(w.id) {
+			continue
+		}
+		r, err := b.copy(ctx, w)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.id, err)
+		}
+		results = append(results, r...)
+	}
+	if len(results) == 0 {
+		return fmt.Errorf("no workload matches %q", only)
+	}
+	var text strings.Builder
+	b.report(&text, results)
+	fmt.Print("\n", text.String())
+	if out != "" {
+		return replaceTables(out, text.String())
+	}
+	return nil
+}
+
+// say prints what is being done.
+func say(format string, args ...any) {
+	fmt.Printf(time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+// n is a number of a workload at the scale.
+func (b *bench) n(at1 int) int { return max(1, int(float64(at1)*b.scale)) }

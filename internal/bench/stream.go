@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// streamWorkload is a backlog that is followed.
+type streamWorkload struct {
+	id, what string
+	unit     string // of count
+	goal     string
+	count    func(*bench) int
+	setup    func(ctx context.Context, b *bench, dsn string) error // makes and fills the tables
+	write    func(ctx context.Context, b *bench, dsn string) error // the backlog
+	decode   bool                                                  // nothing is applied: against a plain receive loop
+}
+
+const (
+	slot      = "bench"
+	backlogs  = "bench_base" // the slot that keeps the backlog; copied for each run
+	published = "bench"
+	// The last transaction of a backlog writes this row: where it is visible, all is.
+	doneTable = `create table bench_done (id int primary key)`
+	writeDone = `insert into bench_done values (1)`
+)
+
+// stream runs a workload: the source's database and the backlog once, and for each
+// run a copy of the slot and of the target's database as they were before it.
+func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error) {
+	say("%s: %s", w.id, w.what)
+	source, err := b.fresh(ctx, b.source, "source", "")
+	if err != nil {
+		return nil, err
+	}
+	defer b.dropSlots(context.WithoutCancel(ctx))
+	if err := w.setup(ctx, b, source); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	err = exec1(ctx, source, doneTable, `create publication `+published+` for all tables`,
+		`select pg_create_logical_replication_slot('`+backlogs+`', 'pgoutput')`)
+	if err != nil {
+		return nil, err
+	}
+	if !w.decode {
+		template, err := b.fresh(ctx, b.target, "template", "")
+		if err != nil {
+			return nil, err
+		}
+		if err := dumpTo(ctx, source, template); err != nil {
+			return nil, fmt.Errorf("copy to the target: %w", err)
+		}
+		if err := exec1(ctx, template, `vacuum analyze`); err != nil {
+			return nil, err
+		}
+	}
+	begun := time.Now()
+	if err := w.write(ctx, b, source); err != nil {
+		return nil, fmt.Errorf("write the backlog: %w", err)
+	}
+	if err := exec1(ctx, source, writeDone, `checkpoint`); err != nil {
+		return nil, err
+	}
+	r := &result{id: w.id, what: w.what, goal: w.goal, unit: w.unit, count: w.count(b), peer: "native"}
+	if w.decode {
+		r.peer = "receive loop"
+	}
+	say("  backlog written in %.1f s", time.Since(begun).Seconds())
+	var want string
+	if !w.decode {
+		if want, err = contents(ctx, source); err != nil {
+			return nil, err
+		}
+	}
+	for i := range b.pairs {
+		ours, theirs := b.followWalferry, b.followNative
+		if w.decode {
+			ours, theirs = b.decodeWalferry, b.decodePlain
+		}
+		runs := []struct {
+			follow func(context.Context, string, string) (run, error)
+			to     *[]run
+		}{{ours, &r.ours}, {theirs, &r.theirs}}
+		if i%2 == 1 { // neither is always the one that comes second
+			runs[0], runs[1] = runs[1], runs[0]
+		}
+		for _, one := range runs {
+			target := ""
+			if !w.decode {
+				if target, err = b.fresh(ctx, b.target, "target", "template"); err != nil {
+					return nil, err
+				}
+			}
+			err := exec1(ctx, source, `select pg_copy_logical_replication_slot('`+backlogs+`', '`+slot+`')`)
+			if err != nil {
+				return nil, err
+			}
+			got, err := one.follow(ctx, source, target)
+			if err != nil {
+				return nil, err
+			}
+			if !w.decode {
+				have, err := contents(ctx, target)
+				if err != nil {
+					return nil, err
+				}
+				if have != want {
+					return nil, fmt.Errorf("%s: the target is not what the source is", got.by)
+				}
+			}
+			if err := b.dropSlot(ctx, source, slot); err != nil {
+				return nil, err
+			}
+			*one.to = append(*one.to, got)
+			say("  %-12s %6.2f s, CPU: tool %.1f s, walsender %.1f s, target %.1f s; RSS %d MiB",
+				got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.sender.cpu.Seconds(), got.backend.cpu.Seconds(), got.tool.rss>>20)
+		}
+	}
+	return []*result{r}, nil
+}
+
+// followWalferry applies the backlog with the decoder and the applier in a process of their own.
+func (b *bench) followWalferry(ctx context.Context, source, target string) (run, error) {
+	return b.measure(ctx, "walferry", source, target, "apply", `select pid from pg_stat_activity where application_name = '`+childApplication+`' and datname = 'target'`)
+}
+
+func (b *bench) decodeWalferry(ctx context.Context, source, _ string) (run, error) {
+	return b.measure(ctx, "walferry", source, "", "decode", "")
+}
+
+func (b *bench) decodePlain(ctx context.Context, source, _ string) (run, error) {
+	return b.measure(ctx, "receive loop", source, "", "receive", "")
+}
+
+// measure runs a child until the target has the last row, or the child ends by itself.
+func (b *bench) measure(ctx context.Context, by, source, target, mode, backend string) (run, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return run{}, err
+	}
+	cmd := exec.CommandContext(ctx, self, childArgument, mode)
+	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	begun := time.Now()
+	if err := cmd.Start(); err != nil {
+		return run{}, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	r := run{by: by}
+	sender := `select active_pid from pg_replication_slots where slot_name = '` + slot + `'`
+	if target == "" {
+		// The child stops when it has seen the last row, so its use is read as long as it runs.
+		for {
+			select {
+			case err := <-ended:
+				r.took = time.Since(begun)
+				r.tool = usage{cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), rss: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10}
+				return r, err
+			case <-time.After(50 * time.Millisecond):
+				if pid := number(ctx, source, sender); pid > 0 {
+					r.sender = usageOf(pid)
+				}
+			}
+		}
+	}
+	if r.took, err = awaitDone(ctx, target, begun, ended); err == nil {
+		r.sender, r.backend = usageOf(number(ctx, source, sender)), usageOf(number(ctx, target, backend))
+		r.tool = usageOf(cmd.Process.Pid)
+	}
+	cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
+	if e := <-ended; err == nil {
+		err = e
+	}
+	return r, err
+}
+
+// followNative applies the backlog with a subscription.
+func (b *bench) followNative(ctx context.Context, source, target string) (r run, err error) {
+	r.by = "native"
+	config, err := pgx.ParseConfig(source)
+	if err != nil {
+		return r, err
+	}
+	dsn := fmt.Sprintf("host=%s port=%d dbname=%s user=%s", config.Host, config.Port, config.Database, config.User)
+	err = exec1(ctx, target, `create subscription bench connection '`+dsn+`' publication `+published+
+		` with (create_slot = false, slot_name = '`+slot+`', copy_data = false, enabled = false)`)
+	if err != nil {
+		return r, err
+	}
+	begun := time.Now()
+	if err := exec1(ctx, target, `alter subscription bench enable`); err != nil {
+		return r, err
+	}
+	if r.took, err = awaitDone(ctx, target, begun, nil); err != nil {
+		return r, err
+	}
+	r.sender = usageOf(number(ctx, source, `select active_pid from pg_replication_slots where slot_name = '`+slot+`'`))
+	r.backend = usageOf(number(ctx, target, `select pid from pg_stat_subscription where subname = 'bench'`))
+	return r, exec1(ctx, target, `alter subscription bench disable`, `alter subscription bench set (slot_name = none)`, `drop subscription bench`)
+}
+
+// awaitDone waits until the last row is visible on the target.
+func awaitDone(ctx context.Context, target string, begun time.Time, ended <-chan error) (time.Duration, error) {
+	conn, err := pgx.Connect(ctx, target)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for {
+		var done bool
+		if err := conn.QueryRow(ctx, `select exists (select from bench_done)`).Scan(&done); err != nil {
+			return 0, err
+		}
+		if done {
+			return time.Since(begun), nil
+		}
+		select {
+		case err := <-ended:
+			return 0, errors.Join(errors.New("the process has ended before its work was done"), err)
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
