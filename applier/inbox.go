@@ -2,6 +2,7 @@ package applier
 
 import (
 	"context"
+	"unsafe"
 
 	"golang.org/x/sync/semaphore"
 
@@ -19,7 +20,7 @@ type inbox struct {
 	err    error // why items was closed
 }
 
-// item is a Tx with the bytes of its values.
+// item is a Tx with the memory that it takes, about.
 type item struct {
 	tx    *decoder.Tx
 	bytes int
@@ -67,14 +68,21 @@ func (in *inbox) close() {
 	<-in.done
 }
 
+const (
+	changeBytes = int(unsafe.Sizeof(decoder.Change{}))
+	valueBytes  = int(unsafe.Sizeof(decoder.Value{}))
+)
+
+// size counts what holds the values, too: a DELETE by key has a few bytes of them.
 func size(tx *decoder.Tx) int {
-	n := 0
+	n := len(tx.Changes) * changeBytes
 	for i := range tx.Changes {
-		for _, v := range tx.Changes[i].Old {
-			n += len(v.Data)
-		}
-		for _, v := range tx.Changes[i].New {
-			n += len(v.Data)
+		c := &tx.Changes[i]
+		n += (len(c.Old) + len(c.New)) * valueBytes
+		for _, row := range [][]decoder.Value{c.Old, c.New} {
+			for j := range row {
+				n += len(row[j].Data)
+			}
 		}
 	}
 	return n

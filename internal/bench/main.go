@@ -24,7 +24,6 @@ type bench struct {
 	pairs     int
 	scale     float64
 	walferry  string // the binary
-	rounds    bool   // print each run
 	source    *pgtest.Server
 	target    *pgtest.Server
 	workloads *regexp.Regexp
