@@ -53,9 +53,13 @@ func (s *session) fold() *fold {
 	return &fold{session: s, tables: map[string]*folded{}}
 }
 
-// add takes the next change other than TRUNCATE. It returns false when everything so
-// far has to be sent before: the table was met in another form.
+// add takes the next change. It returns false when it does not, and everything so far
+// has to be sent before it: a TRUNCATE, which may be of several tables; a change that
+// triggers will see; one of a table that was met in another form.
 func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
+	if c.Op == decoder.Truncate {
+		return false
+	}
 	t := f.session.of(c.Relation)
 	switch {
 	case t == nil: // sending will say it
@@ -63,6 +67,8 @@ func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 		return true
 	case t.left:
 		return true
+	case t.watched:
+		return false
 	}
 	to := f.tables[t.sql]
 	switch {
@@ -317,17 +323,19 @@ func sendFolded(p *pipe, txs ...*decoder.Tx) error {
 	for _, tx := range txs {
 		for i := range tx.Changes {
 			c := &tx.Changes[i]
-			if c.Op != decoder.Truncate && f.add(tx, c) {
+			if f.add(tx, c) {
 				continue
 			}
-			// What is before it must come before it in all tables.
-			if err := f.send(p); err != nil {
-				return err
+			if len(f.order) > 0 {
+				if err := f.send(p); err != nil {
+					return err
+				}
+				f = p.session.fold()
 			}
-			f = p.session.fold()
-			if c.Op != decoder.Truncate {
-				f.add(tx, c)
-			} else if err := p.change(tx, c); err != nil {
+			if f.add(tx, c) {
+				continue
+			}
+			if err := p.change(tx, c); err != nil {
 				return err
 			}
 		}

@@ -143,6 +143,23 @@ func TestApply_FoldedSwap(t *testing.T) {
 	}
 }
 
+// A trigger that fires in replica role sees each change, and what was before it in other tables.
+func TestApply_FoldedTrigger(t *testing.T) {
+	g := newTarget(t, `create table t (id int primary key, v text); create table other (id int primary key);
+create table seen (n serial, what text, others int);
+create function see() returns trigger language plpgsql as $$ begin
+  insert into public.seen (what, others) select new.v, count(*) from public.other; return new; end $$;
+create trigger see before insert or update on t for each row execute procedure see();
+alter table t enable replica trigger see`)
+	r, other := relation("t", 'd', "id*", "v"), relation("other", 'd', "id*")
+	var changes []decoder.Change
+	for id := 1; id <= 5; id++ {
+		changes = append(changes, insert(other, fmt.Sprint(id)), insert(r, fmt.Sprint(id), "new"), update(r, nil, row(fmt.Sprint(id), "changed")))
+	}
+	g.apply(changes...)
+	g.want(`select what, others from seen order by n`, "new|1", "changed|1", "new|2", "changed|2", "new|3", "changed|3", "new|4", "changed|4", "new|5", "changed|5")
+}
+
 // In a large group the change that does not fit is told as exactly as if it were alone.
 func TestApply_FoldedConflict(t *testing.T) {
 	g := newTarget(t, `create table t (id int primary key, v text); insert into t select i from generate_series(1, 20) i`)
