@@ -167,7 +167,7 @@ func (v *Verifier) Compare(ctx context.Context) (Report, error) {
 
 // hashAll is the first pass: each side's sessions take that side's parts, the largest first.
 func (v *Verifier) hashAll(ctx context.Context, tables []*table) error {
-	group, ctx := errgroup.WithContext(ctx)
+	var queues [2]chan part // made for both sides before anybody reads: they share the tables
 	for which, s := range []*side{v.source, v.target} {
 		var parts []part
 		for _, t := range tables {
@@ -177,14 +177,17 @@ func (v *Verifier) hashAll(ctx context.Context, tables []*table) error {
 		}
 		slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.pages, a.pages) })
 		v.progress.Parts += len(parts)
-		queue := make(chan part, len(parts))
+		queues[which] = make(chan part, len(parts))
 		for _, p := range parts {
-			queue <- p
+			queues[which] <- p
 		}
-		close(queue)
+		close(queues[which])
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for which, s := range []*side{v.source, v.target} {
 		for _, session := range s.sessions {
 			group.Go(func() error {
-				for p := range queue {
+				for p := range queues[which] {
 					if err := v.hashPart(ctx, session, which, p); err != nil {
 						return err
 					}
