@@ -161,7 +161,8 @@ func (r *run) gather(first item) []*decoder.Tx {
 func (r *run) group(ctx context.Context, group []*decoder.Tx) error {
 	err := r.attempt(ctx, group)
 	var conflict *ConflictError
-	if errors.As(err, &conflict) && len(group) > 1 {
+	var schema *SchemaError
+	if (errors.As(err, &conflict) || errors.As(err, &schema)) && len(group) > 1 {
 		// Come as far as possible: the transaction at fault is then the next one.
 		for _, tx := range group {
 			if err = r.attempt(ctx, []*decoder.Tx{tx}); err != nil {

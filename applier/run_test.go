@@ -279,6 +279,33 @@ func TestRun_Conflict(t *testing.T) {
 	g.want(`select id from t order by id`, "0", "1", "2", "3", "4", "5")
 }
 
+// The same where the target lacks the table: what came before has to be there, as the
+// repair may take away what it was for.
+func TestRun_Drift(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table t (id int primary key)`)
+	was, is := relation("t", 'd', "id*"), relation("renamed", 'd', "id*")
+	var txs []*decoder.Tx
+	for i := range 6 {
+		r := was
+		if i >= 3 {
+			r = is
+		}
+		txs = append(txs, g.tx(insert(r, fmt.Sprint(i))))
+	}
+	err := g.Run(t.Context(), newFeed(txs...))
+	var drift *SchemaError
+	if !errors.As(err, &drift) || drift.Table != "public.renamed" || drift.LSN != txs[3].CommitLSN {
+		t.Fatalf("got %v, want a SchemaError of the fourth transaction", err)
+	}
+	if g.Applied() != txs[2].EndLSN {
+		t.Errorf("applied %s, want %s", g.Applied(), txs[2].EndLSN)
+	}
+	g.exec(`alter table t rename to renamed`)
+	g.run(newFeed(txs...))
+	g.want(`select id from renamed order by id`, "0", "1", "2", "3", "4", "5")
+}
+
 // endless makes one transaction of many pieces as it is read.
 type endless struct {
 	*feed
