@@ -32,7 +32,7 @@ type Config struct {
 	Table func(namespace, name string) (pgx.Identifier, bool)
 
 	// Columns says which columns, without generated ones, a table of the source had
-	// when it was copied, in their order, by its name there; nil: nobody knows. What
+	// when it was copied, by its name there; nil: nobody knows. What
 	// the source has dropped, renamed or given another type since is then told apart
 	// from what the target has otherwise on purpose, and is a SchemaError, before any
 	// change to the new form is applied, until the target has it too. It must always

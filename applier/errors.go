@@ -188,7 +188,8 @@ func (e *ProgressError) Hint() string {
 }
 
 // RestartError means that a transaction too large for memory met an error that
-// goes away by itself, after its first pieces had been given up. The target is
+// goes away by itself, or could not be applied by its net effect and will be row by
+// row, after its first pieces had been given up. The target is
 // as it was before that transaction. Open a new stream at [Applier.Applied] and
 // call Run again.
 type RestartError struct {

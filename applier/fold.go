@@ -164,14 +164,23 @@ func unsent(row []decoder.Value) bool {
 // The changes that a source can make to a row are those that follow. Others would
 // mean that something is wrong: they stand alone, and the server says what.
 
-func (s *effects) insert(key []byte, c *decoder.Change) bool {
+// of is the effect on the row of a key; one that is not met yet has none.
+func (s *effects) of(key []byte) (e *effect, met bool) {
 	i, met := s.byKey[string(key)]
 	if !met {
-		s.byKey[string(key)] = len(s.list)
-		s.list = append(s.list, effect{put: true, change: *c})
+		i = len(s.list)
+		s.byKey[string(key)] = i
+		s.list = append(s.list, effect{})
+	}
+	return &s.list[i], met
+}
+
+func (s *effects) insert(key []byte, c *decoder.Change) bool {
+	e, met := s.of(key)
+	if !met {
+		*e = effect{put: true, change: *c}
 		return true
 	}
-	e := &s.list[i]
 	if e.put {
 		return false // it is there
 	}
@@ -181,13 +190,11 @@ func (s *effects) insert(key []byte, c *decoder.Change) bool {
 }
 
 func (s *effects) update(key []byte, c *decoder.Change) bool {
-	i, met := s.byKey[string(key)]
+	e, met := s.of(key)
 	if !met {
-		s.byKey[string(key)] = len(s.list)
-		s.list = append(s.list, effect{put: true, change: decoder.Change{Op: decoder.Update, Relation: c.Relation, New: c.New}})
+		*e = effect{put: true, change: decoder.Change{Op: decoder.Update, Relation: c.Relation, New: c.New}}
 		return true
 	}
-	e := &s.list[i]
 	if !e.put {
 		return false
 	}
@@ -203,13 +210,11 @@ func (s *effects) update(key []byte, c *decoder.Change) bool {
 }
 
 func (s *effects) remove(key []byte, c *decoder.Change) bool {
-	i, met := s.byKey[string(key)]
+	e, met := s.of(key)
 	if !met {
-		s.byKey[string(key)] = len(s.list)
-		s.list = append(s.list, effect{remove: true, change: decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}})
+		*e = effect{remove: true, change: decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}}
 		return true
 	}
-	e := &s.list[i]
 	if !e.put {
 		return false
 	}

@@ -143,6 +143,34 @@ func TestApply_FoldedSwap(t *testing.T) {
 	}
 }
 
+// A transaction in pieces, of which a later one does not go through by its net effect,
+// begins again, and then goes row by row.
+func TestRun_FoldedPieces(t *testing.T) {
+	g := newTarget(t, `create table s (id int primary key, u int unique); insert into s select i, i from generate_series(1, 20) i`)
+	r := relation("s", 'd', "id*", "u")
+	var changes []decoder.Change
+	set := func(id, u int) { changes = append(changes, update(r, nil, row(fmt.Sprint(id), fmt.Sprint(u)))) }
+	for id := 1; id <= 10; id++ {
+		set(id, 100+id)
+	}
+	for id := 11; id <= 20; id += 2 {
+		set(id, -id)
+		set(id+1, id)
+		set(id, id+1)
+	}
+	first := g.tx(changes...)
+	last := *first
+	first.Last, first.EndLSN, first.Changes = false, 0, changes[:10]
+	last.First, last.Changes = false, changes[10:]
+	var restart *RestartError
+	if err := g.Run(t.Context(), newFeed(first, &last)); !errors.As(err, &restart) || restart.LSN != last.CommitLSN || restart.Applied != g.Applied() {
+		t.Fatalf("got %v, want that the transaction begins again", err)
+	}
+	g.want(`select count(*) from s where u = id`, "20")
+	g.run(newFeed(first, &last))
+	g.want(`select count(*) from s where u = case when id <= 10 then 100 + id when id % 2 = 1 then id + 1 else id - 1 end`, "20")
+}
+
 // A trigger that fires in replica role sees each change, and what was before it in other tables.
 func TestApply_FoldedTrigger(t *testing.T) {
 	g := newTarget(t, `create table t (id int primary key, v text); create table other (id int primary key);

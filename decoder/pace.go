@@ -17,10 +17,10 @@ const (
 	paceWindow = 64 << 10              // the socket's receive buffer, of which the kernel gives about half to data
 	paceMore   = 24 << 10              // a read of so much is followed by another one at once
 
-	// What has come within paceNap when there is a backlog: a source that is followed
-	// live sends less, and then waits for its next transaction.
-	paceBytes = 16 << 10
-	paceReads = 40
+	// What has come within paceNap when there is a backlog: 3 MB a second, or 8,000 reads.
+	// A source that is followed live sends less, and its changes must not wait.
+	paceBytes = 96 << 10
+	paceReads = 240
 
 	// A small window bounds what can come over a long way: this one about 100 MB/s.
 	paceRTT = 500 * time.Microsecond
@@ -52,7 +52,7 @@ func (c *pacedConn) Read(b []byte) (int, error) {
 		c.from, c.to = 0, n
 		c.bytes += n
 		c.reads++
-		if err != nil && n == 0 {
+		if n == 0 {
 			return 0, err
 		}
 	}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // copy runs a workload: the source's database once, and for each run an empty target.
@@ -24,7 +24,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 	if err := w.setup(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	if err := exec1(ctx, source, `vacuum analyze`, `checkpoint`); err != nil {
+	if err := execute(ctx, source, `vacuum analyze`, `checkpoint`); err != nil {
 		return nil, err
 	}
 	want, err := contents(ctx, source)
@@ -106,7 +106,7 @@ func (b *bench) copyProgram(ctx context.Context, by, source, target, name string
 	if err != nil {
 		return r, fmt.Errorf("%s: %w\n%s", by, err, out)
 	}
-	r.tool = usage{cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), rss: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10}
+	r.tool = usageAfter(cmd)
 	return r, nil
 }
 
@@ -114,19 +114,14 @@ func (b *bench) copyProgram(ctx context.Context, by, source, target, name string
 // initial copy, which needs the indexes to be there.
 func (b *bench) copyNative(ctx context.Context, source, target string) (r run, err error) {
 	r.by = "native"
-	config, err := pgx.ParseConfig(source)
-	if err != nil {
-		return r, err
-	}
 	begun := time.Now()
-	if err := exec1(ctx, source, `drop publication if exists bench_copy`, `create publication bench_copy for all tables`); err != nil {
+	if err := execute(ctx, source, `drop publication if exists bench_copy`, `create publication bench_copy for all tables`); err != nil {
 		return r, err
 	}
-	if err := dumpTo(ctx, source, target, "--schema-only"); err != nil {
+	if err := b.dumpTo(ctx, source, target, "--schema-only"); err != nil {
 		return r, err
 	}
-	dsn := fmt.Sprintf("host=%s port=%d dbname=%s user=%s", config.Host, config.Port, config.Database, config.User)
-	if err := exec1(ctx, target, `create subscription bench connection '`+dsn+`' publication bench_copy with (binary = `+strconv.FormatBool(true)+`)`); err != nil {
+	if err := execute(ctx, target, `create subscription bench connection `+catalog.Literal(source)+` publication bench_copy with (binary = true)`); err != nil {
 		return r, err
 	}
 	conn, err := pgx.Connect(ctx, target)
@@ -149,6 +144,6 @@ func (b *bench) copyNative(ctx context.Context, source, target string) (r run, e
 		}
 	}
 	r.took = time.Since(begun)
-	err = exec1(ctx, target, `drop subscription bench`)
-	return r, errors.Join(err, exec1(ctx, source, `drop publication bench_copy`))
+	err = execute(ctx, target, `drop subscription bench`)
+	return r, errors.Join(err, execute(ctx, source, `drop publication bench_copy`))
 }

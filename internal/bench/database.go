@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ func (b *bench) fresh(ctx context.Context, s *pgtest.Server, name, template stri
 			create += ` strategy file_copy`
 		}
 	}
-	err := exec1(ctx, s.URL("postgres"), `drop database if exists `+name+` with (force)`, create, `checkpoint`)
+	err := execute(ctx, s.URL("postgres"), `drop database if exists `+name+` with (force)`, create, `checkpoint`)
 	return s.URL(name), err
 }
 
@@ -41,7 +42,7 @@ func (b *bench) dropSlots(ctx context.Context) {
 func (b *bench) dropSlot(ctx context.Context, dsn, name string) error {
 	var err error
 	for range 200 {
-		err = exec1(ctx, dsn, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '`+name+`'`)
+		err = execute(ctx, dsn, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '`+name+`'`)
 		if err == nil {
 			return nil
 		}
@@ -50,7 +51,7 @@ func (b *bench) dropSlot(ctx context.Context, dsn, name string) error {
 	return err
 }
 
-func exec1(ctx context.Context, dsn string, statements ...string) error {
+func execute(ctx context.Context, dsn string, statements ...string) error {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
@@ -106,19 +107,22 @@ func contents(ctx context.Context, dsn string) (string, error) {
 	return all.String(), nil
 }
 
-// program finds one of PostgreSQL's client programs.
-func program(name string) string {
-	for _, dir := range []string{"/usr/lib/postgresql/15/bin/"} {
-		if _, err := os.Stat(dir + name); err == nil {
-			return dir + name
-		}
+// program finds one of PostgreSQL's client programs, beside pg_dump or on PATH.
+func (b *bench) program(name string) string {
+	if path := filepath.Join(b.programs, name); exists(path) {
+		return path
 	}
-	return name // on PATH
+	return name
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // command runs a client program; its output is shown when it fails.
-func command(ctx context.Context, env []string, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, program(name), args...)
+func (b *bench) command(ctx context.Context, env []string, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, b.program(name), args...)
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -128,9 +132,9 @@ func command(ctx context.Context, env []string, name string, args ...string) err
 }
 
 // dumpTo copies a database with pg_dump and psql.
-func dumpTo(ctx context.Context, source, target string, options ...string) error {
-	dump := exec.CommandContext(ctx, program("pg_dump"), append(options, "--no-publications", "--no-subscriptions", source)...)
-	restore := exec.CommandContext(ctx, program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", target)
+func (b *bench) dumpTo(ctx context.Context, source, target string, options ...string) error {
+	dump := exec.CommandContext(ctx, b.program("pg_dump"), append(options, "--no-publications", "--no-subscriptions", source)...)
+	restore := exec.CommandContext(ctx, b.program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", target)
 	var complaints bytes.Buffer
 	dump.Stderr, restore.Stderr = &complaints, &complaints
 	pipe, err := dump.StdoutPipe()

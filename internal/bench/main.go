@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/schema"
 )
 
 // bench is one run of the program.
@@ -24,6 +25,7 @@ type bench struct {
 	pairs     int
 	scale     float64
 	walferry  string // the binary
+	programs  string // folder of the client programs that know the source
 	source    *pgtest.Server
 	target    *pgtest.Server
 	workloads *regexp.Regexp
@@ -49,7 +51,7 @@ func benchmark(ctx context.Context) error {
 	flag.IntVar(&b.pairs, "pairs", 5, "runs of each side, in turn")
 	flag.Float64Var(&b.scale, "scale", 1, "factor for the size of workloads; numbers of others than 1 are for trying out")
 	flag.StringVar(&b.walferry, "walferry", "bin/walferry", "the binary to measure")
-	flag.StringVar(&only, "run", ".", "which workloads, a regular expression: S1, C.")
+	flag.StringVar(&only, "run", ".*", "which workloads, a regular expression: S1, C.")
 	flag.StringVar(&out, "out", "", "markdown file whose tables are replaced between its markers; empty: none")
 	flag.StringVar(&dir, "dir", "", "folder for the servers' data; empty: a temporary one")
 	flag.IntVar(&source, "source", 15, "major version of the source; pg_dump must know it")
@@ -62,9 +64,11 @@ func benchmark(ctx context.Context) error {
 	if b.workloads, err = regexp.Compile("^(?:" + only + ")$"); err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
-	if only == "." {
-		b.workloads = regexp.MustCompile(".")
+	client, err := schema.Find(ctx, source, source)
+	if err != nil {
+		return err
 	}
+	b.programs = filepath.Dir(client.PgDump)
 	if dir == "" {
 		if dir, err = os.MkdirTemp("/var/tmp", "walferry-bench-"); err != nil {
 			return err
@@ -98,7 +102,7 @@ func benchmark(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", w.id, err)
 		}
-		results = append(results, r...)
+		results = append(results, r)
 	}
 	for _, w := range copyWorkloads() {
 		if !b.workloads.MatchString(w.id) {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -13,6 +15,15 @@ import (
 type usage struct {
 	cpu time.Duration
 	rss int64 // the most memory it had at a time, in bytes
+}
+
+// usageAfter is that of a process that has ended.
+func usageAfter(cmd *exec.Cmd) usage {
+	u := usage{cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
+	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		u.rss = r.Maxrss << 10 // kilobytes, on Linux
+	}
+	return u
 }
 
 // usageOf reads /proc. Processes that have ended have no usage.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // streamWorkload is a backlog that is followed.
@@ -34,7 +36,7 @@ const (
 
 // stream runs a workload: the source's database and the backlog once, and for each
 // run a copy of the slot and of the target's database as they were before it.
-func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error) {
+func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	say("%s: %s", w.id, w.what)
 	source, err := b.fresh(ctx, b.source, "source", "")
 	if err != nil {
@@ -44,7 +46,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error)
 	if err := w.setup(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	err = exec1(ctx, source, doneTable, `create publication `+published+` for all tables`,
+	err = execute(ctx, source, doneTable, `create publication `+published+` for all tables`,
 		`select pg_create_logical_replication_slot('`+backlogs+`', 'pgoutput')`)
 	if err != nil {
 		return nil, err
@@ -54,10 +56,10 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error)
 		if err != nil {
 			return nil, err
 		}
-		if err := dumpTo(ctx, source, template); err != nil {
+		if err := b.dumpTo(ctx, source, template); err != nil {
 			return nil, fmt.Errorf("copy to the target: %w", err)
 		}
-		if err := exec1(ctx, template, `vacuum analyze`); err != nil {
+		if err := execute(ctx, template, `vacuum analyze`); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +67,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error)
 	if err := w.write(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("write the backlog: %w", err)
 	}
-	if err := exec1(ctx, source, writeDone, `checkpoint`); err != nil {
+	if err := execute(ctx, source, writeDone, `checkpoint`); err != nil {
 		return nil, err
 	}
 	r := &result{id: w.id, what: w.what, goal: w.goal, unit: w.unit, count: w.count(b), peer: "native"}
@@ -98,7 +100,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error)
 					return nil, err
 				}
 			}
-			err := exec1(ctx, source, `select pg_copy_logical_replication_slot('`+backlogs+`', '`+slot+`')`)
+			err := execute(ctx, source, `select pg_copy_logical_replication_slot('`+backlogs+`', '`+slot+`')`)
 			if err != nil {
 				return nil, err
 			}
@@ -123,7 +125,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) ([]*result, error)
 				got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.sender.cpu.Seconds(), got.backend.cpu.Seconds(), got.tool.rss>>20)
 		}
 	}
-	return []*result{r}, nil
+	return r, nil
 }
 
 // followWalferry applies the backlog with the decoder and the applier in a process of their own.
@@ -162,7 +164,7 @@ func (b *bench) measure(ctx context.Context, by, source, target, mode, backend s
 			select {
 			case err := <-ended:
 				r.took = time.Since(begun)
-				r.tool = usage{cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), rss: cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10}
+				r.tool = usageAfter(cmd)
 				return r, err
 			case <-time.After(50 * time.Millisecond):
 				if pid := number(ctx, source, sender); pid > 0 {
@@ -185,18 +187,13 @@ func (b *bench) measure(ctx context.Context, by, source, target, mode, backend s
 // followNative applies the backlog with a subscription.
 func (b *bench) followNative(ctx context.Context, source, target string) (r run, err error) {
 	r.by = "native"
-	config, err := pgx.ParseConfig(source)
-	if err != nil {
-		return r, err
-	}
-	dsn := fmt.Sprintf("host=%s port=%d dbname=%s user=%s", config.Host, config.Port, config.Database, config.User)
-	err = exec1(ctx, target, `create subscription bench connection '`+dsn+`' publication `+published+
+	err = execute(ctx, target, `create subscription bench connection `+catalog.Literal(source)+` publication `+published+
 		` with (create_slot = false, slot_name = '`+slot+`', copy_data = false, enabled = false)`)
 	if err != nil {
 		return r, err
 	}
 	begun := time.Now()
-	if err := exec1(ctx, target, `alter subscription bench enable`); err != nil {
+	if err := execute(ctx, target, `alter subscription bench enable`); err != nil {
 		return r, err
 	}
 	if r.took, err = awaitDone(ctx, target, begun, nil); err != nil {
@@ -204,7 +201,7 @@ func (b *bench) followNative(ctx context.Context, source, target string) (r run,
 	}
 	r.sender = usageOf(number(ctx, source, `select active_pid from pg_replication_slots where slot_name = '`+slot+`'`))
 	r.backend = usageOf(number(ctx, target, `select pid from pg_stat_subscription where subname = 'bench'`))
-	return r, exec1(ctx, target, `alter subscription bench disable`, `alter subscription bench set (slot_name = none)`, `drop subscription bench`)
+	return r, execute(ctx, target, `alter subscription bench disable`, `alter subscription bench set (slot_name = none)`, `drop subscription bench`)
 }
 
 // awaitDone waits until the last row is visible on the target.

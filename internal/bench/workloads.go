@@ -16,19 +16,19 @@ var fastCommits = []string{"PGOPTIONS=-c synchronous_commit=off"}
 func pgbench(n func(*bench) int, kind ...string) func(context.Context, *bench, string) error {
 	return func(ctx context.Context, b *bench, dsn string) error {
 		args := append([]string{"--no-vacuum", "--client=4", "--jobs=2", "--transactions=" + strconv.Itoa(n(b)/4), "--random-seed=1"}, kind...)
-		return command(ctx, fastCommits, "pgbench", append(args, dsn)...)
+		return b.command(ctx, fastCommits, "pgbench", append(args, dsn)...)
 	}
 }
 
 func pgbenchTables(scale int) func(context.Context, *bench, string) error {
 	return func(ctx context.Context, b *bench, dsn string) error {
-		return command(ctx, fastCommits, "pgbench", "--initialize", "--quiet", "--scale="+strconv.Itoa(b.n(scale)), dsn)
+		return b.command(ctx, fastCommits, "pgbench", "--initialize", "--quiet", "--scale="+strconv.Itoa(b.n(scale)), dsn)
 	}
 }
 
 // script runs statements of which each may use %d for the workload's number.
 func script(statements ...string) func(context.Context, *bench, string) error {
-	return func(ctx context.Context, _ *bench, dsn string) error { return exec1(ctx, dsn, statements...) }
+	return func(ctx context.Context, _ *bench, dsn string) error { return execute(ctx, dsn, statements...) }
 }
 
 func scaled(at1 int) func(*bench) int { return func(b *bench) int { return b.n(at1) } }
@@ -42,18 +42,18 @@ func streamWorkloads() []streamWorkload {
 	million := func(b *bench) int { return b.n(1_000_000) }
 	wide := `create table t (id int primary key, a int not null, b text, c timestamptz, d numeric(12,2))`
 	fill := func(ctx context.Context, b *bench, dsn string) error {
-		return exec1(ctx, dsn, wide, fmt.Sprintf(`insert into t select i, i, 'row ' || i, now(), i / 7.0 from generate_series(1, %d) i`, million(b)))
+		return execute(ctx, dsn, wide, fmt.Sprintf(`insert into t select i, i, 'row ' || i, now(), i / 7.0 from generate_series(1, %d) i`, million(b)))
 	}
 	full := func(index string) func(context.Context, *bench, string) error {
 		return func(ctx context.Context, b *bench, dsn string) error {
-			return exec1(ctx, dsn, `create table f (id int not null, a int, b text)`, `alter table f replica identity full`,
+			return execute(ctx, dsn, `create table f (id int not null, a int, b text)`, `alter table f replica identity full`,
 				`insert into f select i, i, 'row ' || i from generate_series(1, 2000) i`, index)
 		}
 	}
 	// Every row is updated in turn, one transaction each.
 	oneByOne := func(sql string, n func(*bench) int) func(context.Context, *bench, string) error {
 		return func(ctx context.Context, b *bench, dsn string) error {
-			return exec1(ctx, dsn, `set synchronous_commit = off`,
+			return execute(ctx, dsn, `set synchronous_commit = off`,
 				fmt.Sprintf(`do $$ begin for i in 0..%d loop %s; commit; end loop; end $$`, n(b)-1, sql))
 		}
 	}
@@ -81,7 +81,7 @@ func streamWorkloads() []streamWorkload {
 		{
 			id: "S4i", what: "one transaction that inserts 1,000,000 rows", unit: "rows/s", goal: "≥ 1.5 × native; RSS ≤ 128 MiB", count: million,
 			setup: script(wide), write: func(ctx context.Context, b *bench, dsn string) error {
-				return exec1(ctx, dsn, fmt.Sprintf(`insert into t select i, i, 'row ' || i, now(), i / 7.0 from generate_series(1, %d) i`, million(b)))
+				return execute(ctx, dsn, fmt.Sprintf(`insert into t select i, i, 'row ' || i, now(), i / 7.0 from generate_series(1, %d) i`, million(b)))
 			},
 		},
 		{
@@ -113,12 +113,12 @@ func streamWorkloads() []streamWorkload {
 		{
 			id: "S8", what: "5,000 tables, each touched 20 times", unit: "transactions/s", goal: "≥ native; RSS ≤ 256 MiB", count: scaled(100_000),
 			setup: func(ctx context.Context, b *bench, dsn string) error {
-				return exec1(ctx, dsn, fmt.Sprintf(`do $$ begin for i in 0..%d loop
+				return execute(ctx, dsn, fmt.Sprintf(`do $$ begin for i in 0..%d loop
   execute format('create table t%%s (id int primary key, v text)', i); if i %% 500 = 499 then commit; end if; end loop; end $$`, b.n(5000)-1))
 			},
 			write: func(ctx context.Context, b *bench, dsn string) error {
 				tables := b.n(5000)
-				return exec1(ctx, dsn, `set synchronous_commit = off`, fmt.Sprintf(`do $$ begin for r in 0..9 loop for i in 0..%d loop
+				return execute(ctx, dsn, `set synchronous_commit = off`, fmt.Sprintf(`do $$ begin for r in 0..9 loop for i in 0..%d loop
   execute format('insert into t%%s values (%%s, ''row'')', i, r); commit;
   execute format('update t%%s set v = ''updated'' where id = %%s', i, r); commit; end loop; end loop; end $$`, tables-1))
 			},
@@ -155,7 +155,7 @@ func copyWorkloads() []copyWorkload {
 				if err := pgbenchTables(60)(ctx, b, dsn); err != nil {
 					return err
 				}
-				return exec1(ctx, dsn, `alter table pgbench_history replica identity full`)
+				return execute(ctx, dsn, `alter table pgbench_history replica identity full`)
 			},
 		},
 		{
@@ -164,13 +164,13 @@ func copyWorkloads() []copyWorkload {
 				if err := shop.Load(ctx, dsn, shop.Options{Size: b.n(1000)}); err != nil {
 					return err
 				}
-				return exec1(ctx, dsn, `alter table shop.events replica identity full`)
+				return execute(ctx, dsn, `alter table shop.events replica identity full`)
 			},
 		},
 		{
 			id: "C3", what: "3,000 small tables", goal: "≥ 3.3 × native", count: scaled(3000), unit: "tables/s",
 			setup: func(ctx context.Context, b *bench, dsn string) error {
-				return exec1(ctx, dsn, fmt.Sprintf(`do $$ begin for i in 1..%d loop
+				return execute(ctx, dsn, fmt.Sprintf(`do $$ begin for i in 1..%d loop
   execute format('create table t%%s (id int primary key, v text)', i);
   execute format('insert into t%%s select j, md5(j::text) from generate_series(1, 20) j', i); if i %% 500 = 0 then commit; end if; end loop; end $$`, b.n(3000)))
 			},
@@ -178,7 +178,7 @@ func copyWorkloads() []copyWorkload {
 		{
 			id: "C4", what: "one table of 2 GB with five secondary indexes", goal: "faster than pgcopydb by a fifth", count: scaled(8_000_000), unit: "rows/s",
 			setup: func(ctx context.Context, b *bench, dsn string) error {
-				return exec1(ctx, dsn,
+				return execute(ctx, dsn,
 					`create unlogged table big (id bigint not null, a int, b int, c timestamptz, d text, e text, f text)`,
 					fmt.Sprintf(`insert into big select i, i %% 1000, (i * 7919) %% 100000, now() - i * interval '1 second', md5(i::text), md5((i + 1)::text), repeat('x', 90) from generate_series(1, %d) i`, b.n(8_000_000)),
 					`alter table big set logged`, `alter table big add primary key (id)`, `create index on big (a)`, `create index on big (b)`, `create index on big (c)`, `create index on big (d)`, `create index on big (e)`)

@@ -1,4 +1,3 @@
--- The same rows are in changes.sql.
 insert into numbers values (1, -32768, -2147483648, -9223372036854775808, 'NaN', 'NaN', 'NaN', 'NaN', '-92233720368547758.08', 0, true);
 insert into numbers values (2, 32767, 2147483647, 9223372036854775807, 1.0, 99999999.99, 'Infinity', 'Infinity', '92233720368547758.07', 4294967295, false);
 insert into numbers values (3, 0, 0, 0, 1.00, -0.001, '-Infinity', '-Infinity', 0, 1, null);
