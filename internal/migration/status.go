@@ -124,7 +124,7 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 			return fmt.Errorf("ask the target: %w", err)
 		}
 		if progress {
-			err := conn.QueryRow(ctx, `select max(applied)::text, coalesce(max(transactions), 0), coalesce(max(changes), 0) from walferry.progress where stream = $1 having count(*) > 0`, s.name).
+			err := conn.QueryRow(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, s.name).
 				Scan(&st.Stream.AppliedLSN, &st.Stream.Transactions, &st.Stream.Changes)
 			if err != nil && err != pgx.ErrNoRows {
 				return fmt.Errorf("read the progress: %w", err)
