@@ -67,9 +67,9 @@ type Applier struct {
 	last    backend    // of the session before
 	closed  bool
 
-	// doubt is the position of a COMMIT whose answer was lost: the progress row
-	// says either this or what progress says. Zero: there is no doubt.
-	doubt decoder.LSN
+	// doubts are the positions of COMMITs whose answers are not known: the progress row
+	// says one of these or what progress says.
+	doubts []decoder.LSN
 
 	misfits   int         // folds that failed since the last that went well
 	skipFolds int         // groups until the next is tried
@@ -281,17 +281,21 @@ func there(tx *decoder.Tx, applied decoder.LSN) bool {
 	return tx.CommitLSN < applied
 }
 
-// transact is the transaction on the target that moves it by a group.
+// transact is the transaction on the target that moves it by a group. The result of
+// every statement is read before its COMMIT is sent.
 func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Progress, folded bool) error {
 	if err := a.session.resolve(ctx, &a.config, group...); err != nil {
 		return a.rollback(ctx, err)
 	}
-	p := a.session.pipe(ctx)
-	if err := a.send(p, group, from, to, folded); err != nil {
-		p.abandon()
+	body, err := a.session.batchOf(folded, false, group...)
+	if err != nil {
 		return a.rollback(ctx, err)
 	}
-	if err := p.finish(); err != nil {
+	p := a.session.pipe(ctx)
+	if err := p.send(a.session.head(false, a.config.Name, from, to), body); err == nil {
+		p.settle() //nolint:errcheck // end tells
+	}
+	if err := p.end(); err != nil {
 		return a.rollback(ctx, err)
 	}
 	place := Place{}
@@ -301,59 +305,33 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 	return a.commit(ctx, place, to)
 }
 
-// send puts a group on its way to the target.
-func (a *Applier) send(p *pipe, group []*decoder.Tx, from, to Progress, folded bool) error {
-	if err := a.begin(p); err != nil {
-		return err
-	}
-	if err := a.move(p, from, to); err != nil {
-		return err
-	}
-	if folded {
-		return sendFolded(p, group...)
-	}
-	for _, tx := range group {
-		if err := sendChanges(p, tx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sendChanges puts the changes of one Tx on their way, one by one in their order.
-func sendChanges(p *pipe, tx *decoder.Tx) error {
-	for i := range tx.Changes {
-		if err := p.change(tx, &tx.Changes[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+// head starts a transaction on the target and moves the progress row.
+func (s *session) head(prove bool, stream string, from, to Progress) *batch {
+	b := s.batch(prove)
+	b.begin()
+	b.move(stream, from, to)
+	return b
 }
 
 // begin starts a transaction on the target.
-func (a *Applier) begin(p *pipe) error {
-	if err := p.exec("begin transaction", "begin"); err != nil {
-		return err
+func (b *batch) begin() {
+	own := &b.session.own
+	b.own("begin transaction", own.begin)
+	if !b.session.replica { // otherwise deferrable constraints are not checked at all
+		b.own("defer constraints", own.deferConstraints)
 	}
-	if a.session.replica {
-		return nil // deferrable constraints are not checked at all
-	}
-	return p.exec("defer constraints", "set constraints all deferred")
 }
 
 // move takes the progress row from one position to the next; it is the first
 // statement of a transaction, or the last of one whose end came late. The origin
 // is given the position and time of the commit as well: without them all commits
 // of a session would carry the time of its first.
-func (a *Applier) move(p *pipe, from, to Progress) error {
-	if err := p.fence(moveProgress, moveParameters(a.config.Name, from, to)...); err != nil {
-		return err
+func (b *batch) move(stream string, from, to Progress) {
+	own := &b.session.own
+	b.fence(own.move, moveParameters(stream, from, to)...)
+	if b.session.origin != "" && !to.CommitTime.IsZero() {
+		b.own("set up replication origin", own.origin, []byte(to.Applied.String()), timeParameter(to.CommitTime))
 	}
-	if a.session.origin == "" || to.CommitTime.IsZero() {
-		return nil
-	}
-	return p.exec("set up replication origin", "select pg_replication_origin_xact_setup($1, $2)",
-		[]byte(to.Applied.String()), timeParameter(to.CommitTime))
 }
 
 // commit makes the open transaction durable. Once COMMIT is on its way, its answer
@@ -389,7 +367,7 @@ func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
 		return a.rollback(ctx, err)
 	}
 	// Nobody knows whether it was committed. The progress row does.
-	a.doubt = to.Applied
+	a.doubts = append(a.doubts, to.Applied)
 	a.drop(work)
 	switch again := a.ready(work); {
 	case again == nil && a.Applied() == to.Applied:

@@ -229,18 +229,18 @@ func (s *effects) remove(key []byte, c *decoder.Change) bool {
 	return true
 }
 
-// send puts what is left to do on its way.
-func (f *fold) send(p *pipe) error {
+// unfold adds what is left to do to a batch.
+func (f *fold) unfold(b *batch) error {
 	for _, to := range f.order {
 		for i := range to.parts {
 			part := &to.parts[i]
 			if part.net == nil {
-				if err := p.change(part.tx, part.change); err != nil {
+				if err := b.change(part.tx, part.change); err != nil {
 					return err
 				}
 				continue
 			}
-			if err := p.effects(to.table, part.net); err != nil {
+			if err := b.effects(to.table, part.net); err != nil {
 				return err
 			}
 		}
@@ -248,8 +248,8 @@ func (f *fold) send(p *pipe) error {
 	return nil
 }
 
-// effects sends what is left to do to the rows of a table: what goes makes room for what comes.
-func (p *pipe) effects(t *table, s *effects) error {
+// effects adds what is left to do to the rows of a table: what goes makes room for what comes.
+func (b *batch) effects(t *table, s *effects) error {
 	var gone, changed, come []*decoder.Change
 	for i := range s.list {
 		e := &s.list[i]
@@ -270,7 +270,7 @@ func (p *pipe) effects(t *table, s *effects) error {
 		}
 	}
 	for _, changes := range [][]*decoder.Change{gone, changed, come} {
-		if err := p.alike(t, changes); err != nil {
+		if err := b.alike(t, changes); err != nil {
 			return err
 		}
 	}
@@ -280,8 +280,8 @@ func (p *pipe) effects(t *table, s *effects) error {
 // leastSet is how many changes of one shape are worth a statement for all of them.
 const leastSet = 4
 
-// alike sends changes of different rows by their shapes.
-func (p *pipe) alike(t *table, changes []*decoder.Change) error {
+// alike adds changes of different rows by their shapes.
+func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	type bucket struct {
 		shape   string
 		changes []*decoder.Change
@@ -289,8 +289,8 @@ func (p *pipe) alike(t *table, changes []*decoder.Change) error {
 	var buckets []bucket
 	byShape := map[string]int{}
 	for _, c := range changes {
-		shape, err := t.shape(c, p.shape[:0])
-		p.shape = shape
+		shape, err := t.shape(c, b.prove, b.shape[:0])
+		b.shape = shape
 		if err != nil {
 			return &foldError{err}
 		}
@@ -302,50 +302,78 @@ func (p *pipe) alike(t *table, changes []*decoder.Change) error {
 		}
 		buckets[i].changes = append(buckets[i].changes, c)
 	}
-	for _, b := range buckets {
-		s := t.setStatement(shape(b.shape))
-		if s == nil || len(b.changes) < leastSet {
-			for _, c := range b.changes {
-				if err := p.one(t, c); err != nil {
-					return err
-				}
-			}
+	for _, bucket := range buckets {
+		s := t.setStatement(shape(bucket.shape))
+		if s != nil && len(bucket.changes) >= leastSet {
+			b.many(t, s, bucket.changes)
 			continue
 		}
-		if err := p.many(t, s, b.changes); err != nil {
+		for _, c := range bucket.changes {
+			if err := b.one(t, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// folding turns transactions, as they come, into a batch by their net effect.
+type folding struct {
+	batch *batch
+	fold  *fold
+}
+
+func (s *session) folding(prove bool) *folding {
+	return &folding{batch: s.batch(prove), fold: s.fold()}
+}
+
+// add takes the changes of one Tx.
+func (f *folding) add(tx *decoder.Tx) error {
+	for i := range tx.Changes {
+		c := &tx.Changes[i]
+		if f.fold.add(tx, c) {
+			continue
+		}
+		if len(f.fold.order) > 0 {
+			if err := f.fold.unfold(f.batch); err != nil {
+				return err
+			}
+			f.fold = f.batch.session.fold()
+			if f.fold.add(tx, c) {
+				continue
+			}
+		}
+		if err := f.batch.change(tx, c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// end is the batch for what was added.
+func (f *folding) end() (*batch, error) { return f.batch, f.fold.unfold(f.batch) }
+
 // leastFold is how many changes are worth a fold.
 const leastFold = 2 * leastSet
 
-// sendFolded puts the net effect of transactions on its way.
-func sendFolded(p *pipe, txs ...*decoder.Tx) error {
-	f := p.session.fold()
-	for _, tx := range txs {
-		for i := range tx.Changes {
-			c := &tx.Changes[i]
-			if f.add(tx, c) {
-				continue
-			}
-			if len(f.order) > 0 {
-				if err := f.send(p); err != nil {
-					return err
-				}
-				f = p.session.fold()
-			}
-			if f.add(tx, c) {
-				continue
-			}
-			if err := p.change(tx, c); err != nil {
-				return err
+// batchOf is the batch of transactions by their net effect, or change by change.
+func (s *session) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) {
+	if folded {
+		f := s.folding(prove)
+		for _, tx := range txs {
+			if err := f.add(tx); err != nil {
+				return nil, err
 			}
 		}
+		return f.end()
 	}
-	return f.send(p)
+	b := s.batch(prove)
+	for _, tx := range txs {
+		if err := b.changes(tx); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 // folds tells whether changes are worth to be gathered, and may be.
@@ -381,36 +409,34 @@ func (a *Applier) misfit(err error) bool {
 	return true
 }
 
-// one sends a made-up change.
-func (p *pipe) one(t *table, c *decoder.Change) error {
-	s, err := t.statement(c, &p.shape)
+// one adds a made-up change.
+func (b *batch) one(t *table, c *decoder.Change) error {
+	s, err := t.statement(c, b.prove, &b.shape)
 	if err != nil {
 		return &foldError{err}
 	}
-	return p.row(s, c, awaited{many: t, rows: 1})
+	b.row(s, c, awaited{many: t, rows: 1})
+	return nil
 }
 
-// many sends changes of one shape by one statement: each of its parameters is an
+// many adds changes of one shape as one statement: each of its parameters is an
 // array that has a value of each change.
-func (p *pipe) many(t *table, s *statement, changes []*decoder.Change) error {
+func (b *batch) many(t *table, s *statement, changes []*decoder.Change) {
 	a := awaited{many: t, rows: int64(len(changes))}
-	if err := p.prepared(s, a); err != nil {
-		return err
+	if b.prove {
+		a.rows = -1
 	}
 	size := 0
-	p.values = p.values[:0]
+	values := make([][]byte, len(s.args))
 	for i, arg := range s.args {
-		var array []byte
 		if s.formats[i] == binaryFormat {
-			array = textArray(changes, arg)
+			values[i] = textArray(changes, arg)
 		} else {
-			array = literal(changes, arg, t.columns[arg.column].delimiter)
+			values[i] = literal(changes, arg, t.columns[arg.column].delimiter)
 		}
-		size += len(array)
-		p.values = append(p.values, array)
+		size += len(values[i])
 	}
-	p.pipeline.SendQueryPrepared(s.name, p.values, s.formats, nil)
-	return p.sent(a, size)
+	b.commands = append(b.commands, command{statement: s, values: values, size: size, awaited: a})
 }
 
 // foldError means that a group cannot be applied by its net effect, whether the

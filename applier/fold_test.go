@@ -243,7 +243,7 @@ func TestSetStatement(t *testing.T) {
 		{"insert of no columns", known(relation("t", 'd'), nil, nil), insert(relation("t", 'd')), ""},
 	} {
 		test.table.setStatements = map[string]*statement{}
-		shape, err := test.table.shape(&test.change, nil)
+		shape, err := test.table.shape(&test.change, false, nil)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue

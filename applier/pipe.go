@@ -4,32 +4,49 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walferry/walferry/decoder"
 )
 
-// What is sent before results are looked at. Two such parts are on their way at
-// most, so that a slow answer does not stop the sending, and neither side has to
-// keep much: a result takes some 30 bytes.
+// What is sent before the server is asked for the results, and how many such parts may
+// be on their way: neither side has to keep much, a result takes some 30 bytes.
 const (
-	flushStatements = 256
-	flushBytes      = 128 << 10
+	partStatements = 256
+	partBytes      = 128 << 10
+	partsMax       = 8
 )
 
-// pipe sends statements to the target without waiting for their results, reads
-// these in order as it goes, and checks them.
+// pipe sends statements to the target without waiting for their results. A goroutine
+// reads these in their order and checks them. While there is a pipe, the connection is its own.
+//
+// The protocol is https://www.postgresql.org/docs/current/protocol-flow.html, extended
+// query: after an error the server skips everything up to the next Sync.
 type pipe struct {
-	session  *session
-	pipeline *pgconn.Pipeline
-	awaited  []awaited // what the results to come are of, oldest first
-	flushed  int       // of them, those that had been sent by the flush before
-	bytes    int       // not flushed
-	count    int       // statements not flushed
-	shape    shape     // buffers for one change
-	values   [][]byte
+	session *session
+	wire    net.Conn
+	front   *pgproto3.Frontend
+
+	part  []awaited // sent or buffered, and not handed over
+	bytes int       // of part
+	open  bool      // something was sent after the last Sync
+	syncs int64     // sent
+
+	parts  chan []awaited
+	synced atomic.Int64  // Syncs that have been answered, and all before them went well
+	news   chan struct{} // of capacity 1: synced has grown
+	failed chan struct{} // closed with the first error
+	done   chan struct{} // closed when all is read
+	err    error         // of the first result that was not as it must be
+	lost   bool          // the connection, not a statement, has failed
+
+	unwatch func() // ctx
 }
 
 // awaited is a result that has not been read.
@@ -41,78 +58,65 @@ type awaited struct {
 	table   *table          // nil for TRUNCATE
 	many    *table          // of changes that were made up: their error is only that they failed
 	fence   bool            // it is the progress row
+	commit  bool            // it is COMMIT
 	prepare bool            // not a statement: the answer to Parse or Close
+	sync    bool            // not a statement: ReadyForQuery
 }
 
 // fenced means that the progress row has moved.
 var errFenced = errors.New("the progress row has moved")
 
+// pipe takes the connection until end. When ctx ends first the connection is lost.
 func (s *session) pipe(ctx context.Context) *pipe {
-	return &pipe{session: s, pipeline: s.conn.PgConn().StartPipeline(ctx)}
-}
-
-// exec sends a statement of our own.
-func (p *pipe) exec(what, sql string, values ...[]byte) error {
-	p.pipeline.SendQueryParams(sql, values, nil, nil, nil)
-	return p.sent(awaited{what: what, rows: -1}, len(sql))
-}
-
-// fence sends one of the statements that move or hold the progress row.
-func (p *pipe) fence(sql string, values ...[]byte) error {
-	p.pipeline.SendQueryParams(sql, values, nil, nil, nil)
-	return p.sent(awaited{what: "move progress", rows: 1, fence: true}, len(sql))
-}
-
-// change sends what applies one change of the source.
-func (p *pipe) change(tx *decoder.Tx, c *decoder.Change) error {
-	if c.Op == decoder.Truncate {
-		return p.truncate(tx, c)
+	p := &pipe{
+		session: s, wire: s.conn.PgConn().Conn(), front: s.conn.PgConn().Frontend(),
+		parts: make(chan []awaited, partsMax), news: make(chan struct{}, 1),
+		failed: make(chan struct{}), done: make(chan struct{}),
 	}
-	t := p.session.of(c.Relation)
-	if t == nil {
-		return &inputError{fmt.Sprintf("apply transaction %d: a change of no known relation", tx.XID)}
-	}
-	if t.left {
-		return nil
-	}
-	s, err := t.statement(c, &p.shape)
-	if err != nil {
-		return located(err, tx, c, t)
-	}
-	return p.row(s, c, awaited{tx: tx, change: c, table: t, rows: 1})
-}
-
-// row sends the statement of one change.
-func (p *pipe) row(s *statement, c *decoder.Change, a awaited) error {
-	if err := p.prepared(s, a); err != nil {
-		return err
-	}
-	p.values = s.parameters(c, p.values[:0])
-	p.pipeline.SendQueryPrepared(s.name, p.values, nil, nil)
-	size := 0
-	for _, value := range p.values {
-		size += len(value)
-	}
-	return p.sent(a, size)
-}
-
-func (p *pipe) truncate(tx *decoder.Tx, c *decoder.Change) error {
-	var tables []*table
-	for _, r := range c.Truncated {
-		if t := p.session.of(r); t != nil && !t.left {
-			tables = append(tables, t)
+	expired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		p.wire.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // then it is lost already
+		close(expired)
+	})
+	p.unwatch = func() {
+		if !stop() {
+			<-expired
+			p.wire.SetDeadline(time.Time{}) //nolint:errcheck // as above
 		}
 	}
-	if len(tables) == 0 {
-		return nil
-	}
-	sql := truncate(tables, c.Restart)
-	p.pipeline.SendQueryParams(sql, nil, nil, nil, nil)
-	return p.sent(awaited{tx: tx, change: c, rows: -1}, len(sql))
+	go p.receive()
+	return p
 }
 
-// prepared makes sure that the server has the statement of a change, and gives up
-// those that have not been used for longest.
+// send puts batches on their way.
+func (p *pipe) send(batches ...*batch) error {
+	for _, b := range batches {
+		for i := range b.commands {
+			if err := p.command(&b.commands[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *pipe) command(c *command) error {
+	s := c.statement
+	if s == nil {
+		p.front.SendParse(&pgproto3.Parse{Query: c.sql})
+		s = &unnamed
+	} else if err := p.prepared(s, c.awaited); err != nil {
+		return err
+	}
+	p.front.SendBind(&pgproto3.Bind{PreparedStatement: s.name, ParameterFormatCodes: s.formats, Parameters: c.values})
+	p.front.SendExecute(&pgproto3.Execute{})
+	return p.sent(c.awaited, c.size)
+}
+
+var unnamed statement
+
+// prepared makes sure that the server has a statement, and gives up those that have
+// not been used for longest.
 func (p *pipe) prepared(s *statement, a awaited) error {
 	cache := p.session
 	if element := cache.prepared[s]; element != nil {
@@ -122,95 +126,201 @@ func (p *pipe) prepared(s *statement, a awaited) error {
 	for cache.used.Len() >= preparedMax {
 		last := cache.used.Remove(cache.used.Back()).(*statement)
 		delete(cache.prepared, last)
-		p.pipeline.SendDeallocate(last.name)
+		p.front.SendClose(&pgproto3.Close{ObjectType: 'S', Name: last.name})
 		if err := p.sent(awaited{what: "deallocate a statement", prepare: true}, 0); err != nil {
 			return err
 		}
 	}
 	cache.names++
 	s.name = fmt.Sprintf("walferry_%d", cache.names)
-	p.pipeline.SendPrepare(s.name, s.sql, nil)
+	p.front.SendParse(&pgproto3.Parse{Name: s.name, Query: s.sql})
 	cache.prepared[s] = cache.used.PushFront(s)
 	a.prepare = true
 	return p.sent(a, len(s.sql))
 }
 
-// sent notes that something was queued and, when it is enough, sends it on its
-// way and reads the results of what went before.
+// sent notes what was buffered and, when it is enough, sends it on its way.
 func (p *pipe) sent(a awaited, size int) error {
-	p.awaited = append(p.awaited, a)
+	p.open = true
+	p.part = append(p.part, a)
 	p.bytes += size
-	p.count++
-	if p.count < flushStatements && p.bytes < flushBytes {
+	if len(p.part) < partStatements && p.bytes < partBytes {
 		return nil
 	}
-	// A flush, not a sync: after an error the server must skip what follows.
-	p.pipeline.SendFlushRequest()
-	if err := p.pipeline.Flush(); err != nil {
+	return p.push()
+}
+
+// push sends what is buffered on its way. A flush, not a sync: after an error the server
+// must skip what follows.
+func (p *pipe) push() error {
+	if len(p.part) == 0 {
+		return p.failure()
+	}
+	p.front.Send(&pgproto3.Flush{})
+	return p.flush()
+}
+
+// sync ends what was sent so far: the server skips no further than here after an error.
+func (p *pipe) sync() error {
+	p.front.SendSync(&pgproto3.Sync{})
+	p.part = append(p.part, awaited{sync: true})
+	p.open = false
+	p.syncs++
+	return p.flush()
+}
+
+// flush hands the part over to the receiver and sends it. It waits while many parts are on their way.
+func (p *pipe) flush() error {
+	p.parts <- p.part
+	p.part, p.bytes = nil, 0
+	if err := p.front.Flush(); err != nil {
+		p.wire.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // the receiver must not wait for what was not sent
 		return fmt.Errorf("send to target: %w", err)
 	}
-	p.count, p.bytes = 0, 0
-	for range p.flushed {
-		if err := p.read(); err != nil {
+	return p.failure()
+}
+
+// failure is the first error that was met, nil so far.
+func (p *pipe) failure() error {
+	select {
+	case <-p.failed:
+		return p.err
+	default:
+		return nil
+	}
+}
+
+// settle waits until all that was sent has gone well.
+func (p *pipe) settle() error {
+	if p.open {
+		if err := p.sync(); err != nil {
 			return err
 		}
 	}
-	p.flushed = len(p.awaited)
-	return nil
-}
-
-// finish sends what is left, reads all results and gives the connection back.
-func (p *pipe) finish() error {
-	if err := p.pipeline.Sync(); err != nil {
-		return fmt.Errorf("send to target: %w", err)
-	}
-	for len(p.awaited) > 0 {
-		if err := p.read(); err != nil {
-			p.drain()
-			return err
+	for p.synced.Load() < p.syncs {
+		select {
+		case <-p.news:
+		case <-p.failed:
+			return p.err
 		}
 	}
-	if err := p.pipeline.Close(); err != nil {
-		return fmt.Errorf("read results from target: %w", err)
-	}
 	return nil
 }
 
-// abandon gives the connection back after an error of one of the others.
-func (p *pipe) abandon() {
-	if p.pipeline.Sync() == nil {
-		p.drain()
+// end reads what is left and gives the connection back; one that was lost is closed. It
+// returns the first error that was met.
+func (p *pipe) end() error {
+	var err error
+	if p.open {
+		err = p.sync()
+	}
+	close(p.parts)
+	<-p.done
+	p.unwatch()
+	if p.err != nil {
+		err = p.err
+	}
+	if p.lost || err != nil && p.err == nil {
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		p.session.conn.PgConn().Close(over) //nolint:errcheck // it is of no use
+	}
+	return err
+}
+
+// receive reads the results of all parts. After an error it looks for the answers to Syncs alone.
+func (p *pipe) receive() {
+	defer close(p.done)
+	fail := func(err error) {
+		if p.err == nil {
+			p.err = err
+			close(p.failed)
+		}
+	}
+	for part := range p.parts {
+		for i := range part {
+			a := &part[i]
+			if p.lost || p.err != nil && !a.sync {
+				continue
+			}
+			err := p.result(a)
+			if errors.Is(err, errLost) {
+				p.lost = true
+			}
+			switch {
+			case err != nil:
+				fail(err)
+			case a.sync && p.err == nil:
+				p.synced.Add(1)
+				select {
+				case p.news <- struct{}{}:
+				default:
+				}
+			}
+		}
 	}
 }
 
-// drain reads what is left. What it meets follows from the error that is known.
-func (p *pipe) drain() { p.pipeline.Close() } //nolint:errcheck // see above
+// errLost marks an error of the connection.
+var errLost = errors.New("connection to target lost")
 
-// read reads the oldest result and checks it.
-func (p *pipe) read() error {
-	a := p.awaited[0]
-	p.awaited = p.awaited[1:]
-	results, err := p.pipeline.GetResults()
-	if err != nil {
-		return a.failed(err)
-	}
-	reader, ok := results.(*pgconn.ResultReader)
-	if !ok {
-		if a.prepare {
+// lostError is an error of the connection, as what it is.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string        { return "read results from target: " + e.err.Error() }
+func (e *lostError) Unwrap() error        { return e.err }
+func (e *lostError) Is(target error) bool { return target == errLost }
+
+// result reads one result and checks it. Before the answer to a Sync it skips what
+// belongs to an error that is known.
+func (p *pipe) result(a *awaited) error {
+	for {
+		message, err := p.front.Receive()
+		if err != nil {
+			return &lostError{err}
+		}
+		switch m := message.(type) {
+		case *pgproto3.ErrorResponse:
+			server := pgconn.ErrorResponseToPgError(m)
+			if fatal(server) {
+				return &lostError{server}
+			}
+			if !a.sync {
+				return a.failed(server)
+			}
+		case *pgproto3.ReadyForQuery:
+			if !a.sync {
+				return &lostError{fmt.Errorf("no result of %q", a.what)}
+			}
 			return nil
+		case *pgproto3.ParseComplete, *pgproto3.CloseComplete:
+			if a.prepare {
+				return nil
+			}
+		case *pgproto3.CommandComplete:
+			if !a.sync {
+				return a.complete(m.CommandTag)
+			}
+		case *pgproto3.EmptyQueryResponse:
+			if !a.sync {
+				return &lostError{errors.New("the server got an empty statement")}
+			}
 		}
-		return fmt.Errorf("read results from target: got %T for %s", results, a.what)
 	}
-	tag, err := reader.Close()
-	if err != nil {
-		return a.failed(err)
+}
+
+// complete checks the result of a statement that the server has finished.
+func (a *awaited) complete(text []byte) error {
+	if a.commit && string(text) != "COMMIT" {
+		return fmt.Errorf("commit on target: the server answered %s", text)
 	}
-	rows := tag.RowsAffected()
-	switch {
-	case a.rows < 0 || rows == a.rows:
+	if a.rows < 0 {
 		return nil
-	case a.fence:
-		return errFenced
+	}
+	rows := pgconn.NewCommandTag(string(text)).RowsAffected()
+	switch {
+	case rows == a.rows:
+		return nil
 	case a.many != nil:
 		return &foldError{fmt.Errorf("%d of %d rows of %s", rows, a.rows, a.many.label())}
 	case a.change.Op == decoder.Insert:
@@ -222,19 +332,18 @@ func (p *pipe) read() error {
 }
 
 // failed turns a server's error about a change into ours.
-func (a *awaited) failed(err error) error {
-	var server *pgconn.PgError
+func (a *awaited) failed(server *pgconn.PgError) error {
 	switch {
-	case !errors.As(err, &server) || fatal(server):
-		return fmt.Errorf("read results from target: %w", err)
+	case a.fence && server.Code == pgDivisionByZero:
+		return errFenced
 	case a.many != nil && transientState(server):
-		return fmt.Errorf("apply changes of %s: %w", a.many.label(), err)
+		return fmt.Errorf("apply changes of %s: %w", a.many.label(), server)
 	case a.many != nil:
-		return &foldError{err}
+		return &foldError{server}
 	case a.change == nil:
-		return fmt.Errorf("%s on target: %w", a.what, err)
+		return fmt.Errorf("%s on target: %w", a.what, server)
 	case transientState(server):
-		return fmt.Errorf("%s: %w", placeOf(a.tx, a.change, a.table), err)
+		return fmt.Errorf("%s: %w", placeOf(a.tx, a.change, a.table), server)
 	}
 	return located(refused(server), a.tx, a.change, a.table)
 }

@@ -58,7 +58,8 @@ const insertProgress = `
 insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
 
 // The condition is the fence: an applier that was taken for dead finds that the
-// row has moved, and nothing of its transaction remains.
+// row has moved, and nothing of its transaction remains. The statement is sent in the
+// form that prove gives it.
 const moveProgress = `
 update walferry.progress
    set applied = $3, commit_time = coalesce($4, commit_time), transactions = $5, changes = $6, applied_at = clock_timestamp()
@@ -146,4 +147,5 @@ const (
 	pgUniqueViolation = "23505"
 	pgDuplicateTable  = "42P07"
 	pgDuplicateSchema = "42P06"
+	pgDivisionByZero  = "22012"
 )

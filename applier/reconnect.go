@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -56,8 +57,8 @@ func (a *Applier) reopen(ctx context.Context, conn *pgx.Conn) (*session, error) 
 	switch want := a.Applied(); {
 	case !found:
 		return nil, &ProgressError{Stream: a.config.Name, Want: want, Missing: true}
-	case have.Applied == want || (a.doubt != 0 && have.Applied == a.doubt):
-		a.doubt = 0
+	case have.Applied == want || slices.Contains(a.doubts, have.Applied):
+		a.doubts = nil
 		a.setProgress(have)
 		return s, nil
 	default:

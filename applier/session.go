@@ -33,7 +33,12 @@ type session struct {
 	prepared map[*statement]*list.Element
 	used     list.List // of *statement, the one used last in front
 	names    int       // names given to prepared statements so far
+
+	own ownStatements
 }
+
+// ownStatements are those that every transaction needs.
+type ownStatements struct{ begin, deferConstraints, move, hold, origin, commit *statement }
 
 // backend names a server process so that no later one with its pid is meant.
 type backend struct {
@@ -53,7 +58,14 @@ func openSession(ctx context.Context, conn *pgx.Conn, log *slog.Logger, stream s
 	if err := pinning.Pin(ctx, conn.PgConn()); err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, major: pinning.Major(conn.PgConn())}
+	s := &session{conn: conn, major: pinning.Major(conn.PgConn()), own: ownStatements{
+		begin:            &statement{sql: "begin"},
+		deferConstraints: &statement{sql: "set constraints all deferred"},
+		move:             &statement{sql: prove("", moveProgress, false, "1")},
+		hold:             &statement{sql: prove("", holdProgress, false, "1")},
+		origin:           &statement{sql: "select pg_replication_origin_xact_setup($1, $2)"},
+		commit:           &statement{sql: "commit"},
+	}}
 	s.forget()
 	if err := s.plan(ctx); err != nil {
 		return nil, err

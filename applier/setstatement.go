@@ -55,7 +55,11 @@ func (t *table) buildSet(s shape) *statement {
 		formats = append(formats, format)
 	}
 	from := "unnest(" + strings.Join(arrays, ", ") + ") v(" + strings.Join(names, ", ") + ")"
-	return &statement{sql: strings.Replace(sql, source, from, 1), args: b.args, formats: formats}
+	sql = strings.Replace(sql, source, from, 1)
+	if s[2] == proven {
+		sql = prove("", sql, false, "cardinality("+arrays[0]+")")
+	}
+	return &statement{sql: sql, args: b.args, formats: formats}
 }
 
 // source stands for the list of rows until all its columns are known. It is no SQL.

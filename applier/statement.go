@@ -27,13 +27,21 @@ type arg struct {
 }
 
 // shape says what a statement is made of; changes of the same shape share it. Byte
-// 0 is the operation, byte 1 tells where the row to find is described, then there
-// is a byte for each column.
+// 0 is the operation, byte 1 tells where the row to find is described, byte 2 who
+// counts the rows, then there is a byte for each column.
 type shape []byte
 
 const (
 	byOld = 'o'
 	byNew = 'n'
+
+	// The statement fails unless it touches as many rows as it is for, so that nobody
+	// has to look at its result before the COMMIT is sent. That costs the server a little.
+	proven = 'p'
+	// The caller counts.
+	counted = 'c'
+
+	shapeHead = 3
 )
 
 const (
@@ -43,8 +51,8 @@ const (
 
 // statement returns the statement that applies a change other than TRUNCATE. It
 // keeps statements in the table, and reuses buf for the shape.
-func (t *table) statement(c *decoder.Change, buf *shape) (*statement, error) {
-	shape, err := t.shape(c, (*buf)[:0])
+func (t *table) statement(c *decoder.Change, prove bool, buf *shape) (*statement, error) {
+	shape, err := t.shape(c, prove, (*buf)[:0])
 	*buf = shape
 	if err != nil {
 		return nil, err
@@ -76,7 +84,7 @@ func (s *statement) parameters(c *decoder.Change, to [][]byte) [][]byte {
 }
 
 // shape finds what a change does to each column.
-func (t *table) shape(c *decoder.Change, s shape) (shape, error) {
+func (t *table) shape(c *decoder.Change, prove bool, s shape) (shape, error) {
 	n := len(t.columns)
 	if c.Op != decoder.Insert && c.Op != decoder.Update && c.Op != decoder.Delete {
 		return nil, &inputError{fmt.Sprintf("read change of %s: unknown operation %q", t.label(), c.Op)}
@@ -88,7 +96,11 @@ func (t *table) shape(c *decoder.Change, s shape) (shape, error) {
 	if c.Op != decoder.Insert && c.Old != nil {
 		by = byOld
 	}
-	s = append(s, byte(c.Op), by)
+	who := byte(counted)
+	if prove && (c.Op != decoder.Insert || t.watched || t.partitioned) { // otherwise an INSERT that does not fail inserts
+		who = proven
+	}
+	s = append(s, byte(c.Op), by, who)
 	for i := range t.columns {
 		var flags byte
 		if c.Op != decoder.Delete && t.sets(c, i) {
@@ -154,18 +166,39 @@ func (t *table) sets(c *decoder.Change, i int) bool {
 // build writes the SQL for a shape.
 func (t *table) build(s shape) *statement {
 	b := builder{table: t, shape: s}
-	var sql string
+	var with, sql string
+	returns := false // a row for each that it touches
 	switch op := decoder.Op(s[0]); {
 	case op == decoder.Insert:
 		sql = b.insert()
 	case op == decoder.Delete:
 		sql = "delete from " + b.only() + b.where()
 	case len(b.written(true)) > 0:
-		sql = b.replace()
+		with, sql = b.replace()
+		returns = true
 	default:
 		sql = b.update("")
+		returns = len(b.written(false)) == 0
+	}
+	switch {
+	case s[2] == proven:
+		sql = prove(with, sql, returns, "1")
+	case with != "":
+		sql = "with " + with + "\n" + sql
 	}
 	return &statement{sql: sql, args: b.args}
+}
+
+// prove makes a statement divide by zero unless it touches so many rows. with is what
+// it has in its WITH clause, where all that changes data must be.
+func prove(with, sql string, returns bool, rows string) string {
+	if !returns {
+		sql += " returning 1"
+	}
+	if with != "" {
+		with += ",\n"
+	}
+	return "with " + with + "done as (" + sql + ") select 1/(count(*) = " + rows + ")::int from done"
 }
 
 // builder writes one statement.
@@ -192,7 +225,7 @@ func (b *builder) cast(column int, old bool) string {
 	return b.param(column, old) + "::" + b.table.columns[column].typ
 }
 
-func (b *builder) flags(column int) byte { return b.shape[2+column] }
+func (b *builder) flags(column int) byte { return b.shape[shapeHead+column] }
 
 // only is the table without the tables that inherit from it. A partitioned table
 // has no rows of its own.
@@ -248,7 +281,7 @@ func (b *builder) update(condition string) string {
 // IDENTITY, which only an INSERT can give a value. The row is deleted and
 // inserted if the column changed, which the source does not always tell, and
 // updated otherwise.
-func (b *builder) replace() string {
+func (b *builder) replace() (with, sql string) {
 	update := b.update(" and " + b.same())
 	if len(b.written(false)) > 0 {
 		update += " returning 1"
@@ -270,11 +303,11 @@ func (b *builder) replace() string {
 		names = append(names, name)
 		values = append(values, "gone."+name)
 	}
-	return "with kept as (" + update + "),\n" +
+	with = "kept as (" + update + "),\n" +
 		"gone as (delete from " + b.only() + b.where() + " and not " + b.same() + " returning *),\n" +
 		"put as (insert into " + b.table.sql + " (" + strings.Join(names, ", ") + ") overriding system value select " +
-		strings.Join(values, ", ") + " from gone returning 1)\n" +
-		"select 1 from kept union all select 1 from put"
+		strings.Join(values, ", ") + " from gone returning 1)"
+	return with, "select 1 from kept union all select 1 from put"
 }
 
 // same is true when the identity columns have their new values already.

@@ -116,7 +116,7 @@ select 1 from kept union all select 1 from put <- 2,1`,
 		t.Run(test.name, func(t *testing.T) {
 			var buf shape
 			for range 2 { // the second comes from the cache
-				s, err := test.table.statement(&test.change, &buf)
+				s, err := test.table.statement(&test.change, false, &buf)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -156,7 +156,7 @@ func TestStatement_Errors(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var buf shape
-			_, err := known(test.change.Relation, nil, nil).statement(&test.change, &buf)
+			_, err := known(test.change.Relation, nil, nil).statement(&test.change, false, &buf)
 			if !errors.As(err, test.want) {
 				t.Errorf("got %v, want a %s", err, fmt.Sprintf("%T", test.want)[1:])
 			}
@@ -169,5 +169,51 @@ func TestTruncate(t *testing.T) {
 	b := known(relation("b", 'd'), nil, func(t *table) { t.partitioned = true })
 	if got, want := truncate([]*table{a, b}, true), `truncate table only "public"."a", "public"."b" restart identity`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// The form of a statement that fails on the server unless it touches its one row.
+func TestStatement_Proven(t *testing.T) {
+	byKey := relation("t", 'd', "id*", "a")
+	for _, test := range []struct {
+		name   string
+		change decoder.Change
+		table  *table
+		want   string
+	}{
+		{
+			"update", update(byKey, nil, row("1", "2")), known(byKey, nil, nil),
+			`with done as (update only "public"."t" set "a" = $1 where "id" operator(pg_catalog.=) $2::integer returning 1) select 1/(count(*) = 1)::int from done`,
+		},
+		{
+			"only looked for", update(byKey, nil, row("1", unchanged)), known(byKey, nil, nil),
+			`with done as (select 1 from only "public"."t" where "id" operator(pg_catalog.=) $1::integer for update) select 1/(count(*) = 1)::int from done`,
+		},
+		{
+			"insert that cannot do anything else", insert(byKey, "1", "2"), known(byKey, nil, nil),
+			`insert into "public"."t" ("id", "a") overriding system value values ($1, $2)`,
+		},
+		{
+			"insert that a trigger sees", insert(byKey, "1", "2"), known(byKey, nil, func(t *table) { t.watched = true }),
+			`with done as (insert into "public"."t" ("id", "a") overriding system value values ($1, $2) returning 1) select 1/(count(*) = 1)::int from done`,
+		},
+		{
+			"identity always, perhaps changed", update(byKey, nil, row("1", "2")), known(byKey, nil, func(t *table) { t.columns[1].always = true }),
+			`with kept as (select 1 from only "public"."t" where "id" operator(pg_catalog.=) $2::integer and ("a" = $1::integer) for update),
+gone as (delete from only "public"."t" where "id" operator(pg_catalog.=) $2::integer and not ("a" = $1::integer) returning *),
+put as (insert into "public"."t" ("id", "a") overriding system value select gone."id", $1::integer from gone returning 1),
+done as (select 1 from kept union all select 1 from put) select 1/(count(*) = 1)::int from done`,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var buf shape
+			s, err := test.table.statement(&test.change, true, &buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.sql != test.want {
+				t.Errorf("got\n%s\nwant\n%s", s.sql, test.want)
+			}
+		})
 	}
 }

@@ -79,8 +79,17 @@ const tablesMax = 20_000
 // resolve finds the target's tables for every relation in the changes, before any of
 // them is applied: those that are not known yet all at once.
 func (s *session) resolve(ctx context.Context, c *Config, txs ...*decoder.Tx) error {
+	fresh := s.unknown(txs...)
+	if len(fresh) == 0 {
+		return nil
+	}
+	return s.describe(ctx, c, fresh)
+}
+
+// unknown returns the relations that have to be described first.
+func (s *session) unknown(txs ...*decoder.Tx) []meeting {
 	var fresh []meeting
-	met := map[*decoder.Relation]bool{}
+	var met map[*decoder.Relation]bool
 	meet := func(tx *decoder.Tx, op decoder.Op, r *decoder.Relation) {
 		if s.tables[r] != nil || met[r] {
 			return
@@ -88,6 +97,9 @@ func (s *session) resolve(ctx context.Context, c *Config, txs ...*decoder.Tx) er
 		if known := s.byName[r.Namespace+"\x00"+r.Name]; known != nil && sameRelation(known.relation, r) {
 			s.tables[r] = known
 			return
+		}
+		if met == nil {
+			met = map[*decoder.Relation]bool{}
 		}
 		met[r] = true
 		fresh = append(fresh, meeting{tx, op, r})
@@ -105,10 +117,7 @@ func (s *session) resolve(ctx context.Context, c *Config, txs ...*decoder.Tx) er
 			}
 		}
 	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	return s.describe(ctx, c, fresh)
+	return fresh
 }
 
 // meeting is where a relation was met first.

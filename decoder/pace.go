@@ -21,6 +21,7 @@ const (
 	// A source that is followed live sends less, and its changes must not wait.
 	paceBytes = 96 << 10
 	paceReads = 240
+	paceStay  = 32 << 10 // and as long as there is still one: 1 MB a second
 
 	// A small window bounds what can come over a long way: this one about 100 MB/s.
 	paceRTT = 500 * time.Microsecond
@@ -34,6 +35,7 @@ type pacedConn struct {
 
 	since        time.Time // when what follows was begun to be counted
 	bytes, reads int
+	behind       bool // that was enough
 }
 
 func paced(c net.Conn) net.Conn {
@@ -67,12 +69,22 @@ func (c *pacedConn) pause() {
 		return
 	}
 	now := time.Now()
-	if left := paceNap - now.Sub(c.since); left > 0 {
-		if c.bytes < paceBytes && c.reads < paceReads {
-			return
+	left := paceNap - now.Sub(c.since)
+	least := paceBytes
+	if c.behind {
+		least = paceStay
+	}
+	switch {
+	case c.bytes >= least || !c.behind && c.reads >= paceReads:
+		c.behind = true
+		if left > 0 {
+			time.Sleep(left)
+			now = now.Add(left)
 		}
-		time.Sleep(left)
-		now = now.Add(left)
+	case left > 0:
+		return
+	default:
+		c.behind = false
 	}
 	c.since, c.bytes, c.reads = now, 0, 0
 }

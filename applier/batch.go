@@ -1,0 +1,106 @@
+package applier
+
+import (
+	"fmt"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// batch is what is to be sent to the target, in this order. Making it needs nothing
+// from the server, as long as the tables are known.
+type batch struct {
+	session  *session
+	prove    bool // by the statements themselves; else whoever reads the results counts
+	commands []command
+	values   [][]byte // of all commands; a chunk at a time
+	shape    shape    // buffer
+}
+
+// command is one statement, and what its result must be.
+type command struct {
+	statement *statement // prepared when it is used first
+	sql       string     // without a statement
+	values    [][]byte
+	size      int // in bytes, about
+	awaited
+}
+
+func (s *session) batch(prove bool) *batch { return &batch{session: s, prove: prove} }
+
+// own adds a statement of our own.
+func (b *batch) own(what string, s *statement, values ...[]byte) {
+	b.commands = append(b.commands, command{statement: s, values: values, awaited: awaited{what: what, rows: -1}})
+}
+
+// fence adds one of the statements that move or hold the progress row.
+func (b *batch) fence(s *statement, values ...[]byte) {
+	b.commands = append(b.commands, command{statement: s, values: values, awaited: awaited{what: "move progress", rows: -1, fence: true}})
+}
+
+// commit makes the transaction durable.
+func (b *batch) commit() {
+	b.own("commit", b.session.own.commit)
+	b.commands[len(b.commands)-1].commit = true
+}
+
+// change adds what applies one change of the source.
+func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
+	if c.Op == decoder.Truncate {
+		b.truncate(tx, c)
+		return nil
+	}
+	t := b.session.of(c.Relation)
+	if t == nil {
+		return &inputError{fmt.Sprintf("apply transaction %d: a change of no known relation", tx.XID)}
+	}
+	if t.left {
+		return nil
+	}
+	s, err := t.statement(c, b.prove, &b.shape)
+	if err != nil {
+		return located(err, tx, c, t)
+	}
+	b.row(s, c, awaited{tx: tx, change: c, table: t, rows: 1})
+	return nil
+}
+
+// changes adds those of one Tx, one by one in their order.
+func (b *batch) changes(tx *decoder.Tx) error {
+	for i := range tx.Changes {
+		if err := b.change(tx, &tx.Changes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// row adds the statement of one change.
+func (b *batch) row(s *statement, c *decoder.Change, a awaited) {
+	if b.prove {
+		a.rows = -1
+	}
+	if len(s.args) > cap(b.values)-len(b.values) {
+		b.values = make([][]byte, 0, max(256, len(s.args)))
+	}
+	from := len(b.values)
+	b.values = s.parameters(c, b.values)
+	values := b.values[from:len(b.values):len(b.values)]
+	size := 0
+	for _, value := range values {
+		size += len(value)
+	}
+	b.commands = append(b.commands, command{statement: s, values: values, size: size, awaited: a})
+}
+
+func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) {
+	var tables []*table
+	for _, r := range c.Truncated {
+		if t := b.session.of(r); t != nil && !t.left {
+			tables = append(tables, t)
+		}
+	}
+	if len(tables) > 0 {
+		sql := truncate(tables, c.Restart)
+		b.commands = append(b.commands, command{sql: sql, size: len(sql), awaited: awaited{tx: tx, change: c, rows: -1}})
+	}
+}

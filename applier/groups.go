@@ -1,0 +1,316 @@
+package applier
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// How groups follow each other. One goes at once when none is on its way, and when it is
+// full; a small one also soon after the one before, so that nothing waits for a round trip.
+// Between, it grows: what arrives while the target is busy takes fewer statements and
+// commits together.
+const (
+	smallGroup    = 100                  // changes
+	smallInterval = 2 * time.Millisecond // from the one before
+	flightsMax    = 16
+)
+
+// groups applies the transactions that have come, and those that come, until one is in
+// pieces, the gate closes, ctx ends or something is wrong. It does not wait for the results
+// of a group before it sends the next: each statement fails on the server unless it does
+// what it must, and then its COMMIT and what follows is skipped or finds that the progress
+// row has not moved. What fails in this way is applied again, looking at each result, which
+// tells the change that it is about.
+func (r *run) groups(ctx context.Context) error {
+	if err := r.retry(ctx, r.ready); err != nil {
+		return err
+	}
+	r.session.prune()
+	work, cancel := linger(ctx, finishTimeout)
+	defer cancel()
+	if err := r.meet(work); err != nil {
+		return r.careful(ctx, r.rollback(work, err))
+	}
+	o := &overlap{run: r, pipe: r.session.pipe(work)}
+	o.gather()
+	err := o.loop(ctx)
+	if first := o.pipe.end(); first != nil {
+		err = first
+	}
+	o.land()
+	if !r.session.conn.IsClosed() {
+		r.doubts = nil
+	}
+	misfit := err != nil && len(o.flying) > 0 && o.flying[0].folding != nil && r.misfit(err)
+	o.giveBack()
+	switch {
+	case err == nil:
+		return nil
+	case !misfit && transient(err) && ctx.Err() == nil:
+		r.log.Info("target failed; trying again", "error", err, "applied", r.Applied())
+	}
+	return r.careful(ctx, r.rollback(work, err))
+}
+
+// careful applies the next group, however long it takes, looking at every result before
+// it commits. The error before says nothing more than that it is needed.
+func (r *run) careful(ctx context.Context, before error) error {
+	var group []*decoder.Tx
+	changes, bytes := 0, 0
+	for len(r.ahead) > 0 && changes < r.config.GroupChanges && bytes < r.config.GroupBytes && r.passable(r.head()) {
+		it := r.take()
+		group = append(group, it.tx)
+		changes += len(it.tx.Changes)
+		bytes += it.bytes
+	}
+	if len(group) == 0 {
+		return before
+	}
+	return r.group(ctx, group)
+}
+
+// passable tells whether a Tx is whole and the gate lets it through.
+func (r *run) passable(tx *decoder.Tx) bool { return whole(tx) && tx.CommitLSN < r.gate.limit() }
+
+// meet finds the target's tables for what has arrived, so that none has to be looked for
+// while groups are on their way.
+func (r *run) meet(ctx context.Context) error {
+	var txs []*decoder.Tx
+	changes, bytes := 0, 0
+	for changes < r.config.GroupChanges && bytes < r.config.GroupBytes {
+		if len(txs) == len(r.ahead) && !r.poll() {
+			break
+		}
+		it := r.ahead[len(txs)]
+		if !r.passable(it.tx) {
+			break
+		}
+		txs = append(txs, it.tx)
+		changes += max(1, len(it.tx.Changes))
+		bytes += it.bytes
+	}
+	return r.session.resolve(ctx, &r.config, txs...)
+}
+
+// poll reads one more from the inbox, if it has arrived.
+func (r *run) poll() bool {
+	select {
+	case it, ok := <-r.in.items:
+		if ok {
+			r.in.took(it)
+			r.ahead = append(r.ahead, it)
+		}
+		return ok
+	default:
+		return false
+	}
+}
+
+// overlap has several groups on their way to the target.
+type overlap struct {
+	*run
+	pipe   *pipe
+	flying []*flight // oldest first
+	bytes  int       // of flying
+	landed int64     // the pipe's Syncs that are done with
+	sent   time.Time // when the last one was
+	next   *flight   // being gathered
+}
+
+// flight is a group that is gathered, or on its way.
+type flight struct {
+	items    []item
+	work     []*decoder.Tx // of items, what the target has not got
+	changes  int           // in work
+	bytes    int           // of items
+	from, to Progress
+	folding  *folding // nil: nothing is folded
+	err      error    // of folding
+}
+
+// loop returns when all that was sent has landed, or with an error.
+func (o *overlap) loop(ctx context.Context) error {
+	done, stop := ctx.Done(), false
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		o.draw(stop)
+		due, wait := o.due()
+		if due && !stop {
+			if err := o.send(); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(o.flying) == 0 && (stop || o.blocked() || o.gate.limit() != math.MaxUint64) {
+			return nil
+		}
+		items := o.in.items
+		if stop || o.next.full(&o.config) || len(o.ahead) > 0 {
+			items = nil
+		}
+		timer.Reset(wait)
+		select {
+		case <-done:
+			done, stop = nil, true
+		case <-o.gate.changed:
+			stop = true
+		case <-o.pipe.news:
+			o.land()
+		case <-o.pipe.failed:
+			return o.pipe.err
+		case it, ok := <-items:
+			if !ok {
+				stop = true // the caller meets it again
+				continue
+			}
+			o.in.took(it)
+			o.ahead = append(o.ahead, it)
+		case <-timer.C:
+		}
+	}
+}
+
+// gather begins the next group.
+func (o *overlap) gather() {
+	from := o.Progress()
+	if n := len(o.flying); n > 0 {
+		from = o.flying[n-1].to
+	}
+	o.next = &flight{from: from, to: from}
+	if !o.oneByOne && o.session.replica && o.skipFolds == 0 {
+		o.next.folding = o.session.folding(true)
+	}
+}
+
+func (f *flight) full(c *Config) bool {
+	return f.changes >= c.GroupChanges || f.bytes >= c.GroupBytes || len(f.items) >= c.GroupChanges
+}
+
+// takes tells whether a Tx may go into the next group.
+func (o *overlap) takes(tx *decoder.Tx) bool {
+	return o.passable(tx) && len(o.session.unknown(tx)) == 0
+}
+
+// blocked tells that what comes next is not for a group that could be sent now.
+func (o *overlap) blocked() bool { return len(o.ahead) > 0 && !o.takes(o.head()) }
+
+// draw adds to the next group what has arrived.
+func (o *overlap) draw(stop bool) {
+	for !stop && !o.next.full(&o.config) && (len(o.ahead) > 0 || o.poll()) && o.takes(o.head()) {
+		it := o.take()
+		f := o.next
+		if there(it.tx, f.to.Applied) {
+			if len(f.work) == 0 && len(o.flying) == 0 {
+				o.passed(it.tx)
+				o.ack()
+				continue
+			}
+			f.items = append(f.items, it)
+			continue
+		}
+		f.items, f.work = append(f.items, it), append(f.work, it.tx)
+		f.changes += len(it.tx.Changes)
+		f.bytes += it.bytes
+		f.to.add(it.tx, len(it.tx.Changes))
+		if f.folding != nil && f.err == nil {
+			f.err = f.folding.add(it.tx)
+		}
+	}
+}
+
+// due tells whether the next group goes now, and if not, after how long at the latest
+// it has to be asked again.
+func (o *overlap) due() (now bool, wait time.Duration) {
+	const long = time.Hour
+	f := o.next
+	switch {
+	case len(f.work) == 0:
+		return false, long
+	case len(o.flying) == 0:
+		return true, 0
+	case len(o.flying) >= flightsMax || o.bytes+f.bytes > 2*o.config.GroupBytes:
+		return false, long
+	case f.full(&o.config):
+		return true, 0
+	case f.changes > smallGroup:
+		return false, long
+	}
+	wait = smallInterval - time.Since(o.sent)
+	return wait <= 0, wait
+}
+
+// send puts the next group on its way, with its COMMIT.
+func (o *overlap) send() error {
+	f := o.next
+	body, err := f.plan(o.Applier)
+	if err != nil {
+		return err
+	}
+	o.flying = append(o.flying, f)
+	o.bytes += f.bytes
+	o.sent = time.Now()
+	o.doubts = append(o.doubts, f.to.Applied)
+	o.gather()
+	if err := o.pipe.send(o.session.head(true, o.config.Name, f.from, f.to), body); err != nil {
+		return err
+	}
+	if o.beforeCommit != nil {
+		o.beforeCommit()
+	}
+	end := o.session.batch(true)
+	end.commit()
+	if err := o.pipe.send(end); err != nil {
+		return err
+	}
+	return o.pipe.sync()
+}
+
+// plan is what has to be sent.
+func (f *flight) plan(a *Applier) (*batch, error) {
+	if folded := a.folds(f.changes); !folded || f.folding == nil {
+		f.folding = nil
+		return a.session.batchOf(false, true, f.work...)
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.folding.end()
+}
+
+// land notes which groups are durable.
+func (o *overlap) land() {
+	synced := o.pipe.synced.Load()
+	if o.landed == synced {
+		return
+	}
+	for ; o.landed < synced; o.landed++ {
+		f := o.flying[0]
+		o.flying = o.flying[1:]
+		o.bytes -= f.bytes
+		o.setProgress(f.to)
+		o.doubts = o.doubts[1:]
+		if o.afterCommit != nil {
+			o.afterCommit()
+		}
+		if f.folding != nil {
+			o.misfit(nil)
+		}
+		for _, it := range f.items {
+			o.passed(it.tx)
+		}
+	}
+	o.ack()
+}
+
+// giveBack makes what has not landed the head again.
+func (o *overlap) giveBack() {
+	var items []item
+	for _, f := range append(o.flying, o.next) {
+		items = append(items, f.items...)
+	}
+	o.ahead = append(items, o.ahead...)
+}

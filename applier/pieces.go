@@ -1,0 +1,220 @@
+package applier
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// pieces applies the transaction whose first piece is the head, in one transaction
+// of the target that stays open while the pieces come. Each is sent while the target
+// still works at the one before; no more are kept.
+func (r *run) pieces(ctx context.Context) error {
+	tx := r.take().tx
+	if !tx.First {
+		return &inputError{fmt.Sprintf("apply transaction %d: its first piece has not come", tx.XID)}
+	}
+	if there(tx, r.Applied()) {
+		return r.skip(ctx)
+	}
+	work, cancel := linger(ctx, finishTimeout)
+	defer cancel()
+	l := &large{run: r, from: r.Applier.Progress(), changes: len(tx.Changes)}
+	if err := r.retry(ctx, func(ctx context.Context) error { return l.open(ctx, work, tx) }); err != nil {
+		return err
+	}
+	for !tx.Last {
+		select {
+		case <-l.pipe.failed:
+			return l.failed(ctx, work, tx, l.pipe.err)
+		default:
+		}
+		if err := r.nextPiece(ctx, l.pipe.failed); err != nil {
+			l.undo(work)
+			return err
+		}
+		if len(r.ahead) == 0 {
+			continue // it has failed
+		}
+		if r.head().First { // the source lost its connection and begins again
+			l.undo(work)
+			return nil
+		}
+		tx = r.take().tx
+		l.changes += len(tx.Changes)
+		if err := l.piece(work, tx); err != nil {
+			return l.failed(ctx, work, tx, err)
+		}
+	}
+	return l.commit(ctx, work, tx)
+}
+
+// skip passes by a transaction that the target has.
+func (r *run) skip(ctx context.Context) error {
+	for {
+		if err := r.nextPiece(ctx, nil); err != nil || r.head().First {
+			return err
+		}
+		if r.take().tx.Last {
+			return nil
+		}
+	}
+}
+
+// nextPiece waits for the next piece, or until what was sent has failed. The gate stands
+// between transactions only.
+func (r *run) nextPiece(ctx context.Context, failed <-chan struct{}) error {
+	if len(r.ahead) > 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-failed:
+		return nil
+	case it, ok := <-r.in.items:
+		return r.received(ctx, it, ok)
+	}
+}
+
+// large is a transaction that is applied in pieces.
+type large struct {
+	*run
+	pipe    *pipe
+	from    Progress
+	changes int
+	folded  bool
+}
+
+// open applies the first piece and waits for its results: nothing has been given up so
+// far, so that it can be tried in another way.
+func (l *large) open(ctx, work context.Context, first *decoder.Tx) error {
+	if err := l.ready(ctx); err != nil {
+		return err
+	}
+	l.session.prune()
+	l.folded = first.CommitLSN != l.unfolded && l.folds(len(first.Changes))
+	for {
+		fresh := len(l.session.tables) == 0
+		err := l.begin(work, first)
+		if err == nil {
+			return nil
+		}
+		err = l.rollback(work, err)
+		switch {
+		case l.session == nil:
+			return err
+		case l.folded && l.misfit(err):
+			l.unfolded, l.folded = first.CommitLSN, false
+		case !maybeStale(err, fresh):
+			return err
+		}
+	}
+}
+
+func (l *large) begin(work context.Context, first *decoder.Tx) error {
+	if err := l.session.resolve(work, &l.config, first); err != nil {
+		return err
+	}
+	head := l.session.batch(false)
+	head.begin()
+	head.fence(l.session.own.hold, []byte(l.config.Name), []byte(l.from.Applied.String()))
+	body, err := l.session.batchOf(l.folded, false, first)
+	if err != nil {
+		return err
+	}
+	l.pipe = l.session.pipe(work)
+	if err := l.pipe.send(head, body); err == nil {
+		err = l.pipe.settle()
+		if err == nil {
+			return nil
+		}
+	}
+	return l.pipe.end()
+}
+
+// piece sends one of the others.
+func (l *large) piece(work context.Context, tx *decoder.Tx) error {
+	if fresh := l.session.unknown(tx); len(fresh) > 0 {
+		if err := l.pipe.end(); err != nil {
+			return err
+		}
+		l.pipe = nil
+		if err := l.session.describe(work, &l.config, fresh); err != nil {
+			return err
+		}
+		l.pipe = l.session.pipe(work)
+	}
+	b, err := l.session.batchOf(l.folded, false, tx)
+	if err != nil {
+		return err
+	}
+	if err := l.pipe.send(b); err != nil {
+		return err
+	}
+	return l.pipe.push()
+}
+
+// commit ends the transaction when all its results are known.
+func (l *large) commit(ctx, work context.Context, last *decoder.Tx) error {
+	to := l.from
+	to.add(last, l.changes)
+	b := l.session.batch(false)
+	b.move(l.config.Name, l.from, to)
+	err := l.pipe.send(b)
+	if err == nil {
+		err = l.close()
+	}
+	if err != nil {
+		return l.failed(ctx, work, last, err)
+	}
+	if err := l.Applier.commit(work, Place{XID: last.XID, LSN: last.CommitLSN}, to); err != nil {
+		return l.interrupted(ctx, last, err)
+	}
+	if l.folded {
+		l.misfit(nil)
+	}
+	l.passed(last)
+	l.ack()
+	return nil
+}
+
+// close ends the pipe, if there is one, and returns the first error that it met.
+func (l *large) close() error {
+	if l.pipe == nil {
+		return nil
+	}
+	p := l.pipe
+	l.pipe = nil
+	return p.end()
+}
+
+// failed gives up the transaction because of err, or what was met before, and returns the error to report.
+func (l *large) failed(ctx, work context.Context, tx *decoder.Tx, err error) error {
+	if first := l.close(); first != nil {
+		err = first
+	}
+	err = l.rollback(work, err)
+	if l.folded && l.misfit(err) {
+		// The pieces before are rolled back, and gone: all of it comes again.
+		l.unfolded = tx.CommitLSN
+		return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: l.Applied(), err: err}
+	}
+	return l.interrupted(ctx, tx, err)
+}
+
+// undo gives up the transaction whose end has not come.
+func (l *large) undo(work context.Context) {
+	if l.close() != nil || l.session.clean(work) != nil {
+		l.drop(work)
+	}
+}
+
+// interrupted is the error of a transaction whose earlier pieces are gone.
+func (r *run) interrupted(ctx context.Context, tx *decoder.Tx, err error) error {
+	if ctx.Err() != nil || !transient(err) {
+		return err
+	}
+	return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: r.Applied(), err: err}
+}
