@@ -9,12 +9,13 @@ import (
 )
 
 // How groups follow each other. One goes at once when none is on its way, and when it is
-// full; a small one also soon after the one before, so that nothing waits for a round trip.
-// Between, it grows: what arrives while the target is busy takes fewer statements and
-// commits together.
+// full. A small one goes also while others travel, as many as the round trip has room for, at
+// the pace at which the target finishes them: then nothing waits for the network, and nothing
+// queues up at the target. Otherwise it grows: what arrives while the target is busy takes
+// fewer statements and commits together.
 const (
-	smallGroup    = 100                  // changes
-	smallInterval = 2 * time.Millisecond // from the one before
+	smallGroup    = 100              // changes
+	smallInterval = time.Millisecond // from the one before, at least
 	flightsMax    = 16
 )
 
@@ -118,6 +119,9 @@ type overlap struct {
 	landed int64     // the pipe's Syncs that are done with
 	sent   time.Time // when the last one was
 	next   *flight   // being gathered
+
+	arrived time.Time     // when the last one landed
+	busy    time.Duration // that the target takes for a group, about
 }
 
 // flight is a group that is gathered, or on its way.
@@ -127,6 +131,7 @@ type flight struct {
 	changes  int           // in work
 	bytes    int           // of items
 	from, to Progress
+	sent     time.Time
 	folding  *folding // nil: nothing is folded
 	err      error    // of folding
 }
@@ -236,11 +241,24 @@ func (o *overlap) due() (now bool, wait time.Duration) {
 		return false, long
 	case f.full(&o.config):
 		return true, 0
-	case f.changes > smallGroup:
+	}
+	interval := max(smallInterval, o.busy)
+	if f.changes > smallGroup || len(o.flying) > int(o.session.roundTrip/interval) {
 		return false, long
 	}
-	wait = smallInterval - time.Since(o.sent)
+	wait = interval - time.Since(o.sent)
 	return wait <= 0, wait
+}
+
+// learn takes into account how long the target was busy with a group.
+func (o *overlap) learn(f *flight) {
+	now := time.Now()
+	took := now.Sub(f.sent) - o.session.roundTrip
+	if since := now.Sub(o.arrived); since < took {
+		took = since
+	}
+	o.busy += (max(0, took) - o.busy) / 8
+	o.arrived = now
 }
 
 // send puts the next group on its way, with its COMMIT.
@@ -253,6 +271,7 @@ func (o *overlap) send() error {
 	o.flying = append(o.flying, f)
 	o.bytes += f.bytes
 	o.sent = time.Now()
+	f.sent = o.sent
 	o.doubts = append(o.doubts, f.to.Applied)
 	o.gather()
 	if err := o.pipe.send(o.session.head(true, o.config.Name, f.from, f.to), body); err != nil {
@@ -291,6 +310,7 @@ func (o *overlap) land() {
 		f := o.flying[0]
 		o.flying = o.flying[1:]
 		o.bytes -= f.bytes
+		o.learn(f)
 		o.setProgress(f.to)
 		o.doubts = o.doubts[1:]
 		if o.afterCommit != nil {

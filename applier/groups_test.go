@@ -107,11 +107,9 @@ func TestRun_Fenced(t *testing.T) {
 	r := relation("log", 'd', "n")
 	f := newFeed()
 	n := 0
-	g.beforeCommit = func() {
-		if n++; n == 5 {
-			// It waits for the row, which the group in hand holds.
-			go g.exec(`update walferry.progress set applied = 'F/0'`)
-			time.Sleep(20 * time.Millisecond)
+	g.afterCommit = func() {
+		if n++; n == 2 { // it waits until what is on its way has landed
+			g.exec(`update walferry.progress set applied = 'F/0'`)
 		}
 	}
 	for i := range 9_000 {

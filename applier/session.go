@@ -28,6 +28,8 @@ type session struct {
 	origin  string // the replication origin that tags our WAL; empty: none
 	backend backend
 
+	roundTrip time.Duration // that a statement without work takes
+
 	tables   map[*decoder.Relation]*table
 	byName   map[string]*table // by the source's schema and table
 	prepared map[*statement]*list.Element
@@ -86,7 +88,21 @@ select pg_is_in_recovery(), pid, backend_start from pg_stat_activity where pid =
 	if err := s.tag(ctx, log, "walferry_"+stream); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.measure(ctx)
+}
+
+// measure finds the round trip, which is the least of a few.
+func (s *session) measure(ctx context.Context) error {
+	for i := range 3 {
+		begun := time.Now()
+		if err := s.conn.Ping(ctx); err != nil {
+			return fmt.Errorf("open session on target: %w", err)
+		}
+		if took := time.Since(begun); i == 0 || took < s.roundTrip {
+			s.roundTrip = took
+		}
+	}
+	return nil
 }
 
 // plan makes the planner choose as for a table that has grown. A statement that

@@ -104,6 +104,12 @@ func benchmark(ctx context.Context) error {
 		}
 		results = append(results, r)
 	}
+	var live []*latencyResult
+	if b.workloads.MatchString("S7") {
+		if live, err = b.latency(ctx); err != nil {
+			return fmt.Errorf("S7: %w", err)
+		}
+	}
 	for _, w := range copyWorkloads() {
 		if !b.workloads.MatchString(w.id) {
 			continue
@@ -114,11 +120,14 @@ func benchmark(ctx context.Context) error {
 		}
 		results = append(results, r...)
 	}
-	if len(results) == 0 {
+	if len(results) == 0 && len(live) == 0 {
 		return fmt.Errorf("no workload matches %q", only)
 	}
 	var text strings.Builder
 	b.report(&text, results)
+	if len(live) > 0 {
+		reportLatency(&text, live)
+	}
 	fmt.Print("\n", text.String())
 	if out != "" {
 		return replaceTables(out, text.String())
