@@ -45,7 +45,11 @@ func textArray(changes []*decoder.Change, a arg) []byte {
 // literal makes the text of an array of the value that each change has for a
 // parameter: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
 func literal(changes []*decoder.Change, a arg, delimiter byte) []byte {
-	b := []byte{'{'}
+	size := 2
+	for _, c := range changes {
+		size += len(a.value(c).Data) + len(`"",NU`) // a NULL, too; quotes inside are few
+	}
+	b := append(make([]byte, 0, size), '{')
 	for i, c := range changes {
 		if i > 0 {
 			b = append(b, delimiter)

@@ -199,3 +199,29 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// In a steady state a change needs no allocation of its own: those that there are belong
+// to chunks that many share. Two changes and a Tx at a time here.
+func TestDecode_Allocations(t *testing.T) {
+	var d Decoder
+	for _, line := range []string{"relation 16384 public.t d id* v", "relation 16385 public.log n a b c"} {
+		if _, err := d.Decode(encode(t, strings.Fields(line))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var messages [][]byte
+	for _, line := range []string{"begin 700 0/100", "update 16384 N =4711 =text", "insert 16385 =17 =1 n", "update 16384 N =4711 =text", "insert 16385 =17 =1 n", "commit 0/100 0/101"} {
+		messages = append(messages, encode(t, strings.Fields(line)))
+	}
+	allocations := testing.AllocsPerRun(10_000, func() {
+		d.end = 0
+		for _, message := range messages {
+			if _, err := d.Decode(message); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if allocations >= 2 { // the Tx itself, and parts of chunks
+		t.Errorf("%v allocations for a transaction of four changes", allocations)
+	}
+}
