@@ -79,4 +79,3 @@ func (d *delayed) forward(from, to net.Conn) {
 	for range parts {
 	}
 }
-
