@@ -31,7 +31,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	peers := []peer{{"native", b.copyNative}}
+	peers := []peer{{"native", b.copyNative}, {"psql pipes", b.copyPsql}}
 	if path, err := exec.LookPath("pgcopydb"); err == nil {
 		peers = append(peers, peer{"pgcopydb", func(ctx context.Context, source, target string) (run, error) {
 			return b.copyProgram(ctx, "pgcopydb", source, target, path, "clone", "--source", source, "--target", target,
@@ -146,4 +146,47 @@ func (b *bench) copyNative(ctx context.Context, source, target string) (r run, e
 	r.took = time.Since(begun)
 	err = execute(ctx, target, `drop subscription bench`)
 	return r, errors.Join(err, execute(ctx, source, `drop publication bench_copy`))
+}
+
+// copyPsql is the naive floor: a pipe from psql to psql for each table, one after the
+// other, between the two halves of the schema.
+func (b *bench) copyPsql(ctx context.Context, source, target string) (r run, err error) {
+	r.by = "psql pipes"
+	begun := time.Now()
+	if err := b.dumpTo(ctx, source, target, "--section=pre-data"); err != nil {
+		return r, err
+	}
+	tables, err := tablesOf(ctx, source)
+	if err != nil {
+		return r, err
+	}
+	for _, table := range tables {
+		columns, err := copiedColumns(ctx, source, table)
+		if err != nil {
+			return r, err
+		}
+		if columns == "" {
+			continue
+		}
+		out := exec.CommandContext(ctx, b.program("psql"), "-qX", "-c", `copy (select `+columns+` from only `+table+`) to stdout (format binary)`, source)
+		in := exec.CommandContext(ctx, b.program("psql"), "-qX", "-c", `copy `+table+` (`+columns+`) from stdin (format binary)`, target)
+		if err := pipe(out, in); err != nil {
+			return r, fmt.Errorf("%s: %w", table, err)
+		}
+	}
+	err = b.dumpTo(ctx, source, target, "--section=post-data")
+	r.took = time.Since(begun)
+	return r, err
+}
+
+// copiedColumns are those of a table that COPY takes, quoted.
+func copiedColumns(ctx context.Context, dsn, table string) (columns string, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	err = conn.QueryRow(ctx, `select coalesce(string_agg(quote_ident(attname), ', ' order by attnum), '') from pg_attribute
+ where attrelid = $1::text::regclass and attnum > 0 and not attisdropped and attgenerated = ''`, table).Scan(&columns)
+	return columns, err
 }

@@ -86,12 +86,7 @@ func contents(ctx context.Context, dsn string) (string, error) {
 		return "", err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'walferry') order by 1`)
-	if err != nil {
-		return "", err
-	}
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	tables, err := tablesOf(ctx, dsn)
 	if err != nil {
 		return "", err
 	}
@@ -105,6 +100,21 @@ func contents(ctx context.Context, dsn string) (string, error) {
 		fmt.Fprintf(&all, "%s %s\n", t, sum)
 	}
 	return all.String(), nil
+}
+
+// tablesOf lists the tables that have rows of their own, quoted.
+func tablesOf(ctx context.Context, dsn string) ([]string, error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, `select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'walferry') order by 1`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // program finds one of PostgreSQL's client programs, beside pg_dump or on PATH.
@@ -135,18 +145,23 @@ func (b *bench) command(ctx context.Context, env []string, name string, args ...
 func (b *bench) dumpTo(ctx context.Context, source, target string, options ...string) error {
 	dump := exec.CommandContext(ctx, b.program("pg_dump"), append(options, "--no-publications", "--no-subscriptions", source)...)
 	restore := exec.CommandContext(ctx, b.program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", target)
+	return pipe(dump, restore)
+}
+
+// pipe runs two programs, the second of which reads what the first writes.
+func pipe(out, in *exec.Cmd) error {
 	var complaints bytes.Buffer
-	dump.Stderr, restore.Stderr = &complaints, &complaints
-	pipe, err := dump.StdoutPipe()
+	out.Stderr, in.Stderr = &complaints, &complaints
+	pipe, err := out.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	restore.Stdin = pipe
-	if err := restore.Start(); err != nil {
+	in.Stdin = pipe
+	if err := in.Start(); err != nil {
 		return err
 	}
-	err = dump.Run()
-	if e := restore.Wait(); err == nil {
+	err = out.Run()
+	if e := in.Wait(); err == nil {
 		err = e
 	}
 	if err != nil {

@@ -246,7 +246,7 @@ func (b *bench) watch(ctx context.Context, source, target string) (l latencies, 
 
 // reportLatency writes S7's table in markdown.
 func reportLatency(w *strings.Builder, results []*latencyResult) {
-	fmt.Fprintln(w, "\n| | workload | to reach | walferry: p50, p99 (medians of runs) | native: p50, p99 | p50 of each pair, walferry / native | all there after the last commit, walferry, at most |")
+	fmt.Fprintln(w, "| | workload | to reach | walferry: p50, p99 (medians of runs) | native: p50, p99 | p50 of each pair, walferry / native | all there after the last commit, walferry, at most |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")
 	middle := func(runs []latencies, of func(latencies) time.Duration) float64 {
 		var d []time.Duration

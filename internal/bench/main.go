@@ -93,6 +93,18 @@ func benchmark(ctx context.Context) error {
 		}
 		defer (*s.to).Close() //nolint:errcheck // thrown away
 	}
+	measured := false
+	section := func(name string, write func(*strings.Builder)) error {
+		measured = true
+		var text strings.Builder
+		b.header(&text)
+		write(&text)
+		fmt.Print("\n", text.String())
+		if out == "" {
+			return nil
+		}
+		return replaceSection(out, name, text.String())
+	}
 	var results []*result
 	for _, w := range streamWorkloads() {
 		if !b.workloads.MatchString(w.id) {
@@ -104,12 +116,21 @@ func benchmark(ctx context.Context) error {
 		}
 		results = append(results, r)
 	}
-	var live []*latencyResult
-	if b.workloads.MatchString("S7") {
-		if live, err = b.latency(ctx); err != nil {
-			return fmt.Errorf("S7: %w", err)
+	if len(results) > 0 {
+		if err := section("stream", func(w *strings.Builder) { report(w, results) }); err != nil {
+			return err
 		}
 	}
+	if b.workloads.MatchString("S7") {
+		live, err := b.latency(ctx)
+		if err != nil {
+			return fmt.Errorf("S7: %w", err)
+		}
+		if err := section("live", func(w *strings.Builder) { reportLatency(w, live) }); err != nil {
+			return err
+		}
+	}
+	results = nil
 	for _, w := range copyWorkloads() {
 		if !b.workloads.MatchString(w.id) {
 			continue
@@ -120,17 +141,22 @@ func benchmark(ctx context.Context) error {
 		}
 		results = append(results, r...)
 	}
-	if len(results) == 0 && len(live) == 0 {
+	if len(results) > 0 {
+		if err := section("copy", func(w *strings.Builder) { report(w, results) }); err != nil {
+			return err
+		}
+	}
+	slopes, err := b.growths(ctx)
+	if err != nil {
+		return err
+	}
+	if len(slopes) > 0 {
+		if err := section("growth", func(w *strings.Builder) { reportGrowth(w, slopes) }); err != nil {
+			return err
+		}
+	}
+	if !measured {
 		return fmt.Errorf("no workload matches %q", only)
-	}
-	var text strings.Builder
-	b.report(&text, results)
-	if len(live) > 0 {
-		reportLatency(&text, live)
-	}
-	fmt.Print("\n", text.String())
-	if out != "" {
-		return replaceTables(out, text.String())
 	}
 	return nil
 }

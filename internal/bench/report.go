@@ -47,13 +47,17 @@ func middle(runs []run, of func(run) time.Duration) time.Duration {
 
 func took(r run) time.Duration { return r.took }
 
-// report writes the tables in markdown.
-func (b *bench) report(w *strings.Builder, results []*result) {
+// header says when, where and how a section was measured.
+func (b *bench) header(w *strings.Builder) {
 	fmt.Fprintf(w, "%s; PostgreSQL %d to %d; %s. Written by `make bench`%s.", time.Now().Format("2006-01-02"), b.source.Major, b.target.Major, machine(), b.flags())
 	if b.scale != 1 {
 		fmt.Fprintf(w, " The numbers in the descriptions are those of scale 1: %g of each was run.", b.scale)
 	}
 	fmt.Fprint(w, "\n\n")
+}
+
+// report writes a table of workloads in markdown.
+func report(w *strings.Builder, results []*result) {
 	fmt.Fprintln(w, "| | workload | to reach | walferry | peer | times as fast, by medians | pair by pair | CPU s, walferry: tool, walsender, target | CPU s, peer: tool, walsender, target | RSS of the tool |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|")
 	for _, r := range results {
@@ -106,17 +110,18 @@ func machine() string {
 	return fmt.Sprintf("%d cores of %s%s, all on one machine over loopback", runtime.NumCPU(), cpu, kernel)
 }
 
-// The markers between which a document's tables are replaced.
+// A document has a section for each kind of workload, between two lines:
 const (
-	begin = "<!-- begin: written by make bench -->"
+	begin = "<!-- begin %s: written by make bench -->"
 	end   = "<!-- end -->"
 )
 
-func replaceTables(path, tables string) error {
+func replaceSection(path, name, tables string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
+	begin := fmt.Sprintf(begin, name)
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, closed := strings.Cut(rest, end)
 	if !ok || !closed {

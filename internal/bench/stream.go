@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/pgtest"
 )
 
 // streamWorkload is a backlog that is followed.
@@ -20,9 +21,11 @@ type streamWorkload struct {
 	unit     string // of count
 	goal     string
 	count    func(*bench) int
-	setup    func(ctx context.Context, b *bench, dsn string) error // makes and fills the tables
-	write    func(ctx context.Context, b *bench, dsn string) error // the backlog
-	decode   bool                                                  // nothing is applied: against a plain receive loop
+	setup    func(ctx context.Context, b *bench, dsn string) error         // makes and fills the tables
+	write    func(ctx context.Context, b *bench, dsn string) error         // the backlog
+	decode   bool                                                          // nothing is applied: against a plain receive loop
+	way      func(context.Context, *pgtest.Server, string) (string, error) // to the source; nil: over TCP as it is
+	alone    bool                                                          // one run, of walferry
 }
 
 const (
@@ -63,6 +66,9 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			return nil, err
 		}
 	}
+	if w.way != nil { // the others are to go on without TLS
+		defer execute(context.WithoutCancel(ctx), b.source.URL("postgres"), `alter system reset ssl`, `select pg_reload_conf()`) //nolint:errcheck // the server is thrown away
+	}
 	begun := time.Now()
 	if err := w.write(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("write the backlog: %w", err)
@@ -81,7 +87,11 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			return nil, err
 		}
 	}
-	for i := range b.pairs {
+	pairs := b.pairs
+	if w.alone {
+		pairs = 1
+	}
+	for i := range pairs {
 		ours, theirs := b.followWalferry, b.followNative
 		if w.decode {
 			ours, theirs = b.decodeWalferry, b.decodePlain
@@ -90,7 +100,9 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			follow func(context.Context, string, string) (run, error)
 			to     *[]run
 		}{{ours, &r.ours}, {theirs, &r.theirs}}
-		if i%2 == 1 { // neither is always the one that comes second
+		if w.alone {
+			runs = runs[:1]
+		} else if i%2 == 1 { // neither is always the one that comes second
 			runs[0], runs[1] = runs[1], runs[0]
 		}
 		for _, one := range runs {
@@ -104,7 +116,13 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			if err != nil {
 				return nil, err
 			}
-			got, err := one.follow(ctx, source, target)
+			through := source
+			if w.way != nil {
+				if through, err = w.way(ctx, b.source, source); err != nil {
+					return nil, err
+				}
+			}
+			got, err := one.follow(ctx, through, target)
 			if err != nil {
 				return nil, err
 			}

@@ -64,6 +64,14 @@ func streamWorkloads() []streamWorkload {
 			setup: pgbenchTables(20), write: pgbench(s1, "-N"), decode: true,
 		},
 		{
+			id: "S0t", what: "S0 over TLS", unit: "transactions/s", goal: "pacing helps", count: s1,
+			setup: pgbenchTables(20), write: pgbench(s1, "-N"), decode: true, way: overTLS,
+		},
+		{
+			id: "S0u", what: "S0 over a unix socket", unit: "transactions/s", goal: "pacing helps", count: s1,
+			setup: pgbenchTables(20), write: pgbench(s1, "-N"), decode: true, way: overSocket,
+		},
+		{
 			id: "S1", what: "pgbench -N, scale 20: an update by key and an insert without key", unit: "transactions/s", goal: "≥ 1.5 × native", count: s1,
 			setup: pgbenchTables(20), write: pgbench(s1, "-N"),
 		},
