@@ -57,7 +57,8 @@ func (r *run) groups(ctx context.Context) error {
 }
 
 // careful applies the next group, however long it takes, looking at every result before
-// it commits. The error before says nothing more than that it is needed.
+// it commits. The error before says nothing more than that it is needed; where there is no
+// group it is returned, unless it goes away by itself.
 func (r *run) careful(ctx context.Context, before error) error {
 	var group []*decoder.Tx
 	changes, bytes := 0, 0
@@ -67,10 +68,13 @@ func (r *run) careful(ctx context.Context, before error) error {
 		changes += len(it.tx.Changes)
 		bytes += it.bytes
 	}
-	if len(group) == 0 {
-		return before
+	switch {
+	case len(group) > 0:
+		return r.group(ctx, group)
+	case transient(before):
+		return nil // the loop connects again
 	}
-	return r.group(ctx, group)
+	return before
 }
 
 // passable tells whether a Tx is whole and the gate lets it through.

@@ -18,6 +18,7 @@ func selectionFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "insert-only", Usage: "tables without a key that are only ever inserted into; repeatable"},
 		&cli.StringFlag{Name: "schema", Usage: "dump: pg_dump carries it; none: the target has it", DefaultText: "dump"},
 		&cli.IntFlag{Name: "jobs", Usage: "tables or pieces copied at a time", DefaultText: "4"},
+		&cli.IntFlag{Name: "index-jobs", Usage: "indexes built at a time, beside the copy", DefaultText: "as many as --jobs"},
 	}
 }
 

@@ -98,6 +98,9 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	if c.Jobs, err = s.number("jobs"); err != nil {
 		return c, err
 	}
+	if c.IndexJobs, err = s.number("index-jobs"); err != nil {
+		return c, err
+	}
 	if c.Cut.Timeout, err = s.duration("timeout"); err != nil {
 		return c, err
 	}

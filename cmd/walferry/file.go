@@ -21,7 +21,7 @@ import (
 // fileKeys are the keys of a configuration file: the options' names.
 var fileKeys = []string{
 	"source", "target", "name", "log-level", "log-format", "include", "exclude", "insert-only",
-	"schema", "jobs", "until", "cutover", "verify", "timeout", "max-lag",
+	"schema", "jobs", "index-jobs", "until", "cutover", "verify", "timeout", "max-lag",
 }
 
 const maxFile = 1 << 20
@@ -85,7 +85,7 @@ func (f *file) check() error {
 		switch name {
 		case "include", "exclude", "insert-only":
 			_, err = f.strings(name)
-		case "jobs":
+		case "jobs", "index-jobs":
 			_, err = f.number(name)
 		case "timeout", "max-lag":
 			_, err = f.duration(name)

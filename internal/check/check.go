@@ -58,6 +58,9 @@ type Config struct {
 	// Jobs is how many tables are copied at a time. Zero: 4.
 	Jobs int
 
+	// IndexJobs is how many indexes are built at a time, beside the copy. Zero: as many as Jobs.
+	IndexJobs int
+
 	// Resuming is set when the migration exists: its slot, publication, tables
 	// and rows are expected then.
 	Resuming bool
@@ -100,6 +103,9 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	}
 	if r.c.Jobs == 0 {
 		r.c.Jobs = 4
+	}
+	if r.c.IndexJobs == 0 {
+		r.c.IndexJobs = r.c.Jobs
 	}
 	if r.c.LongWriter == 0 {
 		r.c.LongWriter = 30 * time.Second

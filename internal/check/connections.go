@@ -115,14 +115,15 @@ func (r *run) writer(s *server) {
 	}
 }
 
-// room: the copy takes two connections for a job and side, and a few watch.
+// room: the copy takes a connection for a job and side, indexes take one each on the target,
+// and a few watch. The source gets as much room: verify reads it beside the stream.
 func (r *run) room(s *server) {
-	need := r.c.Jobs*2 + 8
+	need := r.c.Jobs + r.c.IndexJobs + 8
 	free := s.maxConnections - s.used
 	if !s.Superuser {
 		free -= s.reserved
 	}
-	lower := fmt.Sprintf("lower --jobs, which is %d, or ", r.c.Jobs)
+	lower := fmt.Sprintf("lower --jobs, which is %d, or --index-jobs, which is %d, or ", r.c.Jobs, r.c.IndexJobs)
 	if free < need {
 		r.add(Finding{
 			ID: "free-connections", Severity: Block, On: s.side,

@@ -31,8 +31,11 @@ type Config struct {
 	// Schema is "dump" (pg_dump and pg_restore carry it; the zero value) or "none"
 	// (the target has it already).
 	Schema string
-	// Jobs is how many tables or pieces are copied, and indexes built, at a time. Zero: 4.
+	// Jobs is how many tables or pieces are copied at a time. Zero: 4.
 	Jobs int
+	// IndexJobs is how many indexes are built at a time, also while others are being
+	// copied. Zero: as many as Jobs.
+	IndexJobs int
 	// Until is where Migrate ends. Empty: UntilCutover.
 	Until Until
 	// Auto makes Migrate cut over by itself once it has caught up.
@@ -99,6 +102,12 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.Jobs < 1 || c.Jobs > 256 {
 		return c, &UsageError{fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), "it is how many tables are copied at a time; each takes a connection on both sides"}
+	}
+	if c.IndexJobs == 0 {
+		c.IndexJobs = c.Jobs
+	}
+	if c.IndexJobs < 1 || c.IndexJobs > 256 {
+		return c, &UsageError{fmt.Sprintf("--index-jobs %d is not between 1 and 256", c.IndexJobs), "it is how many indexes are built at a time; each takes a connection to the target"}
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 5 * time.Second

@@ -89,8 +89,8 @@ func (r *runner) copy(ctx context.Context) error {
 	return nil
 }
 
-// indexBuilder builds the indexes of complete tables, Jobs tables at a time,
-// beside the copy.
+// indexBuilder builds the indexes of complete tables beside the copy, IndexJobs at a time,
+// also several of one table.
 type indexBuilder struct {
 	r      *runner
 	dump   *schema.Dump
@@ -100,20 +100,26 @@ type indexBuilder struct {
 
 	mu     sync.Mutex
 	failed error
-	ready  []catalog.Table
+	ready  []indexTask
+	left   map[string]int // tasks of a table that are not done
 	more   *sync.Cond
 	ended  bool
-	byKey  map[[2]string]catalog.Table
+}
+
+// indexTask is work for one session: the constraints of a table, which each need it for
+// themselves, or one index, which others may be built beside.
+type indexTask struct {
+	table   pgx.Identifier
+	indexes []schema.Index
+	then    []indexTask
 }
 
 func (r *runner) newIndexBuilder(ctx context.Context) *indexBuilder {
-	b := &indexBuilder{r: r, byKey: map[[2]string]catalog.Table{}}
+	b := &indexBuilder{r: r, left: map[string]int{}}
 	b.more = sync.NewCond(&b.mu)
-	for _, t := range r.ordinary() {
-		b.byKey[[2]string{t.Schema, t.Name}] = t
-	}
+	tables := len(r.ordinary())
 	r.mu.Lock()
-	r.view.Indexes = IndexStatus{Tables: len(b.byKey)}
+	r.view.Indexes = IndexStatus{Tables: tables}
 	r.mu.Unlock()
 	ctx, b.cancel = context.WithCancel(ctx)
 	b.group, ctx = errgroup.WithContext(ctx)
@@ -123,13 +129,14 @@ func (r *runner) newIndexBuilder(ctx context.Context) *indexBuilder {
 	if b.dump, b.err = r.archive(ctx); b.err != nil {
 		return b
 	}
-	for range min(r.c.Jobs, max(len(b.byKey), 1)) {
+	for range r.c.IndexJobs {
 		b.group.Go(func() error {
 			err := b.work(ctx)
 			if err != nil {
 				b.mu.Lock()
 				b.failed = err
 				b.mu.Unlock()
+				b.more.Broadcast()
 			}
 			return err
 		})
@@ -142,41 +149,97 @@ func (b *indexBuilder) table(schemaName, name string) error {
 	if b.err != nil || b.dump == nil {
 		return b.err
 	}
+	id := pgx.Identifier{schemaName, name}
+	constraints := indexTask{table: id}
+	var others []indexTask
+	for _, x := range b.dump.Indexes(id) {
+		if x.Constraint() {
+			constraints.indexes = append(constraints.indexes, x)
+		} else {
+			others = append(others, indexTask{table: id, indexes: []schema.Index{x}})
+		}
+	}
+	tasks := others
+	if len(constraints.indexes) > 0 || len(others) == 0 {
+		constraints.then = others
+		tasks = []indexTask{constraints}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ready = append(b.ready, b.byKey[[2]string{schemaName, name}])
-	b.more.Signal()
+	b.left[id.Sanitize()] = len(tasks)
+	b.queue(tasks)
 	return b.failed
 }
 
+// queue puts tasks behind the others; mu is held.
+func (b *indexBuilder) queue(tasks []indexTask) {
+	b.ready = append(b.ready, tasks...)
+	for range tasks {
+		b.more.Signal()
+	}
+}
+
 func (b *indexBuilder) work(ctx context.Context) error {
-	conn, err := session.Open(ctx, session.Config{DSN: b.r.c.Target, Application: b.r.c.Name + " index"})
-	if err != nil {
-		return err
-	}
-	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
-	if err := schema.Tune(ctx, conn, b.r.c.Jobs); err != nil {
-		return err
-	}
-	for {
-		b.mu.Lock()
-		for len(b.ready) == 0 && !b.ended {
-			b.more.Wait()
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			conn.Close(context.WithoutCancel(ctx))
 		}
-		if len(b.ready) == 0 {
-			b.mu.Unlock()
+	}()
+	for {
+		task, ok := b.take()
+		if !ok {
 			return nil
 		}
-		t := b.ready[0]
-		b.ready = b.ready[1:]
-		b.mu.Unlock()
-		if err := b.dump.BuildIndexes(ctx, conn, pgx.Identifier{t.Schema, t.Name}); err != nil {
-			return fmt.Errorf("build the indexes of %s: %w", &t, err)
+		if conn == nil { // a session is opened by whoever has something to do
+			var err error
+			if conn, err = session.Open(ctx, session.Config{DSN: b.r.c.Target, Application: b.r.c.Name + " index"}); err != nil {
+				return err
+			}
+			if err := schema.Tune(ctx, conn, b.r.c.IndexJobs); err != nil {
+				return err
+			}
 		}
-		b.r.mu.Lock()
-		b.r.view.Indexes.TablesDone++
-		b.r.mu.Unlock()
+		if err := schema.Build(ctx, conn, task.indexes...); err != nil {
+			return fmt.Errorf("build the indexes of %s: %w", task.table.Sanitize(), err)
+		}
+		b.done(task)
 	}
+}
+
+// take waits for a task; false when there will be no more.
+func (b *indexBuilder) take() (indexTask, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.ready) == 0 && (!b.ended || len(b.left) > 0 && b.failed == nil) {
+		b.more.Wait()
+	}
+	if len(b.ready) == 0 {
+		return indexTask{}, false
+	}
+	task := b.ready[0]
+	b.ready = b.ready[1:]
+	return task, true
+}
+
+// done queues what had to wait for a task.
+func (b *indexBuilder) done(task indexTask) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := task.table.Sanitize()
+	if b.left[key] == 0 {
+		return // abandoned
+	}
+	b.left[key] += len(task.then) - 1
+	b.queue(task.then)
+	if b.left[key] > 0 {
+		return
+	}
+	delete(b.left, key)
+	b.more.Broadcast() // it may have been the last
+	b.r.mu.Lock()
+	b.r.view.Indexes.TablesDone++
+	b.r.mu.Unlock()
 }
 
 // wait returns when every table that was handed over is done, or at once with
@@ -189,6 +252,7 @@ func (b *indexBuilder) wait(abandon bool) error {
 	b.ended = true
 	if abandon {
 		b.ready = nil
+		clear(b.left)
 	}
 	b.mu.Unlock()
 	b.more.Broadcast()

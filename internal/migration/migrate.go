@@ -421,6 +421,6 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 func (c Config) checkConfig(resuming bool) check.Config {
 	return check.Config{
 		SourceDSN: c.Source, TargetDSN: c.Target, Name: c.Name, Include: c.Include, Exclude: c.Exclude,
-		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, Resuming: resuming,
+		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, IndexJobs: c.IndexJobs, Resuming: resuming,
 	}
 }

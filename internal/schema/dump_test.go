@@ -202,7 +202,7 @@ func TestBuildIndexes_InvalidIsReplaced(t *testing.T) {
 	}
 	pgtest.Exec(t, target, `create index "i x" on a (id); update pg_index set indisvalid = false where indexrelid = '"i x"'::regclass`)
 	for range 2 {
-		if err := d.BuildIndexes(t.Context(), conn, pgx.Identifier{"public", "a"}); err != nil {
+		if err := Build(t.Context(), conn, d.Indexes(pgx.Identifier{"public", "a"})...); err != nil {
 			t.Fatal(err)
 		}
 	}

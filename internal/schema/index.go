@@ -44,14 +44,18 @@ func (d *Dump) index() {
 	}
 }
 
-// BuildIndexes builds the indexes of a table one after the other. Those that
-// are there are left alone.
-func (d *Dump) BuildIndexes(ctx context.Context, conn *pgx.Conn, table pgx.Identifier) error {
-	indexes := d.Indexes(table)
+// Constraint tells whether it is a constraint's. Adding one keeps everybody from the
+// table, also whoever builds another index.
+func (x Index) Constraint() bool { return x.entry.kind == "CONSTRAINT" }
+
+// Build builds indexes of one table one after the other. Those that are there are left
+// alone; an invalid one, which somebody's CREATE INDEX CONCURRENTLY left, is dropped first.
+// Its error is an *ObjectError.
+func Build(ctx context.Context, conn *pgx.Conn, indexes ...Index) error {
 	if len(indexes) == 0 {
 		return nil
 	}
-	present, err := loadPresent(ctx, conn, table)
+	present, err := loadPresent(ctx, conn, indexes[0].Table)
 	if err != nil {
 		return err
 	}
@@ -61,16 +65,6 @@ func (d *Dump) BuildIndexes(ctx context.Context, conn *pgx.Conn, table pgx.Ident
 		}
 	}
 	return nil
-}
-
-// Build builds the index, unless it is there. An invalid one, which somebody's
-// CREATE INDEX CONCURRENTLY left, is dropped first. Its error is an *ObjectError.
-func (x Index) Build(ctx context.Context, conn *pgx.Conn) error {
-	present, err := loadPresent(ctx, conn, x.Table)
-	if err != nil {
-		return err
-	}
-	return x.build(ctx, conn, present)
 }
 
 func (x Index) build(ctx context.Context, conn *pgx.Conn, found map[key]state) error {

@@ -100,7 +100,7 @@ func afterData(t testing.TB, d *Dump, target string) Report {
 	}
 	for _, e := range d.entries {
 		if e.kind == "TABLE" {
-			if err := d.BuildIndexes(t.Context(), conn, pgx.Identifier{e.namespace, e.tag}); err != nil {
+			if err := Build(t.Context(), conn, d.Indexes(pgx.Identifier{e.namespace, e.tag})...); err != nil {
 				t.Fatal(err)
 			}
 		}
