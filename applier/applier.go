@@ -45,7 +45,8 @@ type Config struct {
 	GroupChanges int
 
 	// GroupBytes is how much memory the changes that are committed together take, about,
-	// as far as they are not of one transaction; twice as much may wait, besides. Zero: 4 MiB.
+	// as far as they are not of one transaction; twice as much may wait, besides, and as
+	// much be on its way. Zero: 4 MiB.
 	GroupBytes int
 
 	// Logger is told of reconnects and retries. Zero: nobody is.

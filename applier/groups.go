@@ -32,7 +32,8 @@ func (r *run) groups(ctx context.Context) error {
 	r.session.prune()
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
-	if err := r.meet(work); err != nil {
+	// The target's tables for what has arrived: none can be looked for while groups are on their way.
+	if err := r.session.resolve(work, &r.config, r.upcoming(true)...); err != nil {
 		return r.careful(ctx, r.rollback(work, err))
 	}
 	o := &overlap{run: r, pipe: r.session.pipe(work)}
@@ -60,16 +61,10 @@ func (r *run) groups(ctx context.Context) error {
 // it commits. The error before says nothing more than that it is needed; where there is no
 // group it is returned, unless it goes away by itself.
 func (r *run) careful(ctx context.Context, before error) error {
-	var group []*decoder.Tx
-	changes, bytes := 0, 0
-	for len(r.ahead) > 0 && changes < r.config.GroupChanges && bytes < r.config.GroupBytes && r.passable(r.head()) {
-		it := r.take()
-		group = append(group, it.tx)
-		changes += len(it.tx.Changes)
-		bytes += it.bytes
-	}
+	group := r.upcoming(false)
 	switch {
 	case len(group) > 0:
+		r.ahead = r.ahead[len(group):]
 		return r.group(ctx, group)
 	case transient(before):
 		return nil // the loop connects again
@@ -77,28 +72,30 @@ func (r *run) careful(ctx context.Context, before error) error {
 	return before
 }
 
+// upcoming is the group that could be made of what comes next; with poll, also of what is
+// still in the inbox.
+func (r *run) upcoming(poll bool) []*decoder.Tx {
+	var f flight
+	for !f.full(&r.config) {
+		n := len(f.items)
+		if n == len(r.ahead) && !(poll && r.poll()) || !r.passable(r.ahead[n].tx) {
+			break
+		}
+		f.add(r.ahead[n])
+	}
+	return transactions(f.items)
+}
+
+func transactions(items []item) []*decoder.Tx {
+	txs := make([]*decoder.Tx, len(items))
+	for i, it := range items {
+		txs[i] = it.tx
+	}
+	return txs
+}
+
 // passable tells whether a Tx is whole and the gate lets it through.
 func (r *run) passable(tx *decoder.Tx) bool { return whole(tx) && tx.CommitLSN < r.gate.limit() }
-
-// meet finds the target's tables for what has arrived, so that none has to be looked for
-// while groups are on their way.
-func (r *run) meet(ctx context.Context) error {
-	var txs []*decoder.Tx
-	changes, bytes := 0, 0
-	for changes < r.config.GroupChanges && bytes < r.config.GroupBytes {
-		if len(txs) == len(r.ahead) && !r.poll() {
-			break
-		}
-		it := r.ahead[len(txs)]
-		if !r.passable(it.tx) {
-			break
-		}
-		txs = append(txs, it.tx)
-		changes += max(1, len(it.tx.Changes))
-		bytes += it.bytes
-	}
-	return r.session.resolve(ctx, &r.config, txs...)
-}
 
 // poll reads one more from the inbox, if it has arrived.
 func (r *run) poll() bool {
@@ -131,9 +128,8 @@ type overlap struct {
 // flight is a group that is gathered, or on its way.
 type flight struct {
 	items    []item
-	work     []*decoder.Tx // of items, what the target has not got
-	changes  int           // in work
-	bytes    int           // of items
+	changes  int // in items
+	bytes    int // of items
 	from, to Progress
 	sent     time.Time
 	folding  *folding // nil: nothing is folded
@@ -199,6 +195,12 @@ func (f *flight) full(c *Config) bool {
 	return f.changes >= c.GroupChanges || f.bytes >= c.GroupBytes || len(f.items) >= c.GroupChanges
 }
 
+func (f *flight) add(it item) {
+	f.items = append(f.items, it)
+	f.changes += len(it.tx.Changes)
+	f.bytes += it.bytes
+}
+
 // takes tells whether a Tx may go into the next group.
 func (o *overlap) takes(tx *decoder.Tx) bool {
 	return o.passable(tx) && len(o.session.unknown(tx)) == 0
@@ -213,17 +215,13 @@ func (o *overlap) draw(stop bool) {
 		it := o.take()
 		f := o.next
 		if there(it.tx, f.to.Applied) {
-			if len(f.work) == 0 && len(o.flying) == 0 {
+			if there(it.tx, o.Applied()) {
 				o.passed(it.tx)
 				o.ack()
-				continue
 			}
-			f.items = append(f.items, it)
-			continue
+			continue // the target has it, or it is on its way
 		}
-		f.items, f.work = append(f.items, it), append(f.work, it.tx)
-		f.changes += len(it.tx.Changes)
-		f.bytes += it.bytes
+		f.add(it)
 		f.to.add(it.tx, len(it.tx.Changes))
 		if f.folding != nil && f.err == nil {
 			f.err = f.folding.add(it.tx)
@@ -237,7 +235,7 @@ func (o *overlap) due() (now bool, wait time.Duration) {
 	const long = time.Hour
 	f := o.next
 	switch {
-	case len(f.work) == 0:
+	case len(f.items) == 0:
 		return false, long
 	case len(o.flying) == 0:
 		return true, 0
@@ -296,7 +294,7 @@ func (o *overlap) send() error {
 func (f *flight) plan(a *Applier) (*batch, error) {
 	if folded := a.folds(f.changes); !folded || f.folding == nil {
 		f.folding = nil
-		return a.session.batchOf(false, true, f.work...)
+		return a.session.batchOf(false, true, transactions(f.items)...)
 	}
 	if f.err != nil {
 		return nil, f.err

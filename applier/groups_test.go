@@ -124,3 +124,24 @@ func TestRun_Fenced(t *testing.T) {
 	applied := int64(g.Applied()-0x30) / 0x100
 	g.want(`select count(*), max(n) from log`, fmt.Sprintf("%d|%d", applied, applied-1))
 }
+
+// A source may deliver what is on its way again, however often: it is not applied twice,
+// and what comes after it is not held up.
+func TestRun_Again(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table log (n int)`)
+	r := relation("log", 'd', "n")
+	first := g.tx(insert(r, "1"))
+	f := newFeed(first)
+	for range 8000 {
+		f.put(first)
+	}
+	last := g.tx(insert(r, "2"))
+	f.put(last)
+	stop := g.start(f)
+	f.wait(t, last.EndLSN)
+	if err := stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("Run returned %v", err)
+	}
+	g.want(`select n from log order by n`, "1", "2")
+}
