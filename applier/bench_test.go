@@ -28,28 +28,21 @@ func benchGroup() (*session, []*decoder.Tx) {
 	return s, txs
 }
 
-// The way of a group from its changes to the parameters that are sent.
-func BenchmarkFold(b *testing.B) {
+// The way of a group from its changes to the parameters that are sent: by its net effect,
+// and change by change.
+func BenchmarkBatch(b *testing.B) {
 	s, txs := benchGroup()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := s.batchOf(true, true, txs...); err != nil {
-			b.Fatal(err)
-		}
+	for name, folded := range map[string]bool{"folded": true, "one by one": false} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.batchOf(folded, true, txs...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/change")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/change")
-}
-
-// The same change by change.
-func BenchmarkOneByOne(b *testing.B) {
-	s, txs := benchGroup()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := s.batchOf(false, true, txs...); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/change")
 }
 
 // The parameters of statements for many rows: as text[] in the binary format, and quoted.

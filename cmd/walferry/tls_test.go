@@ -9,8 +9,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -39,22 +37,10 @@ func secure(ts *testscript.TestScript, neg bool, args []string) {
 		"server.crt": certificate, "server.key": key,
 		"pg_hba.conf": []byte("local all all trust\nhostssl all all 127.0.0.1/32 trust\n"),
 	} {
-		writeServerFile(ts, s, name, text)
+		ts.Check(s.WriteFile(name, text))
 	}
 	pgtest.Exec(tb, admin, `alter system set ssl = on`)
 	ts.Check(s.Restart(tb.Context()))
-}
-
-// writeServerFile puts a file into the data directory, whose owner alone may read it.
-func writeServerFile(ts *testscript.TestScript, s *pgtest.Server, name string, text []byte) {
-	path := filepath.Join(s.DataDir, name)
-	ts.Check(os.WriteFile(path, text, 0o600))
-	ts.Check(os.Chmod(path, 0o600))
-	info, err := os.Stat(s.DataDir)
-	ts.Check(err)
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
-		ts.Check(os.Chown(path, int(owner.Uid), int(owner.Gid)))
-	}
 }
 
 // authority signs certificates.

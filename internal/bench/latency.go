@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -13,8 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/walferry/walferry/internal/catalog"
 )
 
 // S7: changes are followed as they are made. It is measured from the moment at which the
@@ -126,14 +122,8 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // liveWalferry follows with a process of its own until stop.
 func (b *bench) liveWalferry(ctx context.Context, source, target string) (stop func() error, err error) {
-	self, err := os.Executable()
+	cmd, err := startChild(ctx, "apply", source, target)
 	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, childArgument, "apply")
-	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	return func() error {
@@ -144,11 +134,10 @@ func (b *bench) liveWalferry(ctx context.Context, source, target string) (stop f
 
 // liveNative follows with a subscription until stop.
 func (b *bench) liveNative(ctx context.Context, source, target string) (stop func() error, err error) {
-	err = execute(ctx, target, `create subscription bench connection `+catalog.Literal(source)+` publication `+published+
-		` with (create_slot = false, slot_name = '`+slot+`', copy_data = false)`)
-	return func() error {
-		return execute(ctx, target, `alter subscription bench disable`, `alter subscription bench set (slot_name = none)`, `drop subscription bench`)
-	}, err
+	if err := subscribe(ctx, source, target); err != nil {
+		return nil, err
+	}
+	return func() error { return unsubscribe(ctx, target) }, execute(ctx, target, `alter subscription bench enable`)
 }
 
 // watch makes transactions on the source and looks for them on the target. The first

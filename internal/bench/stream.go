@@ -161,15 +161,9 @@ func (b *bench) decodePlain(ctx context.Context, source, _ string) (run, error) 
 
 // measure runs a child until the target has the last row, or the child ends by itself.
 func (b *bench) measure(ctx context.Context, by, source, target, mode, backend string) (run, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return run{}, err
-	}
-	cmd := exec.CommandContext(ctx, self, childArgument, mode)
-	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	begun := time.Now()
-	if err := cmd.Start(); err != nil {
+	cmd, err := startChild(ctx, mode, source, target)
+	if err != nil {
 		return run{}, err
 	}
 	ended := make(chan error, 1)
@@ -205,9 +199,7 @@ func (b *bench) measure(ctx context.Context, by, source, target, mode, backend s
 // followNative applies the backlog with a subscription.
 func (b *bench) followNative(ctx context.Context, source, target string) (r run, err error) {
 	r.by = "native"
-	err = execute(ctx, target, `create subscription bench connection `+catalog.Literal(source)+` publication `+published+
-		` with (create_slot = false, slot_name = '`+slot+`', copy_data = false, enabled = false)`)
-	if err != nil {
+	if err := subscribe(ctx, source, target); err != nil {
 		return r, err
 	}
 	begun := time.Now()
@@ -219,7 +211,30 @@ func (b *bench) followNative(ctx context.Context, source, target string) (r run,
 	}
 	r.sender = usageOf(number(ctx, source, `select active_pid from pg_replication_slots where slot_name = '`+slot+`'`))
 	r.backend = usageOf(number(ctx, target, `select pid from pg_stat_subscription where subname = 'bench'`))
-	return r, execute(ctx, target, `alter subscription bench disable`, `alter subscription bench set (slot_name = none)`, `drop subscription bench`)
+	return r, unsubscribe(ctx, target)
+}
+
+// startChild starts this program again for one kind of work.
+func startChild(ctx context.Context, mode, source, target string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, childArgument, mode)
+	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd, cmd.Start()
+}
+
+// subscribe makes a subscription to the slot, which is not enabled yet.
+func subscribe(ctx context.Context, source, target string) error {
+	return execute(ctx, target, `create subscription bench connection `+catalog.Literal(source)+` publication `+published+
+		` with (create_slot = false, slot_name = '`+slot+`', copy_data = false, enabled = false)`)
+}
+
+// unsubscribe drops it and leaves the slot.
+func unsubscribe(ctx context.Context, target string) error {
+	return execute(ctx, target, `alter subscription bench disable`, `alter subscription bench set (slot_name = none)`, `drop subscription bench`)
 }
 
 // awaitDone waits until the last row is visible on the target.

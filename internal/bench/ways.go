@@ -11,9 +11,6 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,16 +20,7 @@ import (
 
 // overTLS makes the server speak TLS and returns a DSN that demands it.
 func overTLS(ctx context.Context, s *pgtest.Server, dsn string) (string, error) {
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	var dir string
-	if err := conn.QueryRow(ctx, `show data_directory`).Scan(&dir); err != nil {
-		return "", err
-	}
-	if err := writeCertificate(dir); err != nil {
+	if err := writeCertificate(s); err != nil {
 		return "", err
 	}
 	if err := execute(ctx, dsn, `alter system set ssl = on`, `select pg_reload_conf()`); err != nil {
@@ -55,8 +43,8 @@ func overTLS(ctx context.Context, s *pgtest.Server, dsn string) (string, error) 
 	return "", fmt.Errorf("switch TLS on: %w", err)
 }
 
-// writeCertificate makes a certificate of the server's own, for the owner of its folder.
-func writeCertificate(dir string) error {
+// writeCertificate makes a certificate that the server signs itself.
+func writeCertificate(s *pgtest.Server) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -73,17 +61,8 @@ func writeCertificate(dir string) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	owner := info.Sys().(*syscall.Stat_t)
 	for name, block := range map[string]*pem.Block{"server.crt": {Type: "CERTIFICATE", Bytes: certificate}, "server.key": {Type: "PRIVATE KEY", Bytes: private}} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			return err
-		}
-		if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+		if err := s.WriteFile(name, pem.EncodeToMemory(block)); err != nil {
 			return err
 		}
 	}

@@ -217,6 +217,25 @@ func (s *Server) URL(database string) string {
 	return u.String()
 }
 
+// WriteFile puts a file into the data directory, whose owner alone may read it.
+func (s *Server) WriteFile(name string, text []byte) error {
+	path := filepath.Join(s.DataDir, name)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // one that was there before
+		return err
+	}
+	info, err := os.Stat(s.DataDir)
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		return os.Chown(path, int(owner.Uid), int(owner.Gid))
+	}
+	return nil
+}
+
 // Start starts the server again after Stop or Kill, or after its own end, on
 // the same port and data. It returns once connections are accepted, and at
 // once if the server is running.
