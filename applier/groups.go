@@ -17,6 +17,7 @@ const (
 	smallGroup    = 100              // changes
 	smallInterval = time.Millisecond // from the one before, at least
 	flightsMax    = 16
+	lookInterval  = time.Millisecond // at what has arrived for a group that cannot go yet
 )
 
 // groups applies the transactions that have come, and those that come, until one is in
@@ -154,8 +155,11 @@ func (o *overlap) loop(ctx context.Context) error {
 			return nil
 		}
 		items := o.in.items
-		if stop || o.next.full(&o.config) || len(o.ahead) > 0 {
+		switch {
+		case stop || o.next.full(&o.config) || len(o.ahead) > 0:
 			items = nil
+		case len(o.next.items) > 0:
+			items, wait = nil, min(wait, lookInterval) // not awake for each that arrives
 		}
 		timer.Reset(wait)
 		select {
