@@ -49,6 +49,11 @@ type Config struct {
 	// much be on its way. Zero: 4 MiB.
 	GroupBytes int
 
+	// Windows are needed where tables were copied under other snapshots than that of the
+	// stream's first position, for as long as Applied is before [Applier.Settled]. Nil: all
+	// tables are as of that position.
+	Windows *Windows
+
 	// Logger is told of reconnects and retries. Zero: nobody is.
 	Logger *slog.Logger
 }
@@ -81,7 +86,8 @@ type Applier struct {
 	replica  bool
 	origin   string
 
-	gate gate
+	gate    gate
+	windows *windows // nil: none
 
 	// For tests: nothing is folded.
 	oneByOne bool
@@ -124,7 +130,7 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Applier{config: c, log: c.Logger, gate: newGate()}
+	a := &Applier{config: c, log: c.Logger, gate: newGate(), windows: newWindows(c.Windows)}
 	s, err := openSession(ctx, conn, a.log, c.Name)
 	if err != nil {
 		return nil, err
@@ -296,7 +302,11 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 	if err := p.send(a.session.head(false, a.config.Name, from, to), body); err == nil {
 		p.settle() //nolint:errcheck // end tells
 	}
-	if err := p.end(); err != nil {
+	err = p.end()
+	if err == nil {
+		err = a.complement(ctx, p.absent)
+	}
+	if err != nil {
 		return a.rollback(ctx, err)
 	}
 	place := Place{}

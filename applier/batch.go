@@ -2,6 +2,7 @@ package applier
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/walferry/walferry/decoder"
 )
@@ -14,6 +15,7 @@ type batch struct {
 	commands []command
 	values   [][]byte // of all commands; a chunk at a time
 	shape    shape    // buffer
+	reading  []*table // of which rows may be read from the source after this: then their windows reach to its end
 }
 
 // command is one statement, and what its result must be.
@@ -53,8 +55,11 @@ func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	if t == nil {
 		return &inputError{fmt.Sprintf("apply transaction %d: a change of no known relation", tx.XID)}
 	}
-	if t.left {
+	if t.left || t.before(tx) {
 		return nil
+	}
+	if tx.CommitLSN < t.window.To || slices.Contains(b.reading, t) {
+		return b.converge(tx, c, t)
 	}
 	s, err := t.statement(c, b.prove, &b.shape)
 	if err != nil {
@@ -95,7 +100,7 @@ func (b *batch) row(s *statement, c *decoder.Change, a awaited) {
 func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) {
 	var tables []*table
 	for _, r := range c.Truncated {
-		if t := b.session.of(r); t != nil && !t.left {
+		if t := b.session.of(r); t != nil && !t.left && !t.before(tx) {
 			tables = append(tables, t)
 		}
 	}

@@ -378,7 +378,7 @@ func (s *session) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error
 
 // folds tells whether changes are worth to be gathered, and may be.
 func (a *Applier) folds(changes int) bool {
-	if changes < leastFold || a.oneByOne || !a.session.replica {
+	if changes < leastFold || a.oneByOne || !a.session.replica || a.windowed() {
 		return false
 	}
 	if a.skipFolds > 0 {

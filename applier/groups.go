@@ -30,6 +30,10 @@ func (r *run) groups(ctx context.Context) error {
 	if err := r.retry(ctx, r.ready); err != nil {
 		return err
 	}
+	if r.windowed() {
+		r.upcoming(true)
+		return r.careful(ctx, nil)
+	}
 	r.session.prune()
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
@@ -67,7 +71,7 @@ func (r *run) careful(ctx context.Context, before error) error {
 	case len(group) > 0:
 		r.ahead = r.ahead[len(group):]
 		return r.group(ctx, group)
-	case transient(before):
+	case before == nil, transient(before):
 		return nil // the loop connects again
 	}
 	return before

@@ -128,10 +128,26 @@ func (l *large) begin(work context.Context, first *decoder.Tx) error {
 	if err := l.pipe.send(head, body); err == nil {
 		err = l.pipe.settle()
 		if err == nil {
-			return nil
+			return l.complement(work)
 		}
 	}
 	return l.pipe.end()
+}
+
+// complement does what is left of a piece while a window is open, for which its results are needed.
+func (l *large) complement(work context.Context) error {
+	if !l.windowed() {
+		return nil
+	}
+	p := l.pipe
+	if err := l.close(); err != nil {
+		return err
+	}
+	if err := l.Applier.complement(work, p.absent); err != nil {
+		return err
+	}
+	l.pipe = l.session.pipe(work)
+	return nil
 }
 
 // piece sends one of the others.
@@ -153,7 +169,10 @@ func (l *large) piece(work context.Context, tx *decoder.Tx) error {
 	if err := l.pipe.send(b); err != nil {
 		return err
 	}
-	return l.pipe.push()
+	if err := l.pipe.push(); err != nil {
+		return err
+	}
+	return l.complement(work)
 }
 
 // commit ends the transaction when all its results are known.

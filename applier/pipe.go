@@ -45,6 +45,7 @@ type pipe struct {
 	done   chan struct{} // closed when all is read
 	err    error         // of the first result that was not as it must be
 	lost   bool          // the connection, not a statement, has failed
+	absent []awaited     // whose rows are to be read from the source
 
 	unwatch func() // ctx
 }
@@ -57,6 +58,7 @@ type awaited struct {
 	change  *decoder.Change // nil: not a change
 	table   *table          // nil for TRUNCATE
 	many    *table          // of changes that were made up: their error is only that they failed
+	absent  absence         // whether what it has touched decides that a row is missing
 	fence   bool            // it is the progress row
 	commit  bool            // it is COMMIT
 	prepare bool            // not a statement: the answer to Parse or Close
@@ -299,6 +301,9 @@ func (p *pipe) result(a *awaited) error {
 			}
 		case *pgproto3.CommandComplete:
 			if !a.sync {
+				if a.absent == always || a.absent == ifNone && pgconn.NewCommandTag(string(m.CommandTag)).RowsAffected() == 0 {
+					p.absent = append(p.absent, *a)
+				}
 				return a.complete(m.CommandTag)
 			}
 		case *pgproto3.EmptyQueryResponse:

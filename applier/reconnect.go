@@ -77,6 +77,7 @@ func (a *Applier) drop(ctx context.Context) {
 
 func (a *Applier) use(s *session) {
 	a.session = s
+	s.windows = a.windows
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.replica, a.origin = s.replica, s.origin

@@ -37,6 +37,8 @@ type session struct {
 	names    int       // names given to prepared statements so far
 
 	own ownStatements
+
+	windows *windows // of the Applier
 }
 
 // ownStatements are those that every transaction needs.

@@ -18,6 +18,7 @@ import (
 type table struct {
 	relation *decoder.Relation
 	left     bool // left out by Config.Table: nothing else is set
+	window   Window
 
 	schema, name string
 	sql          string // the name, quoted
@@ -154,7 +155,7 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 			return &inputError{fmt.Sprintf("map table %s.%s: Config.Table must return schema and name", r.Namespace, r.Name)}
 		}
 		tables[i] = &table{
-			relation: r, schema: target[0], name: target[1], sql: target.Sanitize(),
+			relation: r, schema: target[0], name: target[1], sql: target.Sanitize(), window: s.windows.of(r),
 			statements: map[string]*statement{}, setStatements: map[string]*statement{},
 		}
 		schemas, names = append(schemas, target[0]), append(names, target[1])

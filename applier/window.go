@@ -1,0 +1,243 @@
+package applier
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// Window is where a table stands that was not copied under the snapshot of the stream's
+// first position. What is zero stands for that position.
+type Window struct {
+	// From: every row was read by a snapshot of this position or a later one. Changes of
+	// transactions whose commit record starts before it are in the rows, and are left out.
+	From decoder.LSN
+
+	// To: no row was read by a snapshot of a later position. From From on, and before To,
+	// rows of several positions stand side by side: some have a change already, some are
+	// there twice under two keys, or not at all. Changes are applied so that the rows
+	// become those of the source at To: a row that is there is replaced, one that is not is
+	// made, and one to delete need not be there.
+	To decoder.LSN
+}
+
+// Windows are those of all tables; see [Config].
+type Windows struct {
+	// Of returns the window of a table of the source. It is asked whenever a relation is
+	// met and must always answer the same. A table whose From and To differ must have a
+	// replica identity other than FULL, and on the target, besides the index of that, no
+	// other unique index and no column GENERATED ALWAYS AS IDENTITY outside of it.
+	Of func(namespace, name string) Window
+
+	// Until is the largest To. Until the target is there, transactions are applied one
+	// change after the other.
+	Until decoder.LSN
+
+	// Read returns a row of the source as it is now, in the order of the relation's
+	// columns, nil if there is none; key is a row of which only the columns of the replica
+	// identity count. It is asked when an UPDATE that leaves a TOAST value unchanged finds no
+	// row, or gives it another key. The window of the table then reaches to the position
+	// returned, one at which no commit that Read has seen is still to come, and Read has
+	// to remember that for the next Of before it returns.
+	Read func(ctx context.Context, r *decoder.Relation, key []decoder.Value) (row []decoder.Value, at decoder.LSN, err error)
+}
+
+// windows is what an Applier knows of them.
+type windows struct {
+	Windows
+
+	mu       sync.Mutex
+	until    decoder.LSN
+	extended map[string]decoder.LSN // To, by the source's schema and table
+}
+
+func newWindows(w *Windows) *windows {
+	if w == nil {
+		return nil
+	}
+	return &windows{Windows: *w, until: w.Until, extended: map[string]decoder.LSN{}}
+}
+
+// of is the window of a relation as it is now.
+func (w *windows) of(r *decoder.Relation) Window {
+	if w == nil {
+		return Window{}
+	}
+	window := w.Of(r.Namespace, r.Name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	window.To = max(window.To, w.extended[r.Namespace+"\x00"+r.Name])
+	return window
+}
+
+func (w *windows) extend(t *table, to decoder.LSN) {
+	t.window.To = max(t.window.To, to)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.extended[t.relation.Namespace+"\x00"+t.relation.Name] = t.window.To
+	w.until = max(w.until, to)
+}
+
+// Settled is the position from which on the target equals the source: the end of the last
+// of [Windows]. It grows when Read is asked. Zero: there are none.
+func (a *Applier) Settled() decoder.LSN {
+	if a.windows == nil {
+		return 0
+	}
+	a.windows.mu.Lock()
+	defer a.windows.mu.Unlock()
+	return a.windows.until
+}
+
+// windowed tells that a window may not have ended.
+func (a *Applier) windowed() bool { return a.windows != nil && a.Applied() < a.Settled() }
+
+// before tells whether a transaction commits before a table's window, so that its rows have its changes.
+func (t *table) before(tx *decoder.Tx) bool { return tx.CommitLSN < t.window.From }
+
+// converge adds what makes a change of a table in its window. What the statements find is
+// of no account, but for the row of an UPDATE that does not bring all of its values.
+func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
+	if t.key == nil || t.relation.ReplicaIdentity == decoder.IdentityFull || t.alwaysBesidesKey {
+		return located(&SchemaError{Reason: "a table without a key, or with an identity column outside of it, cannot have rows of several positions"}, tx, c, t)
+	}
+	any := awaited{tx: tx, change: c, table: t, rows: -1}
+	switch {
+	case c.Op == decoder.Delete:
+		return b.loosely(c, any)
+	case c.Op == decoder.Insert, c.Op == decoder.Update && (complete(t, c) || t.moves(c)):
+		if c.Op == decoder.Update && t.moves(c) {
+			gone := any
+			if !complete(t, c) {
+				// The values that it keeps are those of the row of the old key. What is there under
+				// that key now may be another row, which had it later: only the source can tell.
+				gone.absent = always
+				b.reads(t)
+			}
+			if err := b.loosely(&decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}, gone); err != nil || gone.absent == always {
+				return err
+			}
+		}
+		return b.upsert(c, any)
+	}
+	// What is there may be of later, but then everything that made it so is still to come.
+	any.absent = ifNone
+	b.reads(t)
+	return b.loosely(c, any)
+}
+
+func (b *batch) reads(t *table) {
+	if !slices.Contains(b.reading, t) {
+		b.reading = append(b.reading, t)
+	}
+}
+
+// When a row is to be read from the source.
+type absence byte
+
+const (
+	never  absence = iota
+	ifNone         // the statement has touched no row
+	always
+)
+
+// loosely adds the ordinary statement of a change.
+func (b *batch) loosely(c *decoder.Change, a awaited) error {
+	s, err := a.table.statement(c, false, &b.shape)
+	if err != nil {
+		return located(err, a.tx, c, a.table)
+	}
+	b.row(s, c, a)
+	return nil
+}
+
+// upsert puts the new row of a change where it is not, and replaces it where it is.
+func (b *batch) upsert(c *decoder.Change, a awaited) error {
+	insert := &decoder.Change{Op: decoder.Insert, Relation: c.Relation, New: c.New}
+	if _, err := a.table.shape(insert, false, b.shape[:0]); err != nil {
+		return located(err, a.tx, c, a.table)
+	}
+	b.row(a.table.upsert(), insert, a)
+	return nil
+}
+
+// upsert is the statement that writes a row whether it is there or not.
+func (t *table) upsert() *statement {
+	const name = "upsert" // no shape is like it
+	if s := t.statements[name]; s != nil {
+		return s
+	}
+	b := builder{table: t, shape: shape{byte(decoder.Insert), byNew, counted}}
+	var keys, values []string
+	for i := range t.columns {
+		var flags byte
+		if c := &t.columns[i]; !c.generated {
+			flags = set
+			if !c.key {
+				values = append(values, c.name+" = excluded."+c.name)
+			}
+		}
+		b.shape = append(b.shape, flags)
+	}
+	for _, i := range t.key {
+		keys = append(keys, t.columns[i].name)
+	}
+	action := "nothing"
+	if len(values) > 0 {
+		action = "update set " + strings.Join(values, ", ")
+	}
+	sql := b.insert() + " on conflict (" + strings.Join(keys, ", ") + ") do " + action
+	t.statements[name] = &statement{sql: sql, args: b.args}
+	return t.statements[name]
+}
+
+// complete tells whether a change brings every value of the new row.
+func complete(t *table, c *decoder.Change) bool {
+	for i := range c.New {
+		if c.New[i].Kind == decoder.Unchanged && i < len(t.columns) && !t.columns[i].generated {
+			return false
+		}
+	}
+	return true
+}
+
+// moves tells whether an UPDATE changes the key.
+func (t *table) moves(c *decoder.Change) bool {
+	if c.Old == nil {
+		return false
+	}
+	return slices.ContainsFunc(t.key, func(i int) bool {
+		return i < len(c.Old) && i < len(c.New) && c.New[i].Kind != decoder.Unchanged && !bytes.Equal(c.Old[i].Data, c.New[i].Data)
+	})
+}
+
+// complement puts in, in the open transaction, the rows that updates have not found. The source
+// is asked for each as it is now, so that the window reaches up to now.
+func (a *Applier) complement(ctx context.Context, absent []awaited) error {
+	if len(absent) == 0 {
+		return nil
+	}
+	b := a.session.batch(false)
+	for _, x := range absent {
+		row, at, err := a.windows.Read(ctx, x.table.relation, x.change.New)
+		if err != nil {
+			return fmt.Errorf("read a row of %s from the source: %w", x.table.label(), err)
+		}
+		a.windows.extend(x.table, at)
+		if row == nil {
+			continue // deleted since: the DELETE, too, is in the window
+		}
+		change := &decoder.Change{Op: decoder.Insert, Relation: x.change.Relation, New: row}
+		if err := b.upsert(change, awaited{tx: x.tx, change: x.change, table: x.table, rows: -1}); err != nil {
+			return err
+		}
+	}
+	p := a.session.pipe(ctx)
+	p.send(b) //nolint:errcheck // end tells
+	return p.end()
+}
