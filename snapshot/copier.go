@@ -32,6 +32,20 @@ type Config struct {
 	Snapshot string
 	AsOf     pglogrepl.LSN
 
+	// PutAside leaves out tables that TRUNCATE, VACUUM FULL or CLUSTER has rewritten since the
+	// snapshot was taken: see [RewrittenError]. False: after a TRUNCATE the
+	// table is copied empty, for the slot has the TRUNCATE, and a large table that was rewritten is a *ChangedError.
+	PutAside bool
+
+	// Resume lets the copy go on where earlier runs under other snapshots have stopped. The target
+	// is not as of one commit then before the changes up to the last of the [Windows] are applied
+	// as they say. False: a run under another snapshot is a *StateError.
+	Resume bool
+
+	// OnResume is called before a table gets rows of another snapshot, for which the target
+	// needs the index of its replica identity, and must not have other unique indexes. nil: nothing is called.
+	OnResume func(context.Context, Table) error
+
 	// Tables to copy. Their columns are matched by name.
 	Tables []Table
 
@@ -65,6 +79,7 @@ type Copier struct {
 	mu       sync.Mutex
 	exported []string // the snapshot, by other names; see openSource
 	tables   []*tableCopy
+	aside    []Table // to be copied under a later snapshot
 }
 
 // tableCopy is a table on its way. What is below the line is guarded by Copier.mu.
@@ -112,9 +127,9 @@ func New(c Config) (*Copier, error) {
 // is gone is a *SnapshotLostError.
 //
 // When it fails, or ctx ends, the pieces in hand are rolled back and those done
-// stay: Run of a new Copier goes on from there if the snapshot still exists. If it
-// does not, their rows are of no use, and a run under another snapshot refuses with
-// a *StateError. Tables that do not fit are a *SchemaError before anything is written to them.
+// stay: Run of a new Copier goes on from there if the snapshot still exists, or under
+// another one with Resume; without, that is a *StateError. All tables but those put
+// aside are done when it returns a *RewrittenError. Tables that do not fit are a *SchemaError before anything is written to them.
 // Run is called once.
 func (c *Copier) Run(ctx context.Context) error {
 	workers, err := c.hire(ctx)
@@ -132,6 +147,31 @@ func (c *Copier) Run(ctx context.Context) error {
 	}
 	c.config.Logger.Info("copy begins", "tables", len(c.tables), "pieces", len(pieces), "as_of", c.config.AsOf.String())
 
+	for {
+		if err := c.work(ctx, workers, pieces, complete); err != nil {
+			return c.failed(ctx, err)
+		}
+		if err := workers[0].makeDurable(ctx); err != nil {
+			return c.failed(ctx, err)
+		}
+		if pieces, err = c.unrecorded(ctx, workers[0]); err != nil {
+			return c.failed(ctx, err)
+		}
+		if len(pieces) == 0 {
+			break
+		}
+		c.config.Logger.Warn("the target has lost pieces that it had not flushed; copying them again", "pieces", len(pieces))
+		complete = nil
+	}
+	if len(c.aside) > 0 {
+		return &RewrittenError{Tables: c.aside}
+	}
+	c.config.Logger.Info("copy done", "tables", len(c.tables), "rows", c.Progress().Rows)
+	return nil
+}
+
+// work copies pieces, and announces the tables of which nothing is left to do.
+func (c *Copier) work(ctx context.Context, workers []*worker, pieces []piece, complete []Table) error {
 	queue := make(chan piece, len(pieces))
 	for _, p := range pieces {
 		queue <- p
@@ -148,14 +188,41 @@ func (c *Copier) Run(ctx context.Context) error {
 			return w.work(working, queue)
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return c.failed(ctx, err)
+	return group.Wait()
+}
+
+// unrecorded are the pieces that were committed and are not there: a target that crashes
+// forgets what it had not flushed.
+func (c *Copier) unrecorded(ctx context.Context, w *worker) (pieces []piece, err error) {
+	var s state
+	err = w.patiently(ctx, func() error {
+		if err := w.connect(ctx); err != nil {
+			return err
+		}
+		s, err = openState(ctx, w.target, c.config.Migration, 0)
+		if err != nil {
+			return onTarget(err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if err := workers[0].makeDurable(ctx); err != nil {
-		return c.failed(ctx, err)
+	for _, t := range c.tables {
+		if c.isAside(t) {
+			continue
+		}
+		finished := s.pieces[[2]string{t.Schema, t.Name}]
+		for n := range t.bounds {
+			if _, ok := finished[n]; !ok {
+				pieces = append(pieces, piece{table: t, number: n})
+				c.mu.Lock()
+				t.done--
+				c.mu.Unlock()
+			}
+		}
 	}
-	c.config.Logger.Info("copy done", "tables", len(c.tables), "rows", c.Progress().Rows)
-	return nil
+	return pieces, nil
 }
 
 // failed prefers the reason of a cancelled context to what came of it.
@@ -211,13 +278,22 @@ func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
 // are not there yet, those of the largest table first, and the tables of which
 // nothing is left to do.
 func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, complete []Table, err error) {
-	state, err := openState(ctx, w.target, c.config.Migration, c.config.AsOf)
+	asOf := c.config.AsOf
+	if c.config.Resume {
+		asOf = 0
+	}
+	state, err := openState(ctx, w.target, c.config.Migration, asOf)
 	if err != nil {
 		return nil, nil, err
 	}
 	tables, err := match(ctx, w.source, w.target, c.config.Tables)
 	if err != nil {
 		return nil, nil, err
+	}
+	if c.config.Resume {
+		if err := c.resume(ctx, w, state, tables); err != nil {
+			return nil, nil, err
+		}
 	}
 	copies, err := c.cut(ctx, w, state, tables)
 	if err != nil {
@@ -261,7 +337,9 @@ func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matc
 		cutter.pieceBytes = pieceSize(total, c.config.Jobs)
 	}
 	var copies []*tableCopy
-	record := &pgx.Batch{}
+	record := &pgx.Batch{} // flushed: pieces that stay must have their plan
+	record.Queue("begin")
+	record.Queue("set local synchronous_commit = on")
 	for _, m := range tables {
 		t := &tableCopy{matched: m, bytes: m.source.bytes, running: map[*pipe]struct{}{}}
 		copies = append(copies, t)
@@ -277,9 +355,10 @@ func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matc
 			return nil, err
 		}
 		schema, name := m.Table.target()
-		record.Queue(insertPlan, c.config.Migration, m.Schema, m.Name, schema, name, c.config.AsOf.String(), t.bytes, t.bounds)
+		record.Queue(insertPlan, c.config.Migration, m.Schema, m.Name, schema, name, c.config.AsOf.String(), t.bytes, t.bounds, t.filenode())
 	}
-	if record.Len() > 0 {
+	if record.Len() > 2 {
+		record.Queue("commit")
 		if _, err := execBatch(ctx, w.target, record); err != nil {
 			return nil, fmt.Errorf("record the plan of the copy: %w", err)
 		}

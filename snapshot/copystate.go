@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/walferry/walferry/internal/catalog"
 )
 
 // What a run has finished is in copy_state, a row for every piece, written by the
@@ -40,22 +37,28 @@ create table if not exists walferry.copy_plan (
     as_of         pg_lsn not null,
     bytes         bigint not null,             -- size on the source, TOAST included
     bounds        text[] not null,             -- the predicate of each piece; empty text: the whole table
+    filenode      text not null default '',    -- where the source stores the rows
+    converge_until pg_lsn,                     -- rows were read from the source as late as this; see snapshot.Window
     finished_at   timestamptz,                 -- when the run that copied it had ended
     primary key (migration, schema_name, table_name)
-)`
+);
+alter table walferry.copy_plan add column if not exists filenode text not null default '';
+alter table walferry.copy_plan add column if not exists converge_until pg_lsn`
 
 // stateExists spares a role that may not create schemas the attempt.
-const stateExists = `select to_regclass('walferry.copy_state') is not null and to_regclass('walferry.copy_plan') is not null`
+const stateExists = `
+select to_regclass('walferry.copy_state') is not null
+   and exists (select from pg_attribute where attrelid = to_regclass('walferry.copy_plan') and attname = 'converge_until')`
 
 const selectPlan = `
-select schema_name, table_name, as_of::text, bytes, bounds from walferry.copy_plan where migration = $1`
+select schema_name, table_name, as_of::text, bytes, bounds, filenode from walferry.copy_plan where migration = $1`
 
 const selectState = `
 select schema_name, table_name, piece, as_of::text, rows, bytes from walferry.copy_state where migration = $1`
 
 const insertPlan = `
-insert into walferry.copy_plan (migration, schema_name, table_name, target_schema, target_name, as_of, bytes, bounds)
-values ($1, $2, $3, $4, $5, $6::text::pg_lsn, $7, $8)`
+insert into walferry.copy_plan (migration, schema_name, table_name, target_schema, target_name, as_of, bytes, bounds, filenode)
+values ($1, $2, $3, $4, $5, $6::text::pg_lsn, $7, $8, $9)`
 
 // The row comes first in the piece's transaction: should the outcome of an
 // earlier attempt be unknown, this waits for it and then sees it.
@@ -75,48 +78,62 @@ const finishPlan = `
 update walferry.copy_plan set finished_at = clock_timestamp() where migration = $1 and finished_at is null`
 
 type planned struct {
-	bytes  int64
-	bounds []string
+	asOf     pglogrepl.LSN
+	bytes    int64
+	bounds   []string
+	filenode string
 }
 
-type finished struct{ rows, bytes int64 }
+type finished struct {
+	asOf        pglogrepl.LSN
+	rows, bytes int64
+}
 
-// state is what earlier runs under the same snapshot have left.
+// state is what earlier runs have left.
 type state struct {
 	plan   map[[2]string]planned
 	pieces map[[2]string]map[int]finished
 }
 
-func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglogrepl.LSN) (state, error) {
-	s := state{plan: map[[2]string]planned{}, pieces: map[[2]string]map[int]finished{}}
+// Prepare makes the tables on the target in which the state of copies is kept, where they
+// do not exist. Run does it too.
+func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	var exists bool
 	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {
-		return s, fmt.Errorf("look for the state of the copy: %w", err)
+		return fmt.Errorf("look for the state of the copy: %w", err)
 	}
 	if !exists {
 		if _, err := conn.PgConn().Exec(ctx, createState).ReadAll(); err != nil {
-			return s, fmt.Errorf("create the tables for the state of the copy: %w", err)
+			return fmt.Errorf("create the tables for the state of the copy: %w", err)
 		}
+	}
+	return nil
+}
+
+// openState reads it. A row of another snapshot than that as of asOf is an error, unless asOf is zero.
+func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglogrepl.LSN) (state, error) {
+	s := state{plan: map[[2]string]planned{}, pieces: map[[2]string]map[int]finished{}}
+	if err := Prepare(ctx, conn); err != nil {
+		return s, err
 	}
 
 	var key [2]string
 	var lsn string
-	sameSnapshot := func() error {
-		found, err := pglogrepl.ParseLSN(lsn)
-		if err != nil {
-			return err
+	position := func(to *pglogrepl.LSN) (err error) {
+		if *to, err = pglogrepl.ParseLSN(lsn); err == nil && asOf != 0 && *to != asOf {
+			err = &StateError{Migration: migration, Found: *to, Want: asOf}
 		}
-		if found != asOf {
-			return &StateError{Migration: migration, Found: found, Want: asOf}
-		}
-		return nil
+		return err
 	}
 	var p planned
 	rows, err := conn.Query(ctx, selectPlan, migration)
 	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &lsn, &p.bytes, &p.bounds}, func() error {
-			s.plan[key] = planned{bytes: p.bytes, bounds: slices.Clone(p.bounds)}
-			return sameSnapshot()
+		_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &lsn, &p.bytes, &p.bounds, &p.filenode}, func() error {
+			one := p
+			one.bounds = slices.Clone(p.bounds)
+			err := position(&one.asOf)
+			s.plan[key] = one
+			return err
 		})
 	}
 	if err != nil {
@@ -130,8 +147,10 @@ func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglog
 			if s.pieces[key] == nil {
 				s.pieces[key] = map[int]finished{}
 			}
-			s.pieces[key][piece] = f
-			return sameSnapshot()
+			one := f
+			err := position(&one.asOf)
+			s.pieces[key][piece] = one
+			return err
 		})
 	}
 	if err != nil {
@@ -152,43 +171,15 @@ func Reset(ctx context.Context, conn *pgx.Conn, migration string, tables []Table
 		return nil
 	}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `
-select p.schema_name, p.table_name, n.nspname::text, c.relname::text, c.relkind = 'p'
-  from walferry.copy_plan p
-  join pg_namespace n on n.nspname = p.target_schema
-  join pg_class c on c.relnamespace = n.oid and c.relname = p.target_name and c.relkind in ('r', 'p')
- where p.migration = $1`, migration)
-		if err != nil {
+		if err := empty(ctx, tx, migration, tables); err != nil {
 			return err
 		}
-		var key, target [2]string
-		var partitioned bool
-		var names []string
-		_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &target[0], &target[1], &partitioned}, func() error {
-			if !slices.ContainsFunc(tables, func(t Table) bool { return t.Schema == key[0] && t.Name == key[1] }) {
-				return nil
-			}
-			name := "only " + catalog.Name(target[0], target[1])
-			if partitioned {
-				name = catalog.Name(target[0], target[1])
-			}
-			names = append(names, name)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		// One statement: tables that refer to each other can only be emptied together.
-		if len(names) > 0 {
-			if _, err := tx.Exec(ctx, "truncate table "+strings.Join(names, ", ")); err != nil {
+		for _, table := range []string{"copy_state", "copy_plan"} {
+			if _, err := tx.Exec(ctx, `delete from walferry.`+table+` where migration = $1`, migration); err != nil {
 				return err
 			}
 		}
-		if _, err := tx.Exec(ctx, `delete from walferry.copy_state where migration = $1`, migration); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `delete from walferry.copy_plan where migration = $1`, migration)
-		return err
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("reset the copy of migration %s: %w", migration, err)

@@ -63,7 +63,7 @@ func (e *SnapshotLostError) Unwrap() error { return e.Err }
 
 // Hint says what follows from the loss.
 func (e *SnapshotLostError) Hint() string {
-	return "a copy cannot go on under another snapshot: drop the slot, empty the target's tables and start over"
+	return "export another one and go on with Config.Resume, or empty the target's tables and start over"
 }
 
 // StateError means that the target holds pieces that were copied under another
@@ -104,6 +104,22 @@ func (e *ChangedError) Error() string {
 // Hint says what follows from it.
 func (e *ChangedError) Hint() string {
 	return "start the copy again with a new snapshot, and let tables be neither altered nor rewritten while it runs"
+}
+
+// errRewritten makes a table be put aside.
+var errRewritten = errors.New("the table was rewritten")
+
+// RewrittenError means that tables were rewritten after the snapshot was taken, by TRUNCATE,
+// VACUUM FULL or CLUSTER, before all of them was read. What of them has been copied is to be
+// copied again: by a Run under a later snapshot, with Resume. All other tables are done.
+type RewrittenError struct{ Tables []Table }
+
+func (e *RewrittenError) Error() string {
+	names := make([]string, len(e.Tables))
+	for i, t := range e.Tables {
+		names[i] = t.String()
+	}
+	return "rewritten after the snapshot was taken, by TRUNCATE, VACUUM FULL or CLUSTER: " + strings.Join(names, ", ")
 }
 
 // RowCountError means that the target took another number of rows than the

@@ -111,7 +111,8 @@ select concat_ws(' ', c.oid, c.relpersistence, c.relam,
 // changed decides what it means that a table is not stored where it was when the
 // snapshot was taken. TRUNCATE, VACUUM FULL and CLUSTER do that, and ALTER TABLE.
 //
-// After VACUUM FULL and CLUSTER a snapshot sees the rows that it saw before, in other
+// Where the caller can take a later snapshot for them, those that stay the same table are put
+// aside. Otherwise: after VACUUM FULL and CLUSTER a snapshot sees the rows that it saw before, in other
 // places. After TRUNCATE it sees none, and that will do, for the slot has the
 // TRUNCATE. After ALTER TABLE it sees none either
 // (https://www.postgresql.org/docs/current/mvcc-caveats.html), and nothing brings them back.
@@ -136,6 +137,8 @@ func (c *Copier) changed(ctx context.Context, conn *pgx.Conn, m *matched, pieces
 		return &ChangedError{Table: m.Table.String(), How: "it was dropped or renamed"}
 	case before == nil || *before != *after:
 		return &ChangedError{Table: m.Table.String(), How: "it was altered or replaced"}
+	case c.config.PutAside:
+		return errRewritten
 	case pieces > 1 && c.byPage:
 		return &ChangedError{Table: m.Table.String(), How: "it was rewritten by TRUNCATE, VACUUM FULL or CLUSTER while it was copied in pieces"}
 	}

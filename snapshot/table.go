@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -40,7 +41,12 @@ type matched struct {
 	target  string   // quoted
 	columns []string // quoted; those that travel, in the source's order
 	binary  bool
+
+	mixedBy []string // quoted columns of the key, where pieces of several snapshots stand side by side
 }
+
+// filenode is where the source stores the rows; another one after they were rewritten.
+func (m *matched) filenode() string { return strconv.FormatUint(uint64(m.source.filenode), 10) }
 
 // match finds the tables on both sides and their columns by name. Partitioned
 // tables of the source are left out, they have no rows of their own.
@@ -157,7 +163,11 @@ func (m *matched) copyOut(bounds string) string {
 
 // copyIn is the command that writes a piece.
 func (m *matched) copyIn() string {
-	return fmt.Sprintf("copy %s (%s) from stdin%s", m.target, strings.Join(m.columns, ", "), m.format())
+	to := m.target
+	if m.mixedBy != nil {
+		to = "pg_temp.walferry_piece"
+	}
+	return fmt.Sprintf("copy %s (%s) from stdin%s", to, strings.Join(m.columns, ", "), m.format())
 }
 
 func (m *matched) format() string {

@@ -2,8 +2,8 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,7 +45,15 @@ func (w *worker) dropTarget(ctx context.Context) {
 // work takes pieces until there are no more.
 func (w *worker) work(ctx context.Context, queue <-chan piece) error {
 	for p := range queue {
+		if w.copier.isAside(p.table) {
+			continue
+		}
 		if err := w.patiently(ctx, func() error { return w.copyPiece(ctx, p) }, "table", p.table.Table.String(), "piece", p.number); err != nil {
+			if errors.Is(err, errRewritten) {
+				w.copier.config.Logger.Info("table was rewritten; it will be copied under a later snapshot", "table", p.table.Table.String())
+				w.copier.putAside(p.table)
+				continue
+			}
 			return fmt.Errorf("copy table %s: %w", p.table.Table, err)
 		}
 		if w.copier.last(p) {
@@ -129,6 +137,11 @@ func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 		return w.adopt(ctx, p)
 	}
 
+	if t.mixedBy != nil {
+		if _, err := w.target.Exec(ctx, t.stage()); err != nil {
+			return onTarget(err)
+		}
+	}
 	pipe := newPipe()
 	c.setRunning(t, pipe, true)
 	defer c.setRunning(t, pipe, false)
@@ -145,12 +158,17 @@ func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 	if sent != stored {
 		return &RowCountError{Sent: sent, Stored: stored}
 	}
+	if t.mixedBy != nil {
+		if _, err := w.target.Exec(ctx, t.merge()); err != nil {
+			return onTarget(err)
+		}
+	}
 	filenode, err := leavePiece(ctx, w.source, t.matched)
 	if err != nil {
 		w.dropSource(ctx)
 		return onSource(err)
 	}
-	if filenode != strconv.FormatUint(uint64(t.source.filenode), 10) {
+	if filenode != t.filenode() {
 		if err := c.changed(ctx, w.source, t.matched, len(t.bounds)); err != nil {
 			return err
 		}

@@ -33,6 +33,9 @@ type Config struct {
 	Schema string
 	// Jobs is how many tables or pieces are copied at a time. Zero: 4.
 	Jobs int
+	// PieceBytes is the size, on the source, above which a table is copied in pieces. Zero:
+	// what lets all jobs end together.
+	PieceBytes int64
 	// IndexJobs is how many indexes are built at a time, also while others are being
 	// copied. Zero: as many as Jobs.
 	IndexJobs int

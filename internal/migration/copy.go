@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
@@ -44,31 +48,113 @@ func (r *runner) beginCopy(ctx context.Context) error {
 	return r.export(ctx)
 }
 
-// copy copies every table under the slot's snapshot and builds the indexes of each
-// as soon as it is complete.
+// mostRounds is how often tables that the application rewrites meanwhile are put aside, to be
+// copied under a later snapshot.
+const mostRounds = 5
+
+// snapshotPatience is how long a source that cannot be reached is asked for another snapshot.
+const snapshotPatience = 10 * time.Minute
+
+// copy copies every table and builds the indexes of each as soon as it is complete.
 //
-// The snapshot ends with the process that holds it. A run that finds the phase
-// Copying without one empties the tables that were begun and starts over, with a
-// new slot: rows of two snapshots are never mixed.
+// The slot's snapshot ends with the process that holds it. What is missing then, and
+// tables that were rewritten before they were read, are copied under later ones, of which the position is
+// known as well: converge brings all of it to one commit. The stream still begins at the slot's first position.
 func (r *runner) copy(ctx context.Context) error {
-	if r.exported == nil {
-		r.c.Logger.Warn("the snapshot of the interrupted copy is gone: the copy starts over")
-		r.step("empty the tables of the interrupted copy")
-		err := r.store.do(ctx, func(conn *pgx.Conn) error { return snapshot.Reset(ctx, conn, r.c.Name, r.copied()) })
-		if err != nil {
-			return err
-		}
-		if err := r.export(ctx); err != nil {
+	if err := r.readCopyState(ctx); err != nil {
+		return err
+	}
+	resumes := r.exported == nil
+	if resumes {
+		if err := r.continuous(ctx); err != nil {
 			return err
 		}
 	}
+	for round := 1; ; round++ {
+		if r.exported == nil {
+			if err := r.exportAgain(ctx); err != nil {
+				return err
+			}
+		}
+		err := r.copyUnder(ctx, resumes, round < mostRounds)
+		var rewritten *snapshot.RewrittenError
+		var lost *snapshot.SnapshotLostError
+		switch {
+		case errors.As(err, &rewritten):
+			r.c.Logger.Info("tables are copied again under a later snapshot", "tables", rewritten.Error(), "round", round)
+		case errors.As(err, &lost):
+			r.c.Logger.Warn("the snapshot is lost, for the source has ended every session that had it: the copy goes on under another one")
+		default:
+			return err
+		}
+		r.exported.Close(ctx) //nolint:errcheck // it is not wanted any more
+		r.exported, resumes = nil, true
+	}
+}
+
+// readCopyState makes the tables for it, and notes as of when tables were copied so far.
+func (r *runner) readCopyState(ctx context.Context) error {
+	err := r.store.do(ctx, func(conn *pgx.Conn) error { return snapshot.Prepare(ctx, conn) })
+	if err != nil {
+		return err
+	}
+	return r.readWindows(ctx)
+}
+
+// continuous makes sure that the stream can be read from the slot's first position. If not,
+// going on with the copy would be of no use.
+func (r *runner) continuous(ctx context.Context) error {
+	c, err := r.streamConfig(ctx, r.rec.ConsistentPoint)
+	if err != nil {
+		return err
+	}
+	stream, err := decoder.Open(ctx, r.c.Source, c)
+	if err != nil {
+		return err
+	}
+	return stream.Close()
+}
+
+// exportAgain makes a later snapshot whose position is known: that of a slot that ends with it.
+func (r *runner) exportAgain(ctx context.Context) (err error) {
+	r.step("take another snapshot")
+	c := r.exportConfig(fmt.Sprintf("walferry_copy_%08x", rand.Uint32()))
+	c.Temporary = true
+	began := time.Now()
+	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		if r.exported, err = snapshot.Export(ctx, r.c.Source, c); err == nil {
+			r.c.Logger.Info("the copy goes on under another snapshot", "consistent_point", r.exported.ConsistentPoint)
+			return nil
+		}
+		var server *pgconn.PgError
+		var blocked *snapshot.BlockedError
+		if ctx.Err() != nil || errors.As(err, &blocked) || errors.As(err, &server) && !strings.HasPrefix(server.Code, "57P") || time.Since(began) > snapshotPatience {
+			return fmt.Errorf("take another snapshot for the rest of the copy: %w", err)
+		}
+		r.c.Logger.Warn("the source gives no snapshot; trying again", "error", err, "in", pause)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// copyUnder copies what is missing under the snapshot that there is.
+func (r *runner) copyUnder(ctx context.Context, resume, putAside bool) error {
 	r.step("copy the tables")
 	indexes := r.newIndexBuilder(ctx)
 	copier, err := snapshot.New(snapshot.Config{
 		Source: r.c.Source, Target: r.c.Target, Migration: r.c.Name,
 		Snapshot: r.exported.Name, AsOf: r.exported.ConsistentPoint,
-		Tables: r.copied(), Jobs: r.c.Jobs, Logger: r.c.Logger,
-		OnTable: func(_ context.Context, t snapshot.Table) error { return indexes.table(t.Schema, t.Name) },
+		Resume: resume, OnResume: r.onResume, PutAside: putAside,
+		Tables: r.copied(), Jobs: r.c.Jobs, PieceBytes: r.c.PieceBytes, Logger: r.c.Logger,
+		OnTable: func(_ context.Context, t snapshot.Table) error {
+			if r.mixed(t.Schema, t.Name) {
+				return nil
+			}
+			return indexes.table(t.Schema, t.Name)
+		},
 	})
 	if err != nil {
 		return err
@@ -78,7 +164,9 @@ func (r *runner) copy(ctx context.Context) error {
 	r.mu.Unlock()
 	err = copier.Run(ctx)
 	r.step("build the indexes")
-	if indexErr := indexes.wait(err != nil); err == nil {
+	var rewritten *snapshot.RewrittenError
+	failed := err != nil && !errors.As(err, &rewritten)
+	if indexErr := indexes.wait(failed); indexErr != nil && !failed {
 		err = indexErr
 	}
 	if err != nil {
@@ -264,17 +352,19 @@ func (b *indexBuilder) wait(abandon bool) error {
 // index completes the schema: whatever index an interrupted run left out, foreign
 // keys, triggers and the rest, statistics. Everything in it may run twice.
 func (r *runner) index(ctx context.Context) error {
+	if err := r.readCopyState(ctx); err != nil {
+		return err
+	}
+	if err := r.indexes(ctx, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name) }); err != nil {
+		return err
+	}
+	if err := r.converge(ctx); err != nil {
+		return err
+	}
+	if err := r.indexes(ctx, func(t *catalog.Table) bool { return r.mixed(t.Schema, t.Name) }); err != nil {
+		return err
+	}
 	if r.c.Schema != "none" {
-		r.step("build the indexes")
-		indexes := r.newIndexBuilder(ctx)
-		for _, t := range r.ordinary() {
-			if err := indexes.table(t.Schema, t.Name); err != nil {
-				break // wait says why
-			}
-		}
-		if err := indexes.wait(false); err != nil {
-			return err
-		}
 		if err := r.postData(ctx); err != nil {
 			return err
 		}
@@ -284,4 +374,22 @@ func (r *runner) index(ctx context.Context) error {
 	}
 	r.step("gather statistics")
 	return schema.Analyze(ctx, r.c.Target, identifiers(r.tables), r.c.Jobs)
+}
+
+// indexes builds what is missing of some tables' indexes.
+func (r *runner) indexes(ctx context.Context, of func(*catalog.Table) bool) error {
+	if r.c.Schema == "none" {
+		return nil
+	}
+	r.step("build the indexes")
+	indexes := r.newIndexBuilder(ctx)
+	for _, t := range r.ordinary() {
+		if !of(&t) {
+			continue
+		}
+		if err := indexes.table(t.Schema, t.Name); err != nil {
+			break // wait says why
+		}
+	}
+	return indexes.wait(false)
 }

@@ -49,27 +49,48 @@ func (r *runner) following(ctx context.Context) error {
 		return err
 	}
 	r.step("follow")
-	f := &following{r: r}
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
+	f, err := r.startFollowing(ctx, nil)
 	if err != nil {
 		return err
 	}
+	defer r.stopFollowing(ctx, f)
+	return f.run(ctx, f.serve, func(ctx context.Context, stop context.CancelCauseFunc) {
+		if r.c.Until == UntilCaughtUp || r.c.Auto {
+			f.onceCaughtUp(ctx, stop)
+		}
+	})
+}
+
+// startFollowing makes the applier.
+func (r *runner) startFollowing(ctx context.Context, windows *applier.Windows) (*following, error) {
+	f := &following{r: r}
+	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
+	if err != nil {
+		return nil, err
+	}
 	f.applier, err = applier.New(ctx, conn, applier.Config{
-		Name: r.c.Name, Logger: r.c.Logger, Columns: r.columnsAtStart(),
+		Name: r.c.Name, Logger: r.c.Logger, Columns: r.columnsAtStart(), Windows: windows,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) {
 			return session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
 		},
 	})
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))
-		return err
+		return nil, err
 	}
-	defer f.applier.Close(context.WithoutCancel(ctx)) //nolint:errcheck // everything of it is durable
 	r.mu.Lock()
 	r.follow = f
 	r.mu.Unlock()
+	return f, nil
+}
 
-	// The helpers end before the applier does, so that a signal lets it finish.
+func (r *runner) stopFollowing(ctx context.Context, f *following) {
+	f.applier.Close(context.WithoutCancel(ctx)) //nolint:errcheck // everything of it is durable
+}
+
+// run applies the stream with helpers beside it, of which each may stop it. They end
+// before the applier does, so that a signal lets it finish.
+func (f *following) run(ctx context.Context, beside ...func(context.Context, context.CancelCauseFunc)) error {
 	run, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	helpers, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -77,10 +98,9 @@ func (r *runner) following(ctx context.Context) error {
 	defer wait.Wait()
 	defer end()
 	wait.Go(func() { f.heartbeats(helpers) })
-	wait.Go(func() { f.serve(helpers, stop) })
 	wait.Go(func() { f.guardLock(helpers, stop) })
-	if r.c.Until == UntilCaughtUp || r.c.Auto {
-		wait.Go(func() { f.onceCaughtUp(helpers, stop) })
+	for _, help := range beside {
+		wait.Go(func() { help(helpers, stop) })
 	}
 	return f.apply(run)
 }
@@ -110,25 +130,9 @@ func (f *following) apply(ctx context.Context) error {
 
 func (f *following) applyStream(ctx context.Context) error {
 	r := f.r
-	publications := map[string]decoder.PublicationIdentity{}
-	var raw []byte
-	if err := r.store.row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw); err != nil {
-		return fmt.Errorf("read the publications' identity from the target: %w", err)
-	}
-	if err := json.Unmarshal(raw, &publications); err != nil {
-		return fmt.Errorf("read the publications' identity from the target: %w", err)
-	}
-	c := decoder.Config{
-		Slot: slotName(r.c.Name), Start: f.applier.Applied(), Logger: r.c.Logger,
-		Expect: decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications},
-	}
-	for name, p := range publications {
-		c.Publications = append(c.Publications, name)
-		for _, t := range p.Tables {
-			if schema, name, _ := strings.Cut(decoder.TruncationTable, "."); t == catalog.Name(schema, name) {
-				c.Truncations = decoder.TruncationTable
-			}
-		}
+	c, err := r.streamConfig(ctx, f.applier.Applied())
+	if err != nil {
+		return err
 	}
 	stream, err := decoder.Open(ctx, r.c.Source, c)
 	if err != nil {
@@ -139,6 +143,31 @@ func (f *following) applyStream(ctx context.Context) error {
 	f.stream = stream
 	f.mu.Unlock()
 	return f.applier.Run(ctx, stream)
+}
+
+// streamConfig is what the stream must be, from a position on.
+func (r *runner) streamConfig(ctx context.Context, start decoder.LSN) (decoder.Config, error) {
+	publications := map[string]decoder.PublicationIdentity{}
+	var raw []byte
+	if err := r.store.row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw); err != nil {
+		return decoder.Config{}, fmt.Errorf("read the publications' identity from the target: %w", err)
+	}
+	if err := json.Unmarshal(raw, &publications); err != nil {
+		return decoder.Config{}, fmt.Errorf("read the publications' identity from the target: %w", err)
+	}
+	c := decoder.Config{
+		Slot: slotName(r.c.Name), Start: start, Logger: r.c.Logger,
+		Expect: decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications},
+	}
+	for name, p := range publications {
+		c.Publications = append(c.Publications, name)
+		for _, t := range p.Tables {
+			if schema, name, _ := strings.Cut(decoder.TruncationTable, "."); t == catalog.Name(schema, name) {
+				c.Truncations = decoder.TruncationTable
+			}
+		}
+	}
+	return c, nil
 }
 
 // fill adds what the stream and the applier know.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
@@ -69,6 +70,7 @@ type runner struct {
 	exported *snapshot.Exported
 
 	mu        sync.Mutex
+	windows   map[[2]string]applier.Window // as of when tables were copied, by the source's schema and table
 	view      View
 	copier    *snapshot.Copier
 	copyBegan time.Time

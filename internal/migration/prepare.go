@@ -244,15 +244,7 @@ func (r *runner) export(ctx context.Context) error {
 	if err := r.dropSlot(ctx); err != nil {
 		return err
 	}
-	exported, err := snapshot.Export(ctx, r.c.Source, snapshot.ExportConfig{
-		Slot: slotName(r.c.Name), Logger: r.c.Logger,
-		OnBlocked: func(blockers []snapshot.Blocker) {
-			for _, b := range blockers {
-				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
-			}
-			r.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
-		},
-	})
+	exported, err := snapshot.Export(ctx, r.c.Source, r.exportConfig(slotName(r.c.Name)))
 	if err != nil {
 		return err
 	}
@@ -272,6 +264,18 @@ func (r *runner) export(ctx context.Context) error {
 	r.mu.Unlock()
 	r.c.Logger.Info("slot created", "slot", exported.Slot, "consistent_point", exported.ConsistentPoint)
 	return nil
+}
+
+func (r *runner) exportConfig(slot string) snapshot.ExportConfig {
+	return snapshot.ExportConfig{
+		Slot: slot, Logger: r.c.Logger,
+		OnBlocked: func(blockers []snapshot.Blocker) {
+			for _, b := range blockers {
+				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
+			}
+			r.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
+		},
+	}
 }
 
 func (r *runner) dropSlot(ctx context.Context) error {

@@ -1,0 +1,264 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// Window says under which snapshots the rows of a table were read.
+type Window struct {
+	Table    Table
+	From, To pglogrepl.LSN // of the first, and of the last or what [Extend] has put
+}
+
+// Windows reads the windows of the tables that a migration's copy has finished or begun,
+// from the target. Changes of a table before From are in its rows; where From and To
+// differ, the rows become those of the source only by applying the changes between them so
+// that they converge. The windows of a copy under one snapshot all are the snapshot's position.
+func Windows(ctx context.Context, conn *pgx.Conn, migration string) ([]Window, error) {
+	rows, err := conn.Query(ctx, `
+select s.schema_name, s.table_name, min(s.as_of)::text, greatest(max(s.as_of), max(p.converge_until))::text
+  from walferry.copy_state s join walferry.copy_plan p using (migration, schema_name, table_name)
+ where s.migration = $1
+ group by s.schema_name, s.table_name`, migration)
+	var all []Window
+	if err == nil {
+		var w Window
+		var from, to string
+		_, err = pgx.ForEachRow(rows, []any{&w.Table.Schema, &w.Table.Name, &from, &to}, func() (err error) {
+			if w.From, err = pglogrepl.ParseLSN(from); err == nil {
+				w.To, err = pglogrepl.ParseLSN(to)
+			}
+			all = append(all, w)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read as of when the tables were copied: %w", err)
+	}
+	return all, nil
+}
+
+// Extend records that a table's window reaches to a position, or beyond.
+func Extend(ctx context.Context, conn *pgx.Conn, migration string, t Table, to pglogrepl.LSN) error {
+	_, err := conn.Exec(ctx, `
+update walferry.copy_plan set converge_until = greatest(converge_until, $4::text::pg_lsn)
+ where migration = $1 and schema_name = $2 and table_name = $3`, migration, t.Schema, t.Name, to.String())
+	if err != nil {
+		return fmt.Errorf("record how far the rows of %s reach: %w", t, err)
+	}
+	return nil
+}
+
+// resume decides, for what earlier runs under other snapshots have left, what stays. A
+// table that is complete does. Of one that is not, its pieces do if its rows can be told by a
+// key and are still stored where they were cut; else it is emptied, and forgotten.
+func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*matched) error {
+	var again []Table
+	for _, m := range tables {
+		key := [2]string{m.Schema, m.Name}
+		p, ok := state.plan[key]
+		done := state.pieces[key]
+		if !ok || len(done) == len(p.bounds) {
+			continue
+		}
+		others := false // pieces of other snapshots
+		for _, f := range done {
+			others = others || f.asOf != c.config.AsOf
+		}
+		same := p.filenode == m.filenode()
+		why := "its rows were rewritten"
+		if same && !others && (len(done) > 0 || p.asOf == c.config.AsOf) {
+			continue
+		}
+		if same && len(done) > 0 {
+			var err error
+			if m.mixedBy, why, err = c.mixable(ctx, w, m); err != nil {
+				return err
+			}
+			if m.mixedBy != nil {
+				c.config.Logger.Info("copy of a table goes on under another snapshot", "table", m.Table.String(), "pieces", len(p.bounds), "done", len(done))
+				continue
+			}
+		}
+		if len(done) > 0 {
+			c.config.Logger.Warn("copy of a table starts over", "table", m.Table.String(), "done", len(done), "why", why)
+		}
+		again = append(again, m.Table)
+		delete(state.plan, key)
+		delete(state.pieces, key)
+	}
+	if len(again) == 0 {
+		return nil
+	}
+	return pgx.BeginFunc(ctx, w.target, func(tx pgx.Tx) error { return empty(ctx, tx, c.config.Migration, again) })
+}
+
+// mixable tells whether pieces of a table that were read under several snapshots may stand
+// side by side, and by which quoted columns its rows are told. why says what forbids it.
+//
+// It is so because whatever moves or changes a row between the snapshots is in the stream. A
+// row that does not change keeps its place, and is in one piece exactly; any other one may be
+// in several pieces or in none, and is put right by its changes, for which it must be told by its key. Until
+// then other unique indexes would refuse what is only there for now.
+func (c *Copier) mixable(ctx context.Context, w *worker, m *matched) (key []string, why string, err error) {
+	if key, err = identityOf(ctx, w.source, m.source); err != nil {
+		return nil, "", fmt.Errorf("source: %w", err)
+	}
+	if _, err := w.source.PgConn().Exec(ctx, "rollback to savepoint piece").ReadAll(); err != nil {
+		return nil, "", fmt.Errorf("source: %w", err)
+	}
+	if len(key) == 0 {
+		return nil, "it has no replica identity but its whole rows", nil
+	}
+	if c.config.OnResume != nil {
+		if err := c.config.OnResume(ctx, m.Table); err != nil {
+			return nil, "", fmt.Errorf("before the copy of table %s goes on: %w", m.Table, err)
+		}
+	}
+	schema, name := m.Table.target()
+	var own, others, always int
+	err = w.target.QueryRow(ctx, `
+with uniques as (
+select i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null and not i.indisexclusion
+       and (select array_agg(a.attname::text order by a.attname::text) from pg_attribute a
+             where a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:`+keyColumns(session.Major(w.target.PgConn()))+` - 1])) = $2::text[] as own
+  from pg_index i where i.indrelid = $1::text::regclass and (i.indisunique or i.indisexclusion))
+select count(*) filter (where own), count(*) filter (where not own),
+       (select count(*) from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and attidentity = 'a' and attname::text <> all ($2::text[]))
+  from uniques`, catalog.Name(schema, name), key).Scan(&own, &others, &always)
+	switch {
+	case err != nil:
+		return nil, "", fmt.Errorf("target: look for keys of table %s: %w", m.Table, err)
+	case own == 0:
+		return nil, "the target has no unique index of its key", nil
+	case others > 0:
+		return nil, "the target has other unique indexes on it", nil
+	case always > 0:
+		return nil, "it has a column GENERATED ALWAYS AS IDENTITY outside of its key", nil
+	}
+	for i := range key {
+		key[i] = catalog.Quote(key[i])
+	}
+	return key, "", nil
+}
+
+func keyColumns(major int) string {
+	if major < 11 {
+		return "i.indnatts"
+	}
+	return "i.indnkeyatts"
+}
+
+// identityOf is the columns of the index that is a table's replica identity, sorted by
+// name; none with FULL or NOTHING.
+func identityOf(ctx context.Context, conn *pgx.Conn, r *relation) (columns []string, err error) {
+	err = conn.QueryRow(ctx, `
+select coalesce((select array_agg(a.attname::text order by a.attname::text)
+  from pg_class c join pg_index i on i.indrelid = c.oid and i.indisvalid and i.indimmediate
+       and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end
+  join pg_attribute a on a.attrelid = c.oid and a.attnum = any ((i.indkey::int2[])[0:`+keyColumns(session.Major(conn.PgConn()))+` - 1])
+ where c.oid = $1), '{}')`, r.oid).Scan(&columns)
+	if err != nil {
+		return nil, fmt.Errorf("read the replica identity of table %s: %w", r, err)
+	}
+	return columns, nil
+}
+
+// empty makes tables as if their copy had never begun.
+func empty(ctx context.Context, tx pgx.Tx, migration string, tables []Table) error {
+	schemas, names := make([]string, len(tables)), make([]string, len(tables))
+	for i, t := range tables {
+		schemas[i], names[i] = t.Schema, t.Name
+	}
+	rows, err := tx.Query(ctx, `
+select n.nspname::text, c.relname::text, c.relkind = 'p'
+  from walferry.copy_plan p join unnest($2::text[], $3::text[]) w(schema, name) on p.schema_name = w.schema and p.table_name = w.name
+  join pg_namespace n on n.nspname = p.target_schema
+  join pg_class c on c.relnamespace = n.oid and c.relname = p.target_name and c.relkind in ('r', 'p')
+ where p.migration = $1`, migration, schemas, names)
+	var targets []string
+	if err == nil {
+		var schema, name string
+		var partitioned bool
+		_, err = pgx.ForEachRow(rows, []any{&schema, &name, &partitioned}, func() error {
+			target := catalog.Name(schema, name)
+			if !partitioned {
+				target = "only " + target
+			}
+			targets = append(targets, target)
+			return nil
+		})
+	}
+	if err == nil && len(targets) > 0 {
+		err = truncate(ctx, tx, targets)
+	}
+	for _, table := range []string{"copy_state", "copy_plan"} {
+		if err == nil {
+			_, err = tx.Exec(ctx, `delete from walferry.`+table+` where migration = $1
+   and (schema_name, table_name) in (select * from unnest($2::text[], $3::text[]))`, migration, schemas, names)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("empty the tables whose copy starts over: %w", err)
+	}
+	return nil
+}
+
+// truncate empties tables by one statement, as tables that refer to each other need it, and
+// row by row where others refer to them.
+func truncate(ctx context.Context, tx pgx.Tx, tables []string) error {
+	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "truncate table "+strings.Join(tables, ", "))
+		return err
+	})
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != "0A000" {
+		return err
+	}
+	for _, table := range tables {
+		if _, err := tx.Exec(ctx, "delete from "+table); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stage is where a piece goes whose rows may be there already, to be merged from there.
+func (m *matched) stage() string {
+	return fmt.Sprintf("create temporary table walferry_piece on commit drop as select %s from %s with no data", strings.Join(m.columns, ", "), m.target)
+}
+
+// merge takes what is not there yet from the stage. What is there is of another
+// snapshot; which of both it is does not matter.
+func (m *matched) merge() string {
+	columns := strings.Join(m.columns, ", ")
+	return fmt.Sprintf("insert into %s (%s) overriding system value select %[2]s from pg_temp.walferry_piece on conflict (%[3]s) do nothing",
+		m.target, columns, strings.Join(m.mixedBy, ", "))
+}
+
+// putAside notes that a table was rewritten by TRUNCATE, VACUUM FULL or CLUSTER since the
+// snapshot was taken, so that it has to be copied under a later one.
+func (c *Copier) putAside(t *tableCopy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.aside, t.Table) {
+		c.aside = append(c.aside, t.Table)
+	}
+}
+
+func (c *Copier) isAside(t *tableCopy) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.aside, t.Table)
+}
