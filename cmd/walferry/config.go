@@ -79,6 +79,18 @@ func (s *settings) duration(name string) (d time.Duration, err error) {
 	return d, s.notZero(name, d == 0, err)
 }
 
+func (s *settings) size(name string) (int64, error) {
+	text := s.text(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, ok := parseSize(text)
+	if !ok {
+		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is no size", "give a whole number with kB, MB, GB or TB, such as 100GB"}
+	}
+	return n, s.notZero(name, n == 0, nil)
+}
+
 // notZero refuses a zero that was given: to the library it means the default.
 func (s *settings) notZero(name string, zero bool, err error) error {
 	if err == nil && zero && (s.flags.IsSet(name) || s.file.has(name)) {
@@ -107,6 +119,13 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	if c.Cut.MaxLag, err = s.duration("max-lag"); err != nil {
 		return c, err
 	}
+	if c.PieceBytes, err = s.size("piece-size"); err != nil {
+		return c, err
+	}
+	if c.MaxRetainedWAL, err = s.size("max-retained-wal"); err != nil {
+		return c, err
+	}
+	c.OnNewTable = migration.OnNewTable(s.text("on-new-table"))
 	switch cut := s.text("cutover"); cut {
 	case "", "manual":
 	case "auto":

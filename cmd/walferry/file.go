@@ -22,6 +22,7 @@ import (
 var fileKeys = []string{
 	"source", "target", "name", "log-level", "log-format", "include", "exclude", "insert-only",
 	"schema", "jobs", "index-jobs", "until", "cutover", "verify", "timeout", "max-lag",
+	"piece-size", "max-retained-wal", "on-new-table",
 }
 
 const maxFile = 1 << 20

@@ -105,7 +105,14 @@ func statusText(s migration.Status) string {
 			if s.Source.WALStatus != "" {
 				state += ", WAL " + s.Source.WALStatus
 			}
-			row("slot", "%s: %s, holds back %s of WAL", s.Source.Slot, state, bytesText(s.Source.RetainedBytes))
+			held := bytesText(s.Source.RetainedBytes)
+			if s.Source.RetainedLimit > 0 {
+				held += " of at most " + bytesText(s.Source.RetainedLimit)
+			}
+			row("slot", "%s: %s, holds back %s of WAL", s.Source.Slot, state, held)
+			if s.Source.RetainedLimit > 0 && s.Source.RetainedLeft >= 0 {
+				row("", "at this rate the limit is reached in %s", secondsText(s.Source.RetainedLeft))
+			}
 		}
 	}
 	if s.Copy.Tables > 0 || s.Copy.PiecesDone > 0 {
@@ -125,6 +132,9 @@ func statusText(s migration.Status) string {
 	}
 	for _, t := range s.InsertOnlyBroken {
 		row("note", "%s was updated in spite of --insert-only: the cutover copies it again", t)
+	}
+	for _, t := range s.NewTables {
+		row("note", "%s was created later: it is not followed, and stays behind", t)
 	}
 	for _, moment := range []struct {
 		name string

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -17,6 +19,23 @@ func bytesText(n int64) string {
 		return fmt.Sprintf("%.0f %s", v, units[i])
 	}
 	return fmt.Sprintf("%.1f %s", v, units[i])
+}
+
+// parseSize reads a size as PostgreSQL's settings have it: a whole number and a unit.
+func parseSize(text string) (int64, bool) {
+	for i, unit := range []string{"kB", "MB", "GB", "TB"} {
+		number, ok := strings.CutSuffix(text, unit)
+		if !ok {
+			continue
+		}
+		shift := 10 * (i + 1)
+		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64>>shift {
+			return 0, false
+		}
+		return n << shift, true
+	}
+	return 0, false
 }
 
 // countText is a number with its thousands apart.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/pgtest"
 )
 
 // S7: changes are followed as they are made. It is measured from the moment at which the
@@ -90,12 +92,13 @@ func (b *bench) latency(ctx context.Context) ([]*latencyResult, error) {
 				ends := []string{source, target}
 				for k, far := range one.far {
 					if far && part.roundTrip > 0 {
-						d, through, err := delay(ends[k], part.roundTrip)
+						proxy, err := pgtest.NewProxy(ends[k])
 						if err != nil {
 							return nil, err
 						}
-						defer d.close()
-						ends[k] = through
+						defer proxy.Close()
+						proxy.Set(pgtest.Network{Delay: part.roundTrip / 2})
+						ends[k] = proxy.Through(ends[k])
 					}
 				}
 				stop, err := one.follow(ctx, ends[0], ends[1])

@@ -39,6 +39,11 @@ type Config struct {
 	// IndexJobs is how many indexes are built at a time, also while others are being
 	// copied. Zero: as many as Jobs.
 	IndexJobs int
+	// MaxRetainedWAL is how many bytes of WAL the slot may hold back on the source; with
+	// more the migration is given up: slot and publication are dropped. Zero: it only warns.
+	MaxRetainedWAL int64
+	// OnNewTable is what becomes of tables that the source gets later. Empty: StopOnNewTable.
+	OnNewTable OnNewTable
 	// Until is where Migrate ends. Empty: UntilCutover.
 	Until Until
 	// Auto makes Migrate cut over by itself once it has caught up.
@@ -99,6 +104,15 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
 		return c, &UsageError{fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), "see `walferry migrate --help`"}
+	}
+	if c.OnNewTable == "" {
+		c.OnNewTable = StopOnNewTable
+	}
+	if c.OnNewTable != StopOnNewTable && c.OnNewTable != IgnoreNewTables {
+		return c, &UsageError{fmt.Sprintf("--on-new-table %q is neither ignore nor stop", c.OnNewTable), "it says what becomes of tables that are created on the source while the migration runs"}
+	}
+	if c.PieceBytes < 0 || c.MaxRetainedWAL < 0 {
+		return c, &UsageError{"a size must not be negative", "give --piece-size and --max-retained-wal as 512MB or 100GB"}
 	}
 	if c.Jobs == 0 {
 		c.Jobs = 4

@@ -88,7 +88,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	r := &runner{c: c}
+	r := &runner{c: c, view: View{Live: Live{RetainedLeft: -1}}}
 	target, err := openLink(ctx, c.Target, c.Name)
 	if err != nil {
 		return Outcome{}, err
@@ -127,14 +127,18 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if o.Started != nil {
 		o.Started(r.Watch)
 	}
-	err = r.run(ctx)
+	err = r.guarded(ctx)
 	if r.exported != nil {
 		r.exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the slot stays, whatever the connection says
 	}
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover}
 	r.count(clean, &outcome)
+	var retained *retainedError
 	switch {
+	case errors.As(err, &retained):
+		outcome.Phase = Aborted
+		return outcome, errors.Join(err, r.giveUp(clean, err))
 	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
 		return outcome, nil
 	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled):
@@ -300,15 +304,37 @@ func (r *runner) selectTables(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		// Those that came after the publications are not followed, so that they must not be copied.
+		var known map[[2]string]bool
+		if r.rec != nil && r.rec.Phase != New {
+			known = r.known()
+		}
 		kept := r.tables[:0]
 		for _, t := range r.tables {
-			if t.Persistence == 'p' {
+			if t.Persistence == 'p' && (known == nil || known[[2]string{t.Schema, t.Name}]) {
 				kept = append(kept, t)
 			}
 		}
 		r.tables = kept
 		return nil
 	})
+}
+
+// guarded is run with a guard beside it, which may end it.
+func (r *runner) guarded(ctx context.Context) error {
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	watching, end := context.WithCancel(context.WithoutCancel(ctx))
+	var wait sync.WaitGroup
+	wait.Go(func() { r.watchOver(watching, stop) })
+	err := r.run(running)
+	end()
+	wait.Wait()
+	// What the guard has found is why everything else has ended.
+	if ctx.Err() == nil && running.Err() != nil && err != nil && !errors.Is(err, errFinished) {
+		return context.Cause(running)
+	}
+	return err
 }
 
 // run walks the phases. Each case does its work so that doing it again is

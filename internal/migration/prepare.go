@@ -113,11 +113,8 @@ func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
 	return schema.Open(archive, options)
 }
 
-// schemaOptions leave out the tables that the patterns leave out.
+// schemaOptions leave out the tables that the patterns leave out, and those that came later.
 func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error) {
-	if len(r.c.Include) == 0 && len(r.c.Exclude) == 0 {
-		return o, nil
-	}
 	in := make(map[uint32]bool, len(r.tables))
 	for i := range r.tables {
 		in[r.tables[i].OID] = true

@@ -30,6 +30,9 @@ type Status struct {
 	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
 	// since; the cutover copies them again.
 	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
+
+	// NewTables were created on the source after the migration had begun; they are not followed.
+	NewTables []string `json:"new_tables,omitempty"`
 }
 
 // SourceStatus is what the source says. Error is set when it could not be asked.
@@ -40,7 +43,13 @@ type SourceStatus struct {
 	SlotActive    bool   `json:"slot_active"`
 	WALStatus     string `json:"wal_status"`     // reserved, extended, unreserved, lost; missing: no slot; empty before version 13
 	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds back
-	Error         string `json:"error,omitempty"`
+
+	// What a running migrate knows of the limit for that, --max-retained-wal or the server's
+	// own: 0 where there is none; and in how many seconds it is reached at the present rate: -1 where it is not.
+	RetainedLimit int64   `json:"retained_limit_bytes"`
+	RetainedLeft  float64 `json:"retained_left_seconds"`
+
+	Error string `json:"error,omitempty"`
 }
 
 // TargetStatus is what the target says.
@@ -77,7 +86,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := Status{Name: c.Name}
+	st := Status{Name: c.Name, Source: SourceStatus{RetainedLeft: -1}}
 	target, err := openLink(ctx, c.Target, c.Name+" status")
 	if err != nil {
 		return st, err
@@ -108,7 +117,11 @@ func (st *Status) fromRecord(r *record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
 	st.Copy, st.Indexes = r.Live.Copy, r.Live.Indexes
 	st.Stream.ReceivedLSN, st.Stream.LagSeconds = r.Live.Received, r.Live.LagSeconds
-	st.Source.Slot = r.Slot
+	st.Source.Slot, st.NewTables = r.Slot, r.Live.NewTables
+	st.Source.RetainedLimit, st.Source.RetainedLeft = r.Live.RetainedLimit, r.Live.RetainedLeft
+	if !r.Alive {
+		st.Source.RetainedLeft = -1
+	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS}
 	if r.Alive {
 		st.Runner = fmt.Sprintf("%s, pid %d", r.Live.Host, r.Live.PID)

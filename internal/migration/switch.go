@@ -161,32 +161,25 @@ func (r *runner) sourceGates(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	known := map[[2]string]bool{}
-	for _, t := range r.rec.Tables {
-		known[[2]string{t.Schema, t.Name}] = true
-	}
 	now := map[[2]string]bool{}
 	for i := range all {
 		now[[2]string{all[i].Schema, all[i].Name}] = true
 	}
-	var gone, added []string
+	var gone []string
 	for i := range r.rec.Tables {
 		if t := r.rec.Tables[i]; !now[[2]string{t.Schema, t.Name}] {
 			gone = append(gone, catalog.Name(t.Schema, t.Name))
 		}
 	}
-	var selected []catalog.Table
-	if selected, err = catalog.Select(all, r.c.Include, r.c.Exclude); err == nil {
-		for i := range selected {
-			if t := &selected[i]; t.Persistence == 'p' && !known[[2]string{t.Schema, t.Name}] {
-				added = append(added, t.String())
-			}
-		}
+	added := r.newTables(all)
+	if len(added) > 0 && r.c.OnNewTable == IgnoreNewTables {
+		r.c.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", list(added))
+		added = nil
 	}
 	if len(gone) > 0 || len(added) > 0 {
 		return &GateError{
 			fmt.Sprintf("the source's tables have changed since the migration began (new: %s; gone: %s)", list(added), list(gone)),
-			"a table that was created after the slot is not copied: drop it on the source, or abort and begin anew",
+			"a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
 		}
 	}
 	var prepared []string

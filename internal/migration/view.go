@@ -16,6 +16,10 @@ type Live struct {
 	LagSeconds float64 `json:"lag_seconds"`
 	Received   string  `json:"received_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
+
+	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
+	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, as it grows now; -1: it does not, or there is no limit
+	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
 }
 
 // CopyStatus is how far the copy is. Bytes are those of the tables on the source.

@@ -1,0 +1,80 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// A transaction that stays open on the source makes the slot hold back WAL. With --max-retained-wal
+// the migration is given up, and the source has nothing of it any more.
+func TestMaxRetainedWAL(t *testing.T) {
+	from, to := pgtest.Default()
+	source, target := pgtest.Pair(t, from, to)
+	pgtest.Exec(t, source, `create table t (id int primary key); create table noise (v text)`)
+	m := newMoving(t, "retained", source, target)
+	m.Exclude = []string{"public.noise"}
+	m.MaxRetainedWAL = 60 << 20
+	r := m.start()
+	r.waitFor(migration.Following)
+	st, err := migration.ReadStatus(t.Context(), m.Config)
+	if err != nil || st.Source.RetainedLimit != m.MaxRetainedWAL {
+		t.Errorf("status: limit %d, %v; want %d", st.Source.RetainedLimit, err, m.MaxRetainedWAL)
+	}
+	open := hold(t, source, `insert into t values (1)`)
+	for range 4 {
+		pgtest.Exec(t, source, `insert into noise select repeat(md5(i::text), 100) from generate_series(1, 100000) i`)
+		pgtest.Exec(t, source, `select pg_switch_wal()`)
+	}
+	_, err = r.end()
+	if err == nil || !strings.Contains(err.Error(), "GIVEN UP") {
+		t.Errorf("migrate ended with %v, want that it was given up", err)
+	}
+	open.rollback()
+	if st, err := migration.ReadStatus(t.Context(), m.Config); err != nil || st.Phase != migration.Aborted || !strings.Contains(st.Error, "GIVEN UP") {
+		t.Errorf("status: %+v, %v; want phase aborted and why", st, err)
+	}
+	if n := one[int](t, source, `select count(*) from pg_replication_slots where database = current_database()`); n != 0 {
+		t.Errorf("the source has %d slots", n)
+	}
+	m.cleanup()
+}
+
+// A table that the source gets while the migration runs is not followed: migrate ends, and
+// says so; the same command goes on when it is gone, or when it is to stay behind.
+func TestOnNewTable(t *testing.T) {
+	from, to := pgtest.Default()
+	source, target := pgtest.Pair(t, from, to)
+	pgtest.Exec(t, source, `create table t (id int primary key); insert into t values (1)`)
+	m := newMoving(t, "newtable", source, target)
+	m.Cut.MaxLag, m.Cut.Timeout = patience, patience
+	r := m.start()
+	r.waitFor(migration.Following)
+	pgtest.Exec(t, source, `create table fresh (id int primary key); insert into fresh values (1)`)
+	_, err := r.end()
+	var hint interface{ Hint() string }
+	if err == nil || !strings.Contains(err.Error(), "fresh") || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "--on-new-table") {
+		t.Fatalf("migrate ended with %v, want that it names the table and --on-new-table", err)
+	}
+	pgtest.Exec(t, source, `insert into t values (2)`)
+
+	m.OnNewTable = migration.IgnoreNewTables
+	r = m.start()
+	r.waitFor(migration.Following)
+	m.eventually("the new table in the status", func() bool {
+		st, err := migration.ReadStatus(context.Background(), m.Config)
+		return err == nil && len(st.NewTables) == 1
+	})
+	m.cutover(r)
+	if got := one[string](t, target, `select string_agg(id::text, ',' order by id) from t`); got != "1,2" {
+		t.Errorf("t has %s, want 1,2", got)
+	}
+	if n := one[int](t, target, `select count(*) from pg_class where relname = 'fresh'`); n != 0 {
+		t.Error("the target has the table that was to stay behind")
+	}
+	m.cleanup()
+}

@@ -1,0 +1,248 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// OnNewTable says what becomes of a table that the source gets after the migration has begun:
+// it is in no publication, so that it is not followed.
+type OnNewTable string
+
+// The answers.
+const (
+	StopOnNewTable   OnNewTable = "stop"   // the zero value's meaning: migrate ends, and the cutover refuses
+	IgnoreNewTables  OnNewTable = "ignore" // they stay behind; status names them
+	newTableInterval            = 12       // heartbeats
+)
+
+// retainedError gives the migration up so that the source survives.
+type retainedError struct{ retained, limit int64 }
+
+func (e *retainedError) Error() string {
+	return fmt.Sprintf("the slot held back %d MB of WAL on the source, more than the %d MB of --max-retained-wal: "+
+		"THE MIGRATION IS GIVEN UP so that the source does not run out of space; slot and publication are dropped, the target's data are unfit", e.retained>>20, e.limit>>20)
+}
+
+// Hint is what the operator can do.
+func (e *retainedError) Hint() string {
+	return "find out what held it up (`walferry status`, the target's locks, the network), allow more, and begin anew: `walferry cleanup`, empty the target, `walferry migrate`"
+}
+
+// newTablesError ends a run because of tables that it cannot follow.
+type newTablesError struct{ tables []string }
+
+func (e *newTablesError) Error() string {
+	return "the source has got tables that this migration does not follow: " + list(e.tables)
+}
+
+// Hint is what the operator can do.
+func (e *newTablesError) Hint() string {
+	return "drop them on the source; or leave them behind with --on-new-table ignore, and move them by a second migration (--name, --include); the slot is kept, and the same command goes on"
+}
+
+// guard watches what may end a migration from outside while a run goes on: the WAL that
+// the slot holds back, and tables that are new.
+type guard struct {
+	r      *runner
+	stop   context.CancelCauseFunc
+	warned int64  // percent of the limit, or the doubled size without one
+	status string // wal_status that was told last
+	rate   rate
+	tables string // that were told last
+}
+
+// rate is how fast something grows, over the last samples.
+type rate struct {
+	at    []time.Time
+	value []int64
+}
+
+// rateSamples cover about five minutes at the usual heartbeat.
+const rateSamples = 60
+
+// add takes a sample, and returns the growth per second since the oldest that is kept.
+func (r *rate) add(at time.Time, value int64) float64 {
+	r.at, r.value = append(r.at, at), append(r.value, value)
+	if len(r.at) > rateSamples {
+		r.at, r.value = r.at[1:], r.value[1:]
+	}
+	seconds := at.Sub(r.at[0]).Seconds()
+	if seconds <= 0 {
+		return 0
+	}
+	return float64(value-r.value[0]) / seconds
+}
+
+// watchOver guards until ctx ends.
+func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
+	g := &guard{r: r, stop: stop}
+	tick := time.NewTicker(r.c.Heartbeat)
+	defer tick.Stop()
+	for n := 1; ctx.Err() == nil; n++ {
+		if err := g.slot(ctx); err != nil && ctx.Err() == nil {
+			r.c.Logger.Debug("look at the slot", "error", err)
+		}
+		if n%newTableInterval == 0 {
+			if err := g.newTables(ctx); err != nil && ctx.Err() == nil {
+				r.c.Logger.Debug("look for new tables", "error", err)
+			}
+		}
+		waitTick(ctx, tick)
+	}
+}
+
+// slot looks at the WAL that the slot holds back.
+func (g *guard) slot(ctx context.Context) error {
+	r := g.r
+	var info decoder.SlotInfo
+	var retained, keep int64
+	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		if info, err = decoder.Slot(ctx, conn, slotName(r.c.Name)); err != nil {
+			return err
+		}
+		return conn.QueryRow(ctx, `
+select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
+       coalesce((select setting::int8 << 20 from pg_settings where name = 'max_slot_wal_keep_size'), -1)`, info.Restart.String()).Scan(&retained, &keep)
+	})
+	var missing *decoder.SlotError
+	switch {
+	case errors.As(err, &missing):
+		return nil // it is being made, or the stream says it
+	case err != nil:
+		return err
+	case info.Restart == 0:
+		return nil
+	}
+	if info.WALStatus != g.status && (info.WALStatus == "unreserved" || info.WALStatus == "lost") {
+		r.c.Logger.Warn("the source may remove WAL that the slot needs, or has", "slot", info.Name, "wal_status", info.WALStatus, "retained_mb", retained>>20)
+	}
+	g.status = info.WALStatus
+
+	limit := r.c.MaxRetainedWAL
+	if limit == 0 && keep > 0 {
+		limit = keep // the server's own, at which it gives the slot up
+	}
+	growth := g.rate.add(time.Now(), retained)
+	left := -1.0
+	if limit > 0 && growth > 0 {
+		left = max(0, float64(limit-retained)/growth)
+	}
+	r.mu.Lock()
+	r.view.RetainedLimit, r.view.RetainedLeft = limit, left
+	r.mu.Unlock()
+	g.warn(retained, limit, left)
+	if r.c.MaxRetainedWAL > 0 && retained >= r.c.MaxRetainedWAL && r.mayGiveUp() {
+		g.stop(&retainedError{retained, r.c.MaxRetainedWAL})
+	}
+	return nil
+}
+
+// mayGiveUp: not while a cutover is under way, which takes seconds.
+func (r *runner) mayGiveUp() bool {
+	switch r.phase() {
+	case Prepared, Copying, Indexing, Following:
+		return true
+	}
+	return false
+}
+
+// firstWarning is where warnings begin if there is no limit.
+const firstWarning = 10 << 30
+
+// warn tells of each threshold once: half and four fifths of the limit, or, without one,
+// 10 GB and whenever that has doubled.
+func (g *guard) warn(retained, limit int64, left float64) {
+	reached := int64(0)
+	if limit > 0 {
+		for _, percent := range []int64{50, 80} {
+			if retained >= limit/100*percent {
+				reached = percent
+			}
+		}
+	} else {
+		for size := int64(firstWarning); retained >= size; size *= 2 {
+			reached = size
+		}
+	}
+	if reached > g.warned {
+		args := []any{"retained_mb", retained >> 20}
+		if limit > 0 {
+			args = append(args, "limit_mb", limit>>20)
+		}
+		if left >= 0 {
+			args = append(args, "left", time.Duration(left*float64(time.Second)).Round(time.Second))
+		}
+		g.r.c.Logger.Warn("the slot holds back WAL on the source", args...)
+	}
+	g.warned = reached
+}
+
+// newTables looks for tables that the migration does not follow.
+func (g *guard) newTables(ctx context.Context) error {
+	r := g.r
+	if !r.mayGiveUp() {
+		return nil
+	}
+	var added []string
+	err := r.source.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Tables(ctx, conn)
+		added = r.newTables(all)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.view.NewTables = added
+	r.mu.Unlock()
+	if names := list(added); len(added) > 0 && names != g.tables {
+		g.tables = names
+		r.c.Logger.Warn("the source has got tables that this migration does not follow", "tables", names)
+	}
+	if len(added) > 0 && r.c.OnNewTable == StopOnNewTable {
+		g.stop(&newTablesError{added})
+	}
+	return nil
+}
+
+// newTables are those of the selection that are in no publication of the migration.
+func (r *runner) newTables(all []catalog.Table) (added []string) {
+	known := r.known()
+	selected, err := catalog.Select(all, r.c.Include, r.c.Exclude)
+	if err != nil {
+		return nil // nothing is selected any more
+	}
+	for i := range selected {
+		if t := &selected[i]; t.Persistence == 'p' && !known[[2]string{t.Schema, t.Name}] {
+			added = append(added, t.String())
+		}
+	}
+	return added
+}
+
+// known are the tables that the publications were made of.
+func (r *runner) known() map[[2]string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := map[[2]string]bool{}
+	for _, t := range r.rec.Tables {
+		known[[2]string{t.Schema, t.Name}] = true
+	}
+	return known
+}
+
+// giveUp leaves nothing of the migration on the source.
+func (r *runner) giveUp(ctx context.Context, why error) error {
+	return within(ctx, time.Minute, func(ctx context.Context) error {
+		err := r.dropSource(ctx)
+		return errors.Join(err, r.store.exec(ctx, `update walferry.migration set phase = 'aborted', error = $2 where name = $1`, r.c.Name, why.Error()))
+	})
+}

@@ -1,0 +1,187 @@
+package pgtest
+
+import (
+	"net"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// Network is what happens between a client and a server. The zero value: nothing.
+type Network struct {
+	Delay time.Duration // that every byte takes in each direction
+	Rate  int           // bytes per second in each direction; 0: no limit
+	Slice int           // bytes that pass at a time, at most; 0: no limit
+	Hole  bool          // nothing passes, and nobody is told
+	Down  bool          // new connections are closed at once
+}
+
+// Proxy forwards connections to a server over a network that tests can make worse.
+// Its methods may be called by several goroutines.
+type Proxy struct {
+	listener net.Listener
+	server   string
+
+	mu      sync.Mutex
+	network Network
+	changed chan struct{} // closed with the next change of network
+	conns   map[*net.TCPConn]struct{}
+	limit   int64 // bytes that new connections get from the server before they are cut; 0: no limit
+}
+
+// NewProxy listens on a port of its own for the server of a DSN that is a URI.
+func NewProxy(dsn string) (*Proxy, error) {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{listener: listener, server: u.Host, changed: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
+	go p.serve()
+	return p, nil
+}
+
+// Through is a DSN that leads to the same database through the proxy.
+func (p *Proxy) Through(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return dsn
+	}
+	u.Host = p.listener.Addr().String()
+	return u.String()
+}
+
+// Set changes the network, also for what is on its way.
+func (p *Proxy) Set(n Network) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.network = n
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// CutAfter ends each new connection after so many bytes from the server. Zero: none is ended.
+func (p *Proxy) CutAfter(bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit = bytes
+}
+
+// Reset ends all connections the hard way: both ends see a reset.
+func (p *Proxy) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.SetLinger(0) //nolint:errcheck // it may be closed
+		c.Close()      //nolint:errcheck // as above
+	}
+	clear(p.conns)
+}
+
+// Close ends the proxy and all its connections.
+func (p *Proxy) Close() {
+	p.listener.Close() //nolint:errcheck // thrown away
+	p.Set(Network{})
+	p.Reset()
+}
+
+func (p *Proxy) now() (Network, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.network, p.changed
+}
+
+func (p *Proxy) serve() {
+	for {
+		c, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		client := c.(*net.TCPConn)
+		if network, _ := p.now(); network.Down {
+			client.Close() //nolint:errcheck // that is the point
+			continue
+		}
+		s, err := net.Dial("tcp", p.server)
+		if err != nil {
+			client.Close() //nolint:errcheck // the client sees it
+			continue
+		}
+		server := s.(*net.TCPConn)
+		p.mu.Lock()
+		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
+		limit := p.limit
+		p.mu.Unlock()
+		go p.forward(client, server, 0)
+		go p.forward(server, client, limit)
+	}
+}
+
+// forward ends with the first connection that does.
+func (p *Proxy) forward(from, to *net.TCPConn, limit int64) {
+	type part struct {
+		at    time.Time
+		bytes []byte
+	}
+	parts := make(chan part, 1024)
+	go func() {
+		defer close(parts)
+		for {
+			b := make([]byte, 32<<10)
+			n, err := from.Read(b)
+			if n > 0 {
+				network, _ := p.now()
+				parts <- part{time.Now().Add(network.Delay), b[:n]}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	passed := int64(0)
+	for one := range parts {
+		time.Sleep(time.Until(one.at))
+		if limit > 0 && passed+int64(len(one.bytes)) > limit {
+			p.pass(to, one.bytes[:limit-passed]) //nolint:errcheck // it is cut
+			break
+		}
+		passed += int64(len(one.bytes))
+		if p.pass(to, one.bytes) != nil {
+			break
+		}
+	}
+	for _, c := range []*net.TCPConn{from, to} {
+		c.Close() //nolint:errcheck // it is over
+		p.mu.Lock()
+		delete(p.conns, c)
+		p.mu.Unlock()
+	}
+	for range parts {
+	}
+}
+
+func (p *Proxy) pass(to *net.TCPConn, b []byte) error {
+	for len(b) > 0 {
+		network, changed := p.now()
+		if network.Hole {
+			<-changed
+			continue
+		}
+		n := len(b)
+		if network.Slice > 0 {
+			n = min(n, network.Slice)
+		}
+		if network.Rate > 0 {
+			n = min(n, max(1, network.Rate/100))
+			time.Sleep(time.Duration(n) * time.Second / time.Duration(network.Rate))
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
