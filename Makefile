@@ -41,6 +41,15 @@ test-all: servers ## every pair of an older and a newer major version
 test-compose: ## the integration tests against the pair of docker-compose.yml
 	./testdata/compose.sh
 
+# How long faults come, and a run's choices again.
+SECONDS ?= 60
+SEED    ?=
+
+.PHONY: chaos
+chaos: ## moves a database while everything fails: SECONDS=600 SEED=...
+	go run ./internal/pgtest/servers 15 18
+	WALFERRY_CHAOS_SECONDS=$(SECONDS) WALFERRY_CHAOS_SEED=$(SEED) go test -count=1 -v -timeout $$(($(SECONDS) + 900))s -run '^TestChaos$$' ./internal/e2e
+
 # Flags of the benchmark, such as BENCH='-run S1 -pairs 3'.
 BENCH ?=
 
