@@ -222,7 +222,9 @@ func (r *runner) newIndexBuilder(ctx context.Context) *indexBuilder {
 			err := b.work(ctx)
 			if err != nil {
 				b.mu.Lock()
-				b.failed = err
+				if b.failed == nil { // those after it have only been told to end
+					b.failed = err
+				}
 				b.mu.Unlock()
 				b.more.Broadcast()
 			}

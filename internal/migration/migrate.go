@@ -141,7 +141,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return outcome, errors.Join(err, r.giveUp(clean, err))
 	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
 		return outcome, nil
-	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled):
+	case ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)):
 		outcome.Stopped = true
 		return outcome, nil
 	case errors.Is(err, errAborted):

@@ -26,6 +26,7 @@ type Proxy struct {
 	network Network
 	changed chan struct{} // closed with the next change of network
 	conns   map[*net.TCPConn]struct{}
+	watch   func(Step) Fault
 	limit   int64 // bytes that new connections get from the server before they are cut; 0: no limit
 }
 
@@ -113,10 +114,55 @@ func (p *Proxy) serve() {
 		server := s.(*net.TCPConn)
 		p.mu.Lock()
 		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
-		limit := p.limit
+		limit, watch := p.limit, p.watch
 		p.mu.Unlock()
+		if watch != nil {
+			go p.inspect(client, server, watch)
+			continue
+		}
 		go p.forward(client, server, 0)
 		go p.forward(server, client, limit)
+	}
+}
+
+// inspect forwards a connection whose steps are looked at, and does nothing else to it.
+func (p *Proxy) inspect(client, server *net.TCPConn, watch func(Step) Fault) {
+	after := make(chan func(), 64)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b := make([]byte, 32<<10)
+		for {
+			n, err := server.Read(b)
+			select {
+			case f := <-after:
+				time.Sleep(30 * time.Millisecond) // what was read may be the answer to the step before
+				f()
+				p.end(client, server)
+				return
+			default:
+			}
+			if err == nil {
+				_, err = client.Write(b[:n])
+			}
+			if err != nil {
+				p.end(client, server)
+				return
+			}
+		}
+	}()
+	w := &wire{watch: watch, client: client, server: server, after: after}
+	w.follow() //nolint:errcheck // however it ends, it is over
+	p.end(client, server)
+	<-ended
+}
+
+func (p *Proxy) end(conns ...*net.TCPConn) {
+	for _, c := range conns {
+		c.Close() //nolint:errcheck // it is over
+		p.mu.Lock()
+		delete(p.conns, c)
+		p.mu.Unlock()
 	}
 }
 
@@ -153,12 +199,7 @@ func (p *Proxy) forward(from, to *net.TCPConn, limit int64) {
 			break
 		}
 	}
-	for _, c := range []*net.TCPConn{from, to} {
-		c.Close() //nolint:errcheck // it is over
-		p.mu.Lock()
-		delete(p.conns, c)
-		p.mu.Unlock()
-	}
+	p.end(from, to)
 	for range parts {
 	}
 }

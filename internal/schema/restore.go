@@ -64,6 +64,8 @@ func (e *ObjectError) Unwrap() error { return e.Err }
 func (e *ObjectError) Hint() string {
 	const byHand = "create it on the target by hand, in a form that its version takes, and run the same command again"
 	switch code := sqlState(e.Err); {
+	case code == "" || strings.HasPrefix(code, "57"):
+		return "run the same command again"
 	case strings.HasPrefix(e.Object, "EXTENSION ") && (code == "58P01" || code == "0A000" || code == "22023"):
 		return "install the extension's package on the target's server, or drop the extension on the source; on RDS see rds.extensions and the list of supported versions"
 	case strings.HasPrefix(e.Object, "EXTENSION "):
