@@ -65,7 +65,7 @@ func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 	case t == nil: // sending will say it
 		f.order = append(f.order, &folded{parts: []part{{tx: tx, change: c}}})
 		return true
-	case t.left:
+	case t.left || t.before(tx):
 		return true
 	case t.watched:
 		return false
@@ -378,7 +378,7 @@ func (s *session) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error
 
 // folds tells whether changes are worth to be gathered, and may be.
 func (a *Applier) folds(changes int) bool {
-	if changes < leastFold || a.oneByOne || !a.session.replica || a.windowed() {
+	if changes < leastFold || a.oneByOne || !a.session.replica || a.converging() {
 		return false
 	}
 	if a.skipFolds > 0 {

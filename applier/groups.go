@@ -30,7 +30,7 @@ func (r *run) groups(ctx context.Context) error {
 	if err := r.retry(ctx, r.ready); err != nil {
 		return err
 	}
-	if r.windowed() {
+	if r.converging() {
 		r.upcoming(true)
 		return r.careful(ctx, nil)
 	}

@@ -136,7 +136,7 @@ func (l *large) begin(work context.Context, first *decoder.Tx) error {
 
 // complement does what is left of a piece while a window is open, for which its results are needed.
 func (l *large) complement(work context.Context) error {
-	if !l.windowed() {
+	if !l.converging() {
 		return nil
 	}
 	p := l.pipe

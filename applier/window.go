@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,39 +29,44 @@ type Window struct {
 
 // Windows are those of all tables; see [Config].
 type Windows struct {
-	// Of returns the window of a table of the source. It is asked whenever a relation is
-	// met and must always answer the same. A table whose From and To differ must have a
+	// Tables has the windows by the source's schema and table; a table that is not there is
+	// as of the stream's first position. One whose From and To differ must have a
 	// replica identity other than FULL, and on the target, besides the index of that, no
-	// other unique index and no column GENERATED ALWAYS AS IDENTITY outside of it.
-	Of func(namespace, name string) Window
-
-	// Until is the largest To. Until the target is there, transactions are applied one
-	// change after the other.
-	Until decoder.LSN
+	// other unique index and no column GENERATED ALWAYS AS IDENTITY outside of it. Until
+	// the target is past the last To of such a table, transactions are applied one change after the other.
+	Tables map[[2]string]Window
 
 	// Read returns a row of the source as it is now, in the order of the relation's
 	// columns, nil if there is none; key is a row of which only the columns of the replica
 	// identity count. It is asked when an UPDATE that leaves a TOAST value unchanged finds no
 	// row, or gives it another key. The window of the table then reaches to the position
 	// returned, one at which no commit that Read has seen is still to come, and Read has
-	// to remember that for the next Of before it returns.
+	// to remember that for the next Applier before it returns.
 	Read func(ctx context.Context, r *decoder.Relation, key []decoder.Value) (row []decoder.Value, at decoder.LSN, err error)
 }
 
 // windows is what an Applier knows of them.
 type windows struct {
-	Windows
+	read func(context.Context, *decoder.Relation, []decoder.Value) ([]decoder.Value, decoder.LSN, error)
 
-	mu       sync.Mutex
-	until    decoder.LSN
-	extended map[string]decoder.LSN // To, by the source's schema and table
+	mu     sync.Mutex
+	tables map[[2]string]Window
+	until  decoder.LSN // the largest To
+	mixed  decoder.LSN // the largest To of those that differ from From
 }
 
 func newWindows(w *Windows) *windows {
 	if w == nil {
 		return nil
 	}
-	return &windows{Windows: *w, until: w.Until, extended: map[string]decoder.LSN{}}
+	known := &windows{read: w.Read, tables: maps.Clone(w.Tables)}
+	for _, one := range w.Tables {
+		known.until = max(known.until, one.To)
+		if one.From != one.To {
+			known.mixed = max(known.mixed, one.To)
+		}
+	}
+	return known
 }
 
 // of is the window of a relation as it is now.
@@ -68,19 +74,17 @@ func (w *windows) of(r *decoder.Relation) Window {
 	if w == nil {
 		return Window{}
 	}
-	window := w.Of(r.Namespace, r.Name)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	window.To = max(window.To, w.extended[r.Namespace+"\x00"+r.Name])
-	return window
+	return w.tables[[2]string{r.Namespace, r.Name}]
 }
 
 func (w *windows) extend(t *table, to decoder.LSN) {
 	t.window.To = max(t.window.To, to)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.extended[t.relation.Namespace+"\x00"+t.relation.Name] = t.window.To
-	w.until = max(w.until, to)
+	w.tables[[2]string{t.relation.Namespace, t.relation.Name}] = t.window
+	w.until, w.mixed = max(w.until, to), max(w.mixed, to)
 }
 
 // Settled is the position from which on the target equals the source: the end of the last
@@ -94,8 +98,15 @@ func (a *Applier) Settled() decoder.LSN {
 	return a.windows.until
 }
 
-// windowed tells that a window may not have ended.
-func (a *Applier) windowed() bool { return a.windows != nil && a.Applied() < a.Settled() }
+// converging tells that there may be rows of several snapshots.
+func (a *Applier) converging() bool {
+	if a.windows == nil {
+		return false
+	}
+	a.windows.mu.Lock()
+	defer a.windows.mu.Unlock()
+	return a.Applied() < a.windows.mixed
+}
 
 // before tells whether a transaction commits before a table's window, so that its rows have its changes.
 func (t *table) before(tx *decoder.Tx) bool { return tx.CommitLSN < t.window.From }
@@ -224,7 +235,7 @@ func (a *Applier) complement(ctx context.Context, absent []awaited) error {
 	}
 	b := a.session.batch(false)
 	for _, x := range absent {
-		row, at, err := a.windows.Read(ctx, x.table.relation, x.change.New)
+		row, at, err := a.windows.read(ctx, x.table.relation, x.change.New)
 		if err != nil {
 			return fmt.Errorf("read a row of %s from the source: %w", x.table.label(), err)
 		}

@@ -72,13 +72,10 @@ func TestWindows_Random(t *testing.T) {
 
 		delivered, later := 0, 0
 		g.setWindows(t, &Windows{
-			Of: func(_, name string) Window {
-				if name == "bare" {
-					return Window{From: h.at(whole), To: h.at(whole)}
-				}
-				return Window{From: h.at(first), To: h.at(last)}
+			Tables: map[[2]string]Window{
+				{"public", "bare"}:  {From: h.at(whole), To: h.at(whole)},
+				{"public", "keyed"}: {From: h.at(first), To: h.at(last)},
 			},
-			Until: h.at(max(whole, last)),
 			Read: func(_ context.Context, r *decoder.Relation, key []decoder.Value) ([]decoder.Value, decoder.LSN, error) {
 				asked++
 				now := max(delivered, last)
@@ -160,8 +157,7 @@ func TestWindows_Ends(t *testing.T) {
 	g := newTarget(t, `create table keyed (id int primary key, v text, w text); insert into keyed values (1, 'copied', '')`)
 	before, within, after := g.tx(insert(keyedRelation, "1", "old", "")), g.tx(remove(keyedRelation, "7", nil, nil)), g.tx(remove(keyedRelation, "8", nil, nil))
 	g.setWindows(t, &Windows{
-		Of:    func(string, string) Window { return Window{From: within.CommitLSN, To: after.CommitLSN} },
-		Until: after.CommitLSN,
+		Tables: map[[2]string]Window{{"public", "keyed"}: {From: within.CommitLSN, To: after.CommitLSN}},
 	})
 	if err := g.Apply(t.Context(), before, within); err != nil {
 		t.Fatal(err)

@@ -88,15 +88,16 @@ func (r *runner) converge(ctx context.Context) error {
 		return err
 	}
 	w := &applier.Windows{
-		Of: func(namespace, name string) applier.Window { return r.windows[[2]string{namespace, name}] },
+		Tables: r.windows,
 		Read: func(ctx context.Context, rel *decoder.Relation, key []decoder.Value) ([]decoder.Value, decoder.LSN, error) {
 			return r.readRow(ctx, rel, key)
 		},
 	}
+	var until decoder.LSN
 	for _, one := range r.windows {
-		w.Until = max(w.Until, one.To)
+		until = max(until, one.To)
 	}
-	if w.Until <= r.rec.ConsistentPoint {
+	if until <= r.rec.ConsistentPoint {
 		return nil
 	}
 	f, err := r.startFollowing(ctx, w)
@@ -104,10 +105,10 @@ func (r *runner) converge(ctx context.Context) error {
 		return err
 	}
 	defer r.stopFollowing(ctx, f)
-	if f.applier.Applied() >= w.Until {
+	if f.applier.Applied() >= until {
 		return nil
 	}
-	r.c.Logger.Info("tables were copied under several snapshots: applying the changes between them", "applied", f.applier.Applied(), "until", w.Until)
+	r.c.Logger.Info("tables were copied under several snapshots: applying the changes between them", "applied", f.applier.Applied(), "until", until)
 	if err := r.holdTriggers(ctx); err != nil {
 		return err
 	}

@@ -70,18 +70,20 @@ func (r *runner) copy(ctx context.Context) error {
 			return err
 		}
 	}
+	tables, jobs := r.copied(), r.c.Jobs
 	for round := 1; ; round++ {
 		if r.exported == nil {
 			if err := r.exportAgain(ctx); err != nil {
 				return err
 			}
 		}
-		err := r.copyUnder(ctx, resumes, round < mostRounds)
+		err := r.copyUnder(ctx, tables, jobs, resumes, round < mostRounds)
 		var rewritten *snapshot.RewrittenError
 		var lost *snapshot.SnapshotLostError
 		switch {
 		case errors.As(err, &rewritten):
 			r.c.Logger.Info("tables are copied again under a later snapshot", "tables", rewritten.Error(), "round", round)
+			tables, jobs = rewritten.Tables, 1 // and so fast that it is not rewritten again
 		case errors.As(err, &lost):
 			r.c.Logger.Warn("the snapshot is lost, for the source has ended every session that had it: the copy goes on under another one")
 		default:
@@ -141,14 +143,14 @@ func (r *runner) exportAgain(ctx context.Context) (err error) {
 }
 
 // copyUnder copies what is missing under the snapshot that there is.
-func (r *runner) copyUnder(ctx context.Context, resume, putAside bool) error {
+func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs int, resume, putAside bool) error {
 	r.step("copy the tables")
 	indexes := r.newIndexBuilder(ctx)
 	copier, err := snapshot.New(snapshot.Config{
 		Source: r.c.Source, Target: r.c.Target, Migration: r.c.Name,
 		Snapshot: r.exported.Name, AsOf: r.exported.ConsistentPoint,
 		Resume: resume, OnResume: r.onResume, PutAside: putAside,
-		Tables: r.copied(), Jobs: r.c.Jobs, PieceBytes: r.c.PieceBytes, Logger: r.c.Logger,
+		Tables: tables, Jobs: jobs, PieceBytes: r.c.PieceBytes, Logger: r.c.Logger,
 		OnTable: func(_ context.Context, t snapshot.Table) error {
 			if r.mixed(t.Schema, t.Name) {
 				return nil
@@ -160,7 +162,9 @@ func (r *runner) copyUnder(ctx context.Context, resume, putAside bool) error {
 		return err
 	}
 	r.mu.Lock()
-	r.copier, r.copyBegan = copier, time.Now()
+	if all := r.copied(); len(tables) == len(all) || r.copier == nil { // else the view stays that of all
+		r.copier, r.copyBegan = copier, time.Now()
+	}
 	r.mu.Unlock()
 	err = copier.Run(ctx)
 	r.step("build the indexes")

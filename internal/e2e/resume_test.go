@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/shop"
+)
+
+// TestKilledWhileCopying kills migrate again and again in the middle of the copy of shop, whose
+// clients change rows, keys and large values all the time. What was copied stays, the rest comes
+// under other snapshots, and in the end both sides are equal. WALFERRY_TEST_SEEDS
+// is how many times, 2 unless given; WALFERRY_TEST_SEED where it begins.
+func TestKilledWhileCopying(t *testing.T) {
+	seeds, first := 2, uint64(time.Now().UnixNano())%1e9
+	if n, err := strconv.Atoi(os.Getenv("WALFERRY_TEST_SEEDS")); err == nil {
+		seeds = n
+	}
+	if n, err := strconv.ParseUint(os.Getenv("WALFERRY_TEST_SEED"), 10, 64); err == nil {
+		first = n
+	}
+	for seed := first; seed < first+uint64(seeds); seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { killedWhileCopying(t, seed) })
+	}
+}
+
+func killedWhileCopying(t *testing.T, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 3))
+	from, to := pgtest.Default()
+	source, target := pgtest.Pair(t, from, to)
+	if err := shop.Load(t.Context(), source, shop.Options{Size: 12}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := shop.Start(t.Context(), shop.Config{Source: source, Clients: 3, TPS: 100, Seed: seed, Batch: 3 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	p, err := pgtest.NewProxy(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	direct := migration.Config{Source: source, Target: target, Name: migrationName("resume")}
+	through := direct
+	through.Source = p.Through(source)
+	args := []string{"--insert-only", "shop.events", "--jobs", "2", "--piece-size", "256kB"}
+
+	copied := func() int64 {
+		st, err := migration.ReadStatus(t.Context(), direct)
+		if err != nil || st.Phase != migration.Copying {
+			return -1
+		}
+		return int64(st.Copy.PiecesDone)
+	}
+	// The copy takes some seconds, so that there is something to interrupt.
+	p.Set(pgtest.Network{Rate: 4 << 20})
+	for range 1 + random.IntN(4) {
+		cmd := process(t, through, args...)
+		eventually(t, "a copy that has begun", func() (bool, string) { return copied() > 0, "" })
+		time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
+		cmd.Process.Kill() //nolint:errcheck // Wait tells
+		cmd.Wait()         //nolint:errcheck // killed
+	}
+	p.Set(pgtest.Network{})
+	done := copied()
+	mixed := 0
+	if done > 0 {
+		mixed = one[int](t, target, `select count(*) from (select from walferry.copy_state where migration = $1 group by schema_name, table_name having count(distinct as_of) > 1) x`, direct.Name)
+	}
+	cmd := process(t, through, args...)
+	follows(t, direct, 1)
+	kept := one[int](t, target, `select count(*) from walferry.copy_state where migration = $1 and as_of < (select max(as_of) from walferry.copy_state where migration = $1)`, direct.Name)
+	t.Logf("%d pieces were done before the last run, %d of an earlier snapshot stayed; %d tables had rows of several snapshots by then", done, kept, mixed)
+	if done > 4 && kept == 0 {
+		t.Errorf("%d pieces were done, none of them was kept", done)
+	}
+	w.Stop()
+	position := one[string](t, source, `select pg_current_wal_insert_lsn()::text`)
+	eventually(t, "everything to be applied", func() (bool, string) {
+		return one[bool](t, target, `select applied >= $1::text::pg_lsn from walferry.progress where stream = $2`, position, direct.Name), ""
+	})
+	if v, err := migration.Verify(t.Context(), direct, migration.VerifyOptions{}); err != nil || !v.Equal {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+	if err := w.Check(t.Context(), target); err != nil {
+		t.Errorf("check: %v", err)
+	}
+	cmd.Process.Kill() //nolint:errcheck // Wait tells
+	cmd.Wait()         //nolint:errcheck // killed
+	if err := migration.Abort(t.Context(), direct); err != nil {
+		t.Error(err)
+	}
+}
