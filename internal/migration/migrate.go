@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"runtime"
 	"sync"
 	"time"
 
@@ -403,7 +404,7 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	write := func(ctx context.Context) {
 		view := r.Watch()
 		live := view.Live
-		live.Host, live.PID = host, os.Getpid()
+		live.Host, live.PID, live.Goroutines = host, os.Getpid(), runtime.NumGoroutine()
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		if err := r.store.setLive(ctx, live); err != nil && ctx.Err() == nil {

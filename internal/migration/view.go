@@ -16,6 +16,7 @@ type Live struct {
 	LagSeconds float64 `json:"lag_seconds"`
 	Received   string  `json:"received_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
+	Goroutines int     `json:"goroutines"`
 
 	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
 	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, as it grows now; -1: it does not, or there is no limit
