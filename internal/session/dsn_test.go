@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -328,6 +329,27 @@ func FuzzParse(f *testing.F) {
 				return
 			}
 			t.Errorf("%q: %s", dsn, text)
+		}
+	})
+}
+
+// Wherever a password of any letters stands in what somebody else has said, it is not in what is shown.
+func FuzzRedact(f *testing.F) {
+	for _, password := range []string{"canary", "p@ss:w/o?r#d%20", `a'b"c\d`, "ein Paß", "%41%42%43", "a b", "***", "=", "&&&"} {
+		f.Add("connect with ", password, " failed")
+		f.Add("postgres://u:", password, "@h/d")
+		f.Add("password=", password, " host=h")
+	}
+	f.Fuzz(func(t *testing.T, before, password, after string) {
+		if len(password) < shortest || strings.Contains(masked, password) {
+			return // what is shorter is masked only where a password stands
+		}
+		for _, form := range []string{password, url.QueryEscape(password), url.PathEscape(password), strconv.Quote(password)} {
+			got := Redact(before+form+after, password)
+			// What is left may hold it only if masking has made it, of what stood round it.
+			if strings.Contains(strings.ReplaceAll(got, masked, "\x00"), password) && !strings.Contains(before, password) && !strings.Contains(after, password) {
+				t.Errorf("%q in %q: %q", password, before+form+after, got)
+			}
 		}
 	})
 }
