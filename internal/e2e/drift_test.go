@@ -43,3 +43,47 @@ func TestCutover_RefusesDrift(t *testing.T) {
 	sameRows(t, source, target)
 	m.cleanup()
 }
+
+// What stops the applier says the DDL for the target, and whether the source has written its rows
+// anew with values that nobody can know: a volatile default does that, a constant one does not.
+func TestDriftSaysTheDDL(t *testing.T) {
+	from, to := pgtest.Default()
+	for name, test := range map[string]struct {
+		ddl, hint string
+		rewritten bool
+	}{
+		"null":     {`alter table t add column extra numeric(10,2)`, `alter table "public"."t" add column "extra" numeric(10,2);`, false},
+		"constant": {`alter table t add column extra text not null default 'it''s'`, `alter table "public"."t" add column "extra" text default 'it''s'::text not null;`, false},
+		"volatile": {`alter table t add column extra float8 default random()`, `alter table "public"."t" add column "extra" double precision default random();`, true},
+		"dropped":  {`alter table t drop column b`, `alter table "public"."t" drop column "b";`, false},
+		"retyped":  {`alter table t alter column a type int8`, `alter table "public"."t" alter column "a" type bigint;`, false},
+		"renamed":  {`alter table t rename column b to c`, `alter table "public"."t" rename column "b" to "c";`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, from, to)
+			pgtest.Exec(t, source, `create table t (id int primary key, a int, b text); insert into t values (1, 1, 'b')`)
+			m := newMoving(t, "ddl_"+name, source, target)
+			r := m.start()
+			r.waitFor(migration.Following)
+			pgtest.Exec(t, source, test.ddl)
+			pgtest.Exec(t, source, `update t set a = 2`)
+			_, err := r.end()
+			var hint interface{ Hint() string }
+			if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), test.hint) || strings.Contains(hint.Hint(), "written the rows") != test.rewritten {
+				t.Fatalf("migrate ended with %v, hint %q; want %q, and rows written anew: %v", err, hint.Hint(), test.hint, test.rewritten)
+			}
+			// What it says is what mends it.
+			ddl, _, _ := strings.Cut(test.hint, ";")
+			pgtest.Exec(t, target, ddl)
+			r = m.start()
+			m.caughtUp(r)
+			if got := one[int](t, target, `select a::int from t`); got != 2 {
+				t.Errorf("a is %d, want 2", got)
+			}
+			if err := migration.Abort(t.Context(), m.Config); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -155,7 +155,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
 	}
-	return outcome, explainGap(err)
+	return outcome, explainGap(r.explainDrift(clean, err))
 }
 
 // count adds what is recorded of the work done, in this run and those before.
