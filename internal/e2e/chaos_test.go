@@ -30,6 +30,7 @@ import (
 //	WALFERRY_CHAOS_SEED     a run's choices again; what they meet differs
 //	WALFERRY_CHAOS_FAULTS   a regular expression: these faults only
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	seconds, seed := 45, uint64(time.Now().UnixNano())%1e9
 	if n, err := strconv.Atoi(os.Getenv("WALFERRY_CHAOS_SECONDS")); err == nil {
 		seconds = n

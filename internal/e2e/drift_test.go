@@ -47,6 +47,7 @@ func TestCutover_RefusesDrift(t *testing.T) {
 // What stops the applier says the DDL for the target, and whether the source has written its rows
 // anew with values that nobody can know: a volatile default does that, a constant one does not.
 func TestDriftSaysTheDDL(t *testing.T) {
+	t.Parallel()
 	from, to := pgtest.Default()
 	for name, test := range map[string]struct {
 		ddl, hint string

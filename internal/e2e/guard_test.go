@@ -13,6 +13,7 @@ import (
 // A transaction that stays open on the source makes the slot hold back WAL. With --max-retained-wal
 // the migration is given up, and the source has nothing of it any more.
 func TestMaxRetainedWAL(t *testing.T) {
+	t.Parallel()
 	from, to := pgtest.Default()
 	source, target := pgtest.Pair(t, from, to)
 	pgtest.Exec(t, source, `create table t (id int primary key); create table noise (v text)`)
@@ -47,6 +48,7 @@ func TestMaxRetainedWAL(t *testing.T) {
 // A table that the source gets while the migration runs is not followed: migrate ends, and
 // says so; the same command goes on when it is gone, or when it is to stay behind.
 func TestOnNewTable(t *testing.T) {
+	t.Parallel()
 	from, to := pgtest.Default()
 	source, target := pgtest.Pair(t, from, to)
 	pgtest.Exec(t, source, `create table t (id int primary key); insert into t values (1)`)

@@ -18,6 +18,7 @@ import (
 // under other snapshots, and in the end both sides are equal. WALFERRY_TEST_SEEDS
 // is how many times, 2 unless given; WALFERRY_TEST_SEED where it begins.
 func TestKilledWhileCopying(t *testing.T) {
+	t.Parallel()
 	seeds, first := 2, uint64(time.Now().UnixNano())%1e9
 	if n, err := strconv.Atoi(os.Getenv("WALFERRY_TEST_SEEDS")); err == nil {
 		seeds = n

@@ -36,6 +36,7 @@ var modes = []string{"cut", "cut-after", "kill", "kill-after", "hold"}
 // A few steps are chosen at random. WALFERRY_TEST_STEPS=SEED takes the choice of an earlier run;
 // WALFERRY_TEST_STEPS=all takes all of them, in every mode, of which -run chooses as for any test.
 func TestSteps(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(stepsFile)
 	if err != nil {
 		t.Fatal(err)
