@@ -58,6 +58,9 @@ func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	if t.left || t.before(tx) {
 		return nil
 	}
+	if t.unfit != nil {
+		return located(t.unfit, tx, c, t)
+	}
 	if tx.CommitLSN < t.window.To || slices.Contains(b.reading, t) {
 		return b.converge(tx, c, t)
 	}

@@ -62,7 +62,7 @@ func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 	}
 	t := f.session.of(c.Relation)
 	switch {
-	case t == nil: // sending will say it
+	case t == nil || t.unfit != nil && !t.before(tx): // sending will say it
 		f.order = append(f.order, &folded{parts: []part{{tx: tx, change: c}}})
 		return true
 	case t.left || t.before(tx):

@@ -19,6 +19,7 @@ type table struct {
 	relation *decoder.Relation
 	left     bool // left out by Config.Table: nothing else is set
 	window   Window
+	unfit    error // why no change can be applied; those before the window need not be
 
 	schema, name string
 	sql          string // the name, quoted
@@ -172,6 +173,9 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 		var schema *SchemaError
 		if errors.As(err, &schema) {
 			schema.Op, schema.XID, schema.LSN = m.op, m.tx.XID, m.tx.CommitLSN
+			if t.before(m.tx) {
+				t.unfit, err = err, nil // the table may have been altered, on both sides, before it was copied
+			}
 		}
 		if err != nil {
 			return err

@@ -171,3 +171,22 @@ func TestWindows_Ends(t *testing.T) {
 		t.Errorf("settled %s, want %s", g.Settled(), after.CommitLSN)
 	}
 }
+
+// A table that was altered on both sides before it was copied: changes of its old form, which
+// the target does not fit any more, are in its rows, and one that is not in them stops the stream.
+func TestWindows_OldForm(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table keyed (id int primary key, v text); insert into keyed values (1, 'copied')`)
+	before, within := g.tx(insert(keyedRelation, "1", "old", "dropped since")), g.tx(insert(relation("keyed", 'd', "id*", "v"), "2", "new"))
+	after := g.tx(insert(keyedRelation, "3", "new", "w"))
+	g.setWindows(t, &Windows{Tables: map[[2]string]Window{{"public", "keyed"}: {From: within.CommitLSN, To: within.CommitLSN}}})
+	f := newFeed(before, within)
+	g.run(f)
+	g.want(`select * from keyed order by id`, "1|copied", "2|new")
+	f = newFeed(after)
+	close(f.txs)
+	var schema *SchemaError
+	if err := g.Run(t.Context(), f); !errors.As(err, &schema) {
+		t.Errorf("a change of the old form after the window: %v, want a SchemaError", err)
+	}
+}

@@ -120,14 +120,13 @@ func (r *runner) converge(ctx context.Context) error {
 			switch {
 			case helpers.Err() != nil:
 				return
+			case f.applier.Applied() >= f.applier.Settled():
+				stop(errSettled)
+				return
 			case err != nil:
 				stop(fmt.Errorf("bring all tables to one commit: %w", err))
 				return
-			case f.applier.Settled() == until:
-				stop(errSettled)
-				return
 			}
-			f.applier.Resume()
 		}
 	})
 	if errors.Is(err, errSettled) {
