@@ -34,7 +34,7 @@ func TestFold_Random(t *testing.T) {
 				clear(rows)
 				clear(bare)
 				f = s.fold()
-			} else if !f.add(nil, &c) {
+			} else if !f.add(&decoder.Tx{}, &c) {
 				t.Fatal("a table in one form was taken for another")
 			}
 		}
