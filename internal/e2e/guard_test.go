@@ -80,3 +80,41 @@ func TestOnNewTable(t *testing.T) {
 	}
 	m.cleanup()
 }
+
+// The target cannot be reached for longer than it takes to notice that the lock is gone, and to
+// try to take it again. migrate goes on when it is back.
+func TestTargetAway(t *testing.T) {
+	t.Parallel()
+	from, to := pgtest.Default()
+	source, target := pgtest.Pair(t, from, to)
+	pgtest.Exec(t, source, `create table t (id int primary key)`)
+	p, err := pgtest.NewProxy(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	m := newMoving(t, "away", source, target)
+	through := *m
+	through.Config.Target = p.Through(target)
+	r := through.start()
+	r.m = m // which asks the target directly
+	r.waitFor(migration.Following)
+	before := p.Refused()
+	p.Set(pgtest.Network{Down: true})
+	p.Reset()
+	pgtest.Exec(t, source, `insert into t values (1)`)
+	m.eventually("many attempts to reach the target", func() bool {
+		lock := one[int](t, target, `select count(*) from pg_stat_activity where application_name like '% lock' and datname = current_database()`)
+		return p.Refused() > before+300 && lock == 0 || len(r.done) > 0
+	})
+	p.Set(pgtest.Network{})
+	m.caughtUp(r)
+	m.eventually("the lock, taken again", func() bool {
+		st, err := migration.ReadStatus(t.Context(), m.Config)
+		return err == nil && st.Running
+	})
+	sameRows(t, source, target)
+	if err := migration.Abort(t.Context(), m.Config); err != nil {
+		t.Error(err)
+	}
+}

@@ -167,23 +167,29 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 	o.Rows, o.Transactions, o.Changes = st.Copy.Rows, st.Stream.Transactions, st.Stream.Changes
 }
 
-// takeLock makes this process the migration's one runner. It changes nothing.
-func (r *runner) takeLock(ctx context.Context) (err error) {
-	r.lock, err = session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " lock"})
+// takeLock makes this process the migration's one runner. It changes nothing. When it
+// fails, the session that had the lock before, if any, stays what it is.
+func (r *runner) takeLock(ctx context.Context) error {
+	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " lock"})
 	if err != nil {
 		return err
 	}
 	var ok bool
-	if err := r.lock.QueryRow(ctx, `select pg_try_advisory_lock(`+lockKey+`)`, r.c.Name).Scan(&ok); err != nil {
-		return fmt.Errorf("lock migration %q: %w", r.c.Name, err)
-	}
-	if !ok {
-		r.lock.Close(context.WithoutCancel(ctx))
-		return &GateError{
+	err = conn.QueryRow(ctx, `select pg_try_advisory_lock(`+lockKey+`)`, r.c.Name).Scan(&ok)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("lock migration %q: %w", r.c.Name, err)
+	case !ok:
+		err = &GateError{
 			Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", r.c.Name),
 			Advice:  "watch it with `walferry status`; for a second migration between the same servers give another --name",
 		}
 	}
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	r.lock = conn
 	return nil
 }
 

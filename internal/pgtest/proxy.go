@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,8 @@ type Network struct {
 type Proxy struct {
 	listener net.Listener
 	server   string
+
+	refused atomic.Int64
 
 	mu      sync.Mutex
 	network Network
@@ -71,6 +74,9 @@ func (p *Proxy) CutAfter(bytes int64) {
 	p.limit = bytes
 }
 
+// Refused is how many connections were closed at once, as the network was down.
+func (p *Proxy) Refused() int64 { return p.refused.Load() }
+
 // Reset ends all connections the hard way: both ends see a reset.
 func (p *Proxy) Reset() {
 	p.mu.Lock()
@@ -104,6 +110,7 @@ func (p *Proxy) serve() {
 		client := c.(*net.TCPConn)
 		if network, _ := p.now(); network.Down {
 			client.Close() //nolint:errcheck // that is the point
+			p.refused.Add(1)
 			continue
 		}
 		s, err := net.Dial("tcp", p.server)
