@@ -24,7 +24,8 @@
 // run outlives the connection that exported it. Large tables are cut into pieces.
 // A piece is one transaction on the target: its rows, moved unread from COPY TO
 // to COPY FROM, and its row in walferry.copy_state. What a run did not finish,
-// another run under the same snapshot does; a piece is never there twice.
+// another run under the same snapshot does, or, with Config.Resume, under a later one; a piece
+// is never there twice. [Windows] says then which changes each table still needs.
 //
 // # Caveats
 //
@@ -33,7 +34,7 @@
 //
 // A table of the source is locked (ACCESS SHARE) only while a piece of it is being read, so
 // that an application's TRUNCATE or ALTER TABLE waits no longer than that. A table
-// that is rewritten in between is noticed: [ChangedError].
+// that is rewritten in between is noticed: [ChangedError], or put aside: [RewrittenError].
 //
 // The target's tables should have no indexes yet: the copy is faster, and
 // Config.OnTable tells when to build them. Triggers and foreign keys do not fire

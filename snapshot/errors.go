@@ -80,7 +80,7 @@ func (e *StateError) Error() string {
 
 // Hint says how to get out of it.
 func (e *StateError) Hint() string {
-	return "rows of two snapshots cannot be mixed: empty the target's tables and start the copy again"
+	return "go on with Config.Resume, or empty the target's tables and start the copy again"
 }
 
 // SchemaError lists what the two sides do not have in common. Nothing was copied.
