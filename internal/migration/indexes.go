@@ -39,12 +39,15 @@ type indexTask struct {
 	then    []indexTask
 }
 
-func (r *runner) newIndexBuilder(ctx context.Context) *indexBuilder {
+// newIndexBuilder starts the workers. With goesOn the tables that an earlier one has done count.
+func (r *runner) newIndexBuilder(ctx context.Context, goesOn bool) *indexBuilder {
 	b := &indexBuilder{r: r, left: map[string]int{}}
 	b.more = sync.NewCond(&b.mu)
 	tables := len(r.ordinary())
 	r.mu.Lock()
-	r.view.Indexes = IndexStatus{Tables: tables}
+	if !goesOn {
+		r.view.Indexes = IndexStatus{Tables: tables}
+	}
 	r.mu.Unlock()
 	ctx, b.cancel = context.WithCancel(ctx)
 	b.group, ctx = errgroup.WithContext(ctx)
@@ -194,13 +197,13 @@ func (r *runner) index(ctx context.Context) error {
 	if err := r.readCopyState(ctx); err != nil {
 		return err
 	}
-	if err := r.indexes(ctx, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name) }); err != nil {
+	if err := r.indexes(ctx, false, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name) }); err != nil {
 		return err
 	}
 	if err := r.converge(ctx); err != nil {
 		return err
 	}
-	if err := r.indexes(ctx, func(t *catalog.Table) bool { return r.mixed(t.Schema, t.Name) }); err != nil {
+	if err := r.indexes(ctx, true, func(t *catalog.Table) bool { return r.mixed(t.Schema, t.Name) }); err != nil {
 		return err
 	}
 	if r.c.Schema != "none" {
@@ -216,12 +219,12 @@ func (r *runner) index(ctx context.Context) error {
 }
 
 // indexes builds what is missing of some tables' indexes.
-func (r *runner) indexes(ctx context.Context, of func(*catalog.Table) bool) error {
+func (r *runner) indexes(ctx context.Context, goesOn bool, of func(*catalog.Table) bool) error {
 	if r.c.Schema == "none" {
 		return nil
 	}
 	r.step("build the indexes")
-	indexes := r.newIndexBuilder(ctx)
+	indexes := r.newIndexBuilder(ctx, goesOn)
 	for _, t := range r.ordinary() {
 		if !of(&t) {
 			continue
