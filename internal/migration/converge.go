@@ -120,7 +120,8 @@ func (r *runner) converge(ctx context.Context) error {
 			switch {
 			case helpers.Err() != nil:
 				return
-			case f.applier.Applied() >= f.applier.Settled():
+			case err == nil && f.applier.Settled() == until, // what comes next commits later
+				f.applier.Applied() >= f.applier.Settled(): // a Pause that came too late
 				stop(errSettled)
 				return
 			case err != nil:
