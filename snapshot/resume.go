@@ -26,21 +26,31 @@ type Window struct {
 // differ, the rows become those of the source only by applying the changes between them so
 // that they converge. The windows of a copy under one snapshot all are the snapshot's position.
 func Windows(ctx context.Context, conn *pgx.Conn, migration string) ([]Window, error) {
+	// Before version 13 pg_lsn has no min and max.
 	rows, err := conn.Query(ctx, `
-select s.schema_name, s.table_name, min(s.as_of)::text, greatest(max(s.as_of), max(p.converge_until))::text
+select distinct s.schema_name, s.table_name, s.as_of::text, greatest(s.as_of, p.converge_until)::text
   from walferry.copy_state s join walferry.copy_plan p using (migration, schema_name, table_name)
  where s.migration = $1
- group by s.schema_name, s.table_name`, migration)
+ order by s.schema_name, s.table_name`, migration)
 	var all []Window
 	if err == nil {
-		var w Window
+		var t Table
 		var from, to string
-		_, err = pgx.ForEachRow(rows, []any{&w.Table.Schema, &w.Table.Name, &from, &to}, func() (err error) {
-			if w.From, err = pglogrepl.ParseLSN(from); err == nil {
-				w.To, err = pglogrepl.ParseLSN(to)
+		_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &from, &to}, func() error {
+			first, err := pglogrepl.ParseLSN(from)
+			if err != nil {
+				return err
 			}
-			all = append(all, w)
-			return err
+			last, err := pglogrepl.ParseLSN(to)
+			if err != nil {
+				return err
+			}
+			if n := len(all); n > 0 && all[n-1].Table == t {
+				all[n-1].From, all[n-1].To = min(all[n-1].From, first), max(all[n-1].To, last)
+			} else {
+				all = append(all, Window{Table: t, From: first, To: last})
+			}
+			return nil
 		})
 	}
 	if err != nil {
