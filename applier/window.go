@@ -117,13 +117,13 @@ func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
 	if t.key == nil || t.relation.ReplicaIdentity == decoder.IdentityFull || t.alwaysBesidesKey {
 		return located(&SchemaError{Reason: "a table without a key, or with an identity column outside of it, cannot have rows of several positions"}, tx, c, t)
 	}
-	any := awaited{tx: tx, change: c, table: t, rows: -1}
+	loose := awaited{tx: tx, change: c, table: t, rows: -1}
 	switch {
 	case c.Op == decoder.Delete:
-		return b.loosely(c, any)
+		return b.loosely(c, loose)
 	case c.Op == decoder.Insert, c.Op == decoder.Update && (complete(t, c) || t.moves(c)):
 		if c.Op == decoder.Update && t.moves(c) {
-			gone := any
+			gone := loose
 			if !complete(t, c) {
 				// The values that it keeps are those of the row of the old key. What is there under
 				// that key now may be another row, which had it later: only the source can tell.
@@ -134,12 +134,12 @@ func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
 				return err
 			}
 		}
-		return b.upsert(c, any)
+		return b.upsert(c, loose)
 	}
 	// What is there may be of later, but then everything that made it so is still to come.
-	any.absent = ifNone
+	loose.absent = ifNone
 	b.reads(t)
-	return b.loosely(c, any)
+	return b.loosely(c, loose)
 }
 
 func (b *batch) reads(t *table) {

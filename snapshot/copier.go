@@ -208,21 +208,7 @@ func (c *Copier) unrecorded(ctx context.Context, w *worker) (pieces []piece, err
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range c.tables {
-		if c.isAside(t) {
-			continue
-		}
-		finished := s.pieces[[2]string{t.Schema, t.Name}]
-		for n := range t.bounds {
-			if _, ok := finished[n]; !ok {
-				pieces = append(pieces, piece{table: t, number: n})
-				c.mu.Lock()
-				t.done--
-				c.mu.Unlock()
-			}
-		}
-	}
-	return pieces, nil
+	return c.missing(s), nil
 }
 
 // failed prefers the reason of a cancelled context to what came of it.
@@ -303,8 +289,29 @@ func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, comple
 		return int(min(max(b.bytes-a.bytes, -1), 1))
 	})
 
+	c.mu.Lock()
+	c.tables = copies
+	c.mu.Unlock()
+	pieces = c.missing(state)
 	for _, t := range copies {
-		finished := state.pieces[[2]string{t.Schema, t.Name}]
+		if t.done == len(t.bounds) {
+			complete = append(complete, t.Table)
+		}
+	}
+	return pieces, complete, nil
+}
+
+// missing counts what is recorded of each table, and returns the pieces that are not, but
+// for tables that were put aside.
+func (c *Copier) missing(s state) (pieces []piece) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.tables {
+		if slices.Contains(c.aside, t.Table) {
+			continue
+		}
+		t.done, t.rows, t.stream = 0, 0, 0
+		finished := s.pieces[[2]string{t.Schema, t.Name}]
 		for n := range t.bounds {
 			if f, ok := finished[n]; ok {
 				t.done++
@@ -314,14 +321,8 @@ func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, comple
 			}
 			pieces = append(pieces, piece{table: t, number: n})
 		}
-		if t.done == len(t.bounds) {
-			complete = append(complete, t.Table)
-		}
 	}
-	c.mu.Lock()
-	c.tables = copies
-	c.mu.Unlock()
-	return pieces, complete, nil
+	return pieces
 }
 
 // cut cuts the tables, or takes the cuts of an earlier run, and records new ones.

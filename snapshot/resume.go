@@ -75,6 +75,7 @@ update walferry.copy_plan set converge_until = greatest(converge_until, $4::text
 // key and are still stored where they were cut; else it is emptied, and forgotten.
 func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*matched) error {
 	var again []Table
+	var identities map[[2]string][]string
 	for _, m := range tables {
 		key := [2]string{m.Schema, m.Name}
 		p, ok := state.plan[key]
@@ -93,7 +94,12 @@ func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*m
 		}
 		if same && len(done) > 0 {
 			var err error
-			if m.mixedBy, why, err = c.mixable(ctx, w, m); err != nil {
+			if identities == nil {
+				if identities, err = w.identities(ctx); err != nil {
+					return err
+				}
+			}
+			if m.mixedBy, why, err = c.mixable(ctx, w, m, identities[key]); err != nil {
 				return err
 			}
 			if m.mixedBy != nil {
@@ -121,14 +127,8 @@ func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*m
 // row that does not change keeps its place, and is in one piece exactly; any other one may be
 // in several pieces or in none, and is put right by its changes, for which it must be told by its key. Until
 // then other unique indexes would refuse what is only there for now.
-func (c *Copier) mixable(ctx context.Context, w *worker, m *matched) (key []string, why string, err error) {
-	if key, err = identityOf(ctx, w.source, m.source); err != nil {
-		return nil, "", fmt.Errorf("source: %w", err)
-	}
-	if _, err := w.source.PgConn().Exec(ctx, "rollback to savepoint piece").ReadAll(); err != nil {
-		return nil, "", fmt.Errorf("source: %w", err)
-	}
-	if len(key) == 0 {
+func (c *Copier) mixable(ctx context.Context, w *worker, m *matched, identity []string) (key []string, why string, err error) {
+	if len(identity) == 0 {
 		return nil, "it has no replica identity but its whole rows", nil
 	}
 	if c.config.OnResume != nil {
@@ -136,17 +136,22 @@ func (c *Copier) mixable(ctx context.Context, w *worker, m *matched) (key []stri
 			return nil, "", fmt.Errorf("before the copy of table %s goes on: %w", m.Table, err)
 		}
 	}
+	keyColumns := "i.indnkeyatts"
+	if session.Major(w.target.PgConn()) < 11 {
+		keyColumns = "i.indnatts"
+	}
 	schema, name := m.Table.target()
 	var own, others, always int
 	err = w.target.QueryRow(ctx, `
 with uniques as (
 select i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null and not i.indisexclusion
        and (select array_agg(a.attname::text order by a.attname::text) from pg_attribute a
-             where a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:`+keyColumns(session.Major(w.target.PgConn()))+` - 1])) = $2::text[] as own
+             where a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:`+keyColumns+` - 1]))
+           = (select array_agg(k order by k) from unnest($2::text[]) k) as own
   from pg_index i where i.indrelid = $1::text::regclass and (i.indisunique or i.indisexclusion))
 select count(*) filter (where own), count(*) filter (where not own),
        (select count(*) from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and attidentity = 'a' and attname::text <> all ($2::text[]))
-  from uniques`, catalog.Name(schema, name), key).Scan(&own, &others, &always)
+  from uniques`, catalog.Name(schema, name), identity).Scan(&own, &others, &always)
 	switch {
 	case err != nil:
 		return nil, "", fmt.Errorf("target: look for keys of table %s: %w", m.Table, err)
@@ -157,32 +162,27 @@ select count(*) filter (where own), count(*) filter (where not own),
 	case always > 0:
 		return nil, "it has a column GENERATED ALWAYS AS IDENTITY outside of its key", nil
 	}
-	for i := range key {
-		key[i] = catalog.Quote(key[i])
+	for _, name := range identity {
+		key = append(key, catalog.Quote(name))
 	}
 	return key, "", nil
 }
 
-func keyColumns(major int) string {
-	if major < 11 {
-		return "i.indnatts"
+// identities are the columns of the tables' replica identities as the snapshot has them;
+// none with FULL or NOTHING.
+func (w *worker) identities(ctx context.Context) (map[[2]string][]string, error) {
+	all, err := catalog.Tables(ctx, w.source)
+	if err == nil {
+		_, err = w.source.PgConn().Exec(ctx, "rollback to savepoint piece").ReadAll()
 	}
-	return "i.indnkeyatts"
-}
-
-// identityOf is the columns of the index that is a table's replica identity, sorted by
-// name; none with FULL or NOTHING.
-func identityOf(ctx context.Context, conn *pgx.Conn, r *relation) (columns []string, err error) {
-	err = conn.QueryRow(ctx, `
-select coalesce((select array_agg(a.attname::text order by a.attname::text)
-  from pg_class c join pg_index i on i.indrelid = c.oid and i.indisvalid and i.indimmediate
-       and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end
-  join pg_attribute a on a.attrelid = c.oid and a.attnum = any ((i.indkey::int2[])[0:`+keyColumns(session.Major(conn.PgConn()))+` - 1])
- where c.oid = $1), '{}')`, r.oid).Scan(&columns)
 	if err != nil {
-		return nil, fmt.Errorf("read the replica identity of table %s: %w", r, err)
+		return nil, fmt.Errorf("source: %w", err)
 	}
-	return columns, nil
+	found := map[[2]string][]string{}
+	for i := range all {
+		found[[2]string{all[i].Schema, all[i].Name}] = all[i].Identity
+	}
+	return found, nil
 }
 
 // empty makes tables as if their copy had never begun.
@@ -211,7 +211,7 @@ select n.nspname::text, c.relname::text, c.relkind = 'p'
 		})
 	}
 	if err == nil && len(targets) > 0 {
-		err = truncate(ctx, tx, targets)
+		err = Truncate(ctx, tx, targets...)
 	}
 	for _, table := range []string{"copy_state", "copy_plan"} {
 		if err == nil {
@@ -225,9 +225,10 @@ select n.nspname::text, c.relname::text, c.relkind = 'p'
 	return nil
 }
 
-// truncate empties tables by one statement, as tables that refer to each other need it, and
-// row by row where others refer to them.
-func truncate(ctx context.Context, tx pgx.Tx, tables []string) error {
+// Truncate empties tables, given by their quoted names, by one statement, as tables that refer to
+// each other need it. Where others refer to them it deletes row by row, without their foreign keys:
+// for that the role must be allowed to set session_replication_role.
+func Truncate(ctx context.Context, tx pgx.Tx, tables ...string) error {
 	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "truncate table "+strings.Join(tables, ", "))
 		return err
@@ -236,8 +237,13 @@ func truncate(ctx context.Context, tx pgx.Tx, tables []string) error {
 	if !errors.As(err, &pgErr) || pgErr.Code != "0A000" {
 		return err
 	}
+	statements := []string{"set local session_replication_role = replica"}
 	for _, table := range tables {
-		if _, err := tx.Exec(ctx, "delete from "+table); err != nil {
+		statements = append(statements, "delete from "+table)
+	}
+	statements = append(statements, "set local session_replication_role to default")
+	for _, sql := range statements {
+		if _, err := tx.Exec(ctx, sql); err != nil {
 			return err
 		}
 	}

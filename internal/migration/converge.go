@@ -84,15 +84,6 @@ select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.i
 // converge applies the changes that bring all tables to one commit, when they were copied under
 // several snapshots. Until then unique indexes and foreign keys may not hold.
 func (r *runner) converge(ctx context.Context) error {
-	if err := r.readWindows(ctx); err != nil {
-		return err
-	}
-	w := &applier.Windows{
-		Tables: r.windows,
-		Read: func(ctx context.Context, rel *decoder.Relation, key []decoder.Value) ([]decoder.Value, decoder.LSN, error) {
-			return r.readRow(ctx, rel, key)
-		},
-	}
 	var until decoder.LSN
 	for _, one := range r.windows {
 		until = max(until, one.To)
@@ -100,7 +91,7 @@ func (r *runner) converge(ctx context.Context) error {
 	if until <= r.rec.ConsistentPoint {
 		return nil
 	}
-	f, err := r.startFollowing(ctx, w)
+	f, err := r.startFollowing(ctx, &applier.Windows{Tables: r.windows, Read: r.readRow})
 	if err != nil {
 		return err
 	}

@@ -18,10 +18,12 @@ type OnNewTable string
 
 // The answers.
 const (
-	StopOnNewTable   OnNewTable = "stop"   // the zero value's meaning: migrate ends, and the cutover refuses
-	IgnoreNewTables  OnNewTable = "ignore" // they stay behind; status names them
-	newTableInterval            = 12       // heartbeats
+	StopOnNewTable  OnNewTable = "stop"   // the zero value's meaning: migrate ends, and the cutover refuses
+	IgnoreNewTables OnNewTable = "ignore" // they stay behind; status names them
 )
+
+// newTableInterval is how many heartbeats lie between two looks for new tables.
+const newTableInterval = 12
 
 // retainedError gives the migration up so that the source survives.
 type retainedError struct{ retained, limit int64 }

@@ -2,13 +2,10 @@ package migration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/verify"
@@ -68,15 +65,9 @@ func (r *runner) empty(ctx context.Context, copyName string, tables []tableState
 	for _, t := range tables {
 		names = append(names, "only "+catalog.Name(t.Schema, t.Name))
 	}
-	err := r.store.exec(ctx, `truncate table `+strings.Join(names, ", "))
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "0A000" { // other tables refer to them: DELETE has no such rule
-		err = nil
-		for _, name := range names {
-			err = errors.Join(err, r.store.exec(ctx, `set session_replication_role = replica`), r.store.exec(ctx, `delete from `+name))
-		}
-		err = errors.Join(err, r.store.exec(ctx, `reset session_replication_role`))
-	}
+	err := r.store.do(ctx, func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return snapshot.Truncate(ctx, tx, names...) })
+	})
 	if err != nil {
 		return fmt.Errorf("empty the tables that are to be copied again: %w", err)
 	}
