@@ -3,11 +3,12 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// Progress is how far a copy is.
+// Progress is how far a copy is, without the tables that it has put aside.
 type Progress struct {
 	Tables, TablesDone int
 	Pieces, PiecesDone int
@@ -39,6 +40,9 @@ func (c *Copier) Progress() Progress {
 	defer c.mu.Unlock()
 	var p Progress
 	for _, t := range c.tables {
+		if slices.Contains(c.aside, t.Table) {
+			continue
+		}
 		one := TableProgress{
 			Table: t.Table, Pieces: len(t.bounds), PiecesDone: t.done, Rows: t.rows, BytesTotal: t.bytes,
 		}

@@ -157,6 +157,9 @@ func TestRun_PutsAside(t *testing.T) {
 	if got := count(t, target, "side") + count(t, target, "staging"); got != "10" {
 		t.Errorf("side and staging have %s rows, want 1 and 0", got)
 	}
+	if p := copier.Progress(); p.Tables != 1 || p.TablesDone != 1 {
+		t.Errorf("%d of %d tables are done, want 1 of 1: the others are another run's", p.TablesDone, p.Tables)
+	}
 	second := again(t, c)
 	run(t, second)
 	exact(t, source, target)

@@ -82,6 +82,9 @@ func (r *runner) copy(ctx context.Context) error {
 			tables, jobs = rewritten.Tables, 1 // and so fast that it is not rewritten again
 		case errors.As(err, &lost):
 			r.c.Logger.Warn("the snapshot is lost, for the source has ended every session that had it: the copy goes on under another one")
+			r.mu.Lock()
+			r.copiers = r.copiers[:len(r.copiers)-1] // what it has finished is the next one's, too
+			r.mu.Unlock()
 		default:
 			return err
 		}
@@ -158,9 +161,10 @@ func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs in
 		return err
 	}
 	r.mu.Lock()
-	if all := r.copied(); len(tables) == len(all) || r.copier == nil { // else the view stays that of all
-		r.copier, r.copyBegan = copier, time.Now()
+	if len(r.copiers) == 0 {
+		r.copyBegan = time.Now()
 	}
+	r.copiers = append(r.copiers, copier)
 	r.mu.Unlock()
 	err = copier.Run(ctx)
 	r.step("build the indexes")

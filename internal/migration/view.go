@@ -59,8 +59,15 @@ func (r *runner) Watch() View {
 	defer r.mu.Unlock()
 	v := r.view
 	v.Phase = r.rec.Phase
-	if r.copier != nil {
-		p := r.copier.Progress()
+	if len(r.copiers) > 0 {
+		var p snapshot.Progress
+		for _, c := range r.copiers {
+			one := c.Progress()
+			p.Tables, p.TablesDone = p.Tables+one.Tables, p.TablesDone+one.TablesDone
+			p.Pieces, p.PiecesDone = p.Pieces+one.Pieces, p.PiecesDone+one.PiecesDone
+			p.Rows, p.Bytes, p.BytesTotal = p.Rows+one.Rows, p.Bytes+one.Bytes, p.BytesTotal+one.BytesTotal
+			p.Running = append(p.Running, one.Running...)
+		}
 		v.Copy = copyStatus(p, time.Since(r.copyBegan))
 		v.Running = p.Running
 		r.view.Copy = v.Copy
