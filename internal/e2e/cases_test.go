@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -85,6 +87,10 @@ func readCase(t *testing.T, dir string) testCase {
 			}
 		case "blocked":
 			c.blocked = value
+		case "heartbeat":
+			if c.Heartbeat, err = time.ParseDuration(value); err != nil {
+				t.Fatalf("%s: %q: %v", c.name, line, err)
+			}
 		default:
 			t.Fatalf("%s: unknown option %q", c.name, line)
 		}
@@ -115,6 +121,7 @@ func (c *testCase) run(t *testing.T, pair [2]int) {
 	runScript(t, target, c.file(t, "target.sql"))
 	m := newMoving(t, c.name, source, target)
 	m.Schema, m.InsertOnly, m.Exclude = c.Schema, c.InsertOnly, c.Exclude
+	m.Heartbeat = cmp.Or(c.Heartbeat, m.Heartbeat)
 	if c.blocked != "" {
 		c.runBlocked(m)
 		return
