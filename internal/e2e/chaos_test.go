@@ -139,6 +139,8 @@ type arena struct {
 // mover is the role of the migration, so that what is done to it is done to nobody else.
 const mover = `do $$ begin create role mover superuser login password 'mover'; exception when duplicate_object then end $$`
 
+func asMover(dsn string) string { return strings.Replace(dsn, "postgres://postgres", "postgres://mover", 1) }
+
 func newArena(t *testing.T, seed uint64) *arena {
 	t.Helper()
 	a := &arena{t: t, random: rand.New(rand.NewPCG(seed, 1)), ended: make(chan struct{})}
@@ -163,7 +165,7 @@ func newArena(t *testing.T, seed uint64) *arena {
 		}
 		t.Cleanup(p.Close)
 		*side.proxy = p
-		*side.to = strings.Replace(p.Through(side.direct), "postgres://postgres", "postgres://mover", 1)
+		*side.to = asMover(p.Through(side.direct))
 	}
 	a.args = []string{"migrate", "--insert-only", "shop.events", "--jobs", "2", "--piece-size", "256kB", "--verify"}
 	return a

@@ -199,6 +199,15 @@ union all select 'origin', roname from pg_replication_origin where roname ~ '`+m
 	}
 }
 
+// hint is what an error says that the operator can do.
+func hint(err error) string {
+	var h interface{ Hint() string }
+	if !errors.As(err, &h) {
+		return ""
+	}
+	return h.Hint()
+}
+
 // one runs a query of one value.
 func one[T any](t *testing.T, dsn, sql string, args ...any) T {
 	t.Helper()

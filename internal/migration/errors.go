@@ -3,6 +3,7 @@ package migration
 import (
 	"errors"
 
+	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 )
@@ -52,13 +53,14 @@ func (e *gapError) Unwrap() error { return e.error }
 // Hint is what the operator can do.
 func (e *gapError) Hint() string { return e.advice }
 
-// explainGap says how a migration is begun anew, where the decoder says that the copy
-// has to be made again.
+// explainGap says how a migration is begun anew, where the decoder or the applier says that
+// the copy has to be made again.
 func explainGap(err error) error {
 	var (
 		slot        *decoder.SlotError
 		publication *decoder.PublicationError
 		identity    *decoder.IdentityError
+		progress    *applier.ProgressError
 		advice      string
 	)
 	switch {
@@ -70,6 +72,8 @@ func explainGap(err error) error {
 		advice = publication.Hint()
 	case errors.As(err, &identity) && (identity.What == "timeline" || identity.What == "WAL position"):
 		advice = identity.Hint()
+	case errors.As(err, &progress) && (progress.Lost() || progress.Missing):
+		advice = progress.Hint()
 	default:
 		return err
 	}

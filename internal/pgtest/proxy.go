@@ -21,11 +21,10 @@ type Network struct {
 // Its methods may be called by several goroutines.
 type Proxy struct {
 	listener net.Listener
-	server   string
-
-	refused atomic.Int64
+	refused  atomic.Int64
 
 	mu      sync.Mutex
+	server  string // host and port
 	network Network
 	changed chan struct{} // closed with the next change of network
 	conns   map[*net.TCPConn]struct{}
@@ -56,6 +55,19 @@ func (p *Proxy) Through(dsn string) string {
 	}
 	u.Host = p.listener.Addr().String()
 	return u.String()
+}
+
+// Redirect leads new connections to the server of another DSN, and ends those that there are.
+func (p *Proxy) Redirect(dsn string) error {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.server = u.Host
+	p.mu.Unlock()
+	p.Reset()
+	return nil
 }
 
 // Set changes the network, also for what is on its way.
@@ -113,7 +125,10 @@ func (p *Proxy) serve() {
 			p.refused.Add(1)
 			continue
 		}
-		s, err := net.Dial("tcp", p.server)
+		p.mu.Lock()
+		address := p.server
+		p.mu.Unlock()
+		s, err := net.Dial("tcp", address)
 		if err != nil {
 			client.Close() //nolint:errcheck // the client sees it
 			continue
