@@ -21,6 +21,7 @@ type Network struct {
 // Its methods may be called by several goroutines.
 type Proxy struct {
 	listener net.Listener
+	accepted atomic.Int64
 	refused  atomic.Int64
 
 	mu      sync.Mutex
@@ -86,6 +87,9 @@ func (p *Proxy) CutAfter(bytes int64) {
 	p.limit = bytes
 }
 
+// Accepted is how many connections were led to the server.
+func (p *Proxy) Accepted() int64 { return p.accepted.Load() }
+
 // Refused is how many connections were closed at once, as the network was down.
 func (p *Proxy) Refused() int64 { return p.refused.Load() }
 
@@ -134,6 +138,7 @@ func (p *Proxy) serve() {
 			continue
 		}
 		server := s.(*net.TCPConn)
+		p.accepted.Add(1)
 		p.mu.Lock()
 		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
 		limit, watch := p.limit, p.watch
