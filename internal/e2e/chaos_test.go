@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -14,8 +13,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -139,7 +136,9 @@ type arena struct {
 // mover is the role of the migration, so that what is done to it is done to nobody else.
 const mover = `do $$ begin create role mover superuser login password 'mover'; exception when duplicate_object then end $$`
 
-func asMover(dsn string) string { return strings.Replace(dsn, "postgres://postgres", "postgres://mover", 1) }
+func asMover(dsn string) string {
+	return strings.Replace(dsn, "postgres://postgres", "postgres://mover", 1)
+}
 
 func newArena(t *testing.T, seed uint64) *arena {
 	t.Helper()
@@ -261,44 +260,21 @@ func (a *arena) finished() {
 func (a *arena) watchAcks() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wait sync.WaitGroup
+	source, target := newLine(a.t, a.direct.source), newLine(a.t, a.direct.target)
 	a.t.Cleanup(func() { cancel(); wait.Wait() })
 	wait.Go(func() {
 		for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
-			acked, err := value(ctx, a.direct.source, `select coalesce(max(confirmed_flush_lsn)::text, '') from pg_replication_slots where slot_name = 'walferry_`+a.c.Name+`'`)
+			acked, err := source.ask(`select coalesce(max(confirmed_flush_lsn)::text, '') from pg_replication_slots where slot_name = 'walferry_` + a.c.Name + `'`)
 			if err != nil || acked == "" {
 				continue
 			}
-			applied, err := value(ctx, a.direct.target, `select applied >= '`+acked+`', applied::text from walferry.progress where stream = '`+a.c.Name+`' and applied > '0/0'`)
-			if err == nil && applied == "false" {
+			applied, err := target.ask(`select applied >= '` + acked + `' from walferry.progress where stream = '` + a.c.Name + `' and applied > '0/0'`)
+			if err == nil && applied == "f" {
 				a.t.Errorf("the slot has confirmed %s, the target has not applied that", acked)
 				return
 			}
 		}
 	})
-}
-
-// value is the first value of a query, as text.
-func value(ctx context.Context, dsn, sql string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close(context.Background())
-	rows, err := conn.Query(ctx, sql)
-	if err != nil {
-		return "", err
-	}
-	defer rows.Close()
-	if !rows.Next() {
-		return "", io.EOF
-	}
-	values, err := rows.Values()
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprint(values[0]), rows.Err()
 }
 
 // heal ends every fault, also one whose own end did not come through.

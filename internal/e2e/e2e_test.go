@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -82,6 +84,7 @@ func (r *run) end() (migration.Outcome, error) {
 // waitFor waits until the run's migration is in a phase.
 func (r *run) waitFor(phase migration.Phase) {
 	r.m.t.Helper()
+	target := newLine(r.m.t, r.m.Target)
 	r.m.eventually("phase "+string(phase), func() bool {
 		select {
 		case <-r.done:
@@ -93,6 +96,9 @@ func (r *run) waitFor(phase migration.Phase) {
 				r.m.t.Fatalf("migrate ended before phase %s: %+v, %v", phase, r.outcome, r.err)
 			}
 		default:
+		}
+		if now, _ := target.ask(phaseOf(r.m.Config)); now != string(phase) {
+			return false
 		}
 		st, err := migration.ReadStatus(context.Background(), r.m.Config)
 		return err == nil && st.Phase == phase && (phase != migration.Following || st.Running)
@@ -130,13 +136,15 @@ func (m *moving) describe() string {
 func (m *moving) caughtUp(r *run) {
 	m.t.Helper()
 	position := one[string](m.t, m.Source, `select pg_current_wal_insert_lsn()::text`)
+	target := newLine(m.t, m.Target)
 	m.eventually("everything before "+position, func() bool {
 		select {
 		case <-r.done:
 			m.t.Fatalf("migrate ended before it had caught up: %+v, %v", r.outcome, r.err)
 		default:
 		}
-		return one[bool](m.t, m.Target, `select coalesce((select applied >= $1::text::pg_lsn from walferry.progress where stream = $2), false)`, position, m.Name)
+		applied, _ := target.ask(`select applied >= '` + position + `' from walferry.progress where stream = '` + m.Name + `'`)
+		return applied == "t"
 	})
 }
 
@@ -206,6 +214,53 @@ func hint(err error) string {
 		return ""
 	}
 	return h.Hint()
+}
+
+// phaseOf asks the target where a migration stands.
+func phaseOf(c migration.Config) string {
+	return `select phase from walferry.migration where name = '` + c.Name + `'`
+}
+
+// line is a connection for a question that is asked again and again, and is made anew when it was lost.
+type line struct {
+	dsn  string
+	conn *pgconn.PgConn
+}
+
+func newLine(t *testing.T, dsn string) *line {
+	l := &line{dsn: dsn}
+	t.Cleanup(l.hangUp)
+	return l
+}
+
+func (l *line) hangUp() {
+	if l.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		l.conn.Close(ctx) //nolint:errcheck // it may be lost
+		l.conn = nil
+	}
+}
+
+// ask returns the first value of a query as text; of no row, an error.
+func (l *line) ask(sql string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if l.conn == nil || l.conn.IsClosed() {
+		conn, err := pgconn.Connect(ctx, l.dsn)
+		if err != nil {
+			return "", err
+		}
+		l.conn = conn
+	}
+	result := l.conn.ExecParams(ctx, sql, nil, nil, nil, nil).Read()
+	if result.Err != nil {
+		return "", result.Err
+	}
+	if len(result.Rows) == 0 {
+		return "", io.EOF
+	}
+	return string(result.Rows[0][0]), nil
 }
 
 // one runs a query of one value.

@@ -80,7 +80,11 @@ func status(t *testing.T, c migration.Config) migration.Status {
 // so many transactions.
 func follows(t *testing.T, c migration.Config, more int64) {
 	t.Helper()
+	target := newLine(t, c.Target)
 	eventually(t, "a migrate that follows", func() (bool, string) {
+		if now, _ := target.ask(phaseOf(c)); now != string(migration.Following) {
+			return false, "phase " + now
+		}
 		st := status(t, c)
 		return st.Phase == migration.Following && st.Running && st.Stream.Transactions >= more, fmt.Sprintf("%+v", st)
 	})

@@ -56,10 +56,10 @@ func TestTimeoutsOfASecond(t *testing.T) {
 	const senders = `select coalesce(string_agg(pid::text, ','), '') from pg_stat_replication`
 	before := one[string](t, source, senders)
 	lock := hold(t, target, `lock table t in access exclusive mode`)
-	deadline := time.Now().Add(length) // being slow is what this is about
-	for i := 10000; time.Now().Before(deadline); i += 100 {
+	const writes = 40
+	for i := 10000; i < 10000+100*writes; i += 100 {
 		pgtest.Exec(t, source, `insert into t select i, `+filler+` from generate_series(`+strconv.Itoa(i)+`, `+strconv.Itoa(i+99)+`) i`)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(length / writes) // being slow is what this is about
 	}
 	if n := one[int](t, target, `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name like 'walferry%'`); n == 0 {
 		t.Error("nothing of walferry waits for the lock")

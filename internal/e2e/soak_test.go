@@ -60,6 +60,7 @@ func TestSoak(t *testing.T) {
 		{name: "schema walferry on the source, kB", slack: 1024},
 		{name: "lag, s", slack: 60},
 	}
+	source, target := newLine(t, a.direct.source), newLine(t, a.direct.target)
 	began := time.Now()
 	end := began.Add(time.Duration(minutes * float64(time.Minute)))
 	nextFault := began.Add(time.Minute)
@@ -77,7 +78,7 @@ func TestSoak(t *testing.T) {
 		if now != pid {
 			pid, restarts = now, restarts+1
 		}
-		sample := a.sample(pid)
+		sample := a.sample(pid, source, target)
 		for i, g := range gauges {
 			if sample != nil {
 				g.values = append(g.values, sample[i])
@@ -112,8 +113,7 @@ func TestSoak(t *testing.T) {
 }
 
 // sample reads the gauges; nil: not just now.
-func (a *arena) sample(pid int) []float64 {
-	ctx := context.Background()
+func (a *arena) sample(pid int, source, target *line) []float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return nil
@@ -130,14 +130,17 @@ func (a *arena) sample(pid int) []float64 {
 	}
 	const size = `select coalesce(sum(pg_total_relation_size(c.oid)), 0)::text from pg_class c join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'walferry' where c.relkind = 'r'`
 	sample := []float64{rss / 1024, 0, float64(len(files))}
-	for i, q := range []struct{ dsn, sql string }{
-		{a.direct.target, `select live ->> 'goroutines' from walferry.migration where name = '` + a.c.Name + `'`},
-		{a.direct.source, `select count(*)::text from pg_replication_slots`},
-		{a.direct.target, size},
-		{a.direct.source, size},
-		{a.direct.target, `select live ->> 'lag_seconds' from walferry.migration where name = '` + a.c.Name + `'`},
+	for i, q := range []struct {
+		on  *line
+		sql string
+	}{
+		{target, `select live ->> 'goroutines' from walferry.migration where name = '` + a.c.Name + `'`},
+		{source, `select count(*)::text from pg_replication_slots`},
+		{target, size},
+		{source, size},
+		{target, `select live ->> 'lag_seconds' from walferry.migration where name = '` + a.c.Name + `'`},
 	} {
-		text, err := value(ctx, q.dsn, q.sql)
+		text, err := q.on.ask(q.sql)
 		if err != nil {
 			return nil
 		}
