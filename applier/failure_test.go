@@ -1,12 +1,9 @@
 package applier
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,101 +85,6 @@ func TestApply_SessionLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.want(`select count(*) from log`, "1")
-}
-
-// cutter makes connections that are cut at a COMMIT once it is armed.
-type cutter struct {
-	armed  atomic.Bool
-	before atomic.Bool // the COMMIT never arrives, instead of its answer
-}
-
-type cutConn struct {
-	net.Conn
-	cutter *cutter
-	cut    atomic.Bool
-}
-
-func (c *cutter) connect(ctx context.Context, url string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		return nil, err
-	}
-	dial := config.DialFunc
-	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &cutConn{Conn: conn, cutter: c}, nil
-	}
-	return pgx.ConnectConfig(ctx, config)
-}
-
-func (c *cutConn) Write(b []byte) (int, error) {
-	if bytes.Contains(b, []byte("Q\x00\x00\x00\x0bcommit\x00")) && c.cutter.armed.CompareAndSwap(true, false) {
-		c.cut.Store(true)
-		if c.cutter.before.Load() {
-			return len(b), nil
-		}
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *cutConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if c.cut.Load() && !c.cutter.before.Load() {
-		return 0, io.ErrUnexpectedEOF // the server has answered: it has committed
-	}
-	return n, err
-}
-
-// The connection is cut when COMMIT has been sent, and only the server knows
-// whether it took effect.
-func TestApply_CommitInDoubt(t *testing.T) {
-	t.Parallel()
-	c := new(cutter)
-	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
-	pgtest.Exec(t, url, `create table log (line text)`)
-	conn, err := c.connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(t.Context(), conn, Config{Name: "test", Connect: func(ctx context.Context) (*pgx.Conn, error) { return c.connect(ctx, url) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close(t.Context())
-	g := &target{Applier: a, t: t, url: url, other: otherConn(t, url)}
-	r := relation("log", 'd', "line")
-
-	c.armed.Store(true)
-	g.apply(insert(r, "committed"))
-	g.want(`select count(*) from log`, "1")
-	if p := g.Progress(); p.Applied != g.lsn+0x30 || p.Transactions != 1 {
-		t.Errorf("got %+v", p)
-	}
-
-	// The COMMIT gets lost on its way: the old session still has its transaction
-	// open when the new one asks, until it is ended.
-	c.before.Store(true)
-	c.armed.Store(true)
-	tx := g.tx(insert(r, "not committed"))
-	ctx, cancel := context.WithCancel(t.Context())
-	a.beforeCommit = once(cancel) // it waits for the answer all the same
-	wire := a.session.conn.PgConn().Conn()
-	done := make(chan error, 1)
-	go func() { done <- a.Apply(ctx, tx) }()
-	g.eventually(`select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()`, "1")
-	<-ctx.Done()
-	wire.Close() // the network notices at last
-	if err := <-done; err == nil {
-		t.Error("no error though nothing was committed")
-	}
-	g.want(`select count(*) from log`, "1")
-	if err := a.Apply(t.Context(), tx); err != nil {
-		t.Fatal(err)
-	}
-	g.want(`select line from log`, "committed", "not committed")
 }
 
 // An applier that was taken for dead wakes up: it commits nothing and says why.
