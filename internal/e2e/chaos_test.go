@@ -23,12 +23,12 @@ import (
 // second on, one at a time and two together. Then everything is let heal, the clients are switched over,
 // and what they were told is held against what is there. `make chaos` runs it for longer.
 //
-//	WALFERRY_CHAOS_SECONDS  how long faults come; 45 unless given
+//	WALFERRY_CHAOS_SECONDS  how long faults come; 60 unless given
 //	WALFERRY_CHAOS_SEED     a run's choices again; what they meet differs
 //	WALFERRY_CHAOS_FAULTS   a regular expression: these faults only
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	seconds, seed := 45, uint64(time.Now().UnixNano())%1e9
+	seconds, seed := 60, uint64(time.Now().UnixNano())%1e9
 	if n, err := strconv.Atoi(os.Getenv("WALFERRY_CHAOS_SECONDS")); err == nil {
 		seconds = n
 	}

@@ -302,6 +302,7 @@ func (i *interruption) raiseAround(id int) *held {
 func TestKilledInCutover(t *testing.T) {
 	for _, m := range moments {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			i := newInterruption(t)
 			rows := m.kill(i)
 			if err := i.asked.Wait(); err == nil {
@@ -347,6 +348,7 @@ func (i *interruption) finished(rows int) {
 // The process that asks for a cutover is killed while the fence is closed and the
 // cutover waits for a writer: the migrate that it has asked goes on to the end.
 func TestAskerKilledInCutover(t *testing.T) {
+	t.Parallel()
 	i := newInterruption(t)
 	i.prepare()
 	writer := i.raiseAround(1)

@@ -154,6 +154,7 @@ select format('journal %s rows, %s different, up to %s; money %s', (select count
 // the same command is run again each time. In the end nothing is lost and nothing
 // is there twice, also in a table without a key.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -192,6 +193,7 @@ func TestKilled(t *testing.T) {
 // A clean stop and start after every few transactions must not add a row to a
 // table without a key, nor lose one: exit code 0, and the same command goes on.
 func TestStoppedAndStarted(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `create table public.log (n int not null)`)
 	c := migration.Config{Source: source, Target: target, Name: fmt.Sprintf("stopped_%d", time.Now().UnixNano()%1e9)}

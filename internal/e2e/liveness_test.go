@@ -47,6 +47,7 @@ func TestSlotGoesOn(t *testing.T) {
 // target in whole or not at all, also one that is so large that it is applied in
 // pieces.
 func TestNoTransactionInPart(t *testing.T) {
+	t.Parallel()
 	const tables = 8
 	source, target := pgtest.Pair(t, 15, 18)
 	var insert, look []string
@@ -127,6 +128,7 @@ func TestNoTransactionInPart(t *testing.T) {
 // that commit until they are refused, and of one that has written before the fence
 // was raised and commits while it is.
 func TestLastTransactions(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, switching)
 	m := newMoving(t, "last_transactions", source, target)
@@ -162,6 +164,7 @@ func TestLastTransactions(t *testing.T) {
 // A migrate that was killed is told as one that does not run, by what it held on the
 // target and not by what it wrote there last.
 func TestStatusAfterKill(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `create table t (id int primary key)`)
 	c := migration.Config{Source: source, Target: target, Name: migrationName("status_after_kill")}

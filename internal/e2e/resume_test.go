@@ -16,10 +16,10 @@ import (
 // TestKilledWhileCopying kills migrate again and again in the middle of the copy of shop, whose
 // clients change rows, keys and large values all the time. What was copied stays, the rest comes
 // under other snapshots, and in the end both sides are equal. WALFERRY_TEST_SEEDS
-// is how many times, 2 unless given; WALFERRY_TEST_SEED where it begins.
+// is how many times, once unless given; WALFERRY_TEST_SEED where it begins.
 func TestKilledWhileCopying(t *testing.T) {
 	t.Parallel()
-	seeds, first := 2, uint64(time.Now().UnixNano())%1e9
+	seeds, first := 1, uint64(time.Now().UnixNano())%1e9
 	if n, err := strconv.Atoi(os.Getenv("WALFERRY_TEST_SEEDS")); err == nil {
 		seeds = n
 	}

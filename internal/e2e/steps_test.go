@@ -82,7 +82,7 @@ func TestSteps(t *testing.T) {
 		t.Logf("again: WALFERRY_TEST_STEPS=%d", seed)
 		random := rand.New(rand.NewPCG(seed, 2))
 		random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		all = all[:min(len(all), 12)]
+		all = all[:min(len(all), 8)]
 	}
 	for _, c := range all {
 		t.Run(c.mode+" "+c.step, func(t *testing.T) {
