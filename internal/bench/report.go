@@ -26,6 +26,7 @@ type result struct {
 	unit           string
 	count          int
 	ours, theirs   []run
+	walls          []run // walferry on the same backlog, applying nothing: what the source alone takes
 }
 
 func median(d []time.Duration) time.Duration {
@@ -58,8 +59,8 @@ func (b *bench) header(w *strings.Builder) {
 
 // report writes a table of workloads in markdown.
 func report(w *strings.Builder, results []*result) {
-	fmt.Fprintln(w, "| | workload | to reach | walferry | peer | times as fast, by medians | pair by pair | CPU s, walferry: tool, walsender, target | CPU s, peer: tool, walsender, target | RSS of the tool |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(w, "| | workload | to reach | walferry | peer | times as fast, by medians | pair by pair | decode only, and its share of walferry's time | CPU s, walferry: tool, walsender, target | CPU s, peer: tool, walsender, target | RSS of the tool |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, r := range results {
 		ours, theirs := middle(r.ours, took), middle(r.theirs, took)
 		least, most := 1e9, 0.0
@@ -77,11 +78,16 @@ func report(w *strings.Builder, results []*result) {
 				middle(runs, func(r run) time.Duration { return r.sender.cpu }).Seconds(),
 				middle(runs, func(r run) time.Duration { return r.backend.cpu }).Seconds())
 		}
+		wall := ""
+		if len(r.walls) > 0 {
+			alone := middle(r.walls, took)
+			wall = fmt.Sprintf("%.1f s, %.2f", alone.Seconds(), alone.Seconds()/ours.Seconds())
+		}
 		rate := func(d time.Duration) string {
 			return fmt.Sprintf("%.1f s, %.0f %s", d.Seconds(), float64(r.count)/d.Seconds(), r.unit)
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s: %s | %.2f | %.2f to %.2f | %s | %s | %d MiB |\n", r.id, r.what, r.goal,
-			rate(ours), r.peer, rate(theirs), theirs.Seconds()/ours.Seconds(), least, most, cpu(r.ours), cpu(r.theirs), rss>>20)
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s: %s | %.2f | %.2f to %.2f | %s | %s | %s | %d MiB |\n", r.id, r.what, r.goal,
+			rate(ours), r.peer, rate(theirs), theirs.Seconds()/ours.Seconds(), least, most, wall, cpu(r.ours), cpu(r.theirs), rss>>20)
 	}
 }
 

@@ -99,15 +99,20 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 		runs := []struct {
 			follow func(context.Context, string, string) (run, error)
 			to     *[]run
-		}{{ours, &r.ours}, {theirs, &r.theirs}}
+			wall   bool // nothing is applied
+		}{{ours, &r.ours, false}, {theirs, &r.theirs, false}}
 		if w.alone {
 			runs = runs[:1]
-		} else if i%2 == 1 { // neither is always the one that comes second
+		} else if !w.decode {
+			runs = append(runs, runs[0])
+			runs[2].follow, runs[2].to, runs[2].wall = b.decodeWalferry, &r.walls, true
+		}
+		if i%2 == 1 && !w.alone { // neither is always the one that comes second
 			runs[0], runs[1] = runs[1], runs[0]
 		}
 		for _, one := range runs {
 			target := ""
-			if !w.decode {
+			if !w.decode && !one.wall {
 				if target, err = b.fresh(ctx, b.target, "target", "template"); err != nil {
 					return nil, err
 				}
@@ -126,7 +131,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !w.decode {
+			if target != "" {
 				have, err := contents(ctx, target)
 				if err != nil {
 					return nil, err
@@ -139,6 +144,9 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 				return nil, err
 			}
 			*one.to = append(*one.to, got)
+			if one.wall {
+				got.by = "decode only"
+			}
 			say("  %-12s %6.2f s, CPU: tool %.1f s, walsender %.1f s, target %.1f s; RSS %d MiB",
 				got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.sender.cpu.Seconds(), got.backend.cpu.Seconds(), got.tool.rss>>20)
 		}
