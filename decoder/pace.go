@@ -17,11 +17,15 @@ const (
 	paceWindow = 64 << 10              // the socket's receive buffer, of which the kernel gives about half to data
 	paceMore   = 24 << 10              // a read of so much is followed by another one at once
 
-	// What has come within paceNap when there is a backlog: 3 MB a second, or 8,000 reads.
-	// A source that is followed live sends less, and its changes must not wait.
-	paceBytes = 96 << 10
-	paceReads = 240
-	paceStay  = 32 << 10 // and as long as there is still one: 1 MB a second
+	// What waits in a unix socket is counted with what holds it: it is full of small messages
+	// long before 30 ms are over (S0u: six times the time).
+	paceUnixNap = time.Millisecond
+
+	// What comes a second when there is a backlog: so many bytes, or reads. A source that
+	// is followed live sends less, and its changes must not wait.
+	paceBytes = 3 << 20
+	paceReads = 8000
+	paceStay  = 1 << 20 // as long as there is still one
 
 	// A small window bounds what can come over a long way: this one about 100 MB/s.
 	paceRTT = 500 * time.Microsecond
@@ -30,6 +34,7 @@ const (
 // pacedConn is a connection of which a backlog is read in large parts.
 type pacedConn struct {
 	net.Conn
+	nap      time.Duration
 	buf      []byte
 	from, to int // buf[from:to] is read and not taken
 
@@ -38,18 +43,19 @@ type pacedConn struct {
 	behind       bool // that was enough
 }
 
-// paced leaves unix sockets alone: what waits in one is counted with what holds it, so that
-// it is full of small messages long before the pause is over (S0u: six times the time).
 func paced(c net.Conn) net.Conn {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return c
+	nap := paceUnixNap
+	if tcp, ok := c.(*net.TCPConn); ok {
+		nap = paceNap
+		if rtt, ok := roundTrip(tcp); ok && rtt <= paceRTT {
+			tcp.SetReadBuffer(paceWindow) //nolint:errcheck // slower without
+		}
 	}
-	if rtt, ok := roundTrip(tcp); ok && rtt <= paceRTT {
-		tcp.SetReadBuffer(paceWindow) //nolint:errcheck // slower without
-	}
-	return &pacedConn{Conn: c, buf: make([]byte, paceBuffer)}
+	return &pacedConn{Conn: c, nap: nap, buf: make([]byte, paceBuffer)}
 }
+
+// in is how much of something there is in a nap, of so much a second.
+func (c *pacedConn) in(second int) int { return int(c.nap * time.Duration(second) / time.Second) }
 
 func (c *pacedConn) Read(b []byte) (int, error) {
 	if c.from == c.to {
@@ -73,13 +79,13 @@ func (c *pacedConn) pause() {
 		return
 	}
 	now := time.Now()
-	left := paceNap - now.Sub(c.since)
-	least := paceBytes
+	left := c.nap - now.Sub(c.since)
+	least := c.in(paceBytes)
 	if c.behind {
-		least = paceStay
+		least = c.in(paceStay)
 	}
 	switch {
-	case c.bytes >= least || !c.behind && c.reads >= paceReads:
+	case c.bytes >= least || !c.behind && c.reads >= c.in(paceReads):
 		c.behind = true
 		if left > 0 {
 			time.Sleep(left)
