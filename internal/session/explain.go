@@ -48,8 +48,8 @@ func explain(cfg *pgx.ConnConfig, err error) error {
 	if errors.As(err, &server) {
 		e.Err = server
 		e.Reason = server.Error()
-		if server.Detail != "" {
-			e.Reason += ": " + server.Detail
+		if detail := Detail(server); detail != "" {
+			e.Reason += ": " + detail
 		}
 		e.Help = helpServer(cfg, server)
 	} else {
@@ -58,6 +58,16 @@ func explain(cfg *pgx.ConnConfig, err error) error {
 	}
 	e.Reason = redactor.Text(e.Reason)
 	return e
+}
+
+// Detail is what a server adds to the message of an error. It is empty where that quotes
+// values of a row, as for violated constraints and data that cannot be read: those
+// belong into no log but the server's own.
+func Detail(err *pgconn.PgError) string {
+	if strings.HasPrefix(err.Code, "22") || strings.HasPrefix(err.Code, "23") {
+		return ""
+	}
+	return err.Detail
 }
 
 // addresses lists the hosts of a configuration once each: sslmode=prefer makes
