@@ -156,6 +156,8 @@ func helpNetwork(cfg *pgx.ConnConfig, err error) string {
 		return "the certificate has expired, or a clock is wrong; RDS: rotate it by ca-certificate-identifier"
 	case errors.As(err, &authority), errors.As(err, &invalid), errors.As(err, &verification), strings.Contains(err.Error(), "x509:"):
 		return "give the authority that signed the server's certificate: sslrootcert=/path/to/ca.pem (RDS and Aurora: " + bundle + ")"
+	case strings.Contains(err.Error(), "ValidateConnect failed"): // behind attempts with TLS, which count less
+		return "no host has the role that target_session_attrs asks for"
 	case strings.Contains(err.Error(), "server refused TLS"):
 		return "the server does not offer TLS; sslmode=disable is fine over loopback or a private tunnel only"
 	case errors.As(err, &dns):
@@ -167,8 +169,6 @@ func helpNetwork(cfg *pgx.ConnConfig, err error) string {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), pgconn.Timeout(err),
 		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT):
 		return "no answer: do security groups, firewall and routes let this host in?"
-	case strings.Contains(err.Error(), "read only") || strings.Contains(err.Error(), "primary") || strings.Contains(err.Error(), "standby"):
-		return "no host has the role that target_session_attrs asks for"
 	case strings.Contains(err.Error(), "unexpected EOF"), errors.Is(err, syscall.ECONNRESET):
 		return "what answers there is not PostgreSQL, or it ended the connection: see the server's log"
 	}
