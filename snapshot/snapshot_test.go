@@ -456,6 +456,21 @@ func TestRun_InvalidText(t *testing.T) {
 	}
 }
 
+// A value that the target cannot read is not told: its own log has it.
+func TestRun_RefusedValue(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (v text); insert into t values ('wren')`)
+	pgtest.Exec(t, target, `create table t (v int)`)
+	copier, err := New(config(source, target, snapshotOf(t, source), tablesOf(t, source)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = copier.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "copy table public.t") || !strings.Contains(err.Error(), "(value left out) (SQLSTATE 22P02)") || strings.Contains(err.Error(), "wren") {
+		t.Errorf("got error %v", err)
+	}
+}
+
 func TestRun_SchemaDiffers(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `create table a (id int, note text, v int); create table b (id int); create table c (id int); insert into c values (1)`)

@@ -70,6 +70,18 @@ func Detail(err *pgconn.PgError) string {
 	return err.Detail
 }
 
+// Describe is a server's message without the values of a row: those of data exceptions
+// quote what could not be read. An enum's label says more than it tells.
+func Describe(err *pgconn.PgError) string {
+	message := err.Message
+	if strings.HasPrefix(err.Code, "22") && err.Code != "22021" && err.Routine != "enum_in" { // 22021 quotes an encoding
+		if at := strings.Index(message, `"`); at >= 0 {
+			message = strings.TrimRight(message[:at], ": «„") + " (value left out)"
+		}
+	}
+	return fmt.Sprintf("%s: %s (SQLSTATE %s)", err.Severity, message, err.Code)
+}
+
 // addresses lists the hosts of a configuration once each: sslmode=prefer makes
 // two attempts at one.
 func addresses(cfg *pgx.ConnConfig) string {
