@@ -402,7 +402,8 @@ func TestParse_ClientKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	locked, err := x509.EncryptPEMBlock(rand.Reader, "EC PRIVATE KEY", der, []byte("right"), x509.PEMCipherAES256) //nolint:staticcheck // what openssl ec -aes256 writes
+	//lint:ignore SA1019 it is what `openssl ec -aes256` writes, and pgx reads
+	locked, err := x509.EncryptPEMBlock(rand.Reader, "EC PRIVATE KEY", der, []byte("right"), x509.PEMCipherAES256)
 	if err != nil {
 		t.Fatal(err)
 	}
