@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
+	pinning "github.com/walferry/walferry/internal/session"
 )
 
 // Kind is what a ConflictError is about.
@@ -83,7 +84,7 @@ func (e *ConflictError) Error() string {
 		fmt.Fprintf(&b, ", key (%s)", strings.Join(e.Key, ", "))
 	}
 	if e.err != nil {
-		fmt.Fprintf(&b, ": %s", describe(e.err))
+		fmt.Fprintf(&b, ": %s", pinning.Describe(e.err))
 	} else {
 		fmt.Fprintf(&b, ": %s", e.Kind)
 	}
@@ -133,7 +134,7 @@ type SchemaError struct {
 
 func (e *SchemaError) Error() string {
 	if e.err != nil {
-		return fmt.Sprintf("%s: %s", e.Place, describe(e.err))
+		return fmt.Sprintf("%s: %s", e.Place, pinning.Describe(e.err))
 	}
 	return fmt.Sprintf("%s: %s", e.Place, e.Reason)
 }
@@ -220,18 +221,6 @@ var (
 type inputError struct{ text string }
 
 func (e *inputError) Error() string { return e.text }
-
-// describe is the server's message without the values of a row: those of data
-// exceptions quote what could not be read. An enum's label says more than it tells.
-func describe(err *pgconn.PgError) string {
-	message := err.Message
-	if strings.HasPrefix(err.Code, "22") && err.Routine != "enum_in" {
-		if at := strings.Index(message, `"`); at >= 0 {
-			message = strings.TrimRight(message[:at], ": «„") + " (value left out)"
-		}
-	}
-	return fmt.Sprintf("%s: %s (SQLSTATE %s)", err.Severity, message, err.Code)
-}
 
 // transient tells whether the same group may succeed when it is tried again.
 func transient(err error) bool {

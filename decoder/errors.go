@@ -140,6 +140,8 @@ func (e *RefusedError) Hint() string {
 		return "check user and password, and that pg_hba.conf lets the role in (a replication connection matches its database's name)"
 	case pgErr.Code == "3D000":
 		return "check the database's name"
+	case pgErr.Code == "22021":
+		return "a text in the next transaction is not valid UTF-8, and stays so in the WAL: mend the row on the source, see to it that no more of the kind are written, and begin the migration anew"
 	case pgErr.Code == "42501":
 		return "the role must be allowed to replicate: alter role NAME replication, or on RDS: grant rds_replication to NAME"
 	}

@@ -163,7 +163,7 @@ func TestOpen_WrongSource(t *testing.T) {
 }
 
 func TestOpen_PublicationChanged(t *testing.T) {
-	const quoted = `"Pub ""of"" 'it'"`
+	const quoted = `"Pub, ""of"" 'it'"`
 	for _, c := range []struct{ sql, reason string }{
 		{`drop publication ` + quoted, "does not exist"},
 		{`drop publication ` + quoted + `; create publication ` + quoted + ` for table t`, "was dropped and created again"},
@@ -371,4 +371,36 @@ func TestTruncationTriggers_ApplicationRole(t *testing.T) {
 	if err := decoder.CreateTruncationTriggers(t.Context(), (&source{t: t, url: pgtest.Shared(t, 15).Database(t)}).conn(), nil); err == nil {
 		t.Error("a server that decodes truncate was given triggers")
 	}
+}
+
+// A source in SQL_ASCII holds bytes that are no UTF-8: the stream ends with the server's words,
+// after what came before.
+func TestStream_InvalidText(t *testing.T) {
+	server := pgtest.Shared(t, 15)
+	const name = "decoder_ascii"
+	pgtest.Exec(t, server.URL("postgres"), `create database `+name+` template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'`)
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), server.URL("postgres"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background())
+		for _, sql := range []string{`select pg_drop_replication_slot('` + name + `')`, `drop database ` + name} {
+			if _, err := conn.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	s := newSource(t, server.URL(name), plain, "public.t")
+	stream := s.open()
+	s.exec(`insert into t values (1, 'a')`)
+	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"1","note":"a"}}`)
+	s.exec(`insert into t values (2, convert_from('\x62ff', 'SQL_ASCII'))`)
+	err := finalError(t, stream)
+	var refused *decoder.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "22021") || !strings.Contains(refused.Hint(), "UTF-8") {
+		t.Errorf("got %v, want a RefusedError with 22021", err)
+	}
+	stream.Close()
 }

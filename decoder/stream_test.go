@@ -35,7 +35,7 @@ type source struct {
 func newSource(t testing.TB, url, schema string, tables ...string) *source {
 	s := &source{t: t, url: url}
 	name := s.value(`select current_database()`)
-	s.config = decoder.Config{Slot: name, Publications: []string{"Pub \"of\" 'it'"}}
+	s.config = decoder.Config{Slot: name, Publications: []string{"Pub, \"of\" 'it'"}}
 	s.exec(schema)
 	var idents []pgx.Identifier
 	for _, table := range tables {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/session"
 )
 
 // BlockedError means that no slot could be created in the time given, because
@@ -143,7 +145,13 @@ type sideError struct {
 	err  error
 }
 
-func (e *sideError) Error() string { return e.side + ": " + e.err.Error() }
+func (e *sideError) Error() string {
+	if server, ok := e.err.(*pgconn.PgError); ok { // one that something was added to is not about a row
+		return e.side + ": " + session.Describe(server)
+	}
+	return e.side + ": " + e.err.Error()
+}
+
 func (e *sideError) Unwrap() error { return e.err }
 
 func onSource(err error) error { return &sideError{side: "source", err: err} }

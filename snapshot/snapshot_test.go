@@ -419,6 +419,58 @@ create policy mine on secret using (id = 1); create role `+role+` login; grant s
 	}
 }
 
+// Bytes that are no UTF-8, in a source in SQL_ASCII: the copy stops, names the table, and
+// leaves nothing of it.
+func TestRun_InvalidText(t *testing.T) {
+	server := pgtest.Shared(t, 15)
+	const name = "snapshot_ascii"
+	pgtest.Exec(t, server.URL("postgres"), `create database `+name+` template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'`)
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), server.URL("postgres"))
+		if err == nil {
+			defer conn.Close(context.Background())
+			_, err = conn.Exec(context.Background(), `drop database `+name)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	source, target := server.URL(name), server.Database(t)
+	const schema = `create table bad (id int primary key, v text)`
+	pgtest.Exec(t, source, schema+`; insert into bad values (1, 'fine'), (2, convert_from('\x62ff', 'SQL_ASCII'))`)
+	pgtest.Exec(t, target, schema)
+	e, err := Export(t.Context(), source, ExportConfig{Slot: slotFor(t), Temporary: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close(context.Background())
+	copier, err := New(config(source, target, e, Table{Schema: "public", Name: "bad"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = copier.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "copy table public.bad") || !strings.Contains(err.Error(), "22021") {
+		t.Errorf("got error %v", err)
+	}
+	if got := count(t, target, "bad"); got != "0" {
+		t.Errorf("target has %s rows", got)
+	}
+}
+
+// A value that the target cannot read is not told: its own log has it.
+func TestRun_RefusedValue(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (v text); insert into t values ('wren')`)
+	pgtest.Exec(t, target, `create table t (v int)`)
+	copier, err := New(config(source, target, snapshotOf(t, source), tablesOf(t, source)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = copier.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "copy table public.t") || !strings.Contains(err.Error(), "(value left out) (SQLSTATE 22P02)") || strings.Contains(err.Error(), "wren") {
+		t.Errorf("got error %v", err)
+	}
+}
+
 func TestRun_SchemaDiffers(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `create table a (id int, note text, v int); create table b (id int); create table c (id int); insert into c values (1)`)

@@ -68,7 +68,7 @@ func printReport(w io.Writer, r check.Report) error {
 		if f.Object != "" {
 			on += ", " + f.Object
 		}
-		fmt.Fprintf(&b, "\n%-5s %s (%s)\n", strings.ToUpper(string(f.Severity)), f.ID, on)
+		fmt.Fprintf(&b, "\n%-5s %s (%s)\n", strings.ToUpper(string(f.Severity)), f.ID, indent(on))
 		fmt.Fprintf(&b, "      %s\n", indent(f.Seen))
 		if f.Do != "" {
 			fmt.Fprintf(&b, "      -> %s\n", indent(f.Do))

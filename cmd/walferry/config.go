@@ -81,7 +81,7 @@ func (s *settings) duration(name string) (d time.Duration, err error) {
 
 func (s *settings) size(name string) (int64, error) {
 	text := s.text(name)
-	if text == "" {
+	if text == "" && !s.flags.IsSet(name) {
 		return 0, nil
 	}
 	n, ok := parseSize(text)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +41,38 @@ func FuzzReadFile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What editors and other systems write is read; what cannot be meant is refused, with
+// the line where there is one.
+func TestReadFile(t *testing.T) {
+	bomb := "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
+	for i := range 9 {
+		bomb += fmt.Sprintf("a%d: &a%[1]d [*a%d,*a%[2]d,*a%[2]d,*a%[2]d,*a%[2]d,*a%[2]d,*a%[2]d,*a%[2]d,*a%[2]d]\n", i+1, i)
+	}
+	for name, c := range map[string]struct{ text, problem string }{
+		"BOM and CRLF":  {"\xef\xbb\xbfname: x\r\njobs: 3\r\ninsert_only: [a.b]\r\n", ""},
+		"NUL":           {"name: x\njobs: \x003\n", "line 2 holds a NUL byte"},
+		"UTF-16":        {"n\x00a\x00m\x00e\x00:\x00", "line 1 holds a NUL byte"},
+		"two megabytes": {"name: x\n#" + strings.Repeat("x", 2<<20), "larger than 1048576 bytes"},
+		"a bomb":        {bomb, "excessive aliasing"},
+		"an alias":      {"name: *nowhere\n", "unknown anchor"},
+		"a tab":         {"name: x\n\tjobs: 3\n", "line 2"},
+		"its own alias": {"name: &a {b: *a}\n", "contains itself"},
+	} {
+		path := filepath.Join(t.TempDir(), "walferry.yaml")
+		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := readFile(path)
+		if c.problem == "" {
+			if err != nil || file.text("name") != "x" || fmt.Sprint(file.values["jobs"]) != "3" || fmt.Sprint(file.list("insert-only")) != "[a.b]" {
+				t.Errorf("%s: got %+v, %v", name, file, err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), c.problem) {
+			t.Errorf("%s: got %.200v, want %q", name, err, c.problem)
+		}
+	}
 }
 
 func TestParseSize(t *testing.T) {

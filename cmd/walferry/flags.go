@@ -38,14 +38,15 @@ func hoist(args []string) ([]string, error) {
 		}
 		name, ok := strings.CutPrefix(args[i], "-")
 		name = strings.TrimPrefix(name, "-")
-		name, _, inline := strings.Cut(name, "=")
+		name, value, inline := strings.Cut(name, "=")
 		switch {
 		case !ok || !names[name]:
 			rest = append(rest, args[i])
-		case inline:
+		case inline && value != "":
 			front = append(front, args[i])
-		case i+1 == len(args) || strings.HasPrefix(args[i+1], "-"):
-			// The next option would be taken for the value, silently.
+		case inline || i+1 == len(args) || args[i+1] == "" || strings.HasPrefix(args[i+1], "-"):
+			// The next option would be taken for the value, silently; and a variable of the shell
+			// that is not set for the default.
 			return nil, &usageError{"--" + name + " needs a value", "see `walferry --help`"}
 		default:
 			front = append(front, args[i], args[i+1])

@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"server":    server,
 			"standby":   standby,
 			"secure":    secure,
+			"expire":    expire,
 			"sql":       runSQL,
 			"role":      role,
 			"foreign":   foreign,
@@ -63,6 +64,8 @@ type script struct {
 	tb      testing.TB
 	servers map[string]*pgtest.Server // those of its own, by side
 	before  []string                  // what remember saw
+
+	authority *authority // of secure
 }
 
 type scriptKey struct{}

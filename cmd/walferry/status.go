@@ -66,7 +66,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func statusText(s migration.Status) string {
 	var b strings.Builder
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%-10s %s\n", name, indent(fmt.Sprintf(format, args...)))
 	}
 	phase := string(s.Phase)
 	switch {

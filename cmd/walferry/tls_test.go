@@ -32,7 +32,8 @@ func secure(ts *testscript.TestScript, neg bool, args []string) {
 	for name, text := range map[string][]byte{"ca.pem": authority.pem, "other.pem": newAuthority(ts).pem} {
 		ts.Check(os.WriteFile(ts.MkAbs(name), text, 0o644))
 	}
-	certificate, key := authority.issue(ts, "localhost")
+	certificate, key := authority.issue(ts, "localhost", 24*time.Hour)
+	of(ts).authority = authority
 	for name, text := range map[string][]byte{
 		"server.crt": certificate, "server.key": key,
 		"pg_hba.conf": []byte("local all all trust\nhostssl all all 127.0.0.1/32 trust\n"),
@@ -41,6 +42,15 @@ func secure(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pgtest.Exec(tb, admin, `alter system set ssl = on`)
 	ts.Check(s.Restart(tb.Context()))
+}
+
+// expire gives a side's server, which is secure, a certificate that has expired: expire SIDE.
+func expire(ts *testscript.TestScript, _ bool, args []string) {
+	s := of(ts).servers[args[0]]
+	certificate, key := of(ts).authority.issue(ts, "localhost", -time.Minute)
+	ts.Check(s.WriteFile("server.crt", certificate))
+	ts.Check(s.WriteFile("server.key", key))
+	ts.Check(s.Restart(of(ts).tb.Context()))
 }
 
 // authority signs certificates.
@@ -67,13 +77,13 @@ func newAuthority(ts *testscript.TestScript) *authority {
 	return &authority{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue makes a server's certificate and its key, as PEM.
-func (a *authority) issue(ts *testscript.TestScript, name string) (certificate, key []byte) {
+// issue makes a server's certificate, good for a time from now, and its key, as PEM.
+func (a *authority) issue(ts *testscript.TestScript, name string, good time.Duration) (certificate, key []byte) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
 	form := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(good),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, form, a.certificate, &private.PublicKey, a.key)

@@ -100,20 +100,38 @@ func (u *ui) draw(f func(string)) {
 	u.mu.Unlock()
 }
 
-// fail prints an error, and its hint on a line of its own.
+// fail prints an error on one line, and its hint on another.
 func (u *ui) fail(err error) {
 	text := err.Error()
 	var server *pgconn.PgError
-	if errors.As(err, &server) && server.Detail != "" && !strings.Contains(text, server.Detail) {
-		text += ": " + server.Detail
+	if errors.As(err, &server) {
+		if detail := session.Detail(server); detail != "" && !strings.Contains(text, detail) {
+			text += ": " + detail
+		}
 	}
-	u.note("%s", text)
+	u.note("%s", u.oneLine(text))
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) && hint.Hint() != "" {
-		u.line("  hint: " + hint.Hint())
+		u.line("  hint: " + u.oneLine(hint.Hint()))
 	} else if server != nil && server.Hint != "" {
-		u.line("  hint: " + server.Hint)
+		u.line("  hint: " + u.oneLine(server.Hint))
 	}
+}
+
+// longest is how much of an error is printed: servers choose its length.
+const longest = 16 << 10
+
+// oneLine keeps what others have chosen, such as a name with a newline in it, from looking
+// like a line of ours.
+func (u *ui) oneLine(text string) string {
+	u.mu.Lock()
+	text = u.redactor.Text(text) // first: a secret that was cut in two is not known any more
+	u.mu.Unlock()
+	text = strings.ReplaceAll(strings.TrimRight(text, "\r\n"), "\n", "; ")
+	if len(text) > longest {
+		text = fmt.Sprintf("%s … (%d bytes left out)", strings.ToValidUTF8(text[:longest], ""), len(text)-longest)
+	}
+	return text
 }
 
 func (u *ui) panicked(p any) {
@@ -197,7 +215,7 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	b.WriteString(" " + r.Message)
 	write := func(a slog.Attr) bool {
-		fmt.Fprintf(&b, " %s=%v", a.Key, a.Value)
+		fmt.Fprintf(&b, " %s=%s", a.Key, h.u.oneLine(a.Value.String()))
 		return true
 	}
 	for _, a := range h.attrs {

@@ -84,9 +84,13 @@ func TestRun_Privileges(t *testing.T) {
 				})
 			}
 			exec(t, source, `create role check_owner`, `create schema "S"`, `create table "S"."T" (a int primary key)`, `alter table "S"."T" owner to check_owner`,
-				`create sequence "S".q`, `create table "S".r (a int primary key)`, `alter table "S".r enable row level security`)
-			t.Cleanup(func() { exec(background{t}, source, `drop owned by check_owner`, `drop role check_owner`) })
-			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`)
+				`create sequence "S".q`, `create table "S".r (a int primary key)`, `alter table "S".r enable row level security`,
+				// A membership that takes SET ROLE, which walferry does not do.
+				`create role check_lender`, `grant check_lender to check_plain`, `create table "S".l (a int primary key)`, `alter table "S".l owner to check_lender`)
+			t.Cleanup(func() {
+				exec(background{t}, source, `drop owned by check_owner, check_lender`, `drop role check_owner, check_lender`)
+			})
+			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`, `create table "S".l (a int primary key)`, `create sequence "S".q`)
 			c := Config{SourceDSN: as(t, source, "check_plain"), TargetDSN: as(t, target, "check_plain"), Schema: "none", Jobs: 1}
 			mend(t, c, source, target, []situation{
 				{id: "replication-right", on: "source", severity: Block},
@@ -96,9 +100,11 @@ func TestRun_Privileges(t *testing.T) {
 				{id: "row-security", on: "source", severity: Block},
 				{id: "table-select", on: "source", severity: Block},
 				{id: "table-owner", on: "source", severity: Block, object: `"check_owner"`},
+				{id: "table-owner", on: "source", severity: Block, object: `"check_lender"`, seen: map[bool]string{true: "cannot publish", false: "does not inherit"}[majors[0] >= 16]},
 				{id: "table-owner", on: "source", severity: Block, object: `"postgres"`, seen: "superuser"},
 				{id: "sequence-select", on: "source", severity: Block},
 				{id: "target-table-privileges", on: "target", severity: Block},
+				{id: "target-sequence-privileges", on: "target", severity: Block, object: `"S"."q"`},
 				{id: "session-replication-role", on: "target", severity: Warn},
 			})
 		})
@@ -222,6 +228,15 @@ func TestRun_WrongServers(t *testing.T) {
 		if len(found) != 1 || found[0].Severity != c.severity {
 			t.Errorf("%s: got %v", c.id, found)
 		}
+	}
+	// The wrong way round, where the versions do not tell: what is to be moved is empty.
+	full, empty := pgtest.Shared(t, 15).Database(t), source
+	exec(t, full, `create table t (a int primary key)`, `insert into t values (1)`)
+	if found := find(check(t, Config{SourceDSN: empty, TargetDSN: full}), "no-tables", "source"); len(found) != 1 || found[0].Severity != Block {
+		t.Errorf("an empty source: got %v", found)
+	}
+	if found := find(check(t, Config{SourceDSN: full, TargetDSN: empty, Exclude: []string{"*"}}), "no-tables", "source"); len(found) != 1 || found[0].Severity != Warn {
+		t.Errorf("everything excluded: got %v", found)
 	}
 	if _, err := Run(t.Context(), Config{SourceDSN: source, TargetDSN: target, Include: []string{"nowhere"}}); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("got %v, want the pattern", err)
@@ -407,6 +422,17 @@ func TestProtection(t *testing.T) {
 		r.protection(&server{ServerFacts: ServerFacts{TLS: state}, side: "source"})
 		if len(r.findings) != want {
 			t.Errorf("%s: got %v", state, r.findings)
+		}
+	}
+}
+
+// A server that is too old, one that is newer than any that was tried, and one that says nothing.
+func TestVersions(t *testing.T) {
+	for major, want := range map[int]int{0: 1, 8: 1, 9: 1, 10: 0, 18: 0, 19: 1} {
+		r := &run{source: &server{ServerFacts: ServerFacts{Major: major}, side: "source"}, target: &server{ServerFacts: ServerFacts{Major: 18}, side: "target"}}
+		r.versions()
+		if found := find(Report{Findings: r.findings}, "version", "source"); len(found) != want {
+			t.Errorf("%d: got %v", major, r.findings)
 		}
 	}
 }

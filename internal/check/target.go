@@ -225,6 +225,19 @@ func (r *run) targetTables(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("check the target: %w", err)
 	}
+	if len(r.tables) == 0 {
+		f := Finding{
+			ID: "no-tables", Severity: Warn, On: "source", Seen: "there is no table to be migrated",
+			Do: "is it the right database? --include and --exclude, and tables that belong to extensions, count too",
+		}
+		if len(r.all) == 0 && len(have) > 0 {
+			f.Severity = Block
+			f.Seen = fmt.Sprintf("the source has no tables, and the target has %d", len(have))
+			f.Do = "are source and target the right way round?"
+		}
+		r.add(f)
+		return nil
+	}
 	byName := make(map[string]*catalog.Table, len(have))
 	for i := range have {
 		byName[have[i].String()] = &have[i]
@@ -293,6 +306,22 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 			SQL:  []string{fmt.Sprintf("grant select, insert, update, delete, truncate on %s to %s", name, catalog.Quote(t.User))},
 		})
 	}, oids)
+	if err != nil {
+		return err
+	}
+	r.addEach(denied)
+	denied = nil
+	err = t.records(ctx, "sequences", `
+select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where case when c.relkind = 'S' then not (has_sequence_privilege(c.oid, 'SELECT') and has_sequence_privilege(c.oid, 'UPDATE')) end and `+catalog.NotOurs+`
+ order by 1, 2`, func(row []string) {
+		name := catalog.Name(row[0], row[1])
+		denied = append(denied, Finding{
+			ID: "target-sequence-privileges", Severity: Block, On: "target", Object: name,
+			Seen: t.User + " may not read and set the sequence: the cutover would fail",
+			SQL:  []string{fmt.Sprintf("grant select, update on sequence %s to %s", name, catalog.Quote(t.User))},
+		})
+	})
 	if err != nil {
 		return err
 	}

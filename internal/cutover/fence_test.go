@@ -3,6 +3,7 @@ package cutover
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,6 +125,29 @@ func TestFence(t *testing.T) {
 		if got, want := pgtest.Query(t, dsn, `select (select count(*) from pg_trigger where tgname ~ 'walferry') + (select count(*) from pg_proc where proname ~ '^fence_')`)[0][0], "0"; got != want {
 			t.Errorf("%d: %s objects are left, want %s", major, got, want)
 		}
+	}
+}
+
+// A trigger of the fence's name that is somebody else's is left alone: no fence is put up.
+func TestFence_ForeignTrigger(t *testing.T) {
+	dsn, _ := pgtest.Pair(t, 15, 15)
+	pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key);
+create function f() returns trigger language plpgsql as 'begin return new; end';
+create trigger walferry_fence before insert on t for each row execute function f()`)
+	conn := connect(t, dsn)
+	tables, err := catalog.Tables(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = Fence{Name: "x", Tables: tables}.Prepare(t.Context(), conn)
+	if err == nil || !strings.Contains(err.Error(), `put the fence's trigger on "public"."t"`) || !strings.Contains(err.Error(), "already exists") {
+		t.Errorf("got %v", err)
+	}
+	if err := Drop(t.Context(), conn, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if got := pgtest.Query(t, dsn, `select tgfoid::regproc from pg_trigger where tgname = 'walferry_fence'`); len(got) != 1 || got[0][0] != "f" {
+		t.Errorf("the trigger is %v", got)
 	}
 }
 

@@ -321,6 +321,15 @@ func FuzzReadArchive(f *testing.F) {
 	})
 }
 
+// A passfile has a line for a password: one with a line break is told, not cut.
+func TestConninfo_LineBreak(t *testing.T) {
+	_, err := newConninfo("host=h user=u password='canary\n'", 18)
+	var tool *ToolError
+	if !errors.As(err, &tool) || !strings.Contains(tool.Hint(), "line break at the end of the secret") || strings.Contains(err.Error(), "canary") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // What pg_dump says of TLS has a hint.
 func TestDumpError_TLS(t *testing.T) {
 	for text, want := range map[string]string{

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // setup is what the statements of an archive rely on; pg_restore begins with
@@ -52,8 +53,8 @@ type ObjectError struct {
 func (e *ObjectError) Error() string {
 	text := fmt.Sprintf("create %s: %v", e.Object, e.Err)
 	var pg *pgconn.PgError
-	if errors.As(e.Err, &pg) && pg.Detail != "" {
-		text += ": " + pg.Detail
+	if errors.As(e.Err, &pg) && session.Detail(pg) != "" {
+		text += ": " + session.Detail(pg)
 	}
 	return text
 }

@@ -128,7 +128,7 @@ func configureError(err error) error {
 		e.Help = "sslrootcert names a file of PEM certificates; for RDS and Aurora it is https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
 	case strings.Contains(e.Problem, "service"):
 		e.Help = "services are sections of the file in servicefile or PGSERVICEFILE, else ~/.pg_service.conf"
-	case strings.Contains(e.Problem, "key") || strings.Contains(e.Problem, "cert"):
+	case strings.Contains(e.Problem, "key"), strings.Contains(e.Problem, "cert"), strings.Contains(e.Problem, "sslpassword"):
 		e.Help = "sslcert and sslkey name PEM files and are given together; sslpassword is the passphrase of the key"
 	}
 	return e

@@ -2,15 +2,25 @@ package session
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"math/big"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -259,6 +269,7 @@ func TestOpen_Refused(t *testing.T) {
 		{"postgres:///postgres?host=/nowhere", "/nowhere", "socket"},
 		{"postgres://postgres@host.invalid/postgres", "host.invalid", "resolve"},
 		{"postgres://postgres@" + silent + "/postgres?sslmode=disable", silent, "not PostgreSQL"},
+		{"postgres://postgres@" + at + "," + at + "/postgres?target_session_attrs=standby", "standby", "target_session_attrs"},
 	} {
 		_, err := Open(t.Context(), Config{DSN: c.dsn})
 		if err == nil || !strings.Contains(err.Error(), c.message) || !strings.Contains(hint(err), c.hint) {
@@ -268,6 +279,155 @@ func TestOpen_Refused(t *testing.T) {
 	_, err := OpenReplication(t.Context(), Config{DSN: "postgres://session_plain@" + at + "/postgres"})
 	if err == nil || !strings.Contains(hint(err), "rds_replication") {
 		t.Errorf("got %v; hint %q", err, hint(err))
+	}
+}
+
+// One host of several, a role that is asked for, an address beside a name, a socket.
+func TestOpen_Places(t *testing.T) {
+	noEnvironment(t)
+	server := pgtest.Shared(t, 15)
+	port := fmt.Sprint(server.Port)
+	for _, dsn := range []string{
+		"postgres://postgres@127.0.0.1:1,127.0.0.1:" + port + "/postgres?target_session_attrs=read-write",
+		"host=no-such-host.invalid hostaddr=127.0.0.1 port=" + port + " user=postgres dbname=postgres sslmode=disable",
+		"postgres:///postgres?user=postgres&port=" + port + "&host=" + url.QueryEscape(server.SocketDir),
+	} {
+		conn, err := Open(t.Context(), Config{DSN: dsn})
+		if err != nil {
+			t.Errorf("%s: %v", dsn, err)
+			continue
+		}
+		conn.Close(t.Context())
+	}
+}
+
+// Options of a connection string, and settings of role and database, do not change what
+// a session of ours pins.
+func TestOpen_OptionsOverruled(t *testing.T) {
+	noEnvironment(t)
+	dsn := pgtest.Shared(t, 15).Database(t)
+	other := map[string]string{
+		"client_encoding": "LATIN1", "DateStyle": "German", "IntervalStyle": "sql_standard", "extra_float_digits": "-3", "TimeZone": "Asia/Kathmandu",
+		"bytea_output": "escape", "lc_monetary": "POSIX", "search_path": "nowhere", "standard_conforming_strings": "off", "quote_all_identifiers": "on",
+		"row_security": "on", "synchronize_seqscans": "on", "array_nulls": "off", "xmloption": "document", "check_function_bodies": "on",
+		"default_transaction_isolation": `repeatable\ read`, "default_transaction_read_only": "on", "default_transaction_deferrable": "on", "synchronous_commit": "off",
+		"statement_timeout": "70000", "lock_timeout": "70000", "idle_in_transaction_session_timeout": "70000",
+	}
+	options := ""
+	for name := range pinned {
+		value, ok := other[name]
+		if !ok {
+			t.Fatalf("no other value of %s is tried", name)
+		}
+		options += " -c " + name + "=" + value
+	}
+	conn, err := Open(t.Context(), Config{DSN: dsn + "?options=" + url.PathEscape(strings.TrimSpace(options)) + "&replication=true&application_name=x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range pinned {
+		var got string
+		if err := conn.QueryRow(t.Context(), "show "+name).Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	conn.Close(t.Context())
+}
+
+// What answers may be anything, and may want the password: an error, soon, and nothing
+// secret to it.
+func TestOpen_HostilePeer(t *testing.T) {
+	noEnvironment(t)
+	clear := "R\x00\x00\x00\x08\x00\x00\x00\x03"
+	md5 := "R\x00\x00\x00\x0c\x00\x00\x00\x05salt"
+	ok := "R\x00\x00\x00\x08\x00\x00\x00\x00"
+	refusal := func(text string) string {
+		body := "SFATAL\x00C08P01\x00M" + text + "\x00\x00"
+		return "E" + string(binary.BigEndian.AppendUint32(nil, uint32(len(body)+4))) + body
+	}
+	const scram = "&require_auth=scram-sha-256"
+	for name, c := range map[string]struct{ parameters, answer, message, hint string }{
+		"cleartext asked for":    {"sslmode=disable" + scram, clear, "server requested password authentication", ""},
+		"md5 asked for":          {"sslmode=disable" + scram, md5, "md5", ""},
+		"no password asked for":  {"sslmode=disable" + scram, ok, "scram-sha-256", ""},
+		"no TLS":                 {"sslmode=require", "N", "refused TLS", "sslmode=disable"},
+		"stuffed behind TLS":     {"sslmode=require", "S" + ok, "", ""},
+		"another protocol":       {"sslmode=disable", "HTTP/1.1 400 Bad Request\r\n\r\n", "", ""},
+		"length 0":               {"sslmode=disable", "R\x00\x00\x00\x00", "invalid message length", ""},
+		"length -1":              {"sslmode=disable", "R\xff\xff\xff\xff", "invalid message length", ""},
+		"length 2 GiB":           {"sslmode=disable", "R\x7f\xff\xff\xff", "invalid body length", ""},
+		"a part of a message":    {"sslmode=disable", "R\x00\x00\x00", "unexpected EOF", "not PostgreSQL"},
+		"a pooler":               {"sslmode=disable", refusal("unsupported startup parameter: extra_float_digits"), "unsupported startup", "pooler"},
+		"its words for password": {"sslmode=disable", refusal("you said canary"), "you said ***", ""},
+	} {
+		var heard atomic.Pointer[string]
+		address := listen(t, func(conn net.Conn) {
+			defer conn.Close()
+			buf := make([]byte, 4096)
+			conn.Read(buf)                   //nolint:errcheck // the startup message
+			conn.Write([]byte(c.answer))     //nolint:errcheck // the client may be gone
+			conn.(*net.TCPConn).CloseWrite() //nolint:errcheck // as above
+			rest, _ := io.ReadAll(conn)      // to its end
+			text := string(rest)
+			heard.Store(&text)
+		})
+		_, err := Open(t.Context(), Config{DSN: "postgres://u:canary@" + address + "/d?" + c.parameters})
+		if err == nil || !strings.Contains(err.Error(), c.message) || !strings.Contains(hint(err), c.hint) || strings.Contains(err.Error()+hint(err), "canary") {
+			t.Errorf("%s: got %v; hint %q", name, err, hint(err))
+		}
+		if text := heard.Load(); text != nil && strings.Contains(*text, "canary") {
+			t.Errorf("%s: it was told the password", name)
+		}
+	}
+}
+
+// A key of the client that cannot be used, or read by everybody.
+func TestParse_ClientKey(t *testing.T) {
+	noEnvironment(t)
+	write := func(name string, text []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	//lint:ignore SA1019 it is what `openssl ec -aes256` writes, and pgx reads
+	locked, err := x509.EncryptPEMBlock(rand.Reader, "EC PRIVATE KEY", der, []byte("right"), x509.PEMCipherAES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	signed, err := x509.CreateCertificate(rand.Reader, form, form, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crt := write("crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}))
+	key := write("key", pem.EncodeToMemory(locked))
+	if _, err := Parse("host=h user=u sslmode=require sslpassword=right sslcert=" + crt + " sslkey=" + key); err != nil {
+		t.Errorf("with the right passphrase: %v", err)
+	}
+	for name, parameters := range map[string]string{
+		"no passphrase": " sslcert=" + crt + " sslkey=" + key,
+		"a wrong one":   " sslpassword=canary sslcert=" + crt + " sslkey=" + key,
+		"no key":        " sslcert=" + crt,
+		"garbage":       " sslcert=" + crt + " sslkey=" + write("garbage", []byte("garbage")),
+		"a folder":      " sslcert=" + crt + " sslkey=" + t.TempDir(),
+	} {
+		_, err := Parse("host=h user=u sslmode=require" + parameters)
+		if err == nil || !strings.Contains(hint(err), "passphrase of the key") || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: got %v; hint %q", name, err, hint(err))
+		}
 	}
 }
 

@@ -48,8 +48,8 @@ func explain(cfg *pgx.ConnConfig, err error) error {
 	if errors.As(err, &server) {
 		e.Err = server
 		e.Reason = server.Error()
-		if server.Detail != "" {
-			e.Reason += ": " + server.Detail
+		if detail := Detail(server); detail != "" {
+			e.Reason += ": " + detail
 		}
 		e.Help = helpServer(cfg, server)
 	} else {
@@ -58,6 +58,28 @@ func explain(cfg *pgx.ConnConfig, err error) error {
 	}
 	e.Reason = redactor.Text(e.Reason)
 	return e
+}
+
+// Detail is what a server adds to the message of an error. It is empty where that quotes
+// values of a row, as for violated constraints and data that cannot be read: those
+// belong into no log but the server's own.
+func Detail(err *pgconn.PgError) string {
+	if strings.HasPrefix(err.Code, "22") || strings.HasPrefix(err.Code, "23") {
+		return ""
+	}
+	return err.Detail
+}
+
+// Describe is a server's message without the values of a row: those of data exceptions
+// quote what could not be read. An enum's label says more than it tells.
+func Describe(err *pgconn.PgError) string {
+	message := err.Message
+	if strings.HasPrefix(err.Code, "22") && err.Code != "22021" && err.Routine != "enum_in" { // 22021 quotes an encoding
+		if at := strings.Index(message, `"`); at >= 0 {
+			message = strings.TrimRight(message[:at], ": «„") + " (value left out)"
+		}
+	}
+	return fmt.Sprintf("%s: %s (SQLSTATE %s)", err.Severity, message, err.Code)
 }
 
 // addresses lists the hosts of a configuration once each: sslmode=prefer makes
@@ -146,6 +168,8 @@ func helpNetwork(cfg *pgx.ConnConfig, err error) string {
 		return "the certificate has expired, or a clock is wrong; RDS: rotate it by ca-certificate-identifier"
 	case errors.As(err, &authority), errors.As(err, &invalid), errors.As(err, &verification), strings.Contains(err.Error(), "x509:"):
 		return "give the authority that signed the server's certificate: sslrootcert=/path/to/ca.pem (RDS and Aurora: " + bundle + ")"
+	case strings.Contains(err.Error(), "ValidateConnect failed"): // behind attempts with TLS, which count less
+		return "no host has the role that target_session_attrs asks for"
 	case strings.Contains(err.Error(), "server refused TLS"):
 		return "the server does not offer TLS; sslmode=disable is fine over loopback or a private tunnel only"
 	case errors.As(err, &dns):
@@ -157,8 +181,6 @@ func helpNetwork(cfg *pgx.ConnConfig, err error) string {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), pgconn.Timeout(err),
 		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT):
 		return "no answer: do security groups, firewall and routes let this host in?"
-	case strings.Contains(err.Error(), "read only") || strings.Contains(err.Error(), "primary") || strings.Contains(err.Error(), "standby"):
-		return "no host has the role that target_session_attrs asks for"
 	case strings.Contains(err.Error(), "unexpected EOF"), errors.Is(err, syscall.ECONNRESET):
 		return "what answers there is not PostgreSQL, or it ended the connection: see the server's log"
 	}

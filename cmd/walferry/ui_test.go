@@ -1,0 +1,103 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/migration"
+)
+
+// printed is what a function writes to stdout and stderr.
+func printed(t *testing.T, f func(*ui)) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "printed")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f(newUI(file, file))
+	file.Close()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// A server's error is shown on one line, whatever it holds, and without the values of a row.
+func TestFail(t *testing.T) {
+	for name, c := range map[string]struct {
+		err        error
+		want, shun string
+	}{
+		"a row's values": {
+			&pgconn.PgError{Severity: "ERROR", Code: "23505", Message: `duplicate key value violates unique constraint "t_key"`, Detail: "Key (mail)=(wren@example.com) already exists."},
+			`constraint "t_key" (SQLSTATE 23505)`, "wren",
+		},
+		"a detail": {
+			&pgconn.PgError{Severity: "ERROR", Code: "55006", Message: "database is being accessed", Detail: "There is 1 other session."},
+			"There is 1 other session.", "",
+		},
+		"a forged line": {errors.New("copy table public.a\nwalferry: caught up\x1b[2J\r\u009b1m"), "public.a; walferry: caught up?[2J??1m\n", "\x1b"},
+		"verbs":         {errors.New("100%s %!d(MISSING) %n"), "walferry: 100%s %!d(MISSING) %n\n", ""},
+		"ten megabytes": {errors.New(strings.Repeat("x", longest-6) + "canary" + strings.Repeat("y", 10<<20)), " bytes left out)\n", "can"},
+	} {
+		got := printed(t, func(u *ui) {
+			u.hide("postgres://u:canaryyyy@h/d")
+			u.fail(c.err)
+		})
+		if !strings.HasPrefix(got, "walferry: ") || !strings.Contains(got, c.want) || strings.Count(got, "\n") != 1 || len(got) > longest+100 {
+			t.Errorf("%s: got %.300q, want a line with %q", name, got, c.want)
+		}
+		if c.shun != "" && strings.Contains(got, c.shun) {
+			t.Errorf("%s: %q is shown", name, c.shun)
+		}
+	}
+}
+
+// A name cannot make a line of the log, nor of a report, nor move the cursor.
+func TestNames_OneLine(t *testing.T) {
+	const name = "public.a\n0 block\r\n12:00:00 phase finished\x1b[31m"
+	for _, format := range []string{"text", "json"} {
+		got := printed(t, func(u *ui) {
+			if err := u.setLog("info", format); err != nil {
+				t.Fatal(err)
+			}
+			u.logger.Info("copied", "table", name)
+		})
+		if strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\x1b\r") {
+			t.Errorf("%s: got %q", format, got)
+		}
+		var line struct{ Table string }
+		if format == "json" && (json.Unmarshal([]byte(got), &line) != nil || line.Table != name) {
+			t.Errorf("as JSON: got %q", line.Table)
+		}
+	}
+	for what, f := range map[string]func(u *ui){
+		"check": func(u *ui) {
+			finding := check.Finding{ID: "x", Severity: check.Block, On: "source", Object: name, Seen: name, Do: name, SQL: []string{name}}
+			printReport(u.stdout, check.Report{Findings: []check.Finding{finding}}) //nolint:errcheck // a file
+		},
+		"status": func(u *ui) {
+			fmt.Fprint(u.stdout, clean(statusText(migration.Status{Name: "n", Phase: "following", Error: name, NewTables: []string{name}})))
+		},
+	} {
+		got := printed(t, f)
+		for line := range strings.Lines(got) {
+			if strings.HasPrefix(line, "0 block\n") || strings.HasPrefix(line, "0 block?") || strings.HasPrefix(line, "12:00:00") || strings.ContainsAny(line, "\x1b\r") {
+				t.Errorf("%s: a line is %q", what, line)
+			}
+		}
+		if !strings.Contains(got, "public.a\n ") {
+			t.Errorf("%s: the name is not shown:\n%s", what, got)
+		}
+	}
+}
