@@ -45,7 +45,7 @@ func startClients(t *testing.T, dsn string, count int, open bool) *clients {
 		wait.Go(func() {
 			defer conn.Close(context.Background())
 			for ctx.Err() == nil && c.write(conn, open) {
-				time.Sleep(2 * time.Millisecond)
+				time.Sleep(15 * time.Millisecond) // it is about when they write, not about how much
 			}
 		})
 	}

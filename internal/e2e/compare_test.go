@@ -22,6 +22,9 @@ func sameRows(t *testing.T, source, target string) {
 			t.Errorf("the target has table %s, the source has not", table)
 		}
 	}
+	from, to := reader(t, source), reader(t, target)
+	defer from.Close(context.Background())
+	defer to.Close(context.Background())
 	for table, columns := range tables {
 		query := "copy (select from only " + table + ") to stdout"
 		if len(columns) > 0 {
@@ -34,12 +37,12 @@ func sameRows(t *testing.T, source, target string) {
 			}
 			query = fmt.Sprintf("copy (select * from (select %s from only %s) rows order by %s) to stdout", strings.Join(values, ", "), table, strings.Join(order, ", "))
 		}
-		want, err := dump(t, source, query)
+		want, err := dump(from, query)
 		if err != nil {
 			t.Errorf("read %s on the source: %v", table, err)
 			continue
 		}
-		got, err := dump(t, target, query)
+		got, err := dump(to, query)
 		if err != nil {
 			t.Errorf("read %s on the target: %v", table, err)
 			continue
@@ -76,21 +79,25 @@ select quote_ident(n.nspname) || '.' || quote_ident(c.relname),
 	return tables
 }
 
-// dump returns what COPY TO STDOUT gives, with the settings that decide on the text.
-func dump(t *testing.T, dsn, query string) ([]byte, error) {
+// reader is a connection with the settings that decide on the text of values.
+func reader(t *testing.T, dsn string) *pgconn.PgConn {
 	t.Helper()
 	ctx := context.Background()
 	conn, err := pgconn.Connect(ctx, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, `set datestyle = 'ISO, YMD'; set intervalstyle = postgres; set timezone = 'UTC'; set extra_float_digits = 3;
 set bytea_output = hex; set xmloption = content; set row_security = off; set search_path = ''; set client_encoding = 'UTF8'; set work_mem = '64MB'`).ReadAll(); err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
+	return conn
+}
+
+// dump returns what COPY TO STDOUT gives.
+func dump(conn *pgconn.PgConn, query string) ([]byte, error) {
 	var rows bytes.Buffer
-	_, err = conn.CopyTo(ctx, &rows, query)
+	_, err := conn.CopyTo(context.Background(), &rows, query)
 	return rows.Bytes(), err
 }
 

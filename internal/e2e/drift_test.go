@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -19,6 +20,7 @@ func TestCutover_RefusesDrift(t *testing.T) {
 	pgtest.Exec(t, source, `create table t (id int primary key, a int, b text); insert into t values (1, 1, 'b')`)
 	m := newMoving(t, "drift", source, target)
 	m.Cut.MaxLag, m.Cut.Timeout = patience, patience
+	m.Heartbeat = 30 * time.Second // migrate ends when it sees a new table, after some heartbeats: here the cutover comes first
 	r := m.start()
 	r.waitFor(migration.Following)
 	for _, drift := range []struct{ ddl, undo, names string }{

@@ -108,10 +108,11 @@ func (r *run) waitFor(phase migration.Phase) {
 // eventually waits for a condition.
 func (m *moving) eventually(what string, holds func() bool) {
 	m.t.Helper()
-	eventually(m.t, what, func() (bool, string) { return holds(), m.describe() })
+	eventually(m.t, what, func() (bool, string) { return holds(), "" }, m.describe)
 }
 
-func eventually(t *testing.T, what string, holds func() (bool, string)) {
+// eventually waits for a condition. What it returns beside, and more, say how things are where it is waited for in vain.
+func eventually(t *testing.T, what string, holds func() (bool, string), more ...func() string) {
 	t.Helper()
 	pause := 5 * time.Millisecond
 	for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
@@ -120,6 +121,9 @@ func eventually(t *testing.T, what string, holds func() (bool, string)) {
 			return
 		}
 		if time.Now().After(deadline) {
+			for _, say := range more {
+				state += say()
+			}
 			t.Fatalf("waited in vain for %s: %s", what, state)
 		}
 		pause = min(2*pause, 100*time.Millisecond)

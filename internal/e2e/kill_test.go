@@ -128,7 +128,7 @@ func writer(t *testing.T, dsn string) (stop func() int64) {
 				break
 			}
 			n++
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond)
 		}
 		done <- n
 	}()
