@@ -78,7 +78,7 @@ func reach(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	config := migration.Config{Source: side(ts, "source"), Target: side(ts, "target"), Name: ts.Getenv("NAME")}
 	ctx := of(ts).tb.Context()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		st, err := migration.ReadStatus(ctx, config)
 		ts.Check(err)
 		want := migration.Phase(args[0])

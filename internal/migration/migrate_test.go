@@ -45,7 +45,7 @@ func start(t *testing.T, c Config) (wait func() (Outcome, error), stop func()) {
 // waitPhase waits until the migration is in a phase.
 func waitPhase(t *testing.T, c Config, phase Phase) Status {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		st, err := ReadStatus(context.Background(), c)
 		if err == nil && st.Phase == phase && (phase != Following || st.Running) {
 			return st
