@@ -334,6 +334,21 @@ create schema own authorization `+role)
 		t.Errorf("got %v (%+v), want a conflict at COMMIT", err, conflict)
 	}
 	g.want(`select id, u from own.t order by id`, "1|2", "2|1")
+
+	// A privilege that is revoked meanwhile does not come back by trying again. With it, the same
+	// transaction goes through.
+	g.exec(`revoke insert on own.t from ` + role)
+	tx = g.tx(insert(r, "3", "3"))
+	var refused *pgconn.PgError
+	if err := g.Run(t.Context(), newFeed(tx)); !errors.As(err, &refused) || refused.Code != "42501" || !strings.Contains(err.Error(), "permission denied for table t") {
+		t.Errorf("got %v, want that the permission is denied", err)
+	}
+	g.want(`select count(*) from own.t`, "2")
+	g.exec(`grant insert on own.t to ` + role)
+	if err := g.Apply(t.Context(), tx); err != nil {
+		t.Error(err)
+	}
+	g.want(`select count(*) from own.t`, "3")
 }
 
 // What is written carries the replication origin and the time of the source's
