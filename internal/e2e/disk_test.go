@@ -89,7 +89,7 @@ func TestDiskFull(t *testing.T) {
 			free := fill(t, dir)
 			m.eventually("a server that has no room", func() bool {
 				write(source, 2000)
-				return strings.Contains(servers[side].Log(), "No space left on device") || len(r.done) > 0
+				return strings.Contains(servers[side].Log(), "No space left on device") || r.over()
 			})
 			free()
 			m.eventually("a server with room again", func() bool { return servers[side].Start(t.Context()) == nil })

@@ -70,6 +70,16 @@ func (m *moving) start() *run {
 	return r
 }
 
+// over tells whether Migrate has ended.
+func (r *run) over() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // end waits for Migrate's own end.
 func (r *run) end() (migration.Outcome, error) {
 	r.m.t.Helper()
@@ -81,7 +91,7 @@ func (r *run) end() (migration.Outcome, error) {
 	return r.outcome, r.err
 }
 
-// waitFor waits until the run's migration is in a phase.
+// waitFor waits until the run's migration is in a phase, and reads the slot if it follows.
 func (r *run) waitFor(phase migration.Phase) {
 	r.m.t.Helper()
 	target := newLine(r.m.t, r.m.Target)
@@ -101,7 +111,7 @@ func (r *run) waitFor(phase migration.Phase) {
 			return false
 		}
 		st, err := migration.ReadStatus(context.Background(), r.m.Config)
-		return err == nil && st.Phase == phase && (phase != migration.Following || st.Running)
+		return err == nil && st.Phase == phase && (phase != migration.Following || st.Running && st.Source.SlotActive)
 	})
 }
 

@@ -60,11 +60,12 @@ func TestOnNewTable(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "fresh") || !strings.Contains(hint(err), "--on-new-table") {
 		t.Fatalf("migrate ended with %v, want that it names the table and --on-new-table", err)
 	}
-	pgtest.Exec(t, source, `insert into t values (2)`)
 
 	m.OnNewTable = migration.IgnoreNewTables
 	r = m.start()
 	r.waitFor(migration.Following)
+	pgtest.Exec(t, source, `insert into t values (2)`)
+	m.caughtUp(r)
 	m.eventually("the new table in the status", func() bool {
 		st, err := migration.ReadStatus(context.Background(), m.Config)
 		return err == nil && len(st.NewTables) == 1
@@ -97,13 +98,15 @@ func TestTargetAway(t *testing.T) {
 	r := through.start()
 	r.m = m // which asks the target directly
 	r.waitFor(migration.Following)
+	pgtest.Exec(t, source, `insert into t values (0)`)
+	m.caughtUp(r)
 	before := p.Refused()
 	p.Set(pgtest.Network{Down: true})
 	p.Reset()
 	pgtest.Exec(t, source, `insert into t values (1)`)
 	m.eventually("many attempts to reach the target", func() bool {
 		lock := one[int](t, target, `select count(*) from pg_stat_activity where application_name like '% lock' and datname = current_database()`)
-		return p.Refused() > before+300 && lock == 0 || len(r.done) > 0
+		return p.Refused() > before+300 && lock == 0 || r.over()
 	})
 	p.Set(pgtest.Network{})
 	m.caughtUp(r)
