@@ -68,7 +68,7 @@ func streamWorkloads() []streamWorkload {
 			setup: pgbenchTables(20), write: pgbench(s1, "-N"), decode: true, way: overTLS,
 		},
 		{
-			id: "S0u", what: "S0 over a unix socket, where it is not paced", unit: "transactions/s", goal: "≥ the loop", count: s1,
+			id: "S0u", what: "S0 over a unix socket, where it is paced by a millisecond", unit: "transactions/s", goal: "≥ the loop", count: s1,
 			setup: pgbenchTables(20), write: pgbench(s1, "-N"), decode: true, way: overSocket,
 		},
 		{

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -88,13 +89,20 @@ func TestDiskFull(t *testing.T) {
 
 			free := fill(t, dir)
 			m.eventually("a server that has no room", func() bool {
-				write(source, 2000)
-				return strings.Contains(servers[side].Log(), "No space left on device") || r.over()
+				err := write(source, 2000) // which the target has no room for
+				if side == "target" {
+					err = runSQL(target, `create table probe as select repeat(md5(i::text), 30) from generate_series(1, 2000) i`)
+				}
+				// Its log is on the full disk, too.
+				return err != nil && strings.Contains(err.Error(), "No space left on device") || servers[side].PID() == 0 || r.over()
 			})
 			free()
 			m.eventually("a server with room again", func() bool { return servers[side].Start(t.Context()) == nil })
 			m.eventually("a source that can be written to", func() bool { return write(source, 10) == nil })
 			m.caughtUp(r)
+			if err := runSQL(target, `drop table if exists probe`); err != nil {
+				t.Error(err)
+			}
 			sameRows(t, source, target)
 			if err := migration.Abort(t.Context(), m.Config); err != nil {
 				t.Error(err)
@@ -105,12 +113,16 @@ func TestDiskFull(t *testing.T) {
 
 // write adds rows, as far as the server takes them.
 func write(dsn string, rows int) error {
+	return runSQL(dsn, fmt.Sprintf(`insert into t (v) select repeat(md5(i::text), 30) from generate_series(1, %d) i`, rows))
+}
+
+func runSQL(dsn, sql string) error {
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, `insert into t (v) select repeat(md5(i::text), 30) from generate_series(1, $1::int) i`, rows)
+	_, err = conn.Exec(ctx, sql)
 	return err
 }
