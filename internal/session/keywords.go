@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/walferry/walferry/internal/nearest"
 )
@@ -134,6 +135,10 @@ func set(settings map[string]string, name, value string, named bool) error {
 }
 
 func unknown(name string, named bool) error {
+	// What is no word may be a URI without its scheme, password and all.
+	named = named && !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
 	e := &ParseError{Problem: "it has an unknown keyword"}
 	if named {
 		e.Problem = fmt.Sprintf("unknown keyword %q", name)
