@@ -233,6 +233,9 @@ func parseParameters(settings map[string]string, query string, named bool) error
 		if err := set(settings, name, value, named); err != nil {
 			return err
 		}
+		if name == "password" || name == "sslpassword" {
+			named = false // what follows may be a part of it
+		}
 	}
 	return nil
 }
