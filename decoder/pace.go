@@ -43,6 +43,7 @@ type pacedConn struct {
 	behind       bool // that was enough
 }
 
+// paced wraps a connection to the source, by which way ever it goes.
 func paced(c net.Conn) net.Conn {
 	nap := paceUnixNap
 	if tcp, ok := c.(*net.TCPConn); ok {

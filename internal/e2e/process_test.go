@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"bytes"
-	"io"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -34,7 +34,7 @@ func TestInterruptedTwice(t *testing.T) {
 	asked := newLine(t, target)
 	eventually(t, "an applier that waits for the lock", func() (bool, string) {
 		n, err := asked.ask(`select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name like '% apply' and datname = current_database()`)
-		return n == "1", n + told.String() + errorText(err)
+		return n == "1", fmt.Sprintln(n, err) + told.String()
 	})
 	cmd.Process.Signal(os.Interrupt) //nolint:errcheck // the next lines tell
 	eventually(t, "an answer to the signal", func() (bool, string) { return strings.Contains(told.String(), "again to stop at once"), told.String() })
@@ -48,7 +48,7 @@ func TestInterruptedTwice(t *testing.T) {
 	pgtest.Exec(t, source, `insert into log values (2)`)
 	eventually(t, "both rows, once", func() (bool, string) {
 		rows, err := asked.ask(`select string_agg(n::text, ',' order by n) from log`)
-		return rows == "1,2", rows + errorText(err)
+		return rows == "1,2", fmt.Sprintln(rows, err)
 	})
 }
 
@@ -102,8 +102,6 @@ type logged struct {
 	b  bytes.Buffer
 }
 
-var _ io.Writer = (*logged)(nil)
-
 func (l *logged) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,11 +112,4 @@ func (l *logged) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
-}
-
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }
