@@ -123,11 +123,7 @@ func TestRun_CutAnywhere(t *testing.T) {
 	}
 	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
 	pgtest.Exec(t, url, `create table log (line text); create table t (id int primary key, n int); insert into t values (1, 0)`)
-	p, err := pgtest.NewProxy(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(t, url)
 	through := p.Through(url) + "?sslmode=disable" // TLS, which the server has not, would take a connection of its own
 	g := openTarget(t, through, Config{Name: "test", Connect: func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, through) }})
 	g.other = otherConn(t, url)

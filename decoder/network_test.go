@@ -15,11 +15,7 @@ import (
 // through puts a proxy before the source and returns it.
 func (s *source) through() *pgtest.Proxy {
 	s.t.Helper()
-	p, err := pgtest.NewProxy(s.url)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(s.t, s.url)
 	s.url = p.Through(s.url)
 	return p
 }

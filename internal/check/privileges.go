@@ -153,20 +153,20 @@ func (r *run) readable(ctx context.Context) error {
 	}
 	r.addEach(selects)
 	r.addEach(policies)
+	all, err := catalog.Sequences(ctx, s.tx)
+	if err != nil {
+		return fmt.Errorf("check the source: %w", err)
+	}
 	var sequences []Finding
-	// CASE, because conditions joined by AND come in any order.
-	err := s.records(ctx, "sequences", `
-select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where case when c.relkind = 'S' then not has_sequence_privilege(c.oid, 'SELECT') end and `+catalog.NotOurs+`
-   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
- order by 1, 2`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
-		sequences = append(sequences, Finding{
-			ID: "sequence-select", Severity: Block, On: "source", Object: name,
-			Seen: s.User + " may not read the sequence, and could not set it on the target",
-			SQL:  []string{fmt.Sprintf("grant select on sequence %s to %s", name, user)},
-		})
-	})
+	for _, q := range catalog.SequencesOf(all, r.tables) {
+		if !q.CanSelect {
+			sequences = append(sequences, Finding{
+				ID: "sequence-select", Severity: Block, On: "source", Object: q.String(),
+				Seen: s.User + " may not read the sequence, and could not set it on the target",
+				SQL:  []string{fmt.Sprintf("grant select on sequence %s to %s", q, user)},
+			})
+		}
+	}
 	r.addEach(sequences)
-	return err
+	return nil
 }

@@ -90,7 +90,8 @@ func TestRun_Privileges(t *testing.T) {
 			t.Cleanup(func() {
 				exec(background{t}, source, `drop owned by check_owner, check_lender`, `drop role check_owner, check_lender`)
 			})
-			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`, `create table "S".l (a int primary key)`, `create sequence "S".q`)
+			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`, `create table "S".l (a int primary key)`, `create sequence "S".q`,
+				`create sequence "S".stranger`) // which the source does not have, so that nobody will set it
 			c := Config{SourceDSN: as(t, source, "check_plain"), TargetDSN: as(t, target, "check_plain"), Schema: "none", Jobs: 1}
 			mend(t, c, source, target, []situation{
 				{id: "replication-right", on: "source", severity: Block},
@@ -107,6 +108,15 @@ func TestRun_Privileges(t *testing.T) {
 				{id: "target-sequence-privileges", on: "target", severity: Block, object: `"S"."q"`},
 				{id: "session-replication-role", on: "target", severity: Warn},
 			})
+			exec(t, source, `create sequence "S".late`)
+			exec(t, source, `grant select on sequence "S".late to check_plain`)
+			report := check(t, c)
+			if f := find(report, "target-sequence-missing", ""); len(f) != 1 || f[0].Object != `"S"."late"` || f[0].Severity != Block {
+				t.Errorf("a sequence that the target lacks: got %v", f)
+			}
+			if f := find(report, "target-sequence-privileges", ""); len(f) > 0 {
+				t.Errorf("a sequence that only the target has: got %v", f)
+			}
 		})
 	}
 }

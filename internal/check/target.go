@@ -310,23 +310,41 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 		return err
 	}
 	r.addEach(denied)
-	denied = nil
-	err = t.records(ctx, "sequences", `
-select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where case when c.relkind = 'S' then not (has_sequence_privilege(c.oid, 'SELECT') and has_sequence_privilege(c.oid, 'UPDATE')) end and `+catalog.NotOurs+`
- order by 1, 2`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
-		denied = append(denied, Finding{
-			ID: "target-sequence-privileges", Severity: Block, On: "target", Object: name,
-			Seen: t.User + " may not read and set the sequence: the cutover would fail",
-			SQL:  []string{fmt.Sprintf("grant select, update on sequence %s to %s", name, catalog.Quote(t.User))},
-		})
-	})
-	if err != nil {
+	if err := r.broughtSequences(ctx); err != nil {
 		return err
 	}
-	r.addEach(denied)
 	return r.replicaTriggers(ctx, t, oids)
+}
+
+// broughtSequences checks that the cutover will be able to set those of --schema none.
+func (r *run) broughtSequences(ctx context.Context) error {
+	source, err := catalog.Sequences(ctx, r.source.tx)
+	if err != nil {
+		return fmt.Errorf("check the source: %w", err)
+	}
+	target, err := catalog.Sequences(ctx, r.target.tx)
+	if err != nil {
+		return fmt.Errorf("check the target: %w", err)
+	}
+	missing, denied := catalog.Unsettable(catalog.SequencesOf(source, r.tables), target)
+	var findings []Finding
+	for _, s := range missing {
+		findings = append(findings, Finding{
+			ID: "target-sequence-missing", Severity: Block, On: "target", Object: s.String(),
+			Seen: "the sequence is not there: the cutover could not set it", Do: "create it as the source has it, or let --schema dump do it",
+		})
+	}
+	r.addEach(findings)
+	findings = nil
+	for _, s := range denied {
+		findings = append(findings, Finding{
+			ID: "target-sequence-privileges", Severity: Block, On: "target", Object: s.String(),
+			Seen: r.target.User + " may not read and set the sequence: the cutover would fail",
+			SQL:  []string{fmt.Sprintf("grant select, update on sequence %s to %s", s, catalog.Quote(r.target.User))},
+		})
+	}
+	r.addEach(findings)
+	return nil
 }
 
 // withRows tells which tables have a row. Most are told by their size; a file

@@ -216,7 +216,11 @@ func TestSetSequences(t *testing.T) {
 	const ddl = `create sequence up; create sequence down increment -1; create sequence round maxvalue 3 cycle; create sequence fresh; create sequence ahead`
 	pgtest.Exec(t, source, ddl+`; select setval('up', 5), setval('down', -7), setval('round', 2, false), setval('ahead', 3)`)
 	pgtest.Exec(t, target, ddl+`; select setval('round', 3), setval('ahead', 90)`)
-	sequences, err := ReadSequences(t.Context(), connect(t, source))
+	list, err := catalog.Sequences(t.Context(), connect(t, source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sequences, err := ReadSequences(t.Context(), connect(t, source), list)
 	if err != nil {
 		t.Fatal(err)
 	}

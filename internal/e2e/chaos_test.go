@@ -158,11 +158,7 @@ func newArena(t *testing.T, seed uint64) *arena {
 		to     *string
 	}{{a.direct.source, &a.near, &a.c.Source}, {a.direct.target, &a.far, &a.c.Target}} {
 		pgtest.Exec(t, side.direct, mover)
-		p, err := pgtest.NewProxy(side.direct)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(p.Close)
+		p := pgtest.ProxyFor(t, side.direct)
 		*side.proxy = p
 		*side.to = asMover(p.Through(side.direct))
 	}

@@ -28,6 +28,7 @@ func TestCutover_RefusesDrift(t *testing.T) {
 		{`alter table t drop column b`, `alter table t add column b text; update t set b = 'b'`, `"b"`},
 		{`alter table t alter column a type bigint`, `alter table t alter column a type int`, "bigint"},
 		{`create table more (id int primary key)`, `drop table more`, "more"},
+		{`create sequence counter`, `drop sequence counter`, "counter"},
 		{`alter table t rename to u`, `alter table u rename to t`, "gone: "},
 	} {
 		pgtest.Exec(t, source, drift.ddl)

@@ -87,11 +87,7 @@ func TestTargetAway(t *testing.T) {
 	from, to := pgtest.Default()
 	source, target := pgtest.Pair(t, from, to)
 	pgtest.Exec(t, source, `create table t (id int primary key)`)
-	p, err := pgtest.NewProxy(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(t, target)
 	m := newMoving(t, "away", source, target)
 	through := *m
 	through.Config.Target = p.Through(target)

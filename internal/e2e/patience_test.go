@@ -39,11 +39,7 @@ func TestTimeoutsOfASecond(t *testing.T) {
 	pgtest.Exec(t, source, `create table t (id int primary key, v text)`)
 	const filler = `(select string_agg(md5(n::text), '') from generate_series(1, 30) n)`
 	pgtest.Exec(t, source, `insert into t select i, `+filler+` from generate_series(1, 4000) i`)
-	p, err := pgtest.NewProxy(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(t, source)
 	p.Set(pgtest.Network{Rate: 1 << 20}) // a copy of some seconds, in a snapshot of a session that does nothing
 	m := newMoving(t, "timeouts", source, target)
 	through := *m

@@ -43,11 +43,7 @@ func killedWhileCopying(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	defer w.Stop()
-	p, err := pgtest.NewProxy(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(t, source)
 	direct := migration.Config{Source: source, Target: target, Name: migrationName("resume")}
 	through := direct
 	through.Source = p.Through(source)

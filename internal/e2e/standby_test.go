@@ -60,11 +60,7 @@ func TestTargetFailsOver(t *testing.T) {
 	target := primary.Database(t)
 	late, current := standby(t, primary), standby(t, primary)
 	pgtest.Exec(t, source, `create table t (id int primary key)`)
-	p, err := pgtest.NewProxy(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(t, target)
 	m := newMoving(t, "failover", source, p.Through(target))
 	r := m.start()
 	r.waitFor(migration.Following)
@@ -125,11 +121,7 @@ func TestSourceFailsOver(t *testing.T) {
 	source := primary.Database(t)
 	next := standby(t, primary)
 	pgtest.Exec(t, source, `create table t (id int primary key)`)
-	p, err := pgtest.NewProxy(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
+	p := pgtest.ProxyFor(t, source)
 	m := newMoving(t, "failover_source", p.Through(source), target)
 	r := m.start()
 	r.waitFor(migration.Following)

@@ -139,11 +139,7 @@ func runSteps(t *testing.T, look func(step string, p *os.Process) pgtest.Fault) 
 		name, direct string
 		to           *string
 	}{{"source", source, &c.Source}, {"target", target, &c.Target}} {
-		p, err := pgtest.NewProxy(side.direct)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(p.Close)
+		p := pgtest.ProxyFor(t, side.direct)
 		p.Watch(func(s pgtest.Step) pgtest.Fault {
 			mu.Lock()
 			defer mu.Unlock()

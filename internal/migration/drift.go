@@ -38,8 +38,8 @@ func (r *runner) columnsAtStart() func(namespace, name string) []decoder.Column 
 // has altered since the migration began, the target has too; the applier sees that
 // only of tables that change after they were altered. Where the schema is walferry's
 // work, every index and constraint is there and valid; foreign keys that the role can
-// have only inside the fence are still to come. What it has read of the source's
-// tables is what the cutover goes on with.
+// have only inside the fence are still to come. Every sequence that is to be set can
+// be. What it has read of the source's tables is what the cutover goes on with.
 func (r *runner) schemaGate(ctx context.Context) error {
 	may, err := r.replicaRole(ctx)
 	if err != nil {
@@ -53,6 +53,7 @@ func (r *runner) schemaGate(ctx context.Context) error {
 		return err
 	}
 	var lost, altered []string
+	var missing, denied []string
 	err = r.source.do(ctx, func(source *pgx.Conn) error {
 		return r.store.do(ctx, func(target *pgx.Conn) error {
 			lost, altered = nil, nil
@@ -68,6 +69,16 @@ func (r *runner) schemaGate(ctx context.Context) error {
 				return err
 			}
 			altered = append(altered, r.alterations(there)...)
+			from, err := catalog.Sequences(ctx, source)
+			if err != nil {
+				return err
+			}
+			to, err := catalog.Sequences(ctx, target)
+			if err != nil {
+				return err
+			}
+			no, not := catalog.Unsettable(catalog.SequencesOf(from, r.tables), to)
+			missing, denied = names(no), names(not)
 			if r.c.Schema == "none" {
 				return nil
 			}
@@ -86,10 +97,23 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	if len(altered) > 0 {
 		return &GateError{"the tables of both sides do not fit any more: " + list(altered), "alter the target's as the source's were, and ask again"}
 	}
+	if len(missing) > 0 {
+		return &GateError{"the target lacks sequences: " + list(missing), "create them on the target as the source has them, or drop them on the source, and ask again"}
+	}
+	if len(denied) > 0 {
+		return &GateError{"the role of the target may not read and set the sequences " + list(denied), "GRANT SELECT, UPDATE ON SEQUENCE to it, and ask again"}
+	}
 	if len(lost) > 0 {
 		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}
 	}
 	return nil
+}
+
+func names(sequences []catalog.Sequence) (names []string) {
+	for _, s := range sequences {
+		names = append(names, s.String())
+	}
+	return names
 }
 
 // alterations are what the source has done to its tables since the migration began

@@ -310,21 +310,15 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 
 // setSequences carries over the sequences of the selection and those of no table.
 func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) {
-	all, err := cutover.ReadSequences(ctx, conn)
+	all, err := catalog.Sequences(ctx, conn)
 	if err != nil {
 		return 0, err
 	}
-	selected := map[string]bool{}
-	for i := range r.tables {
-		selected[r.tables[i].Schema+"."+r.tables[i].Name] = true
+	sequences, err := cutover.ReadSequences(ctx, conn, catalog.SequencesOf(all, r.tables))
+	if err != nil {
+		return 0, err
 	}
-	var ours []cutover.Sequence
-	for _, s := range all {
-		if s.Owner == "" || selected[s.Owner] {
-			ours = append(ours, s)
-		}
-	}
-	return len(ours), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, ours) })
+	return len(sequences), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
 }
 
 // unfence takes the fence down, and records that it is gone.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 )
 
@@ -46,6 +47,17 @@ func NewProxy(dsn string) (*Proxy, error) {
 	p := &Proxy{listener: listener, server: u.Host, changed: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
 	go p.serve()
 	return p, nil
+}
+
+// ProxyFor is NewProxy until the end of a test.
+func ProxyFor(t testing.TB, dsn string) *Proxy {
+	t.Helper()
+	p, err := NewProxy(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
 }
 
 // Through is a DSN that leads to the same database through the proxy.

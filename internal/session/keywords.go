@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/walferry/walferry/internal/nearest"
 )
@@ -135,10 +134,8 @@ func set(settings map[string]string, name, value string, named bool) error {
 }
 
 func unknown(name string, named bool) error {
-	// What is no word may be a URI without its scheme, password and all.
-	named = named && !strings.ContainsFunc(name, func(r rune) bool {
-		return r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-	})
+	// What has not the form of a keyword may be a piece of a URI, password and all.
+	named = named && !strings.ContainsFunc(name, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') })
 	e := &ParseError{Problem: "it has an unknown keyword"}
 	if named {
 		e.Problem = fmt.Sprintf("unknown keyword %q", name)
@@ -173,8 +170,9 @@ const blanks = " \t\n\r\v\f"
 // either form a backslash makes the next character an ordinary one.
 func parseKeywords(text string) (map[string]string, error) {
 	settings := map[string]string{}
-	// After an unquoted password the next "keyword" may be its second word.
-	named := true
+	// After an unquoted password the next "keyword" may be its second word; before
+	// an @ it may be the piece of a URI that has a password.
+	named := !strings.Contains(text, "@")
 	for text = strings.TrimLeft(text, blanks); text != ""; text = strings.TrimLeft(text, blanks) {
 		end := strings.IndexAny(text, "="+blanks)
 		if end < 0 {
