@@ -142,6 +142,9 @@ func (e *RefusedError) Hint() string {
 		return "check the database's name"
 	case pgErr.Code == "22021":
 		return "a text in the next transaction is not valid UTF-8, and stays so in the WAL: mend the row on the source, see to it that no more of the kind are written, and begin the migration anew"
+	case strings.Contains(pgErr.Message, "memory alloc request size"), strings.Contains(pgErr.Message, "enlarge string buffer"):
+		return "a value or a row of the next transaction has more than 1 GB as text (a bytea twice its size), which the source cannot send, and stays so in the WAL: " +
+			"see to it that no more of the kind are written, and begin the migration anew; the copy, in binary, can move what the stream cannot"
 	case pgErr.Code == "42501":
 		return "the role must be allowed to replicate: alter role NAME replication, or on RDS: grant rds_replication to NAME"
 	}

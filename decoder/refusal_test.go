@@ -404,3 +404,19 @@ func TestStream_InvalidText(t *testing.T) {
 	}
 	stream.Close()
 }
+
+// A value whose text is longer than what a server can allocate (MaxAllocSize, 1 GB) cannot be
+// sent: the stream ends with the server's words, after what came before.
+func TestStream_ValueTooLarge(t *testing.T) {
+	s := newSource(t, pgtest.Shared(t, 17).Database(t), plain+`; create table blob (id int primary key, b bytea)`, "public.t", "public.blob")
+	stream := s.open()
+	s.exec(`insert into t values (1, 'a')`)
+	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"1","note":"a"}}`)
+	s.exec(`insert into blob values (1, convert_to(repeat('x', 540000000), 'UTF8'))`)
+	err := finalError(t, stream)
+	var refused *decoder.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(refused.Hint(), "1 GB") {
+		t.Errorf("got %v, want a RefusedError with a hint about 1 GB", err)
+	}
+	stream.Close()
+}
