@@ -172,7 +172,8 @@ func copyWorkloads() []copyWorkload {
 				if err := shop.Load(ctx, dsn, shop.Options{Size: b.n(1000)}); err != nil {
 					return err
 				}
-				return execute(ctx, dsn, `alter table shop.events replica identity full`)
+				// pgcopydb 0.10 fails on a table that has an exclusion constraint.
+				return execute(ctx, dsn, `alter table shop.events replica identity full`, `alter table shop.bookings drop constraint bookings_dock_during_excl`)
 			},
 		},
 		{
