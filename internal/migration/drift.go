@@ -52,8 +52,7 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	if err := r.selectTables(ctx); err != nil { // as they are now
 		return err
 	}
-	var lost, altered []string
-	var missing, denied []string
+	var lost, altered, missing, denied []string
 	err = r.source.do(ctx, func(source *pgx.Conn) error {
 		return r.store.do(ctx, func(target *pgx.Conn) error {
 			lost, altered = nil, nil
@@ -77,8 +76,8 @@ func (r *runner) schemaGate(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			no, not := catalog.Unsettable(catalog.SequencesOf(from, r.tables), to)
-			missing, denied = names(no), names(not)
+			absent, refused := catalog.Unsettable(catalog.SequencesOf(from, r.tables), to)
+			missing, denied = names(absent), names(refused)
 			if r.c.Schema == "none" {
 				return nil
 			}
