@@ -324,7 +324,8 @@ select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
 // columnsQuery reads the columns with the equality of their types: that of the
 // default btree, else hash, operator class of the base type, as the server itself
 // chooses it (GetDefaultOpClass in indexcmds.c): of the type, of the pseudo type
-// it belongs to, or of one it is binary coercible to.
+// it belongs to, or of one it is binary coercible to. OFFSET 0 keeps the planner from
+// looking for it once for each column instead of once for each type.
 func (s *session) columnsQuery() string {
 	generated := "false"
 	if s.major >= 12 {
@@ -354,7 +355,8 @@ select b.typ, format_type(t.oid, -1) as name, t.oid <> b.typ as domain, t.typtyp
                          when t.typtype = 'c' then 'record'::regtype end::oid)
          order by oc.opcintype = t.oid desc, it.typtype = 'p' desc, it.typispreferred desc, oc.opcmethod limit 1), '') as equal
   from base b join pg_type t on t.oid = b.base and t.typtype <> 'd'
-  left join pg_type ar on ar.typarray = t.oid)
+  left join pg_type ar on ar.oid = t.typelem and ar.typarray = t.oid
+ offset 0)
 select a.attrelid, a.attname::text, a.attidentity = 'a', ` + generated + `, a.atttypid, a.atttypmod,
        d.name, d.domain, d.composite, d.nested, d.castfunction, d.delimiter, d.equal
   from pg_attribute a join described d on d.typ = a.atttypid
