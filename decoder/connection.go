@@ -72,6 +72,9 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 		}
 		return nil, err
 	}
+	if err := enlarge(ctx, conn); err != nil {
+		return nil, err
+	}
 	if err := startReplication(ctx, conn, startSQL(s.config.Slot, s.queued, s.config.Publications)); err != nil {
 		switch sqlState(err) {
 		case "55006":

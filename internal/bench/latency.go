@@ -236,10 +236,13 @@ func (b *bench) watch(ctx context.Context, source, target string) (l latencies, 
 	return latencies{p50: all[len(all)/2], p99: all[len(all)*99/100], max: all[len(all)-1], behind: max(0, last.Sub(end))}, nil
 }
 
-// reportLatency writes S7's table in markdown.
-func reportLatency(w *strings.Builder, results []*latencyResult) {
-	fmt.Fprintln(w, "| | workload | to reach | walferry: p50, p99 (medians of runs) | native: p50, p99 | p50 of each pair, walferry / native | all there after the last commit, walferry, at most |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")
+var delays = []string{
+	"", "workload", "to reach", "walferry: p50, p99 (medians of runs)", "native: p50, p99", "p50 of each pair, walferry / native",
+	"all there after the last commit, walferry, at most", "measured",
+}
+
+// reportLatency makes a row of each result, under delays.
+func (b *bench) reportLatency(results []*latencyResult) (rows [][]string) {
 	middle := func(runs []latencies, of func(latencies) time.Duration) float64 {
 		var d []time.Duration
 		for _, r := range runs {
@@ -255,7 +258,10 @@ func reportLatency(w *strings.Builder, results []*latencyResult) {
 			pairs = append(pairs, fmt.Sprintf("%.2f / %.2f", ms(r.ours[i].p50), ms(r.theirs[i].p50)))
 			behind = max(behind, r.ours[i].behind)
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %.2f ms, %.2f ms | %.2f ms, %.2f ms | %s | %.1f ms |\n", r.id, r.what, r.goal,
-			middle(r.ours, p50), middle(r.ours, p99), middle(r.theirs, p50), middle(r.theirs, p99), strings.Join(pairs, "; "), ms(behind))
+		both := func(runs []latencies) string {
+			return fmt.Sprintf("%.2f ms, %.2f ms", middle(runs, p50), middle(runs, p99))
+		}
+		rows = append(rows, []string{r.id, r.what, r.goal, both(r.ours), both(r.theirs), strings.Join(pairs, "; "), fmt.Sprintf("%.1f ms", ms(behind)), b.measured(len(r.ours))})
 	}
+	return rows
 }

@@ -12,7 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"strings"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -29,6 +29,8 @@ type bench struct {
 	source    *pgtest.Server
 	target    *pgtest.Server
 	workloads *regexp.Regexp
+	out       string // the document; empty: none
+	buffers   string // shared_buffers of either server
 }
 
 func main() {
@@ -46,13 +48,13 @@ func main() {
 
 func benchmark(ctx context.Context) error {
 	b := &bench{}
-	var only, out, dir string
+	var only, dir string
 	var source, target int
 	flag.IntVar(&b.pairs, "pairs", 5, "runs of each side, in turn")
 	flag.Float64Var(&b.scale, "scale", 1, "factor for the size of workloads; numbers of others than 1 are for trying out")
 	flag.StringVar(&b.walferry, "walferry", "bin/walferry", "the binary to measure")
 	flag.StringVar(&only, "run", ".*", "which workloads, a regular expression: S1, C.")
-	flag.StringVar(&out, "out", "", "markdown file whose tables are replaced between its markers; empty: none")
+	flag.StringVar(&b.out, "out", "", "markdown file whose tables are replaced between its markers; empty: none")
 	flag.StringVar(&dir, "dir", "", "folder for the servers' data; empty: a temporary one")
 	flag.IntVar(&source, "source", 15, "major version of the source; pg_dump must know it")
 	flag.IntVar(&target, "target", 17, "major version of the target")
@@ -78,8 +80,13 @@ func benchmark(ctx context.Context) error {
 			return err
 		}
 	}
+	total, err := memory()
+	if err != nil {
+		return err
+	}
+	b.buffers = strconv.FormatInt(total/8>>20, 10) + "MB" // of the two servers together: a quarter of the machine's, as the manual advises
 	settings := map[string]string{
-		"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "max_connections": "200", "autovacuum": "off",
+		"shared_buffers": b.buffers, "max_wal_size": "8GB", "checkpoint_timeout": "1h", "max_connections": "200", "autovacuum": "off",
 		"wal_sender_timeout": "60s", "max_worker_processes": "20", "max_logical_replication_workers": "12", "max_sync_workers_per_subscription": "4",
 	}
 	for _, s := range []struct {
@@ -93,65 +100,63 @@ func benchmark(ctx context.Context) error {
 		}
 		defer (*s.to).Close() //nolint:errcheck // thrown away
 	}
+	return b.all(ctx, only)
+}
+
+// all runs the workloads, and publishes each when it is done.
+func (b *bench) all(ctx context.Context, only string) error {
 	measured := false
-	section := func(name string, write func(*strings.Builder)) error {
-		measured = true
-		var text strings.Builder
-		b.header(&text)
-		write(&text)
-		fmt.Print("\n", text.String())
-		if out == "" {
+	one := func(id, section string, head []string, run func() ([][]string, error)) error {
+		if !b.workloads.MatchString(id) {
 			return nil
 		}
-		return replaceSection(out, name, text.String())
+		measured = true
+		rows, err := run()
+		if err == nil {
+			err = b.publish(section, head, rows)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		return nil
 	}
-	var results []*result
 	for _, w := range streamWorkloads() {
-		if !b.workloads.MatchString(w.id) {
-			continue
-		}
-		r, err := b.stream(ctx, w)
+		err := one(w.id, "stream", comparisons, func() ([][]string, error) {
+			r, err := b.stream(ctx, w)
+			if err != nil {
+				return nil, err
+			}
+			return b.report(r), nil
+		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", w.id, err)
-		}
-		results = append(results, r)
-	}
-	if len(results) > 0 {
-		if err := section("stream", func(w *strings.Builder) { report(w, results) }); err != nil {
 			return err
 		}
 	}
-	if b.workloads.MatchString("S7") {
-		live, err := b.latency(ctx)
-		if err != nil {
-			return fmt.Errorf("S7: %w", err)
-		}
-		if err := section("live", func(w *strings.Builder) { reportLatency(w, live) }); err != nil {
-			return err
-		}
-	}
-	results = nil
-	for _, w := range copyWorkloads() {
-		if !b.workloads.MatchString(w.id) {
-			continue
-		}
-		r, err := b.copy(ctx, w)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.id, err)
-		}
-		results = append(results, r...)
-	}
-	if len(results) > 0 {
-		if err := section("copy", func(w *strings.Builder) { report(w, results) }); err != nil {
-			return err
-		}
-	}
-	slopes, err := b.growths(ctx)
+	err := one("S7", "live", delays, func() ([][]string, error) {
+		results, err := b.latency(ctx)
+		return b.reportLatency(results), err
+	})
 	if err != nil {
 		return err
 	}
-	if len(slopes) > 0 {
-		if err := section("growth", func(w *strings.Builder) { reportGrowth(w, slopes) }); err != nil {
+	for _, w := range copyWorkloads() {
+		err := one(w.id, "copy", comparisons, func() ([][]string, error) {
+			results, err := b.copy(ctx, w)
+			if err != nil {
+				return nil, err
+			}
+			return b.report(results...), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, id := range []string{"G1", "G2", "G3"} {
+		err := one(id, "growth", slopes, func() ([][]string, error) {
+			points, err := b.growths(ctx, id)
+			return b.reportGrowth(points), err
+		})
+		if err != nil {
 			return err
 		}
 	}

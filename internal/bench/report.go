@@ -27,6 +27,7 @@ type result struct {
 	count          int
 	ours, theirs   []run
 	walls          []run // walferry on the same backlog, applying nothing: what the source alone takes
+	failed         error // of the peer: it is left out from then on
 }
 
 func median(d []time.Duration) time.Duration {
@@ -48,20 +49,36 @@ func middle(runs []run, of func(run) time.Duration) time.Duration {
 
 func took(r run) time.Duration { return r.took }
 
-// header says when, where and how a section was measured.
-func (b *bench) header(w *strings.Builder) {
-	fmt.Fprintf(w, "%s; PostgreSQL %d to %d; %s. Written by `make bench`%s.", time.Now().Format("2006-01-02"), b.source.Major, b.target.Major, machine(), b.flags())
-	if b.scale != 1 {
-		fmt.Fprintf(w, " The numbers in the descriptions are those of scale 1: %g of each was run.", b.scale)
-	}
-	fmt.Fprint(w, "\n\n")
+// setting says where a table was measured; rows of another one do not belong into it.
+func (b *bench) setting() string {
+	return fmt.Sprintf("PostgreSQL %d to %d; %s; shared_buffers %s. Written by `make bench`.", b.source.Major, b.target.Major, machine(), b.buffers)
 }
 
-// report writes a table of workloads in markdown.
-func report(w *strings.Builder, results []*result) {
-	fmt.Fprintln(w, "| | workload | to reach | walferry | peer | times as fast, by medians | pair by pair | decode only, and its share of walferry's time | CPU s, walferry: tool, walsender, target | CPU s, peer: tool, walsender, target | RSS of the tool |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|")
+// measured says when and how a row was.
+func (b *bench) measured(pairs int) string {
+	text := time.Now().Format("2006-01-02")
+	if pairs > 1 {
+		text += fmt.Sprintf(", %d pairs", pairs)
+	}
+	if b.scale != 1 {
+		text += fmt.Sprintf(", scale %g: that part of what is described", b.scale)
+	}
+	return text
+}
+
+var comparisons = []string{
+	"", "workload", "to reach", "walferry", "peer", "times as fast, by medians", "pair by pair", "decode only, and its share of walferry's time",
+	"CPU s, walferry: tool, walsender, target", "CPU s, peer: tool, walsender, target", "RSS of the tool", "measured",
+}
+
+// report makes a row of each result, under comparisons.
+func (b *bench) report(results ...*result) [][]string {
+	var rows [][]string
 	for _, r := range results {
+		if r.failed != nil {
+			rows = append(rows, []string{r.id, r.what, r.goal, "", r.peer + " failed", "", "", "", "", "", "", b.measured(0)})
+			continue
+		}
 		ours, theirs := middle(r.ours, took), middle(r.theirs, took)
 		least, most := 1e9, 0.0
 		for i := range min(len(r.ours), len(r.theirs)) {
@@ -86,16 +103,12 @@ func report(w *strings.Builder, results []*result) {
 		rate := func(d time.Duration) string {
 			return fmt.Sprintf("%.1f s, %.0f %s", d.Seconds(), float64(r.count)/d.Seconds(), r.unit)
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s: %s | %.2f | %.2f to %.2f | %s | %s | %s | %d MiB |\n", r.id, r.what, r.goal,
-			rate(ours), r.peer, rate(theirs), theirs.Seconds()/ours.Seconds(), least, most, wall, cpu(r.ours), cpu(r.theirs), rss>>20)
+		rows = append(rows, []string{
+			r.id, r.what, r.goal, rate(ours), r.peer + ": " + rate(theirs), fmt.Sprintf("%.2f", theirs.Seconds()/ours.Seconds()),
+			fmt.Sprintf("%.2f to %.2f", least, most), wall, cpu(r.ours), cpu(r.theirs), fmt.Sprintf("%d MiB", rss>>20), b.measured(len(r.theirs)),
+		})
 	}
-}
-
-func (b *bench) flags() string {
-	if len(os.Args) <= 3 { // -out and its file alone
-		return ""
-	}
-	return " with BENCH='" + strings.Join(os.Args[3:], " ") + "'"
+	return rows
 }
 
 // machine says what the numbers were measured on.
@@ -114,24 +127,4 @@ func machine() string {
 		kernel = ", " + strings.TrimSpace(string(out))
 	}
 	return fmt.Sprintf("%d cores of %s%s, all on one machine over loopback", runtime.NumCPU(), cpu, kernel)
-}
-
-// A document has a section for each kind of workload, between two lines:
-const (
-	begin = "<!-- begin %s: written by make bench -->"
-	end   = "<!-- end -->"
-)
-
-func replaceSection(path, name, tables string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	begin := fmt.Sprintf(begin, name)
-	before, rest, ok := strings.Cut(string(text), begin)
-	_, after, closed := strings.Cut(rest, end)
-	if !ok || !closed {
-		return fmt.Errorf("%s has no lines %q and %q", path, begin, end)
-	}
-	return os.WriteFile(path, []byte(before+begin+"\n"+tables+end+after), 0o644)
 }
