@@ -18,7 +18,7 @@ const (
 	paceMore   = 24 << 10              // a read of so much is followed by another one at once
 
 	// What waits in a unix socket is counted with what holds it: it is full of small messages
-	// long before 30 ms are over (S0u: six times the time).
+	// long before 30 ms are over (S0u: six times the time). There is no low water for it either.
 	paceUnixNap = time.Millisecond
 
 	// What comes a second when there is a backlog: so many bytes, or reads. A source that
@@ -35,6 +35,7 @@ const (
 type pacedConn struct {
 	net.Conn
 	nap      time.Duration
+	full     *net.TCPConn // its kernel is to report no less than a full window during a nap; nil: it is not asked to
 	buf      []byte
 	from, to int // buf[from:to] is read and not taken
 
@@ -45,14 +46,15 @@ type pacedConn struct {
 
 // paced wraps a connection to the source, by which way ever it goes.
 func paced(c net.Conn) net.Conn {
-	nap := paceUnixNap
+	p := &pacedConn{Conn: c, nap: paceUnixNap, buf: make([]byte, paceBuffer)}
 	if tcp, ok := c.(*net.TCPConn); ok {
-		nap = paceNap
+		p.nap = paceNap
 		if rtt, ok := roundTrip(tcp); ok && rtt <= paceRTT {
 			tcp.SetReadBuffer(paceWindow) //nolint:errcheck // slower without
+			p.full = tcp
 		}
 	}
-	return &pacedConn{Conn: c, nap: nap, buf: make([]byte, paceBuffer)}
+	return p
 }
 
 // in is how much of something there is in a nap, of so much a second.
@@ -89,7 +91,7 @@ func (c *pacedConn) pause() {
 	case c.bytes >= least || !c.behind && c.reads >= c.in(paceReads):
 		c.behind = true
 		if left > 0 {
-			time.Sleep(left)
+			c.sleep(left)
 			now = now.Add(left)
 		}
 	case left > 0:
@@ -98,4 +100,14 @@ func (c *pacedConn) pause() {
 		c.behind = false
 	}
 	c.since, c.bytes, c.reads = now, 0, 0
+}
+
+// sleep lets the window fill. Go's poller would be woken by each message that comes into it,
+// which costs both sides more than the message.
+func (c *pacedConn) sleep(d time.Duration) {
+	if c.full != nil {
+		lowWater(c.full, paceWindow)
+		defer lowWater(c.full, 1)
+	}
+	time.Sleep(d)
 }

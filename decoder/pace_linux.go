@@ -20,3 +20,15 @@ func roundTrip(c *net.TCPConn) (rtt time.Duration, ok bool) {
 	})
 	return rtt, ok && err == nil
 }
+
+// lowWater sets from how many bytes on what has arrived is reported, SO_RCVLOWAT of
+// https://man7.org/linux/man-pages/man7/socket.7.html. The kernel takes no more than the window.
+func lowWater(c *net.TCPConn, bytes int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) { //nolint:errcheck // slower without
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes) //nolint:errcheck // as above
+	})
+}
