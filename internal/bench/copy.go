@@ -103,10 +103,15 @@ func (b *bench) copyWalferry(ctx context.Context, source, target string) (run, e
 	return r, nil
 }
 
-// copyProgram runs a program to its end.
+// copyProgram runs a program with the addresses where walferry looks for them.
 func (b *bench) copyProgram(ctx context.Context, by, source, target, name string, args ...string) (run, error) {
+	return b.runProgram(ctx, by, []string{"WALFERRY_SOURCE=" + source, "WALFERRY_TARGET=" + target}, name, args...)
+}
+
+// runProgram runs a program to its end.
+func (b *bench) runProgram(ctx context.Context, by string, env []string, name string, args ...string) (run, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+source, "WALFERRY_TARGET="+target)
+	cmd.Env = append(os.Environ(), env...)
 	begun := time.Now()
 	out, err := cmd.CombinedOutput()
 	r := run{by: by, took: time.Since(begun)}

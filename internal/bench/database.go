@@ -33,7 +33,7 @@ func (b *bench) fresh(ctx context.Context, s *pgtest.Server, name, template stri
 
 // dropSlots drops what a workload, or one that was interrupted, has left.
 func (b *bench) dropSlots(ctx context.Context) {
-	for _, name := range []string{slot, backlogs} {
+	for _, name := range []string{slot, backlogs, peerSlot, peerBacklogs} {
 		b.dropSlot(ctx, b.source.URL("postgres"), name) //nolint:errcheck // where it matters the next one fails
 	}
 }
@@ -77,6 +77,16 @@ func number(ctx context.Context, dsn, sql string) int {
 		return 0
 	}
 	return *n
+}
+
+// text is the one value of a query.
+func text(ctx context.Context, dsn, sql string) (value string, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return value, conn.QueryRow(ctx, sql).Scan(&value)
 }
 
 // contents sums up the rows of all tables, whatever their order.

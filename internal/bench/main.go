@@ -112,7 +112,7 @@ func (b *bench) all(ctx context.Context, only string) error {
 		}
 		measured = true
 		rows, err := run()
-		if err == nil {
+		if len(rows) > 0 && err == nil {
 			err = b.publish(section, head, rows)
 		}
 		if err != nil {
@@ -123,7 +123,7 @@ func (b *bench) all(ctx context.Context, only string) error {
 	for _, w := range streamWorkloads() {
 		err := one(w.id, "stream", comparisons, func() ([][]string, error) {
 			r, err := b.stream(ctx, w)
-			if err != nil {
+			if r == nil {
 				return nil, err
 			}
 			return b.report(r), nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -26,11 +27,22 @@ type streamWorkload struct {
 	decode   bool                                                          // nothing is applied: against a plain receive loop
 	way      func(context.Context, *pgtest.Server, string) (string, error) // to the source; nil: over TCP as it is
 	alone    bool                                                          // one run, of walferry
+	peer     *streamPeer                                                   // nil: native
+}
+
+// streamPeer is what follows in another way, from a slot of its own.
+type streamPeer struct {
+	name    string
+	program string // on PATH; without it the workload is left out
+	plugin  string // of its slot
+	follow  func(b *bench, ctx context.Context, source, target, end string) (run, error)
 }
 
 const (
-	slot      = "bench"
-	backlogs  = "bench_base" // the slot that keeps the backlog; copied for each run
+	slot         = "bench"
+	backlogs     = "bench_base" // the slot that keeps the backlog; copied for each run
+	peerSlot     = "bench_peer"
+	peerBacklogs = "bench_peer_base"
 	published = "bench"
 	// The last transaction of a backlog writes this row: where it is visible, all is.
 	doneTable = `create table bench_done (id int primary key)`
@@ -45,14 +57,31 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w.peer != nil {
+		if _, err := exec.LookPath(w.peer.program); err != nil {
+			say("  left out: %v", err)
+			return nil, nil
+		}
+	}
 	defer b.dropSlots(context.WithoutCancel(ctx))
 	if err := w.setup(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	err = execute(ctx, source, doneTable, `create publication `+published+` for all tables`,
+	what := "all tables"
+	if w.peer != nil {
+		what = "tables in schema public" // it may have tables of its own
+	}
+	err = execute(ctx, source, doneTable, `create publication `+published+` for `+what,
 		`select pg_create_logical_replication_slot('`+backlogs+`', 'pgoutput')`)
 	if err != nil {
 		return nil, err
+	}
+	if w.peer != nil {
+		err := execute(ctx, source, `select pg_create_logical_replication_slot('`+peerBacklogs+`', '`+w.peer.plugin+`')`)
+		if err != nil {
+			say("  left out: %v", err)
+			return nil, nil
+		}
 	}
 	if !w.decode {
 		template, err := b.fresh(ctx, b.target, "template", "")
@@ -73,12 +102,22 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	if err := w.write(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("write the backlog: %w", err)
 	}
-	if err := execute(ctx, source, writeDone, `checkpoint`); err != nil {
+	if err := execute(ctx, source, writeDone); err != nil {
+		return nil, err
+	}
+	end, err := text(ctx, source, `select pg_current_wal_lsn()::text`) // of the last transaction
+	if err != nil {
+		return nil, err
+	}
+	if err := execute(ctx, source, `checkpoint`); err != nil {
 		return nil, err
 	}
 	r := &result{id: w.id, what: w.what, goal: w.goal, unit: w.unit, count: w.count(b), peer: "native"}
-	if w.decode {
+	switch {
+	case w.decode:
 		r.peer = "receive loop"
+	case w.peer != nil:
+		r.peer = w.peer.name
 	}
 	say("  backlog written in %.1f s", time.Since(begun).Seconds())
 	var want string
@@ -93,8 +132,13 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	}
 	for i := range pairs {
 		ours, theirs := b.followWalferry, b.followNative
-		if w.decode {
+		switch {
+		case w.decode:
 			ours, theirs = b.decodeWalferry, b.decodePlain
+		case w.peer != nil:
+			theirs = func(ctx context.Context, source, target string) (run, error) {
+				return b.followPeer(ctx, w.peer, source, target, end)
+			}
 		}
 		runs := []struct {
 			follow func(context.Context, string, string) (run, error)
@@ -103,7 +147,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 		}{{ours, &r.ours, false}, {theirs, &r.theirs, false}}
 		if w.alone {
 			runs = runs[:1]
-		} else if !w.decode {
+		} else if !w.decode && w.peer == nil {
 			runs = append(runs, runs[0])
 			runs[2].follow, runs[2].to, runs[2].wall = b.decodeOnly, &r.walls, true
 		}
@@ -221,6 +265,41 @@ func (b *bench) followNative(ctx context.Context, source, target string) (r run,
 	r.sender = usageOf(number(ctx, source, `select active_pid from pg_replication_slots where slot_name = '`+slot+`'`))
 	r.backend = usageOf(number(ctx, target, `select pid from pg_stat_subscription where subname = 'bench'`))
 	return r, unsubscribe(ctx, target)
+}
+
+// followPeer applies the backlog with another program, of which only the time is known.
+func (b *bench) followPeer(ctx context.Context, p *streamPeer, source, target, end string) (run, error) {
+	err := execute(ctx, source, `select pg_copy_logical_replication_slot('`+peerBacklogs+`', '`+peerSlot+`')`)
+	if err != nil {
+		return run{}, err
+	}
+	r, err := p.follow(b, ctx, source, target, end)
+	r.by = p.name
+	return r, errors.Join(err, b.dropSlot(ctx, source, peerSlot))
+}
+
+// followPgcopydb is pgcopydb follow, of version 0.10: it reads wal2json, and begins where its sentinel says.
+func (b *bench) followPgcopydb(ctx context.Context, source, target, end string) (r run, err error) {
+	dir, err := os.MkdirTemp("", "walferry-bench-")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	start, err := text(ctx, source, `select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '`+peerSlot+`'`)
+	if err != nil {
+		return r, err
+	}
+	for _, args := range [][]string{
+		{"stream", "sentinel", "create", "--startpos", start, "--endpos", end},
+		{"stream", "sentinel", "set", "apply"},
+		{"follow", "--dir", filepath.Join(dir, "work"), "--slot-name", peerSlot, "--origin", "bench", "--not-consistent", "--resume", "--endpos", end},
+	} {
+		r, err = b.runProgram(ctx, "pgcopydb", []string{"PGCOPYDB_SOURCE_PGURI=" + source, "PGCOPYDB_TARGET_PGURI=" + target}, "pgcopydb", args...)
+		if err != nil {
+			return r, err
+		}
+	}
+	return r, execute(ctx, target, `select pg_replication_origin_drop('bench')`)
 }
 
 // startChild starts this program again for one kind of work.

@@ -76,6 +76,11 @@ func streamWorkloads() []streamWorkload {
 			setup: pgbenchTables(20), write: pgbench(s1, "-N"),
 		},
 		{
+			id: "S1p", what: "20,000 transactions of S1", unit: "transactions/s", goal: "", count: scaled(20_000),
+			setup: pgbenchTables(20), write: pgbench(scaled(20_000), "-N"),
+			peer: &streamPeer{name: "pgcopydb follow", program: "pgcopydb", plugin: "wal2json", follow: (*bench).followPgcopydb},
+		},
+		{
 			id: "S2", what: "pgbench, scale 10: hot rows", unit: "transactions/s", goal: "≥ 2.5 × native", count: s1,
 			setup: pgbenchTables(10), write: pgbench(s1),
 		},
