@@ -126,11 +126,15 @@ func inspect(ctx context.Context, conn *pgconn.PgConn, slot string, names []stri
 // logical_decoding_work_mem it writes to a file and reads again, which takes as long as decoding does:
 // a transaction of half a million INSERTs was sent in 3.7 s instead of 6.8. A quarter of shared_buffers
 // is a sixteenth of the machine's memory on RDS and in the manual's advice. What the connection
-// string, the role or the database sets is left as it is, and less than the server has never set.
+// string, the role or the database sets is left as it is, and less than the server has never set; nor more
+// on servers before the releases of November 2024, on which a walsender could take many times the limit
+// (release notes of 17.1, 16.5, 15.9, 14.14 and 13.17: "Reduce memory consumption of logical decoding").
 const memorySQL = `select set_config(name, least(buffers / 4, 1 << 20) || 'kB', false)
-from (select s.name, s.setting::int8 as has, s.source, (select setting::int8 * 8 from pg_settings where name = 'shared_buffers') as buffers
+from (select s.name, s.setting::int8 as has, s.source, (select setting::int8 * 8 from pg_settings where name = 'shared_buffers') as buffers,
+    current_setting('server_version_num')::int as version
   from pg_settings s where s.name = 'logical_decoding_work_mem') m
-where source in ('default', 'configuration file', 'command line') and has < least(buffers / 4, 1 << 20)`
+where source in ('default', 'configuration file', 'command line') and has < least(buffers / 4, 1 << 20)
+  and version % 10000 >= case version / 10000 when 13 then 17 when 14 then 14 when 15 then 9 when 16 then 5 when 17 then 1 else 0 end`
 
 // enlarge gives the walsender of this connection memory for large transactions.
 func enlarge(ctx context.Context, conn *pgconn.PgConn) error {
