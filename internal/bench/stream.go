@@ -43,7 +43,7 @@ const (
 	backlogs     = "bench_base" // the slot that keeps the backlog; copied for each run
 	peerSlot     = "bench_peer"
 	peerBacklogs = "bench_peer_base"
-	published = "bench"
+	published    = "bench"
 	// The last transaction of a backlog writes this row: where it is visible, all is.
 	doneTable = `create table bench_done (id int primary key)`
 	writeDone = `insert into bench_done values (1)`
