@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -30,20 +29,10 @@ type streamWorkload struct {
 	peer     *streamPeer                                                   // nil: native
 }
 
-// streamPeer is what follows in another way, from a slot of its own.
-type streamPeer struct {
-	name    string
-	program string // on PATH; without it the workload is left out
-	plugin  string // of its slot
-	follow  func(b *bench, ctx context.Context, source, target, end string) (run, error)
-}
-
 const (
-	slot         = "bench"
-	backlogs     = "bench_base" // the slot that keeps the backlog; copied for each run
-	peerSlot     = "bench_peer"
-	peerBacklogs = "bench_peer_base"
-	published    = "bench"
+	slot      = "bench"
+	backlogs  = "bench_base" // the slot that keeps the backlog; copied for each run
+	published = "bench"
 	// The last transaction of a backlog writes this row: where it is visible, all is.
 	doneTable = `create table bench_done (id int primary key)`
 	writeDone = `insert into bench_done values (1)`
@@ -76,13 +65,6 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.peer != nil {
-		err := execute(ctx, source, `select pg_create_logical_replication_slot('`+peerBacklogs+`', '`+w.peer.plugin+`')`)
-		if err != nil {
-			say("  left out: %v", err)
-			return nil, nil
-		}
-	}
 	if !w.decode {
 		template, err := b.fresh(ctx, b.target, "template", "")
 		if err != nil {
@@ -97,6 +79,12 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	}
 	if w.way != nil { // the others are to go on without TLS
 		defer execute(context.WithoutCancel(ctx), b.source.URL("postgres"), `alter system reset ssl`, `select pg_reload_conf()`) //nolint:errcheck // the server is thrown away
+	}
+	if w.peer != nil {
+		if err := w.peer.prepare(b, ctx, source); err != nil {
+			say("  left out: %s: %v", w.peer.name, err)
+			return nil, nil
+		}
 	}
 	begun := time.Now()
 	if err := w.write(ctx, b, source); err != nil {
@@ -137,7 +125,9 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			ours, theirs = b.decodeWalferry, b.decodePlain
 		case w.peer != nil:
 			theirs = func(ctx context.Context, source, target string) (run, error) {
-				return b.followPeer(ctx, w.peer, source, target, end)
+				r, err := w.peer.follow(b, ctx, source, target, end)
+				r.by = w.peer.name
+				return r, err
 			}
 		}
 		runs := []struct {
@@ -265,41 +255,6 @@ func (b *bench) followNative(ctx context.Context, source, target string) (r run,
 	r.sender = usageOf(number(ctx, source, `select active_pid from pg_replication_slots where slot_name = '`+slot+`'`))
 	r.backend = usageOf(number(ctx, target, `select pid from pg_stat_subscription where subname = 'bench'`))
 	return r, unsubscribe(ctx, target)
-}
-
-// followPeer applies the backlog with another program, of which only the time is known.
-func (b *bench) followPeer(ctx context.Context, p *streamPeer, source, target, end string) (run, error) {
-	err := execute(ctx, source, `select pg_copy_logical_replication_slot('`+peerBacklogs+`', '`+peerSlot+`')`)
-	if err != nil {
-		return run{}, err
-	}
-	r, err := p.follow(b, ctx, source, target, end)
-	r.by = p.name
-	return r, errors.Join(err, b.dropSlot(ctx, source, peerSlot))
-}
-
-// followPgcopydb is pgcopydb follow, of version 0.10: it reads wal2json, and begins where its sentinel says.
-func (b *bench) followPgcopydb(ctx context.Context, source, target, end string) (r run, err error) {
-	dir, err := os.MkdirTemp("", "walferry-bench-")
-	if err != nil {
-		return r, err
-	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
-	start, err := text(ctx, source, `select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '`+peerSlot+`'`)
-	if err != nil {
-		return r, err
-	}
-	for _, args := range [][]string{
-		{"stream", "sentinel", "create", "--startpos", start, "--endpos", end},
-		{"stream", "sentinel", "set", "apply"},
-		{"follow", "--dir", filepath.Join(dir, "work"), "--slot-name", peerSlot, "--origin", "bench", "--not-consistent", "--resume", "--endpos", end},
-	} {
-		r, err = b.runProgram(ctx, "pgcopydb", []string{"PGCOPYDB_SOURCE_PGURI=" + source, "PGCOPYDB_TARGET_PGURI=" + target}, "pgcopydb", args...)
-		if err != nil {
-			return r, err
-		}
-	}
-	return r, execute(ctx, target, `select pg_replication_origin_drop('bench')`)
 }
 
 // startChild starts this program again for one kind of work.

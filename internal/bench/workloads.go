@@ -78,7 +78,7 @@ func streamWorkloads() []streamWorkload {
 		{
 			id: "S1p", what: "20,000 transactions of S1", unit: "transactions/s", goal: "", count: scaled(20_000),
 			setup: pgbenchTables(20), write: pgbench(scaled(20_000), "-N"),
-			peer: &streamPeer{name: "pgcopydb follow", program: "pgcopydb", plugin: "wal2json", follow: (*bench).followPgcopydb},
+			peer: &pgcopydb,
 		},
 		{
 			id: "S2", what: "pgbench, scale 10: hot rows", unit: "transactions/s", goal: "≥ 2.5 × native", count: s1,
@@ -194,7 +194,7 @@ func copyWorkloads() []copyWorkload {
 			setup: func(ctx context.Context, b *bench, dsn string) error {
 				return execute(ctx, dsn,
 					`create unlogged table big (id bigint not null, a int, b int, c timestamptz, d text, e text, f text)`,
-					fmt.Sprintf(`insert into big select i, i %% 1000, (i * 7919) %% 100000, now() - i * interval '1 second', md5(i::text), md5((i + 1)::text), repeat('x', 90) from generate_series(1, %d) i`, b.n(8_000_000)),
+					fmt.Sprintf(`insert into big select i, i %% 1000, (i * 7919::bigint) %% 100000, now() - i * interval '1 second', md5(i::text), md5((i + 1)::text), repeat('x', 90) from generate_series(1, %d) i`, b.n(8_000_000)),
 					`alter table big set logged`, `alter table big add primary key (id)`, `create index on big (a)`, `create index on big (b)`, `create index on big (c)`, `create index on big (d)`, `create index on big (e)`)
 			},
 		},
