@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -80,11 +81,11 @@ func benchmark(ctx context.Context) error {
 			return err
 		}
 	}
-	total, err := memory()
-	if err != nil {
-		return err
+	total := pgtest.Memory("MemTotal")
+	if total == 0 {
+		return errors.New("how much memory the machine has is not known")
 	}
-	b.buffers = strconv.FormatInt(total/8>>20, 10) + "MB" // of the two servers together: a quarter of the machine's, as the manual advises
+	b.buffers = strconv.FormatUint(total/8>>20, 10) + "MB" // of the two servers together: a quarter of the machine's, as the manual advises
 	settings := map[string]string{
 		"shared_buffers": b.buffers, "max_wal_size": "8GB", "checkpoint_timeout": "1h", "max_connections": "200", "autovacuum": "off",
 		"wal_sender_timeout": "60s", "max_worker_processes": "20", "max_logical_replication_workers": "12", "max_sync_workers_per_subscription": "4",

@@ -50,19 +50,3 @@ func usageOf(pid int) usage {
 	}
 	return u
 }
-
-// memory is that of the machine, in bytes.
-func memory() (int64, error) {
-	const path = "/proc/meminfo"
-	info, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(info)) {
-		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kb << 10, err
-		}
-	}
-	return 0, fmt.Errorf("%s has no MemTotal", path)
-}

@@ -43,17 +43,24 @@ func memoryToSpare() bool {
 	if syscall.Statfs(memoryDir, &fs) != nil || uint64(fs.Bavail)*uint64(fs.Bsize) < enough {
 		return false // a container often gets 64 MB
 	}
+	return Memory("MemAvailable") >= enough
+}
+
+// Memory is a line of Linux's /proc/meminfo, such as MemTotal, in bytes. Zero: it is not known.
+func Memory(name string) uint64 {
 	info, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return false
+		return 0
 	}
 	defer info.Close()
 	for lines := bufio.NewScanner(info); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "MemAvailable:"); ok {
+		if rest, ok := strings.CutPrefix(lines.Text(), name+":"); ok {
 			var kB uint64
-			_, err := fmt.Sscan(rest, &kB)
-			return err == nil && kB<<10 >= enough
+			if _, err := fmt.Sscan(rest, &kB); err != nil {
+				return 0
+			}
+			return kB << 10
 		}
 	}
-	return false
+	return 0
 }
