@@ -171,7 +171,7 @@ func (s *server) readSettings(ctx context.Context) error {
 	rows, err := s.tx.Query(ctx, `
 select name, setting, source, pending_restart from pg_settings where name in (
        'wal_level', 'rds.logical_replication', 'max_replication_slots', 'max_wal_senders', 'wal_sender_timeout',
-       'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'track_counts', 'autovacuum', 'fsync', '`+readOnlySetting+`')`)
+       'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'output_plugin_libraries', 'track_counts', 'autovacuum', 'fsync', '`+readOnlySetting+`')`)
 	if err != nil {
 		return err
 	}

@@ -223,6 +223,34 @@ func TestRun_Settings(t *testing.T) {
 	}
 }
 
+// A server that does not let pgoutput be used, which older ones cannot be told.
+func TestRun_OutputPlugin(t *testing.T) {
+	source := pgtest.New(t, pgtest.Options{Major: 15})
+	target := pgtest.Shared(t, 18).Database(t)
+	c := Config{SourceDSN: source.URL("postgres"), TargetDSN: target, Schema: "none"}
+	change := func(sql ...string) {
+		exec(t, c.SourceDSN, sql...)
+		if err := source.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(pgtest.Query(t, c.SourceDSN, `select name from pg_settings where name = 'output_plugin_libraries'`)) == 0 {
+		t.Skip("this minor release has no output_plugin_libraries")
+	}
+	for _, libraries := range []string{`'test_decoding', 'my decoder'`, `''`} {
+		change(`alter system set output_plugin_libraries = ` + libraries)
+		found := find(check(t, c), "output-plugin", "source")
+		if len(found) != 1 || found[0].Severity != Block {
+			t.Fatalf("%s: got %v", libraries, found)
+		}
+		change(found[0].SQL...)
+		if found := find(check(t, c), "output-plugin", "source"); len(found) != 0 {
+			t.Errorf("%s: still there: %v", libraries, found)
+		}
+		exec(t, c.SourceDSN, `select pg_create_logical_replication_slot('allowed', 'pgoutput')`, `select pg_drop_replication_slot('allowed')`)
+	}
+}
+
 func TestRun_WrongServers(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 13)
 	for _, c := range []struct {

@@ -38,6 +38,7 @@ func (s *server) number(name string) (int, bool) {
 // wal checks what logical decoding needs of the source.
 func (r *run) wal(context.Context) error {
 	r.walLevel()
+	r.outputPlugin()
 	if !r.c.Resuming {
 		r.slots()
 	}
@@ -67,6 +68,45 @@ func (r *run) walLevel() {
 	}
 	r.add(f)
 }
+
+// outputPlugin: the minor releases of August 2026 let a role with REPLICATION name
+// only the plugins that output_plugin_libraries lists (CVE-2026-6471).
+func (r *run) outputPlugin() {
+	s := r.source
+	allowed, ok := s.settings["output_plugin_libraries"]
+	if !ok || listed(allowed.value, "pgoutput") {
+		return
+	}
+	f := Finding{
+		ID: "output-plugin", Severity: Block, On: "source",
+		Seen: fmt.Sprintf("output_plugin_libraries is %q: pgoutput may not be used", allowed.value),
+	}
+	if s.Platform != "" {
+		f.Do = "add pgoutput to output_plugin_libraries in the parameter group"
+	} else {
+		list := []string{"'pgoutput'"}
+		for item := range strings.SplitSeq(allowed.value, ",") {
+			if item = unquoted(item); item != "" {
+				list = append(list, catalog.Literal(item))
+			}
+		}
+		f.SQL = []string{"alter system set output_plugin_libraries = " + strings.Join(list, ", "), "select pg_reload_conf()"}
+	}
+	r.add(f)
+}
+
+// listed tells whether a setting that is a list has the item.
+func listed(setting, item string) bool {
+	for i := range strings.SplitSeq(setting, ",") {
+		if unquoted(i) == item {
+			return true
+		}
+	}
+	return false
+}
+
+// unquoted is an item of a list as the server takes it.
+func unquoted(item string) string { return strings.Trim(item, " \t\"") }
 
 func (r *run) slots() {
 	s := r.source

@@ -144,6 +144,7 @@ func Open(data []byte, o Options) (*Dump, error) {
 		case managedOwners[e.owner] && e.kind != "TABLE" && e.kind != "SCHEMA" && e.section != sectionNone:
 			d.left = append(d.left, Skipped{Object: e.String(), Why: "it belongs to the provider's role " + e.owner})
 		default:
+			e.sql = withoutVersions(e.sql)
 			d.entries = append(d.entries, e)
 		}
 	}

@@ -344,3 +344,24 @@ func TestDumpError_TLS(t *testing.T) {
 		}
 	}
 }
+
+// What the pg_dump of 15.18 wrote of a server of 15.20.
+func TestWithoutVersions(t *testing.T) {
+	const table = "CREATE TABLE public.\"t;\" (\n    a integer DEFAULT 'SET (pg_attver=1);'::text\n);\n"
+	for _, c := range []struct{ sql, want string }{
+		{"ALTER TABLE ONLY public.\"t;\" ALTER COLUMN a SET (pg_attver=22158952);\n", ""},
+		{
+			"ALTER TABLE ONLY public.\"t;\" ALTER COLUMN a SET (pg_attver=22158952);\nALTER TABLE ONLY public.\"t;\" ALTER COLUMN \"b (\" SET (pg_attver=22158952, n_distinct=-0.5);\n",
+			"ALTER TABLE ONLY public.\"t;\" ALTER COLUMN \"b (\" SET (n_distinct=-0.5);\n",
+		},
+		{
+			"ALTER FOREIGN TABLE ONLY public.ft ALTER COLUMN a SET (n_distinct=9, pg_attver=1);\nALTER FOREIGN TABLE public.ft ALTER COLUMN a OPTIONS (\n    x 'y'\n);\n",
+			"ALTER FOREIGN TABLE ONLY public.ft ALTER COLUMN a SET (n_distinct=9);\nALTER FOREIGN TABLE public.ft ALTER COLUMN a OPTIONS (\n    x 'y'\n);\n",
+		},
+		{"ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=9);\n", "ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=9);\n"},
+	} {
+		if got := withoutVersions(table + c.sql); got != table+c.want {
+			t.Errorf("got  %s\nwant %s", got, table+c.want)
+		}
+	}
+}

@@ -196,8 +196,9 @@ select 'column storage', a.id, a.attstorage::text, array[sure], ` + none + `
 union all
 select 'column statistics', a.id, a.attstattarget::text, array[sure], ` + none + ` from a where a.attstattarget >= 0 and a.relkind in ('r', 'p', 'm', 'f')
 union all
-select 'column options', a.id, concat_ws(' ', a.attoptions::text, a.attfdwoptions::text), array[sure], ` + none + `
-  from a where a.attoptions is not null or a.attfdwoptions is not null`
+select 'column options', a.id, concat_ws(' ', nullif(o.list, '{}')::text, a.attfdwoptions::text), array[sure], ` + none + `
+  from a cross join lateral (select array(select x from unnest(a.attoptions) x where left(x, 10) <> 'pg_attver=' order by x) as list) o
+  where o.list <> '{}' or a.attfdwoptions is not null`
 	if s.major >= 14 {
 		sql += `
 union all

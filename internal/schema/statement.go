@@ -1,6 +1,8 @@
 package schema
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -139,4 +141,27 @@ func statements(sql string) []string {
 		list = append(list, rest)
 	}
 	return list
+}
+
+// attributeOptions is how pg_dump writes the options of a column
+// (dumpTableSchema in pg_dump.c), whose values are numbers.
+var attributeOptions = regexp.MustCompile(`(?m)^(ALTER (?:FOREIGN )?TABLE ONLY .+ ALTER COLUMN .+ SET \()([a-z_]+=[^(),]+(?:, [a-z_]+=[^(),]+)*)(\);)\n`)
+
+// withoutVersions takes pg_attver out of the options of columns. The minor
+// releases of November 2026 (seen in 15.20) keep it among them for each column
+// of a relation, as a mark of their own: they neither let it be set nor have
+// their pg_dump write it. A pg_dump of before does write it, and a server of
+// before refuses it.
+func withoutVersions(sql string) string {
+	if !strings.Contains(sql, "pg_attver=") {
+		return sql
+	}
+	return attributeOptions.ReplaceAllStringFunc(sql, func(statement string) string {
+		part := attributeOptions.FindStringSubmatch(statement)
+		options := slices.DeleteFunc(strings.Split(part[2], ", "), func(o string) bool { return strings.HasPrefix(o, "pg_attver=") })
+		if len(options) == 0 {
+			return ""
+		}
+		return part[1] + strings.Join(options, ", ") + part[3] + "\n"
+	})
 }
