@@ -120,7 +120,7 @@ func tablesOf(ctx context.Context, dsn string) ([]string, error) {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	rows, err := conn.Query(ctx, `select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'walferry') order by 1`)
+ where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'walferry', 'bucardo') order by 1`)
 	if err != nil {
 		return nil, err
 	}

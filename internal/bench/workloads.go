@@ -81,6 +81,17 @@ func streamWorkloads() []streamWorkload {
 			peer: &pgcopydb,
 		},
 		{
+			id: "S1b", what: "20,000 transactions of S1, the table without key given one", unit: "transactions/s", goal: "", count: scaled(20_000),
+			setup: func(ctx context.Context, b *bench, dsn string) error {
+				if err := pgbenchTables(20)(ctx, b, dsn); err != nil {
+					return err
+				}
+				return execute(ctx, dsn, `alter table pgbench_history add column id bigserial primary key`)
+			},
+			write: pgbench(scaled(20_000), "-N"),
+			peer:  &bucardo,
+		},
+		{
 			id: "S2", what: "pgbench, scale 10: hot rows", unit: "transactions/s", goal: "≥ 2.5 × native", count: s1,
 			setup: pgbenchTables(10), write: pgbench(s1),
 		},
