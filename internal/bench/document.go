@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// A document has a section for each kind of workload, between two lines. In it are a line
-// that says where it was measured, an empty one, and a table with one or more rows a workload,
-// whose first cell is its name.
+// A document has a section for each kind of workload, between two lines. In it is a table
+// for each place where it was measured, under a line that says which: one or more rows a
+// workload, whose first cell is its name.
 const (
 	begin = "<!-- begin %s: written by make bench -->\n"
 	end   = "<!-- end -->"
@@ -39,7 +39,7 @@ func (b *bench) publish(section string, head []string, rows [][]string) error {
 
 func line(cells []string) string { return "| " + strings.Join(cells, " | ") + " |\n" }
 
-// merged is a document with rows in a section. What was measured elsewhere is left out.
+// merged is a document with rows in a section, in the table of its setting.
 func merged(document, section, setting string, head []string, rows [][]string) (string, error) {
 	begin := fmt.Sprintf(begin, section)
 	before, rest, ok := strings.Cut(document, begin)
@@ -47,19 +47,47 @@ func merged(document, section, setting string, head []string, rows [][]string) (
 	if !ok || !closed {
 		return "", fmt.Errorf("there are no lines %q and %q", strings.TrimSpace(begin), end)
 	}
-	top := setting + "\n\n" + line(head) + "|" + strings.Repeat("---|", len(head)) + "\n"
-	var lines []string
-	if kept, ok := strings.CutPrefix(old, top); ok {
-		lines = slices.Collect(strings.Lines(kept))
+	top := line(head) + "|" + strings.Repeat("---|", len(head)) + "\n"
+	tables := tablesIn(old)
+	at := slices.IndexFunc(tables, func(t table) bool { return t.setting == setting })
+	if at < 0 {
+		at = len(tables)
+		tables = append(tables, table{setting: setting})
 	}
-	for _, row := range rows {
-		lines = slices.DeleteFunc(lines, func(l string) bool { return workload(l) == row[0] })
+	kept, ok := strings.CutPrefix(tables[at].text, top)
+	if !ok {
+		kept = "" // its columns are others
 	}
+	lines := slices.DeleteFunc(slices.Collect(strings.Lines(kept)), func(l string) bool {
+		return slices.ContainsFunc(rows, func(row []string) bool { return workload(l) == row[0] })
+	})
 	for _, row := range rows {
 		lines = append(lines, line(row))
 	}
 	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(workload(a), workload(b)) })
-	return before + begin + top + strings.Join(lines, "") + end + after, nil
+	tables[at].text = top + strings.Join(lines, "")
+	var all []string
+	for _, t := range tables {
+		all = append(all, t.setting+"\n\n"+t.text)
+	}
+	return before + begin + strings.Join(all, "\n") + end + after, nil
+}
+
+// table is what was measured in one place.
+type table struct{ setting, text string }
+
+// tablesIn are those of a section.
+func tablesIn(section string) []table {
+	var tables []table
+	for l := range strings.Lines(section) {
+		switch {
+		case strings.HasPrefix(l, "|") && len(tables) > 0:
+			tables[len(tables)-1].text += l
+		case strings.TrimSpace(l) != "":
+			tables = append(tables, table{setting: strings.TrimSpace(l)})
+		}
+	}
+	return tables
 }
 
 // workload is the first cell of a line of a table.

@@ -49,7 +49,7 @@ func middle(runs []run, of func(run) time.Duration) time.Duration {
 
 func took(r run) time.Duration { return r.took }
 
-// setting says where a table was measured; rows of another one do not belong into it.
+// setting says where a table was measured.
 func (b *bench) setting() string {
 	return fmt.Sprintf("PostgreSQL %d to %d; %s; shared_buffers %s. Written by `make bench`.", b.source.Major, b.target.Major, machine(), b.buffers)
 }
