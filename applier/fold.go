@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"github.com/walferry/walferry/decoder"
 )
@@ -54,11 +55,11 @@ func (s *session) fold() *fold {
 }
 
 // add takes the next change. It returns false when it does not, and everything so far
-// has to be sent before it: a TRUNCATE, which may be of several tables; a change that
-// triggers will see; one of a table that was met in another form.
+// has to be sent before it: a TRUNCATE of several tables; a change that triggers will see;
+// one of a table that was met in another form.
 func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 	if c.Op == decoder.Truncate {
-		return false
+		return f.truncate(tx, c)
 	}
 	t := f.session.of(c.Relation)
 	switch {
@@ -67,22 +68,57 @@ func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 		return true
 	case t.left || t.before(tx):
 		return true
-	case t.watched:
-		return false
 	}
-	to := f.tables[t.sql]
-	switch {
-	case to == nil:
-		to = &folded{table: t}
-		f.tables[t.sql] = to
-		f.order = append(f.order, to)
-	case to.table != t:
+	to := f.of(t)
+	if to == nil {
 		return false
 	}
 	if !t.foldable || !f.into(to.open(), t, c) {
 		to.parts = append(to.parts, part{tx: tx, change: c})
 	}
 	return true
+}
+
+// truncate takes a TRUNCATE of one table. What was to be done to its rows before has no
+// net effect, nor has a TRUNCATE before. The server looks through all of its buffers for each.
+func (f *fold) truncate(tx *decoder.Tx, c *decoder.Change) bool {
+	if len(c.Truncated) != 1 {
+		return false
+	}
+	t := f.session.of(c.Truncated[0])
+	switch {
+	case t == nil || t.unfit != nil:
+		return false
+	case t.left || t.before(tx):
+		return true
+	}
+	to := f.of(t)
+	if to == nil || to.restarts() && !c.Restart {
+		return false
+	}
+	to.parts = []part{{tx: tx, change: c}}
+	return true
+}
+
+// of is where the changes of a table go; nil where they cannot be folded with those so far.
+func (f *fold) of(t *table) *folded {
+	to := f.tables[t.sql]
+	switch {
+	case t.watched:
+		return nil
+	case to == nil:
+		to = &folded{table: t}
+		f.tables[t.sql] = to
+		f.order = append(f.order, to)
+	case to.table != t:
+		return nil
+	}
+	return to
+}
+
+// restarts tells whether one of the changes restarts sequences.
+func (to *folded) restarts() bool {
+	return slices.ContainsFunc(to.parts, func(p part) bool { return p.net == nil && p.change.Restart })
 }
 
 // open is the set that the next change may go into.

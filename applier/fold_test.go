@@ -29,14 +29,15 @@ func TestFold_Random(t *testing.T) {
 		f := s.fold()
 		for range rapid.IntRange(0, 30).Draw(t, "changes") {
 			c := m.change(t)
-			if c.Op == decoder.Truncate {
-				replay(t, f, rows, bare)
-				clear(rows)
-				clear(bare)
-				f = s.fold()
-			} else if !f.add(&decoder.Tx{}, &c) {
+			if f.add(&decoder.Tx{}, &c) {
+				continue
+			}
+			if c.Op != decoder.Truncate {
 				t.Fatal("a table in one form was taken for another")
 			}
+			replay(t, f, rows, bare)
+			replayOne(t, &c, rows, bare)
+			f = s.fold()
 		}
 		replay(t, f, rows, bare)
 		got := &model{keyed: rows}
@@ -75,6 +76,15 @@ func replay(t *rapid.T, f *fold, rows map[string][2]string, bare map[string]int)
 }
 
 func replayOne(t *rapid.T, c *decoder.Change, rows map[string][2]string, bare map[string]int) {
+	if c.Op == decoder.Truncate {
+		if slices.Contains(c.Truncated, keyedRelation) {
+			clear(rows)
+		}
+		if slices.Contains(c.Truncated, bareRelation) {
+			clear(bare)
+		}
+		return
+	}
 	if c.Relation == bareRelation {
 		if c.Op != decoder.Insert {
 			if a := string(c.Old[0].Data); bare[a] == 0 {
@@ -110,6 +120,58 @@ func replayOne(t *rapid.T, c *decoder.Change, rows map[string][2]string, bare ma
 		}
 	}
 	rows[string(c.New[0].Data)] = row
+}
+
+// What a TRUNCATE of one table takes away is not written first, nor is it emptied twice;
+// one that restarts sequences is not lost, and one of several tables stands alone.
+func TestFold_Truncate(t *testing.T) {
+	empty := func(restart bool, tables ...*decoder.Relation) decoder.Change {
+		return decoder.Change{Op: decoder.Truncate, Truncated: tables, Restart: restart}
+	}
+	for _, test := range []struct {
+		name    string
+		changes []decoder.Change
+		want    []string // what is sent of each table; a set of changes is its number
+		refused int      // the change that is not taken
+	}{
+		{"between inserts", []decoder.Change{insert(keyedRelation, "1", "", ""), insert(bareRelation, "a", nil), empty(false, keyedRelation), insert(keyedRelation, "1", "", "")}, []string{"keyed: truncate, 1", "bare: 1"}, -1},
+		{"twice", []decoder.Change{empty(false, keyedRelation), insert(keyedRelation, "1", "", ""), empty(true, keyedRelation), insert(keyedRelation, "2", "", ""), insert(keyedRelation, "3", "", "")}, []string{"keyed: restart, 2"}, -1},
+		{"after a restart", []decoder.Change{empty(true, keyedRelation), empty(false, keyedRelation)}, []string{"keyed: restart"}, 1},
+		{"restart twice", []decoder.Change{empty(true, keyedRelation), empty(true, keyedRelation)}, []string{"keyed: restart"}, -1},
+		{"of a change that stands alone", []decoder.Change{remove(bareRelation, "a", nil), empty(false, bareRelation)}, []string{"bare: truncate"}, -1},
+		{"several tables", []decoder.Change{insert(keyedRelation, "1", "", ""), empty(false, keyedRelation, bareRelation)}, []string{"keyed: 1"}, 1},
+	} {
+		s := &session{replica: true, tables: map[*decoder.Relation]*table{
+			keyedRelation: known(keyedRelation, nil, func(t *table) { t.foldable = true }),
+			bareRelation:  known(bareRelation, nil, func(t *table) { t.foldable = true }),
+		}}
+		f, refused := s.fold(), -1
+		for i := range test.changes {
+			if !f.add(&decoder.Tx{}, &test.changes[i]) {
+				refused = i
+			}
+		}
+		var got []string
+		for _, to := range f.order {
+			var parts []string
+			for _, p := range to.parts {
+				switch {
+				case p.net != nil:
+					parts = append(parts, fmt.Sprint(len(p.net.list)))
+				case p.change.Restart:
+					parts = append(parts, "restart")
+				case p.change.Op == decoder.Truncate:
+					parts = append(parts, "truncate")
+				default:
+					parts = append(parts, "alone")
+				}
+			}
+			got = append(got, to.table.relation.Name+": "+strings.Join(parts, ", "))
+		}
+		if !slices.Equal(got, test.want) || refused != test.refused {
+			t.Errorf("%s: got %q, refused %d; want %q, %d", test.name, got, refused, test.want, test.refused)
+		}
+	}
 }
 
 // Two rows swap a unique value: the end state is fine, and half of the way is not.

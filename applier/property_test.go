@@ -92,9 +92,14 @@ func (m *model) change(t *rapid.T) decoder.Change {
 			if rapid.IntRange(0, 3).Draw(t, "really") > 0 {
 				continue
 			}
-			clear(m.keyed)
-			m.bare = nil
-			return decoder.Change{Op: decoder.Truncate, Truncated: []*decoder.Relation{keyedRelation, bareRelation}}
+			tables := rapid.SampledFrom([][]*decoder.Relation{{keyedRelation}, {bareRelation}, {keyedRelation, bareRelation}}).Draw(t, "tables")
+			if slices.Contains(tables, keyedRelation) {
+				clear(m.keyed)
+			}
+			if slices.Contains(tables, bareRelation) {
+				m.bare = nil
+			}
+			return decoder.Change{Op: decoder.Truncate, Truncated: tables, Restart: rapid.Bool().Draw(t, "restart")}
 		}
 	}
 }
