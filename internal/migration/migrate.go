@@ -401,8 +401,8 @@ func (r *runner) advance(ctx context.Context, phase Phase) error {
 	return context.Cause(ctx)
 }
 
-// liveLoop writes what status shows, once a second, until the returned function
-// is called.
+// liveLoop writes what status shows, now and once a second, until the returned function
+// is called. Whoever sees that a migrate runs does not see what another has left there.
 func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -417,6 +417,7 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 			r.c.Logger.Debug("write status", "error", err)
 		}
 	}
+	write(ctx)
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(time.Second)
