@@ -22,6 +22,7 @@ type batch struct {
 type command struct {
 	statement *statement // prepared when it is used first
 	sql       string     // without a statement
+	copied    []byte     // the rows, where it is a COPY
 	values    [][]byte
 	size      int // in bytes, about
 	awaited

@@ -313,8 +313,12 @@ func (b *batch) effects(t *table, s *effects) error {
 	return nil
 }
 
-// leastSet is how many changes of one shape are worth a statement for all of them.
-const leastSet = 4
+// leastSet is how many changes of one shape are worth a statement for all of them,
+// leastCopy how many INSERTs are worth a COPY.
+const (
+	leastSet  = 4
+	leastCopy = 50
+)
 
 // alike adds changes of different rows by their shapes.
 func (b *batch) alike(t *table, changes []*decoder.Change) error {
@@ -340,6 +344,10 @@ func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	}
 	for _, bucket := range buckets {
 		s := t.setStatement(shape(bucket.shape))
+		if s != nil && t.copied && len(bucket.changes) >= b.session.leastCopy && bucket.changes[0].Op == decoder.Insert {
+			b.copy(t, s, bucket.changes)
+			continue
+		}
 		if s != nil && len(bucket.changes) >= leastSet {
 			b.many(t, s, bucket.changes)
 			continue

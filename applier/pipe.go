@@ -112,6 +112,10 @@ func (p *pipe) command(c *command) error {
 	}
 	p.front.SendBind(&pgproto3.Bind{PreparedStatement: s.name, ParameterFormatCodes: s.formats, Parameters: c.values})
 	p.front.SendExecute(&pgproto3.Execute{})
+	if c.copied != nil { // it need not be asked for them; after an error it skips them, too
+		p.front.Send(&pgproto3.CopyData{Data: c.copied})
+		p.front.Send(&pgproto3.CopyDone{})
+	}
 	return p.sent(c.awaited, c.size)
 }
 

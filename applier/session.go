@@ -39,6 +39,8 @@ type session struct {
 	own ownStatements
 
 	windows *windows // of the Applier
+
+	leastCopy int // the constant, but in tests
 }
 
 // ownStatements are those that every transaction needs.
@@ -62,7 +64,7 @@ func openSession(ctx context.Context, conn *pgx.Conn, log *slog.Logger, stream s
 	if err := pinning.Pin(ctx, conn.PgConn()); err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, major: pinning.Major(conn.PgConn()), own: ownStatements{
+	s := &session{conn: conn, leastCopy: leastCopy, major: pinning.Major(conn.PgConn()), own: ownStatements{
 		begin:            &statement{sql: "begin"},
 		deferConstraints: &statement{sql: "set constraints all deferred"},
 		move:             &statement{sql: prove("", moveProgress, false, "1")},

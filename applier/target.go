@@ -37,6 +37,7 @@ type table struct {
 	setStatements map[string]*statement // for many changes of one shape
 
 	foldable         bool // changes may be gathered into sets
+	copied           bool // COPY may write it: there is no row-level security, which it would refuse
 	watched          bool // triggers or rules fire in replica role: they are to see each change, in its place among all
 	alwaysBesidesKey bool // there is a column GENERATED ALWAYS AS IDENTITY outside of the key
 }
@@ -194,7 +195,7 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	if target == nil {
 		return drift("the target has no such table")
 	}
-	t.partitioned, t.watched = target.kind == "p", target.watched
+	t.partitioned, t.watched, t.copied = target.kind == "p", target.watched, !target.policies
 	columns := maps.Clone(target.columns)
 	var altered *alteration
 	if len(r.Columns) > 0 { // the truncation that a trigger has noted, on version 10, names none
@@ -232,10 +233,10 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 
 // targetTable is what the target's catalogue says of a table.
 type targetTable struct {
-	kind    string
-	watched bool
-	columns map[string]column
-	keys    []key
+	kind              string
+	policies, watched bool
+	columns           map[string]column
+	keys              []key
 }
 
 // key is a unique index of the target that identifies rows.
@@ -297,9 +298,9 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 	var oids []uint32
 	var oid uint32
 	var schema, name, kind string
-	var watched bool
-	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind, &watched}, func() error {
-		t := &targetTable{kind: kind, watched: watched, columns: map[string]column{}}
+	var policies, watched bool
+	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind, &policies, &watched}, func() error {
+		t := &targetTable{kind: kind, policies: policies, watched: watched, columns: map[string]column{}}
 		found[[2]string{schema, name}], byOID[oid] = t, t
 		oids = append(oids, oid)
 		return nil
@@ -315,7 +316,7 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 
 const tableQuery = `
 select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
-       exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled in ('A', 'R'))
+       c.relrowsecurity, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled in ('A', 'R'))
          or exists (select from pg_rewrite r where r.ev_class = c.oid and r.ev_enabled in ('A', 'R'))
   from unnest($1::text[], $2::text[]) w(nspname, relname)
   join pg_namespace n on n.nspname = w.nspname::name join pg_class c on c.relnamespace = n.oid and c.relname = w.relname::name

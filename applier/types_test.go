@@ -96,11 +96,12 @@ create type pair as (a int, b text);
 // Every value arrives as it was, through a slot, although both databases have
 // settings that change what values look like.
 func TestApply_Types(t *testing.T) {
-	t.Run("one by one", func(t *testing.T) { applyTypes(t, true) })
-	t.Run("gathered", func(t *testing.T) { applyTypes(t, false) })
+	t.Run("one by one", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.oneByOne = true }) })
+	t.Run("gathered", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.session.leastCopy = 1 << 30 }) })
+	t.Run("copied", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.session.leastCopy = 1 }) })
 }
 
-func applyTypes(t *testing.T, oneByOne bool) {
+func applyTypes(t *testing.T, way func(*Applier)) {
 	t.Parallel()
 	// Shortest floats came with 12, \200 in "char" with 16: it is the same value, but not the same text.
 	sourceURL, targetURL := pgtest.Pair(t, max(sourceMajor(), 15), max(targetMajor(), 16))
@@ -165,7 +166,7 @@ func applyTypes(t *testing.T, oneByOne bool) {
 		t.Fatal(err)
 	}
 	defer a.Close(t.Context())
-	a.oneByOne = oneByOne
+	way(a)
 	stream, err := decoder.Open(t.Context(), sourceURL, decoder.Config{
 		Slot: slot, Publications: []string{"types"}, StatusInterval: 100 * time.Millisecond,
 	})
