@@ -11,17 +11,13 @@ import (
 // executor. s is the statement for many of them: COPY has its columns, and the same input
 // functions read the same texts. It writes identity columns, as OVERRIDING SYSTEM VALUE does.
 func (b *batch) copy(t *table, s *statement, changes []*decoder.Change) {
-	a := awaited{many: t, rows: int64(len(changes))}
-	if b.prove {
-		a.rows = -1
-	}
 	names := make([]string, len(s.args))
 	for i, arg := range s.args {
 		names[i] = t.columns[arg.column].name
 	}
 	rows := copyText(changes, s.args)
 	b.commands = append(b.commands, command{
-		sql: "copy " + t.sql + " (" + strings.Join(names, ", ") + ") from stdin", copied: rows, size: len(rows), awaited: a,
+		sql: "copy " + t.sql + " (" + strings.Join(names, ", ") + ") from stdin", copied: rows, size: len(rows), awaited: b.all(t, changes),
 	})
 }
 

@@ -344,17 +344,16 @@ func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	}
 	for _, bucket := range buckets {
 		s := t.setStatement(shape(bucket.shape))
-		if s != nil && t.copied && len(bucket.changes) >= b.session.leastCopy && bucket.changes[0].Op == decoder.Insert {
+		switch n := len(bucket.changes); {
+		case s != nil && n >= b.session.leastCopy && t.copied && bucket.changes[0].Op == decoder.Insert:
 			b.copy(t, s, bucket.changes)
-			continue
-		}
-		if s != nil && len(bucket.changes) >= leastSet {
+		case s != nil && n >= leastSet:
 			b.many(t, s, bucket.changes)
-			continue
-		}
-		for _, c := range bucket.changes {
-			if err := b.one(t, c); err != nil {
-				return err
+		default:
+			for _, c := range bucket.changes {
+				if err := b.one(t, c); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -466,10 +465,6 @@ func (b *batch) one(t *table, c *decoder.Change) error {
 // many adds changes of one shape as one statement: each of its parameters is an
 // array that has a value of each change.
 func (b *batch) many(t *table, s *statement, changes []*decoder.Change) {
-	a := awaited{many: t, rows: int64(len(changes))}
-	if b.prove {
-		a.rows = -1
-	}
 	size := 0
 	values := make([][]byte, len(s.args))
 	for i, arg := range s.args {
@@ -480,7 +475,15 @@ func (b *batch) many(t *table, s *statement, changes []*decoder.Change) {
 		}
 		size += len(values[i])
 	}
-	b.commands = append(b.commands, command{statement: s, values: values, size: size, awaited: a})
+	b.commands = append(b.commands, command{statement: s, values: values, size: size, awaited: b.all(t, changes)})
+}
+
+// all is the result of a statement for many changes.
+func (b *batch) all(t *table, changes []*decoder.Change) awaited {
+	if b.prove {
+		return awaited{many: t, rows: -1}
+	}
+	return awaited{many: t, rows: int64(len(changes))}
 }
 
 // foldError means that a group cannot be applied by its net effect, whether the

@@ -113,8 +113,13 @@ func (b *bench) followBucardo(ctx context.Context, source, target, _ string) (r 
 		return r, err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- kick.Wait() }()
-	r.took, err = awaitDone(ctx, target, begun, nil)
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		ended <- kick.Wait()
+		time.AfterFunc(10*time.Second, stop) // what it says is done must be visible
+	}()
+	r.took, err = awaitDone(waiting, target, begun, nil)
 	r.tool = usageOf(pid)
 	return r, errors.Join(err, <-ended)
 }

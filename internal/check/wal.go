@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,12 +18,16 @@ func (s *server) restart(name, value string) (do string, sql []string) {
 	return "restart the server afterwards", []string{fmt.Sprintf("alter system set %s = %s", name, catalog.Literal(value))}
 }
 
-// reload is how a setting that needs none is changed.
-func (s *server) reload(name, value string) (do string, sql []string) {
+// reload is how a setting that needs none is changed; several values are a list.
+func (s *server) reload(name string, values ...string) (do string, sql []string) {
 	if s.Platform != "" {
-		return fmt.Sprintf("set %s = %s in the parameter group", name, value), nil
+		return fmt.Sprintf("set %s = %s in the parameter group", name, strings.Join(values, ", ")), nil
 	}
-	return "", []string{fmt.Sprintf("alter system set %s = %s", name, catalog.Literal(value)), "select pg_reload_conf()"}
+	literals := make([]string, len(values))
+	for i, v := range values {
+		literals[i] = catalog.Literal(v)
+	}
+	return "", []string{fmt.Sprintf("alter system set %s = %s", name, strings.Join(literals, ", ")), "select pg_reload_conf()"}
 }
 
 // number is the value of a numeric setting in its unit, and whether there is one.
@@ -73,40 +78,28 @@ func (r *run) walLevel() {
 // only the plugins that output_plugin_libraries lists (CVE-2026-6471).
 func (r *run) outputPlugin() {
 	s := r.source
-	allowed, ok := s.settings["output_plugin_libraries"]
-	if !ok || listed(allowed.value, "pgoutput") {
+	setting, ok := s.settings["output_plugin_libraries"]
+	allowed := items(setting.value)
+	if !ok || slices.Contains(allowed, "pgoutput") {
 		return
 	}
-	f := Finding{
+	do, sql := s.reload("output_plugin_libraries", append(allowed, "pgoutput")...)
+	r.add(Finding{
 		ID: "output-plugin", Severity: Block, On: "source",
-		Seen: fmt.Sprintf("output_plugin_libraries is %q: pgoutput may not be used", allowed.value),
-	}
-	if s.Platform != "" {
-		f.Do = "add pgoutput to output_plugin_libraries in the parameter group"
-	} else {
-		list := []string{"'pgoutput'"}
-		for item := range strings.SplitSeq(allowed.value, ",") {
-			if item = unquoted(item); item != "" {
-				list = append(list, catalog.Literal(item))
-			}
-		}
-		f.SQL = []string{"alter system set output_plugin_libraries = " + strings.Join(list, ", "), "select pg_reload_conf()"}
-	}
-	r.add(f)
+		Seen: fmt.Sprintf("output_plugin_libraries is %q: pgoutput may not be used", setting.value), Do: do, SQL: sql,
+	})
 }
 
-// listed tells whether a setting that is a list has the item.
-func listed(setting, item string) bool {
-	for i := range strings.SplitSeq(setting, ",") {
-		if unquoted(i) == item {
-			return true
+// items are those of a setting that is a list.
+func items(setting string) []string {
+	var list []string
+	for item := range strings.SplitSeq(setting, ",") {
+		if item = strings.Trim(item, " \t\""); item != "" {
+			list = append(list, item)
 		}
 	}
-	return false
+	return list
 }
-
-// unquoted is an item of a list as the server takes it.
-func unquoted(item string) string { return strings.Trim(item, " \t\"") }
 
 func (r *run) slots() {
 	s := r.source

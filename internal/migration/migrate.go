@@ -402,7 +402,7 @@ func (r *runner) advance(ctx context.Context, phase Phase) error {
 }
 
 // liveLoop writes what status shows, now and once a second, until the returned function
-// is called. Whoever sees that a migrate runs does not see what another has left there.
+// is called. From the first phase of this run on nobody sees what an earlier one has left.
 func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
