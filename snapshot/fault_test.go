@@ -120,6 +120,10 @@ func TestRun_SnapshotLost(t *testing.T) {
 			e := snapshotOf(t, source)
 			c := config(source, target, e, Table{Schema: "public", Name: "big"})
 			e.Close(t.Context())
+			// The server ends the session, and with it the snapshot, when it comes to it.
+			eventually(t, "the snapshot is gone", func() bool {
+				return pgtest.Query(t, source, `select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)[0][0] == "0"
+			})
 			copier, err := New(c)
 			if err != nil {
 				t.Fatal(err)

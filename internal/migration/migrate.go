@@ -267,8 +267,8 @@ func (r *runner) begin(ctx context.Context) error {
 	if r.rec != nil {
 		r.c.Logger.Info("resuming", "phase", r.rec.Phase)
 		r.mu.Lock()
-		// What an earlier run has copied stays what status shows.
-		r.view.Copy, r.view.Indexes = r.rec.Live.Copy, r.rec.Live.Indexes
+		// What an earlier run has copied and received stays what status shows.
+		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
 		r.mu.Unlock()
 		return r.store.voidRequests(ctx, r.phase())
 	}
