@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -114,89 +115,97 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			return nil, err
 		}
 	}
-	i, pairs := 0, b.pairs
+	ours, theirs := b.followWalferry, b.followNative
 	switch {
-	case w.alone:
-		pairs = 1
-	case !w.decode && w.peer == nil:
-		i = warmUp
+	case w.decode:
+		ours, theirs = b.decodeWalferry, b.decodePlain
+	case w.peer != nil:
+		theirs = func(ctx context.Context, source, target string) (run, error) {
+			r, err := w.peer.follow(b, ctx, source, target, end)
+			r.by = w.peer.name
+			return r, err
+		}
 	}
-	for ; i < pairs; i++ {
-		ours, theirs := b.followWalferry, b.followNative
-		switch {
-		case w.decode:
-			ours, theirs = b.decodeWalferry, b.decodePlain
-		case w.peer != nil:
-			theirs = func(ctx context.Context, source, target string) (run, error) {
-				r, err := w.peer.follow(b, ctx, source, target, end)
-				r.by = w.peer.name
-				return r, err
-			}
+	once := func(follow follower, applies bool) (run, error) { return b.once(ctx, w, source, want, follow, applies) }
+	if w.alone {
+		got, err := once(ours, true)
+		r.ours = []run{got}
+		return r, err
+	}
+	native := !w.decode && w.peer == nil
+	if native {
+		// The server's shared memory is touched for the first time and WAL files are made, which costs whoever comes first.
+		say("  the first run, which does not count:")
+		if _, err := once(theirs, true); err != nil {
+			return nil, err
 		}
-		runs := []struct {
-			follow func(context.Context, string, string) (run, error)
+	}
+	for i := range b.pairs {
+		sides := []struct {
+			follow follower
 			to     *[]run
-			wall   bool // nothing is applied
-		}{{ours, &r.ours, false}, {theirs, &r.theirs, false}}
-		if w.alone {
-			runs = runs[:1]
-		} else if !w.decode && w.peer == nil {
-			runs = append(runs, runs[0])
-			runs[2].follow, runs[2].to, runs[2].wall = b.decodeOnly, &r.walls, true
+		}{{ours, &r.ours}, {theirs, &r.theirs}}
+		if i%2 == 1 { // neither is always the one that comes second
+			slices.Reverse(sides)
 		}
-		if i == warmUp {
-			runs = runs[1:2]
-			runs[0].to = new([]run)
-			say("  the first run, which does not count:")
-		}
-		if i%2 == 1 && !w.alone { // neither is always the one that comes second
-			runs[0], runs[1] = runs[1], runs[0]
-		}
-		for _, one := range runs {
-			target := ""
-			if !w.decode && !one.wall {
-				if target, err = b.fresh(ctx, b.target, "target", "template"); err != nil {
-					return nil, err
-				}
-			}
-			err := execute(ctx, source, `select pg_copy_logical_replication_slot('`+backlogs+`', '`+slot+`')`)
-			if err != nil {
-				return nil, err
-			}
-			through := source
-			if w.way != nil {
-				if through, err = w.way(ctx, b.source, source); err != nil {
-					return nil, err
-				}
-			}
-			got, err := one.follow(ctx, through, target)
-			if err == nil && target != "" {
-				var have string
-				if have, err = contents(ctx, target); err == nil && have != want {
-					err = fmt.Errorf("%s: the target is not what the source is", got.by)
-				}
-			}
-			if err != nil && w.peer != nil && one.to == &r.theirs && ctx.Err() == nil {
+		for _, side := range sides {
+			got, err := once(side.follow, !w.decode)
+			if err != nil && w.peer != nil && side.to == &r.theirs && ctx.Err() == nil {
 				say("  %s failed and is left out: %v", w.peer.name, err)
 				return nil, nil
 			}
 			if err != nil {
 				return nil, err
 			}
-			if err := b.dropSlot(ctx, source, slot); err != nil {
+			*side.to = append(*side.to, got)
+		}
+		if native {
+			got, err := once(b.decodeOnly, false)
+			if err != nil {
 				return nil, err
 			}
-			*one.to = append(*one.to, got)
-			say("  %-12s %6.2f s, CPU: tool %.1f s, walsender %.1f s, target %.1f s; RSS %d MiB",
-				got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.sender.cpu.Seconds(), got.backend.cpu.Seconds(), got.tool.rss>>20)
+			r.walls = append(r.walls, got)
 		}
 	}
 	return r, nil
 }
 
-// warmUp is the pair of which only the peer runs, and does not count: the server's shared memory is touched
-// for the first time and WAL files are made, which costs whoever comes first.
-const warmUp = -1
+// follower follows a backlog from the source to the target until all is there; without a target nothing is applied.
+type follower func(ctx context.Context, source, target string) (run, error)
+
+// once is one run, on a slot and a target of its own. With applies the target must have the contents wanted afterwards.
+func (b *bench) once(ctx context.Context, w streamWorkload, source, want string, follow follower, applies bool) (got run, err error) {
+	target := ""
+	if applies {
+		if target, err = b.fresh(ctx, b.target, "target", "template"); err != nil {
+			return got, err
+		}
+	}
+	if err := execute(ctx, source, `select pg_copy_logical_replication_slot('`+backlogs+`', '`+slot+`')`); err != nil {
+		return got, err
+	}
+	through := source
+	if w.way != nil {
+		if through, err = w.way(ctx, b.source, source); err != nil {
+			return got, err
+		}
+	}
+	if got, err = follow(ctx, through, target); err != nil {
+		return got, err
+	}
+	if applies {
+		have, err := contents(ctx, target)
+		if err != nil {
+			return got, err
+		}
+		if have != want {
+			return got, fmt.Errorf("%s: the target is not what the source is", got.by)
+		}
+	}
+	say("  %-12s %6.2f s, CPU: tool %.1f s, walsender %.1f s, target %.1f s; RSS %d MiB",
+		got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.sender.cpu.Seconds(), got.backend.cpu.Seconds(), got.tool.rss>>20)
+	return got, b.dropSlot(ctx, source, slot)
+}
 
 // followWalferry applies the backlog with the decoder and the applier in a process of their own.
 func (b *bench) followWalferry(ctx context.Context, source, target string) (run, error) {
