@@ -116,7 +116,7 @@ func (f *following) apply(ctx context.Context) error {
 		}
 		var restart *applier.RestartError
 		if !errors.As(err, &restart) {
-			return err
+			return f.overtaken(ctx, err)
 		}
 		f.r.c.Logger.Info("starting the stream again", "at", f.applier.Applied(), "reason", err)
 		select {
@@ -126,6 +126,27 @@ func (f *following) apply(ctx context.Context) error {
 		}
 		wait = min(2*wait, 30*time.Second)
 	}
+}
+
+// overtaken tells a slot that another migrate has moved on, while this one had lost its lock
+// and waited for the source, from one that is past what the target has: that is no gap.
+func (f *following) overtaken(ctx context.Context, err error) error {
+	var slot *decoder.SlotError
+	if !errors.As(err, &slot) || slot.Reason != decoder.SlotAhead {
+		return err
+	}
+	applied, unread := f.r.applied(ctx)
+	if unread != nil || applied < slot.Confirmed {
+		return err
+	}
+	return fmt.Errorf("another migrate has moved the stream from %s to %s: only one can be at work", slot.Start, applied)
+}
+
+// applied asks the target where it is, whoever has brought it there.
+func (r *runner) applied(ctx context.Context) (decoder.LSN, error) {
+	var applied string
+	err := r.store.row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{r.c.Name}, &applied)
+	return parseLSN(applied), err
 }
 
 func (f *following) applyStream(ctx context.Context) error {

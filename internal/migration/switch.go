@@ -251,11 +251,11 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	}
 	// The barrier is seen as soon as the target has committed it, which the applier
 	// itself may not know yet: ask the target, as for everything that is durable.
-	var applied string
-	if err := f.r.store.row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{f.r.c.Name}, &applied); err != nil {
+	applied, err := f.r.applied(ctx)
+	if err != nil {
 		return since, fmt.Errorf("drain: read the progress: %w", err)
 	}
-	if parseLSN(applied) < parseLSN(position) {
+	if applied < parseLSN(position) {
 		return since, fmt.Errorf("drain: the barrier came back at %s, before the fence's position %s", applied, position)
 	}
 	drained := time.Now()

@@ -1,0 +1,51 @@
+package migration
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// A slot ahead of this process is a gap only if the target is not as far: to copy everything again
+// because another migrate was faster would be bad advice.
+func TestOvertaken(t *testing.T) {
+	t.Parallel()
+	_, target := pgtest.Pair(t, 15, 18)
+	conn, err := pgx.Connect(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := applier.SetProgress(t.Context(), conn, "test", 0); err != nil {
+		t.Fatal(err)
+	}
+	link, err := openLink(t.Context(), target, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.close()
+	f := &following{r: &runner{c: Config{Name: "test"}, store: &store{link: link, name: "test"}}}
+	for _, test := range []struct {
+		applied decoder.LSN
+		gap     bool
+	}{{0x100, true}, {0x1FF, true}, {0x200, false}, {0x300, false}} {
+		if _, err := conn.Exec(t.Context(), `update walferry.progress set applied = $1::text::pg_lsn`, test.applied.String()); err != nil {
+			t.Fatal(err)
+		}
+		ahead := &decoder.SlotError{Slot: "s", Reason: decoder.SlotAhead, Start: 0x100, Confirmed: 0x200}
+		got := f.overtaken(t.Context(), ahead)
+		var slot *decoder.SlotError
+		if gap := errors.As(got, &slot); got == nil || gap != test.gap {
+			t.Errorf("target at %s: %v", test.applied, got)
+		}
+	}
+	other := &decoder.SlotError{Slot: "s", Reason: decoder.SlotMissing}
+	if got := f.overtaken(t.Context(), other); !errors.Is(got, other) {
+		t.Errorf("a slot that is gone: %v", got)
+	}
+}
