@@ -3,6 +3,8 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,23 +27,33 @@ type relation struct {
 }
 
 type column struct {
-	name      string
-	typeOID   uint32
-	typeName  string // for a cast
-	generated bool
+	name       string
+	typeOID    uint32
+	typeName   string // for a cast
+	binaryForm string // see binaryForms
+	generated  bool
 }
 
 func (r *relation) String() string { return catalog.Name(r.schema, r.name) }
 
+// %s is selectSize or withoutSize.
 const selectRelations = `
-select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relfilenode, c.relam in (0, 2),
-       coalesce(pg_table_size(c.oid), 0), coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8,
-       coalesce((select a.attname::text from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
-                  where i.indrelid = c.oid and i.indisprimary), '')
+select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relfilenode, c.relam in (0, 2), %s
   from unnest($1::text[], $2::text[]) wanted(schema, name)
   join pg_namespace n on n.nspname = wanted.schema
   join pg_class c on c.relnamespace = n.oid and c.relname = wanted.name
  where c.relkind in ('r', 'p')`
+
+// What only the source is asked for: the size of its files is looked up on disk, which takes time for thousands of tables. (Not pg_table_size, which opens the
+// TOAST table's index besides and looks for four files of each.)
+const (
+	selectSize = `
+       coalesce(pg_relation_size(c.oid), 0) + coalesce(case when c.reltoastrelid <> 0 then pg_relation_size(c.reltoastrelid) end, 0),
+       coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8,
+       coalesce((select a.attname::text from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+                  where i.indrelid = c.oid and i.indisprimary), '')`
+	withoutSize = `0::int8, 0::int8, ''`
+)
 
 // %s tells whether a column is generated.
 const selectColumns = `
@@ -50,12 +62,12 @@ select a.attrelid, a.attname::text, a.atttypid, format_type(a.atttypid, -1), %s
  where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped
  order by a.attrelid, a.attnum`
 
-// relations finds tables by schema and name. Those that are not there are left out.
-func relations(ctx context.Context, conn *pgx.Conn, schemas, names []string) (map[[2]string]*relation, error) {
+// relations finds tables by schema and name. Those that are not there are left out. size is selectSize or withoutSize.
+func relations(ctx context.Context, conn *pgx.Conn, size string, schemas, names []string) (map[[2]string]*relation, error) {
 	found := make(map[[2]string]*relation, len(names))
 	byOID := make(map[uint32]*relation, len(names))
 	var oids []uint32
-	rows, err := conn.Query(ctx, selectRelations, schemas, names)
+	rows, err := conn.Query(ctx, fmt.Sprintf(selectRelations, size), schemas, names)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
 	}
@@ -79,14 +91,25 @@ func relations(ctx context.Context, conn *pgx.Conn, schemas, names []string) (ma
 	if err != nil {
 		return nil, fmt.Errorf("read columns: %w", err)
 	}
+	types := map[uint32]bool{}
 	var oid uint32
 	var c column
 	_, err = pgx.ForEachRow(rows, []any{&oid, &c.name, &c.typeOID, &c.typeName, &c.generated}, func() error {
 		byOID[oid].columns = append(byOID[oid].columns, c)
+		types[c.typeOID] = true
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read columns: %w", err)
+	}
+	forms, err := binaryForms(ctx, conn, slices.Sorted(maps.Keys(types)))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range found {
+		for i := range r.columns {
+			r.columns[i].binaryForm = forms[r.columns[i].typeOID]
+		}
 	}
 	return found, nil
 }

@@ -57,11 +57,11 @@ func match(ctx context.Context, source, target *pgx.Conn, tables []Table) ([]*ma
 		schemas, names = append(schemas, t.Schema), append(names, t.Name)
 		targetSchemas, targetNames = append(targetSchemas, schema), append(targetNames, name)
 	}
-	sources, err := relations(ctx, source, schemas, names)
+	sources, err := relations(ctx, source, selectSize, schemas, names)
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	targets, err := relations(ctx, target, targetSchemas, targetNames)
+	targets, err := relations(ctx, target, withoutSize, targetSchemas, targetNames)
 	if err != nil {
 		return nil, fmt.Errorf("target: %w", err)
 	}
@@ -106,51 +106,13 @@ func (m *matched) matchColumns(target *relation) (differences []string) {
 			differences = append(differences, fmt.Sprintf("%s: column %q is generated on the target", m, from.name))
 		default:
 			m.columns = append(m.columns, catalog.Quote(from.name))
-			if from.typeOID != target.columns[i].typeOID || !sameBinary[from.typeOID] {
+			if from.binaryForm == "" || from.binaryForm != target.columns[i].binaryForm {
 				m.binary = false
 			}
 		}
 	}
 	return differences
 }
-
-// sameBinary are the built-in types whose binary form is the same in versions 10
-// to 18 and holds nothing that belongs to one database, such as an OID of a user's type. Binary
-// spares both servers the conversion; what is not listed travels as text.
-var sameBinary = func() map[uint32]bool {
-	types := map[uint32]bool{}
-	for _, oid := range []uint32{
-		16, 1000, // bool, and its array
-		17, 1001, // bytea
-		18,       // "char"
-		20, 1016, // int8
-		21, 1005, // int2
-		23, 1007, // int4
-		25, 1009, // text
-		114, 199, // json
-		700, 1021, // float4
-		701, 1022, // float8
-		829, 774, // macaddr, macaddr8
-		869, 650, // inet, cidr
-		1042, 1014, // bpchar
-		1043, 1015, // varchar
-		1082, 1182, // date
-		1083, 1183, // time
-		1114, 1115, // timestamp
-		1184, 1185, // timestamptz
-		1186, 1187, // interval
-		1266, 1270, // timetz
-		1560, 1562, // bit, varbit
-		1700, 1231, // numeric
-		2950, 2951, // uuid
-		3220,       // pg_lsn
-		3802, 3807, // jsonb
-		3904, 3906, 3908, 3910, 3912, 3926, // ranges: int4, num, ts, tstz, date, int8
-	} {
-		types[oid] = true
-	}
-	return types
-}()
 
 // copyOut is the command that reads a piece; bounds is a predicate or empty.
 func (m *matched) copyOut(bounds string) string {
