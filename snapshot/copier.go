@@ -223,7 +223,7 @@ func (c *Copier) failed(ctx context.Context, err error) error {
 func (c *Copier) hire(ctx context.Context) ([]*worker, error) {
 	workers := make([]*worker, c.config.Jobs)
 	for i := range workers {
-		workers[i] = &worker{copier: c}
+		workers[i] = &worker{copier: c, spare: newSpare()}
 	}
 	group, hiring := errgroup.WithContext(ctx)
 	for _, w := range workers {

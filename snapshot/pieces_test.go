@@ -45,7 +45,7 @@ func TestPipe(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	broken := errors.New("broken")
 	for _, ending := range []error{nil, broken} {
-		p := newPipe()
+		p := newPipe(newSpare())
 		var want []byte
 		rows := make([][]byte, 1000)
 		for i := range rows {
@@ -77,7 +77,7 @@ func TestPipe(t *testing.T) {
 		}
 	}
 
-	p := newPipe()
+	p := newPipe(newSpare())
 	p.stopReading()
 	for range 100 {
 		p.Write(make([]byte, blockBytes))

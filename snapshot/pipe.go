@@ -28,10 +28,13 @@ type pipe struct {
 	rows, bytes atomic.Int64 // of what was written, for progress
 }
 
-func newPipe() *pipe {
-	p := &pipe{full: make(chan []byte, blocks-2), spare: make(chan []byte, blocks), closed: make(chan struct{})}
-	return p
+// newPipe makes a pipe. Its blocks are those of spare, and go back there.
+func newPipe(spare chan []byte) *pipe {
+	return &pipe{full: make(chan []byte, blocks-2), spare: spare, closed: make(chan struct{})}
 }
+
+// newSpare holds the blocks of one pipe after the other: a small table does not need new ones.
+func newSpare() chan []byte { return make(chan []byte, blocks) }
 
 // Write takes the bytes of a row. When nobody reads any more it swallows them: an
 // error would make pgconn close the source's connection, and the snapshot with it.

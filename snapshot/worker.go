@@ -21,6 +21,7 @@ const (
 type worker struct {
 	copier         *Copier
 	source, target *pgx.Conn
+	spare          chan []byte // blocks for its pipes
 }
 
 func (w *worker) close(ctx context.Context) {
@@ -142,7 +143,7 @@ func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 			return onTarget(err)
 		}
 	}
-	pipe := newPipe()
+	pipe := newPipe(w.spare)
 	c.setRunning(t, pipe, true)
 	defer c.setRunning(t, pipe, false)
 	var sent, stored int64

@@ -73,9 +73,13 @@ select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.i
 	if err := schema.Tune(ctx, conn, 1); err != nil {
 		return err
 	}
+	present, err := schema.LoadPresent(ctx, conn)
+	if err != nil {
+		return err
+	}
 	for _, x := range dump.Indexes(pgx.Identifier{t.Schema, t.Name}) {
 		if x.Name == index {
-			return schema.Build(ctx, conn, x)
+			return schema.Build(ctx, conn, present, x)
 		}
 	}
 	return nil // then the target has no such index, and the table is copied anew

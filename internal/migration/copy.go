@@ -144,7 +144,7 @@ func (r *runner) exportAgain(ctx context.Context) (err error) {
 // copyUnder copies what is missing under the snapshot that there is.
 func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs int, resume, putAside bool) error {
 	r.step("copy the tables")
-	indexes := r.newIndexBuilder(ctx, len(tables) < len(r.copied()))
+	indexes := r.newIndexBuilder(ctx, true, len(tables) < len(r.copied()))
 	copier, err := snapshot.New(snapshot.Config{
 		Source: r.c.Source, Target: r.c.Target, Migration: r.c.Name,
 		Snapshot: r.exported.Name, AsOf: r.exported.ConsistentPoint,

@@ -15,13 +15,19 @@ import (
 )
 
 // indexBuilder builds the indexes of complete tables beside the copy, IndexJobs at a time,
-// also several of one table.
+// also several of one table, and gathers the statistics of those that have theirs.
 type indexBuilder struct {
 	r      *runner
-	dump   *schema.Dump
-	err    error
-	group  *errgroup.Group
-	cancel context.CancelFunc
+	beside bool // the copy is going on
+
+	analyze map[string]bool // whether a table's statistics are gathered here: not those of partitions, which their parents' take in
+	dump    *schema.Dump
+	err     error
+	group   *errgroup.Group
+	cancel  context.CancelFunc
+
+	loading sync.Mutex
+	found   schema.Present // on the target, before anything was built; nil: not read yet
 
 	mu     sync.Mutex
 	failed error
@@ -37,16 +43,20 @@ type indexTask struct {
 	table   pgx.Identifier
 	indexes []schema.Index
 	then    []indexTask
+	analyze bool // instead
 }
 
 // newIndexBuilder starts the workers. With goesOn the tables that an earlier one has done count.
-func (r *runner) newIndexBuilder(ctx context.Context, goesOn bool) *indexBuilder {
-	b := &indexBuilder{r: r, left: map[string]int{}}
+func (r *runner) newIndexBuilder(ctx context.Context, beside, goesOn bool) *indexBuilder {
+	b := &indexBuilder{r: r, beside: beside, analyze: map[string]bool{}, left: map[string]int{}}
 	b.more = sync.NewCond(&b.mu)
-	tables := len(r.ordinary())
+	tables := r.ordinary()
+	for i := range tables {
+		b.analyze[tables[i].String()] = beside && !tables[i].IsPartition
+	}
 	r.mu.Lock()
 	if !goesOn {
-		r.view.Indexes = IndexStatus{Tables: tables}
+		r.view.Indexes = IndexStatus{Tables: len(tables)}
 	}
 	r.mu.Unlock()
 	ctx, b.cancel = context.WithCancel(ctx)
@@ -123,18 +133,47 @@ func (b *indexBuilder) work(ctx context.Context) error {
 		}
 		if conn == nil { // a session is opened by whoever has something to do
 			var err error
-			if conn, err = session.Open(ctx, session.Config{DSN: b.r.c.Target, Application: b.r.c.Name + " index"}); err != nil {
+			config := session.Config{DSN: b.r.c.Target, Application: b.r.c.Name + " index"}
+			if b.beside {
+				// What a target that crashes forgets is built when the copy is done: the record of that is flushed, and what comes before it.
+				config.Settings = map[string]string{"synchronous_commit": "off"}
+			}
+			if conn, err = session.Open(ctx, config); err != nil {
 				return err
 			}
 			if err := schema.Tune(ctx, conn, b.r.c.IndexJobs); err != nil {
 				return err
 			}
 		}
-		if err := schema.Build(ctx, conn, task.indexes...); err != nil {
-			return fmt.Errorf("build the indexes of %s: %w", task.table.Sanitize(), err)
+		if err := b.do(ctx, conn, task); err != nil {
+			return err
 		}
 		b.done(task)
 	}
+}
+
+func (b *indexBuilder) do(ctx context.Context, conn *pgx.Conn, task indexTask) error {
+	if task.analyze {
+		return schema.AnalyzeTable(ctx, conn, task.table)
+	}
+	found, err := b.present(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if err := schema.Build(ctx, conn, found, task.indexes...); err != nil {
+		return fmt.Errorf("build the indexes of %s: %w", task.table.Sanitize(), err)
+	}
+	return nil
+}
+
+// present is read by the first worker that has something to do, for all of them.
+func (b *indexBuilder) present(ctx context.Context, conn *pgx.Conn) (found schema.Present, err error) {
+	b.loading.Lock()
+	defer b.loading.Unlock()
+	if b.found == nil {
+		b.found, err = schema.LoadPresent(ctx, conn)
+	}
+	return b.found, err
 }
 
 // take waits for a task; false when there will be no more.
@@ -165,11 +204,20 @@ func (b *indexBuilder) done(task indexTask) {
 	if b.left[key] > 0 {
 		return
 	}
+	b.r.mu.Lock()
+	defer b.r.mu.Unlock()
+	if task.analyze {
+		b.r.analyzed = append(b.r.analyzed, task.table)
+	} else {
+		b.r.view.Indexes.TablesDone++
+		if b.analyze[key] {
+			b.left[key] = 1
+			b.queue([]indexTask{{table: task.table, analyze: true}})
+			return
+		}
+	}
 	delete(b.left, key)
 	b.more.Broadcast() // it may have been the last
-	b.r.mu.Lock()
-	b.r.view.Indexes.TablesDone++
-	b.r.mu.Unlock()
 }
 
 // wait returns when every table that was handed over is done, or at once with
@@ -215,7 +263,7 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	r.step("gather statistics")
-	return schema.Analyze(ctx, r.c.Target, identifiers(r.tables), r.c.Jobs)
+	return schema.Analyze(ctx, r.c.Target, identifiers(r.tables), r.analyzed, r.c.Jobs)
 }
 
 // indexes builds what is missing of some tables' indexes.
@@ -224,7 +272,7 @@ func (r *runner) indexes(ctx context.Context, goesOn bool, of func(*catalog.Tabl
 		return nil
 	}
 	r.step("build the indexes")
-	indexes := r.newIndexBuilder(ctx, goesOn)
+	indexes := r.newIndexBuilder(ctx, false, goesOn)
 	for _, t := range r.ordinary() {
 		if !of(&t) {
 			continue

@@ -73,6 +73,7 @@ type runner struct {
 	mu        sync.Mutex
 	windows   map[[2]string]applier.Window // as of when tables were copied, by the source's schema and table
 	view      View
+	analyzed  []pgx.Identifier   // tables whose statistics were gathered beside the copy
 	copiers   []*snapshot.Copier // one for each snapshot; each has what those before have put aside
 	copyBegan time.Time
 	follow    *following

@@ -10,16 +10,29 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
+// AnalyzeTable gathers the statistics of one table.
+func AnalyzeTable(ctx context.Context, conn *pgx.Conn, table pgx.Identifier) error {
+	return analyze(ctx, conn, "analyze "+table.Sanitize())
+}
+
+func analyze(ctx context.Context, conn *pgx.Conn, sql string) error {
+	if err := execute(ctx, conn, sql); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
+}
+
 // Analyze gathers statistics of tables of the target, jobs at a time, the
 // largest first. Partitioned tables, which autovacuum never analyzes, are among
 // those that should be given. Before version 18 they take their partitions with
-// them, which are then left out of the list.
-func Analyze(ctx context.Context, targetDSN string, tables []pgx.Identifier, jobs int) error {
+// them, which are then left out of the list. So are those of done, for which AnalyzeTable
+// was called when they had their rows and indexes, but for what they lacked then: statistics objects, and the rows of children.
+func Analyze(ctx context.Context, targetDSN string, tables, done []pgx.Identifier, jobs int) error {
 	if len(tables) == 0 {
 		return nil
 	}
-	statements, err := analyzeStatements(ctx, targetDSN, tables)
-	if err != nil {
+	statements, err := analyzeStatements(ctx, targetDSN, tables, done)
+	if err != nil || len(statements) == 0 {
 		return err
 	}
 	queue := make(chan string, len(statements))
@@ -36,8 +49,8 @@ func Analyze(ctx context.Context, targetDSN string, tables []pgx.Identifier, job
 			}
 			defer conn.Close(context.WithoutCancel(ctx))
 			for sql := range queue {
-				if err := execute(ctx, conn, sql); err != nil {
-					return fmt.Errorf("%s: %w", sql, err)
+				if err := analyze(ctx, conn, sql); err != nil {
+					return err
 				}
 			}
 			return nil
@@ -46,16 +59,14 @@ func Analyze(ctx context.Context, targetDSN string, tables []pgx.Identifier, job
 	return g.Wait()
 }
 
-func analyzeStatements(ctx context.Context, targetDSN string, tables []pgx.Identifier) ([]string, error) {
+func analyzeStatements(ctx context.Context, targetDSN string, tables, done []pgx.Identifier) ([]string, error) {
 	conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "analyze"})
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	namespaces, names := make([]string, len(tables)), make([]string, len(tables))
-	for i, t := range tables {
-		namespaces[i], names[i] = t[0], t[1]
-	}
+	namespaces, names := parts(tables)
+	doneNamespaces, doneNames := parts(done)
 	// A parent's statistics need a look at all its partitions, so that it is as
 	// large as they are together.
 	rows, err := conn.Query(ctx, `
@@ -64,7 +75,10 @@ wanted as (
   select c.oid, c.relkind, c.relispartition, format('%I.%I', n.nspname, c.relname) as name
     from unnest($1::text[], $2::text[]) w(namespace, name)
     join pg_catalog.pg_namespace n on n.nspname = w.namespace
-    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = w.name),
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = w.name
+    left join unnest($4::text[], $5::text[]) d(namespace, name) on d.namespace = w.namespace and d.name = w.name
+   where d.name is null or exists(select from pg_catalog.pg_statistic_ext s where s.stxrelid = c.oid)
+      or exists(select from pg_catalog.pg_inherits h where h.inhparent = c.oid)),
 below as (
   select oid as root, oid from wanted where relkind = 'p'
   union all select below.root, h.inhrelid from below join pg_catalog.pg_inherits h on h.inhparent = below.oid)
@@ -72,7 +86,7 @@ select case when w.relkind = 'p' and $3 then 'analyze only ' else 'analyze ' end
   from wanted w
  where $3 or not exists(select from below b where b.oid = w.oid and b.root <> w.oid)
  order by coalesce((select sum(pg_catalog.pg_relation_size(b.oid)) from below b where b.root = w.oid), pg_catalog.pg_relation_size(w.oid)) desc`,
-		namespaces, names, session.Major(conn.PgConn()) >= 18)
+		namespaces, names, session.Major(conn.PgConn()) >= 18, doneNamespaces, doneNames)
 	if err != nil {
 		return nil, fmt.Errorf("list tables to analyze: %w", err)
 	}
@@ -81,4 +95,13 @@ select case when w.relkind = 'p' and $3 then 'analyze only ' else 'analyze ' end
 		return nil, fmt.Errorf("list tables to analyze: %w", err)
 	}
 	return statements, nil
+}
+
+// parts are the schemas and the names of tables.
+func parts(tables []pgx.Identifier) (namespaces, names []string) {
+	namespaces, names = make([]string, len(tables)), make([]string, len(tables))
+	for i, t := range tables {
+		namespaces[i], names[i] = t[0], t[1]
+	}
+	return namespaces, names
 }

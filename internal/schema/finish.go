@@ -54,7 +54,7 @@ func (d *Dump) stage(e *entry) stage {
 type finish struct {
 	dump    *Dump
 	conn    *pgx.Conn
-	present map[key]state
+	present Present
 	roles   *roles
 	report  Report
 	denied  map[string][]string // why -> what; reported once, as there may be thousands
@@ -83,7 +83,7 @@ func (d *Dump) Finish(ctx context.Context, conn *pgx.Conn) (Report, error) {
 }
 
 func (f *finish) run(ctx context.Context) (err error) {
-	if f.present, err = loadPresent(ctx, f.conn, nil); err != nil {
+	if f.present, err = LoadPresent(ctx, f.conn); err != nil {
 		return err
 	}
 	if f.roles, err = loadRoles(ctx, f.conn); err != nil {

@@ -35,7 +35,7 @@ func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) erro
 	if err := d.attach(ctx, conn); err != nil {
 		return err
 	}
-	found, err := loadPresent(ctx, conn, nil)
+	found, err := LoadPresent(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -81,12 +81,22 @@ func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs i
 	if len(entries) == 0 {
 		return nil
 	}
-	queue := make(chan *entry, len(entries))
+	var tables []string
+	of := map[string][]*entry{} // by table: two of one table would wait for each other
 	for _, e := range entries {
-		queue <- e
+		table, _, _, _ := e.target()
+		name := table.Sanitize()
+		if of[name] == nil {
+			tables = append(tables, name)
+		}
+		of[name] = append(of[name], e)
+	}
+	queue := make(chan []*entry, len(tables))
+	for _, name := range tables {
+		queue <- of[name]
 	}
 	close(queue)
-	failed := make([][]error, min(max(jobs, 1), len(entries)))
+	failed := make([][]error, min(max(jobs, 1), len(tables)))
 	var g errgroup.Group
 	for i := range failed {
 		g.Go(func() error {
@@ -98,11 +108,13 @@ func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs i
 			if err := Tune(ctx, conn, len(failed)); err != nil {
 				return err
 			}
-			for e := range queue {
-				if err := validate(ctx, conn, e); conn.IsClosed() {
-					return err
-				} else if err != nil {
-					failed[i] = append(failed[i], err)
+			for table := range queue {
+				for _, e := range table {
+					if err := validate(ctx, conn, e); conn.IsClosed() {
+						return err
+					} else if err != nil {
+						failed[i] = append(failed[i], err)
+					}
 				}
 			}
 			return nil

@@ -48,17 +48,10 @@ func (d *Dump) index() {
 // table, also whoever builds another index.
 func (x Index) Constraint() bool { return x.entry.kind == "CONSTRAINT" }
 
-// Build builds indexes of one table one after the other. Those that are there are left
+// Build builds indexes one after the other. Those that are present are left
 // alone; an invalid one, which somebody's CREATE INDEX CONCURRENTLY left, is dropped first.
 // Its error is an *ObjectError.
-func Build(ctx context.Context, conn *pgx.Conn, indexes ...Index) error {
-	if len(indexes) == 0 {
-		return nil
-	}
-	present, err := loadPresent(ctx, conn, indexes[0].Table)
-	if err != nil {
-		return err
-	}
+func Build(ctx context.Context, conn *pgx.Conn, present Present, indexes ...Index) error {
 	for _, x := range indexes {
 		if err := x.build(ctx, conn, present); err != nil {
 			return err
@@ -67,7 +60,7 @@ func Build(ctx context.Context, conn *pgx.Conn, indexes ...Index) error {
 	return nil
 }
 
-func (x Index) build(ctx context.Context, conn *pgx.Conn, found map[key]state) error {
+func (x Index) build(ctx context.Context, conn *pgx.Conn, found Present) error {
 	sql := x.entry.sql
 	if s, ok := found[x.entry.key()]; ok {
 		if s.ok || x.entry.kind != "INDEX" {
@@ -139,7 +132,7 @@ select coalesce((select h.inhparent is not null from pg_catalog.pg_class c join 
 // remaining builds the indexes that nobody has asked for yet: those of
 // partitioned tables, and of whatever else has no rows of its own to copy.
 func (d *Dump) remaining(ctx context.Context, conn *pgx.Conn) error {
-	present, err := loadPresent(ctx, conn, nil)
+	present, err := LoadPresent(ctx, conn)
 	if err != nil {
 		return err
 	}

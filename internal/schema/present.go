@@ -44,19 +44,16 @@ type state struct {
 	ok bool // an index is valid, a constraint validated, a materialized view filled
 }
 
-// loadPresent reads what of the kinds with a key the target has, all of it or
-// that of one table. The tag of a trigger, a rule or a policy is "table name".
-func loadPresent(ctx context.Context, q catalog.Querier, table pgx.Identifier) (map[key]state, error) {
-	namespace, name := "", ""
-	if table != nil {
-		namespace, name = table[0], table[1]
-	}
+// Present is what of a schema after the data the target has.
+type Present map[key]state
+
+// LoadPresent reads it, of all tables at once. The tag of a trigger, a rule or a policy is "table name".
+func LoadPresent(ctx context.Context, q catalog.Querier) (Present, error) {
 	rows, err := q.Query(ctx, `
 with r as (
   select c.oid, c.relname::text as name, c.relkind, n.nspname::text as namespace, c.relispopulated
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-   where c.relkind in ('r', 'p', 'v', 'm', 'f') and `+catalog.NotOurs+`
-     and ($1 = '' and $2 = '' or n.nspname = $1 and c.relname = $2))
+   where c.relkind in ('r', 'p', 'v', 'm', 'f') and `+catalog.NotOurs+`)
 select 'INDEX', r.namespace, '', c.relname::text, i.indisvalid or c.relkind = 'I'
   from r join pg_catalog.pg_index i on i.indrelid = r.oid join pg_catalog.pg_class c on c.oid = i.indexrelid
 union all
@@ -65,7 +62,7 @@ select 'CONSTRAINT', r.namespace, r.name, o.conname::text, o.convalidated
 union all
 select 'CONSTRAINT', n.nspname::text, '', t.typname || ' ' || o.conname, o.convalidated
   from pg_catalog.pg_constraint o join pg_catalog.pg_type t on t.oid = o.contypid
-  join pg_catalog.pg_namespace n on n.oid = t.typnamespace where $1 = '' and `+catalog.NotOurs+`
+  join pg_catalog.pg_namespace n on n.oid = t.typnamespace where `+catalog.NotOurs+`
 union all
 select 'TRIGGER', r.namespace, '', r.name || ' ' || t.tgname, true
   from r join pg_catalog.pg_trigger t on t.tgrelid = r.oid where not t.tgisinternal
@@ -77,15 +74,15 @@ select 'POLICY', r.namespace, '', r.name || ' ' || p.polname, true
   from r join pg_catalog.pg_policy p on p.polrelid = r.oid
 union all
 select 'STATISTICS', n.nspname::text, '', s.stxname::text, true
-  from pg_catalog.pg_statistic_ext s join pg_catalog.pg_namespace n on n.oid = s.stxnamespace where $1 = ''
+  from pg_catalog.pg_statistic_ext s join pg_catalog.pg_namespace n on n.oid = s.stxnamespace
 union all
-select 'EVENT TRIGGER', '', '', evtname::text, true from pg_catalog.pg_event_trigger where $1 = ''
+select 'EVENT TRIGGER', '', '', evtname::text, true from pg_catalog.pg_event_trigger
 union all
-select 'MATERIALIZED VIEW DATA', r.namespace, '', r.name, true from r where r.relkind = 'm' and r.relispopulated`, namespace, name)
+select 'MATERIALIZED VIEW DATA', r.namespace, '', r.name, true from r where r.relkind = 'm' and r.relispopulated`)
 	if err != nil {
 		return nil, fmt.Errorf("list what the target has: %w", err)
 	}
-	found := map[key]state{}
+	found := Present{}
 	var k key
 	var s state
 	_, err = pgx.ForEachRow(rows, []any{&k.kind, &k.namespace, &k.table, &k.name, &s.ok}, func() error {

@@ -91,6 +91,15 @@ func restore(t testing.TB, d *Dump, target string) Report {
 	return afterData(t, d, target)
 }
 
+func loadPresent(t testing.TB, conn *pgx.Conn) Present {
+	t.Helper()
+	present, err := LoadPresent(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return present
+}
+
 // afterData takes the steps after the copy.
 func afterData(t testing.TB, d *Dump, target string) Report {
 	t.Helper()
@@ -98,9 +107,10 @@ func afterData(t testing.TB, d *Dump, target string) Report {
 	if err := Tune(t.Context(), conn, 2); err != nil {
 		t.Fatal(err)
 	}
+	present := loadPresent(t, conn)
 	for _, e := range d.entries {
 		if e.kind == "TABLE" {
-			if err := Build(t.Context(), conn, d.Indexes(pgx.Identifier{e.namespace, e.tag})...); err != nil {
+			if err := Build(t.Context(), conn, present, d.Indexes(pgx.Identifier{e.namespace, e.tag})...); err != nil {
 				t.Fatal(err)
 			}
 		}
