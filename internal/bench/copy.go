@@ -50,10 +50,17 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 			return run{}, err
 		}
 		targets++
+		_, sender := cpuOf(b.source.PID())
+		_, backend := cpuOf(b.target.PID())
 		got, err := copy(ctx, source, target)
 		if err != nil {
 			return got, err
 		}
+		time.Sleep(200 * time.Millisecond) // for the last sessions to end
+		_, got.sender.cpu = cpuOf(b.source.PID())
+		_, got.backend.cpu = cpuOf(b.target.PID())
+		got.sender.cpu -= sender
+		got.backend.cpu -= backend
 		have, err := contents(ctx, target)
 		if err == nil && have != want {
 			err = errors.New("the target is not what the source is")
@@ -92,7 +99,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 					return nil, fmt.Errorf("%s: %w", got.by, err)
 				}
 				*one.to = append(*one.to, got)
-				say("  %-12s %6.2f s, CPU: tool %.1f s; RSS %d MiB", got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.tool.rss>>20)
+				got.say()
 			}
 		}
 	}

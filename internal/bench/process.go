@@ -26,20 +26,28 @@ func usageAfter(cmd *exec.Cmd) usage {
 	return u
 }
 
+// cpuOf reads /proc: the processor time of a process, and of its children that have ended; zero when it has ended itself.
+func cpuOf(pid int) (own, children time.Duration) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0
+	}
+	// The name in parentheses may hold anything; utime is the 14th field, stime, cutime and cstime follow.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 15 {
+		return 0, 0
+	}
+	ticks := func(field int) time.Duration {
+		n, _ := strconv.ParseInt(fields[field], 10, 64)
+		return time.Duration(n) * (time.Second / 100) // USER_HZ
+	}
+	return ticks(11) + ticks(12), ticks(13) + ticks(14)
+}
+
 // usageOf reads /proc. Processes that have ended have no usage.
 func usageOf(pid int) usage {
 	var u usage
-	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
-		// The name in parentheses may hold anything; utime and stime are the 14th and 15th field.
-		if at := bytes.LastIndexByte(stat, ')'); at >= 0 {
-			fields := strings.Fields(string(stat[at+1:]))
-			if len(fields) > 12 {
-				user, _ := strconv.ParseInt(fields[11], 10, 64)
-				system, _ := strconv.ParseInt(fields[12], 10, 64)
-				u.cpu = time.Duration(user+system) * (time.Second / 100) // USER_HZ
-			}
-		}
-	}
+	u.cpu, _ = cpuOf(pid)
 	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil {
 		for line := range strings.Lines(string(status)) {
 			if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {

@@ -15,8 +15,13 @@ type run struct {
 	by      string
 	took    time.Duration
 	tool    usage // the process of the tool; zero where the server is the tool
-	sender  usage // the source's walsender
-	backend usage // the target's backend that applies
+	sender  usage // the source's walsender; of a copy all sessions of the source that have ended
+	backend usage // the target's backend that applies; of a copy all sessions of the target
+}
+
+func (r run) say() {
+	say("  %-12s %6.2f s, CPU: tool %.1f s, source %.1f s, target %.1f s; RSS %d MiB",
+		r.by, r.took.Seconds(), r.tool.cpu.Seconds(), r.sender.cpu.Seconds(), r.backend.cpu.Seconds(), r.tool.rss>>20)
 }
 
 // result is a workload with its runs: ours[i] and theirs[i] were made in turn.
@@ -68,7 +73,7 @@ func (b *bench) measured(pairs int) string {
 
 var comparisons = []string{
 	"", "workload", "to reach", "walferry", "peer", "times as fast, by medians", "pair by pair", "decode only, and its share of walferry's time",
-	"CPU s, walferry: tool, walsender, target", "CPU s, peer: tool, walsender, target", "RSS of the tool", "measured",
+	"CPU s, walferry: tool, source, target", "CPU s, peer: tool, source, target", "RSS of the tool", "measured",
 }
 
 // report makes a row of each result, under comparisons.

@@ -202,8 +202,7 @@ func (b *bench) once(ctx context.Context, w streamWorkload, source, want string,
 			return got, fmt.Errorf("%s: the target is not what the source is", got.by)
 		}
 	}
-	say("  %-12s %6.2f s, CPU: tool %.1f s, walsender %.1f s, target %.1f s; RSS %d MiB",
-		got.by, got.took.Seconds(), got.tool.cpu.Seconds(), got.sender.cpu.Seconds(), got.backend.cpu.Seconds(), got.tool.rss>>20)
+	got.say()
 	return got, b.dropSlot(ctx, source, slot)
 }
 
