@@ -44,7 +44,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 			execute(context.WithoutCancel(ctx), b.target.URL("postgres"), `drop database if exists `+targetName(w, n)+` with (force)`) //nolint:errcheck // the server is thrown away
 		}
 	}()
-	once := func(copy copier) (run, error) {
+	once := func(copy side) (run, error) {
 		target, err := b.fresh(ctx, b.target, targetName(w, targets), "")
 		if err != nil {
 			return run{}, err
@@ -61,11 +61,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 		_, got.backend.cpu = cpuOf(b.target.PID())
 		got.sender.cpu -= sender
 		got.backend.cpu -= backend
-		have, err := contents(ctx, target)
-		if err == nil && have != want {
-			err = errors.New("the target is not what the source is")
-		}
-		return got, err
+		return got, holds(ctx, got.by, target, want)
 	}
 	say("  the first run, which does not count:") // see stream
 	if _, err := once(b.copyPsql); err != nil {
@@ -82,7 +78,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 				continue
 			}
 			runs := []struct {
-				copy copier
+				copy side
 				to   *[]run
 			}{{b.copyWalferry, &r.ours}, {p.copy, &r.theirs}}
 			if i%2 == 1 {
@@ -96,7 +92,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 					break
 				}
 				if err != nil {
-					return nil, fmt.Errorf("%s: %w", got.by, err)
+					return nil, err
 				}
 				*one.to = append(*one.to, got)
 				got.say()
@@ -115,13 +111,10 @@ func targetName(w copyWorkload, n int) string {
 	return "target"
 }
 
-// copier copies a database to an empty one.
-type copier func(ctx context.Context, source, target string) (run, error)
-
 // peer is what walferry is compared with.
 type peer struct {
 	name string
-	copy copier
+	copy side
 }
 
 // copyWalferry runs the whole of migrate until it has caught up, check and schema included.

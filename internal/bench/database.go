@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -110,6 +111,18 @@ func contents(ctx context.Context, dsn string) (string, error) {
 		fmt.Fprintf(&all, "%s %s\n", t, sum)
 	}
 	return all.String(), nil
+}
+
+// holds is an error when the contents of a target, which somebody has filled, are not those wanted.
+func holds(ctx context.Context, by, target, want string) error {
+	have, err := contents(ctx, target)
+	if err == nil && have != want {
+		err = errors.New("the target is not what the source is")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", by, err)
+	}
+	return nil
 }
 
 // tablesOf lists the tables that have rows of their own, quoted.

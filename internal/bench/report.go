@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,9 @@ type run struct {
 	sender  usage // the source's walsender; of a copy all sessions of the source that have ended
 	backend usage // the target's backend that applies; of a copy all sessions of the target
 }
+
+// side is what is measured: it copies, or follows a backlog, from the source to the target until all is there. Without a target nothing is applied.
+type side func(ctx context.Context, source, target string) (run, error)
 
 func (r run) say() {
 	say("  %-12s %6.2f s, CPU: tool %.1f s, source %.1f s, target %.1f s; RSS %d MiB",

@@ -126,7 +126,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			return r, err
 		}
 	}
-	once := func(follow follower, applies bool) (run, error) { return b.once(ctx, w, source, want, follow, applies) }
+	once := func(follow side, applies bool) (run, error) { return b.once(ctx, w, source, want, follow, applies) }
 	if w.alone {
 		got, err := once(ours, true)
 		r.ours = []run{got}
@@ -142,7 +142,7 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	}
 	for i := range b.pairs {
 		sides := []struct {
-			follow follower
+			follow side
 			to     *[]run
 		}{{ours, &r.ours}, {theirs, &r.theirs}}
 		if i%2 == 1 { // neither is always the one that comes second
@@ -170,11 +170,8 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	return r, nil
 }
 
-// follower follows a backlog from the source to the target until all is there; without a target nothing is applied.
-type follower func(ctx context.Context, source, target string) (run, error)
-
 // once is one run, on a slot and a target of its own. With applies the target must have the contents wanted afterwards.
-func (b *bench) once(ctx context.Context, w streamWorkload, source, want string, follow follower, applies bool) (got run, err error) {
+func (b *bench) once(ctx context.Context, w streamWorkload, source, want string, follow side, applies bool) (got run, err error) {
 	target := ""
 	if applies {
 		if target, err = b.fresh(ctx, b.target, "target", "template"); err != nil {
@@ -194,12 +191,8 @@ func (b *bench) once(ctx context.Context, w streamWorkload, source, want string,
 		return got, err
 	}
 	if applies {
-		have, err := contents(ctx, target)
-		if err != nil {
+		if err := holds(ctx, got.by, target, want); err != nil {
 			return got, err
-		}
-		if have != want {
-			return got, fmt.Errorf("%s: the target is not what the source is", got.by)
 		}
 	}
 	got.say()

@@ -18,13 +18,13 @@ import (
 // also several of one table, and gathers the statistics of those that have theirs.
 type indexBuilder struct {
 	r      *runner
-	beside bool // the copy is going on
+	dump   *schema.Dump
+	err    error
+	group  *errgroup.Group
+	cancel context.CancelFunc
 
+	beside  bool            // the copy is going on
 	analyze map[string]bool // whether a table's statistics are gathered here: not those of partitions, which their parents' take in
-	dump    *schema.Dump
-	err     error
-	group   *errgroup.Group
-	cancel  context.CancelFunc
 
 	loading sync.Mutex
 	found   schema.Present // on the target, before anything was built; nil: not read yet
@@ -51,8 +51,10 @@ func (r *runner) newIndexBuilder(ctx context.Context, beside, goesOn bool) *inde
 	b := &indexBuilder{r: r, beside: beside, analyze: map[string]bool{}, left: map[string]int{}}
 	b.more = sync.NewCond(&b.mu)
 	tables := r.ordinary()
-	for i := range tables {
-		b.analyze[tables[i].String()] = beside && !tables[i].IsPartition
+	if beside {
+		for i := range tables {
+			b.analyze[tables[i].String()] = !tables[i].IsPartition
+		}
 	}
 	r.mu.Lock()
 	if !goesOn {
