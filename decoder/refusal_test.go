@@ -380,16 +380,8 @@ func TestStream_InvalidText(t *testing.T) {
 	const name = "decoder_ascii"
 	pgtest.Exec(t, server.URL("postgres"), `create database `+name+` template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'`)
 	t.Cleanup(func() {
-		conn, err := pgx.Connect(context.Background(), server.URL("postgres"))
-		if err != nil {
+		if err := server.DropDatabase(context.Background(), name); err != nil {
 			t.Error(err)
-			return
-		}
-		defer conn.Close(context.Background())
-		for _, sql := range []string{`select pg_drop_replication_slot('` + name + `')`, `drop database ` + name} {
-			if _, err := conn.Exec(context.Background(), sql); err != nil {
-				t.Error(err)
-			}
 		}
 	})
 	s := newSource(t, server.URL(name), plain, "public.t")

@@ -150,6 +150,11 @@ const (
 		select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s'`
 )
 
+// DropDatabase drops a database that a test has made by itself, with everything that would keep it, such as a walsender that is about to end.
+func (s *Server) DropDatabase(ctx context.Context, name string) error {
+	return dropDatabase(ctx, s.URL("postgres"), name)
+}
+
 // dropDatabase drops a database with everything that would keep it. PostgreSQL
 // before 13 has no DROP DATABASE ... FORCE, which drops no slots in any case.
 func dropDatabase(ctx context.Context, admin, name string) error {
