@@ -462,12 +462,7 @@ func TestRun_InvalidText(t *testing.T) {
 	const name = "snapshot_ascii"
 	pgtest.Exec(t, server.URL("postgres"), `create database `+name+` template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'`)
 	t.Cleanup(func() {
-		conn, err := pgx.Connect(context.Background(), server.URL("postgres"))
-		if err == nil {
-			defer conn.Close(context.Background())
-			_, err = conn.Exec(context.Background(), `drop database `+name)
-		}
-		if err != nil {
+		if err := server.DropDatabase(context.Background(), name); err != nil {
 			t.Error(err)
 		}
 	})

@@ -95,10 +95,7 @@ func freshDatabase(tb testing.TB, admin string, there func() bool) string {
 		if !there() {
 			return
 		}
-		// The test's own context has ended by now.
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := dropDatabase(ctx, admin, name); err != nil {
+		if err := dropDatabase(context.Background(), admin, name); err != nil { // the test's own context has ended by now
 			tb.Errorf("drop database %s: %v", name, err)
 		}
 	})
@@ -155,9 +152,11 @@ func (s *Server) DropDatabase(ctx context.Context, name string) error {
 	return dropDatabase(ctx, s.URL("postgres"), name)
 }
 
-// dropDatabase drops a database with everything that would keep it. PostgreSQL
+// dropDatabase drops a database with everything that would keep it, within a minute. PostgreSQL
 // before 13 has no DROP DATABASE ... FORCE, which drops no slots in any case.
 func dropDatabase(ctx context.Context, admin, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	conn, err := pgconn.Connect(ctx, admin)
 	if err != nil {
 		return err
