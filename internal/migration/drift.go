@@ -16,7 +16,7 @@ import (
 func columnStates(t *catalog.Table) (states []columnState) {
 	for i := range t.Columns {
 		if c := &t.Columns[i]; c.Generated == 0 {
-			states = append(states, columnState{c.Name, c.TypeOID, c.TypeMod})
+			states = append(states, columnState{c.Number, c.Name, c.TypeOID, c.TypeMod})
 		}
 	}
 	return states

@@ -156,7 +156,7 @@ func (r *runner) publish(ctx context.Context) error {
 		var ordinary []catalog.Table
 		for i := range r.tables {
 			t := &r.tables[i]
-			state := tableState{Schema: t.Schema, Name: t.Name, Kind: string(t.Kind)}
+			state := tableState{OID: t.OID, Schema: t.Schema, Name: t.Name, Kind: string(t.Kind)}
 			if t.Kind == 'r' {
 				state.Columns = columnStates(t)
 				ordinary = append(ordinary, *t)

@@ -52,6 +52,7 @@ type record struct {
 
 // tableState is what a migration remembers of a table of its selection.
 type tableState struct {
+	OID        uint32 `json:"oid,omitempty"` // the source's; 0 in a record of an older version
 	Schema     string `json:"schema"`
 	Name       string `json:"name"`
 	Kind       string `json:"kind"`
@@ -65,6 +66,7 @@ type tableState struct {
 
 // columnState is a column of the source as it was.
 type columnState struct {
+	Number  int16  `json:"num,omitempty"` // attnum; 0 in a record of an older version
 	Name    string `json:"name"`
 	TypeOID uint32 `json:"type"`
 	TypeMod int32  `json:"mod"`
