@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"strconv"
 	"time"
 
@@ -11,7 +10,8 @@ import (
 )
 
 // settings is what the flags, the environment and the file say together: a flag
-// beats the environment, which beats the file.
+// beats the environment, which beats the file. The flag package reads the environment,
+// see withVariables.
 type settings struct {
 	flags *cli.Context
 	file  *file
@@ -35,15 +35,9 @@ func load(ui *ui, c *cli.Context) (*settings, error) {
 	return s, nil
 }
 
-// environment are the options that have a variable.
-var environment = map[string]string{"source": "WALFERRY_SOURCE", "target": "WALFERRY_TARGET"}
-
 func (s *settings) text(name string) string {
 	if s.flags.IsSet(name) {
 		return s.flags.String(name)
-	}
-	if v := os.Getenv(environment[name]); environment[name] != "" && v != "" {
-		return v
 	}
 	if s.file != nil {
 		return s.file.text(name)
@@ -70,13 +64,16 @@ func (s *settings) number(name string) (n int, err error) {
 	return n, s.notZero(name, n == 0, err)
 }
 
-func (s *settings) duration(name string) (d time.Duration, err error) {
-	if s.flags.IsSet(name) || s.file == nil {
-		d = s.flags.Duration(name)
-	} else {
-		d, err = s.file.duration(name)
+func (s *settings) duration(name string) (time.Duration, error) {
+	text := s.text(name)
+	if text == "" && !s.flags.IsSet(name) {
+		return 0, nil
 	}
-	return d, s.notZero(name, d == 0, err)
+	d, ok := parseDuration(text)
+	if !ok {
+		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is no duration", "give seconds, or a number with its unit, such as 90s or 5m"}
+	}
+	return d, s.notZero(name, d == 0, nil)
 }
 
 func (s *settings) size(name string) (int64, error) {

@@ -10,8 +10,8 @@ import (
 
 func cutoverFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.DurationFlag{Name: "timeout", Usage: "the longest that the cutover may take; then the source is un-fenced", DefaultText: "1m"},
-		&cli.DurationFlag{Name: "max-lag", Usage: "do not begin when the target is further behind", DefaultText: "5s"},
+		&cli.StringFlag{Name: "timeout", Usage: "the longest that the cutover may take; then the source is un-fenced", DefaultText: "1m"},
+		&cli.StringFlag{Name: "max-lag", Usage: "do not begin when the target is further behind", DefaultText: "5s"},
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/rawbytes"
@@ -89,7 +88,9 @@ func (f *file) check() error {
 		case "jobs", "index-jobs":
 			_, err = f.number(name)
 		case "timeout", "max-lag":
-			_, err = f.duration(name)
+			if _, ok := parseDuration(fmt.Sprint(f.values[name])); !ok {
+				err = f.wrongType(name, "a duration such as 30s")
+			}
 		case "verify":
 			if _, ok := f.values[name].(bool); !ok {
 				err = f.wrongType(name, "true or false")
@@ -114,8 +115,10 @@ func (f *file) wrongType(name, want string) error {
 func (f *file) has(name string) bool { return f != nil && f.values[name] != nil }
 
 func (f *file) text(name string) string {
-	text, _ := f.values[name].(string) // check has seen to the type
-	return text
+	if f.values[name] == nil {
+		return ""
+	}
+	return fmt.Sprint(f.values[name]) // check has seen to the type
 }
 
 func (f *file) flag(name string) bool {
@@ -159,22 +162,11 @@ func (f *file) number(name string) (int, error) {
 	return n, nil
 }
 
-func (f *file) duration(name string) (time.Duration, error) {
-	if f.values[name] == nil {
-		return 0, nil
-	}
-	d, err := time.ParseDuration(fmt.Sprint(f.values[name]))
-	if err != nil {
-		return 0, f.wrongType(name, "a duration such as 30s")
-	}
-	return d, nil
-}
-
 // warn tells of passwords that others can read.
 func (s *settings) warn(ui *ui) {
 	for _, name := range []string{"source", "target"} {
-		if s.flags.IsSet(name) && session.HoldsPassword(s.flags.String(name)) {
-			ui.note("the password in --%s can be read by everybody on this machine (ps): use %s, --config or a passfile", name, environment[name])
+		if onCommandLine(ui.args, name) && session.HoldsPassword(s.flags.String(name)) {
+			ui.note("the password in --%s can be read by everybody on this machine (ps): use %s, --config or a passfile", name, variable(name))
 		}
 		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && session.HoldsPassword(s.file.text(name)) {
 			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)

@@ -10,14 +10,14 @@ import (
 )
 
 func globalFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "source", Usage: "connection string of the database to move (or WALFERRY_SOURCE)"},
-		&cli.StringFlag{Name: "target", Usage: "connection string of the database to move to (or WALFERRY_TARGET)"},
+	return withVariables([]cli.Flag{
+		&cli.StringFlag{Name: "source", Usage: "connection string of the database to move"},
+		&cli.StringFlag{Name: "target", Usage: "connection string of the database to move to"},
 		&cli.StringFlag{Name: "config", Usage: "YAML file with these options: source, target, name, include, ..."},
 		&cli.StringFlag{Name: "name", Usage: "name of the migration, where there are several", DefaultText: "default"},
 		&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error", DefaultText: "info"},
 		&cli.StringFlag{Name: "log-format", Usage: "text or json", DefaultText: "text"},
-	}
+	})
 }
 
 // hoist moves the global options, which users write behind the command as well, in
@@ -27,7 +27,7 @@ func hoist(args []string) ([]string, error) {
 	for _, f := range globalFlags() {
 		names[f.Names()[0]] = true
 	}
-	if len(args) == 0 {
+	if len(args) == 0 || args[len(args)-1] == "--generate-bash-completion" {
 		return args, nil
 	}
 	front, rest := []string{args[0]}, []string{}

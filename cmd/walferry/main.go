@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -27,6 +26,7 @@ const (
 	exitBlocked    = 3 // check found something that blocks
 	exitUnchanged  = 4 // a gate or deadline was not met, and everything is as before
 	exitDifference = 5 // verify found differences
+	exitStopped    = 6 // stopped by a signal before the end, where the same command resumes
 )
 
 func main() {
@@ -59,10 +59,15 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 		}
 	}()
 	ui.hide(args...)
-	ui.hide(os.Getenv("WALFERRY_SOURCE"), os.Getenv("WALFERRY_TARGET"))
+	ui.hide(os.Getenv(variable("source")), os.Getenv(variable("target")))
+	ui.args = args
+	app := newApp(ui)
 	args, err := hoist(args)
 	if err == nil {
-		err = newApp(ui).RunContext(ctx, args)
+		err = checkVariables(optionNames(app))
+	}
+	if err == nil {
+		err = app.RunContext(ctx, args)
 	}
 	if err == nil {
 		return exitDone
@@ -81,6 +86,7 @@ func exitCode(err error) int {
 		gate    *migration.GateError
 		differs *differenceError
 		proof   *migration.DifferenceError
+		stopped *stoppedError
 	)
 	switch {
 	case errors.As(err, &usage), errors.As(err, &config), errors.As(err, &dsn), errors.As(err, &pattern):
@@ -91,8 +97,21 @@ func exitCode(err error) int {
 		return exitUnchanged
 	case errors.As(err, &differs), errors.As(err, &proof):
 		return exitDifference
+	case errors.As(err, &stopped):
+		return exitStopped
 	}
 	return exitFailed
+}
+
+// stoppedError says that a signal has ended a migrate before its end. What starts it, such
+// as a Kubernetes Job, must not take that for done: nobody follows, and the slot holds WAL.
+type stoppedError struct{ phase migration.Phase }
+
+func (e *stoppedError) Error() string { return "stopped by a signal in phase " + string(e.phase) }
+
+// Hint is what the operator can do.
+func (e *stoppedError) Hint() string {
+	return "`walferry migrate` resumes from here; until then the slot holds back WAL on the source"
 }
 
 // usageError is wrong usage or configuration.
@@ -111,23 +130,31 @@ func newApp(ui *ui) *cli.App {
 		Name:            "walferry",
 		Usage:           "move a live PostgreSQL database to another server",
 		UsageText:       "walferry [global options] command [options]",
-		HideVersion:     true,
+		Version:         longVersion(),
 		HideHelpCommand: true,
-		Writer:          ui.stdout,
-		ErrWriter:       ui.stderr,
-		ExitErrHandler:  func(*cli.Context, error) {},
-		Flags:           globalFlags(),
+
+		EnableBashCompletion: true,
+		Writer:               ui.stdout,
+		ErrWriter:            ui.stderr,
+		ExitErrHandler:       func(*cli.Context, error) {},
+		Flags:                globalFlags(),
 		Commands: []*cli.Command{
 			checkCommand(ui), migrateCommand(ui), statusCommand(ui), verifyCommand(ui), cutoverCommand(ui),
-			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui),
+			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui),
 		},
 	}
+	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, c.App.Version) }
 	usage := func(c *cli.Context, err error, _ bool) error { return explainFlag(app, c.Command, err) }
 	app.OnUsageError = usage
 	for _, c := range app.Commands {
 		c.OnUsageError = usage
 		c.HideHelpCommand = true
+		c.CustomHelpTemplate = commandHelp()
+		c.Flags = withVariables(c.Flags)
 		action := c.Action
+		if c.ArgsUsage != "" {
+			continue
+		}
 		c.Action = func(ctx *cli.Context) error {
 			if ctx.Args().Present() {
 				return &usageError{fmt.Sprintf("%s takes no argument %q", ctx.Command.Name, ctx.Args().First()), "see `walferry " + ctx.Command.Name + " --help`"}
@@ -139,11 +166,7 @@ func newApp(ui *ui) *cli.App {
 		if !ctx.Args().Present() {
 			return cli.ShowAppHelp(ctx)
 		}
-		var names []string
-		for _, c := range app.Commands {
-			names = append(names, c.Name)
-		}
-		return &usageError{fmt.Sprintf("there is no command %q", ctx.Args().First()), didYouMean(ctx.Args().First(), names, "", "walferry --help")}
+		return noCommand(app, ctx.Args().First())
 	}
 	return app
 }
@@ -158,7 +181,7 @@ func writeErr(err error) error {
 
 func versionCommand(ui *ui) *cli.Command {
 	return &cli.Command{Name: "version", Usage: "print the version", Action: func(*cli.Context) error {
-		_, err := fmt.Fprintln(ui.stdout, strings.TrimSpace(longVersion()))
+		_, err := fmt.Fprintln(ui.stdout, longVersion())
 		return writeErr(err)
 	}}
 }

@@ -12,9 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -203,4 +205,40 @@ func side(ts *testscript.TestScript, name string) string {
 		ts.Fatalf("there is no %s yet", name)
 	}
 	return dsn
+}
+
+// The flag package takes what stands in backquotes for the name of an option's value.
+func TestUsageTexts(t *testing.T) {
+	app := newApp(newUI(os.Stdout, os.Stderr))
+	for _, c := range append(app.Commands, &cli.Command{Flags: app.Flags}) {
+		for _, f := range c.Flags {
+			if text := f.String(); strings.Contains(text, "`") || !strings.Contains(text, variable(f.Names()[0])) && f.Names()[0] != "help" {
+				t.Errorf("%s: %s", c.Name, text)
+			}
+			if usage := f.(cli.DocGenerationFlag).GetUsage(); strings.Contains(usage, "`") {
+				t.Errorf("%s --%s: a backquote in %q", c.Name, f.Names()[0], usage)
+			}
+		}
+	}
+}
+
+func TestParseSizeAndDuration(t *testing.T) {
+	for text, want := range map[string]int64{"1kB": 1 << 10, "5GiB": 5 << 30, "5GB": 5 << 30, "512M": 512 << 20, " 2 TB ": 2 << 40, "5": -1, "GB": -1, "-1GB": -1, "1.5GB": -1, "9999999TB": -1, "1PB": -1} {
+		got, ok := parseSize(text)
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("parseSize(%q): got %d, want %d", text, got, want)
+		}
+	}
+	for text, want := range map[string]time.Duration{"60": time.Minute, "1.5": 1500 * time.Millisecond, "90s": 90 * time.Second, "1m30s": 90 * time.Second, "5 m": -1, "": -1, "soon": -1} {
+		got, ok := parseDuration(text)
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("parseDuration(%q): got %s, want %s", text, got, want)
+		}
+	}
 }

@@ -13,7 +13,7 @@ import (
 func migrateCommand(ui *ui) *cli.Command {
 	flags := append(selectionFlags(),
 		&cli.StringFlag{Name: "until", Usage: "copied: a plain one-time copy; caught-up: stop there, the same command goes on; cutover", DefaultText: "cutover"},
-		&cli.StringFlag{Name: "cutover", Usage: "manual: wait for `walferry cutover`; auto: when it has caught up", DefaultText: "manual"},
+		&cli.StringFlag{Name: "cutover", Usage: "manual: wait for 'walferry cutover'; auto: when it has caught up", DefaultText: "manual"},
 		&cli.StringFlag{Name: "piece-size", Usage: "size above which a table is copied in pieces, such as 512MB", DefaultText: "so that all jobs end together"},
 		&cli.StringFlag{Name: "max-retained-wal", Usage: "WAL that the slot may hold back on the source, such as 100GB: with more the migration is given up, so that the source survives", DefaultText: "warn only"},
 		&cli.StringFlag{Name: "on-new-table", Usage: "stop or ignore, when the source gets tables that are not followed", DefaultText: "stop"},
@@ -68,8 +68,7 @@ func (u *ui) finished(o migration.Outcome, c migration.Config) error {
 	var b strings.Builder
 	switch {
 	case o.Stopped:
-		u.note("stopped in phase %s; the same command goes on from here", o.Phase)
-		return nil
+		return &stoppedError{o.Phase}
 	case o.Cutover != nil:
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
 		b.WriteString(cutoverText(o.Cutover))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -33,16 +34,12 @@ func statusCommand(ui *ui) *cli.Command {
 				if err != nil {
 					return err
 				}
-				switch {
-				case c.Bool("json"):
-					err = ui.result(st)
-				case c.Bool("watch") && ui.outTerminal:
-					_, err = fmt.Fprint(ui.stdout, "\x1b[H\x1b[2J"+clean(statusText(st)))
-				default:
-					_, err = io.WriteString(ui.stdout, clean(statusText(st)))
+				err = ui.status(st, c.Bool("json"), c.Bool("watch"))
+				if err == nil && st.Phase == "" {
+					return migration.NoMigration(st.Name, st.Known)
 				}
-				if err := writeErr(err); err != nil || !c.Bool("watch") {
-					return err
+				if err != nil || !c.Bool("watch") {
+					return writeErr(err) // whoever reads no more has seen enough
 				}
 				if !pause(c.Context, time.Second) {
 					return nil
@@ -50,6 +47,30 @@ func statusCommand(ui *ui) *cli.Command {
 			}
 		},
 	}
+}
+
+// status prints a status: as JSON on lines of its own, or on one where another follows; for
+// people, over the one before where that is on a terminal.
+func (u *ui) status(st migration.Status, asJSON, watch bool) error {
+	var text string
+	switch {
+	case asJSON && watch:
+		line, err := json.Marshal(st)
+		if err != nil {
+			return err
+		}
+		text = string(line) + "\n"
+	case asJSON:
+		return u.result(st)
+	case watch && u.outTerminal:
+		text = "\x1b[H\x1b[2J" + clean(statusText(st))
+	case watch:
+		text = time.Now().Format(time.DateTime) + "\n" + clean(statusText(st)) + "\n"
+	default:
+		text = clean(statusText(st))
+	}
+	_, err := io.WriteString(u.stdout, text)
+	return err
 }
 
 // pause waits; it returns false when ctx ended first.
@@ -60,6 +81,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	}
+}
+
+// lagText is the lag, or that nobody knows it: a source that does not answer is no lag of 0.
+func lagText(s migration.StreamStatus) string {
+	if s.LagSeconds == nil || s.LagBytes == nil {
+		return "not known: the source does not answer"
+	}
+	return secondsText(*s.LagSeconds) + ", " + bytesText(*s.LagBytes)
 }
 
 // statusText is the status for people.
@@ -106,12 +135,12 @@ func statusText(s migration.Status) string {
 				state += ", WAL " + s.Source.WALStatus
 			}
 			held := bytesText(s.Source.RetainedBytes)
-			if s.Source.RetainedLimit > 0 {
-				held += " of at most " + bytesText(s.Source.RetainedLimit)
+			if s.Source.RetainedLimit != nil {
+				held += " of at most " + bytesText(*s.Source.RetainedLimit)
 			}
 			row("slot", "%s: %s, holds back %s of WAL", s.Source.Slot, state, held)
-			if s.Source.RetainedLimit > 0 && s.Source.RetainedLeft >= 0 {
-				row("", "at this rate the limit is reached in %s", secondsText(s.Source.RetainedLeft))
+			if s.Source.RetainedLeft != nil {
+				row("", "at this rate the limit is reached in %s", secondsText(*s.Source.RetainedLeft))
 			}
 		}
 	}
@@ -127,7 +156,7 @@ func statusText(s migration.Status) string {
 		row("stream", "applied %s of %s, acknowledged %s", s.Stream.AppliedLSN, s.Stream.SourceLSN, s.Stream.AckedLSN)
 		row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
 		if s.Phase == migration.Following {
-			row("lag", "%s, %s", secondsText(s.Stream.LagSeconds), bytesText(s.Stream.LagBytes))
+			row("lag", "%s", lagText(s.Stream))
 		}
 	}
 	for _, t := range s.InsertOnlyBroken {

@@ -27,6 +27,7 @@ type ui struct {
 	screen         *os.File  // stderr for bars, of names and numbers only: the cursor is moved on a file alone
 	terminal       bool      // stderr is one
 	outTerminal    bool      // stdout is one
+	args           []string  // of the command line
 
 	mu       sync.Mutex
 	secrets  []string

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -21,21 +22,32 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f %s", v, units[i])
 }
 
-// parseSize reads a size as PostgreSQL's settings have it: a whole number and a unit.
+// sizeForm is a size: a whole number and a unit, as PostgreSQL's settings have it, or as others
+// write the same. A unit is 1024 of the one before.
+var sizeForm = regexp.MustCompile(`^(\d+) ?([kKMGT])(i?B)?$`)
+
+// parseSize reads a size, such as 100GB, 100GiB or 100G.
 func parseSize(text string) (int64, bool) {
-	for i, unit := range []string{"kB", "MB", "GB", "TB"} {
-		number, ok := strings.CutSuffix(text, unit)
-		if !ok {
-			continue
-		}
-		shift := 10 * (i + 1)
-		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
-		if err != nil || n < 0 || n > math.MaxInt64>>shift {
-			return 0, false
-		}
-		return n << shift, true
+	parts := sizeForm.FindStringSubmatch(strings.TrimSpace(text))
+	if parts == nil {
+		return 0, false
 	}
-	return 0, false
+	shift := 10 * (1 + strings.Index("KMGT", strings.ToUpper(parts[2])))
+	n, err := strconv.ParseInt(parts[1], 10, 64)
+	if err != nil || n > math.MaxInt64>>shift {
+		return 0, false
+	}
+	return n << shift, true
+}
+
+// parseDuration reads a duration; a number without a unit is of seconds.
+func parseDuration(text string) (time.Duration, bool) {
+	text = strings.TrimSpace(text)
+	if _, err := strconv.ParseFloat(text, 64); err == nil {
+		text += "s"
+	}
+	d, err := time.ParseDuration(text)
+	return d, err == nil
 }
 
 // countText is a number with its thousands apart.

@@ -78,7 +78,7 @@ func TestChaos(t *testing.T) {
 	// Everything goes on by itself, and the promise holds.
 	eventually(t, "a migrate that follows", func() (bool, string) {
 		st, err := migration.ReadStatus(t.Context(), a.c)
-		return err == nil && st.Phase == migration.Following && st.Running && st.Stream.LagSeconds < 3, fmt.Sprintf("%+v, %v", st, err)
+		return err == nil && st.Phase == migration.Following && st.Running && st.Stream.LagSeconds != nil && *st.Stream.LagSeconds < 3, fmt.Sprintf("%+v, %v", st, err)
 	})
 	c := a.c
 	c.Cut.MaxLag, c.Cut.Timeout = patience, patience

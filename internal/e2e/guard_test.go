@@ -24,7 +24,7 @@ func TestMaxRetainedWAL(t *testing.T) {
 	// The guard looks at every heartbeat; its first look may have been before the slot was there.
 	m.eventually("the limit in the status", func() bool {
 		st, err := migration.ReadStatus(context.Background(), m.Config)
-		return err == nil && st.Source.RetainedLimit == m.MaxRetainedWAL
+		return err == nil && st.Source.RetainedLimit != nil && *st.Source.RetainedLimit == m.MaxRetainedWAL
 	})
 	open := hold(t, source, `insert into t values (1)`)
 	for range 4 {

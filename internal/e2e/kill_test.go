@@ -191,7 +191,7 @@ func TestKilled(t *testing.T) {
 }
 
 // A clean stop and start after every few transactions must not add a row to a
-// table without a key, nor lose one: exit code 0, and the same command goes on.
+// table without a key, nor lose one: exit code 6, and the same command goes on.
 func TestStoppedAndStarted(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
@@ -208,8 +208,8 @@ func TestStoppedAndStarted(t *testing.T) {
 			return n == fmt.Sprint(3*i+3), n + " rows"
 		})
 		cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // Wait tells
-		if err := cmd.Wait(); err != nil {
-			t.Fatalf("stopped by SIGTERM: %v, want exit code 0", err)
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 6 {
+			t.Fatalf("stopped by SIGTERM: %v, want exit code 6", err)
 		}
 	}
 	if got, want := pgtest.Query(t, target, `select count(*) || ' rows, ' || count(distinct n) || ' different' from log`)[0][0], "15 rows, 15 different"; got != want {

@@ -96,7 +96,7 @@ func TestSoak(t *testing.T) {
 	}
 	eventually(t, "a migrate that follows", func() (bool, string) {
 		st, err := migration.ReadStatus(t.Context(), direct)
-		return err == nil && st.Phase == migration.Following && st.Running && st.Stream.LagSeconds < 3, fmt.Sprintf("%+v, %v", st, err)
+		return err == nil && st.Phase == migration.Following && st.Running && st.Stream.LagSeconds != nil && *st.Stream.LagSeconds < 3, fmt.Sprintf("%+v, %v", st, err)
 	})
 	c := a.c
 	c.Cut.MaxLag, c.Cut.Timeout = patience, patience

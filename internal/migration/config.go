@@ -4,9 +4,12 @@
 package migration
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -93,10 +96,7 @@ func (c Config) fill() (Config, error) {
 	if !nameRule.MatchString(c.Name) {
 		return c, &UsageError{fmt.Sprintf("%q cannot be a migration's name", c.Name), "use 1 to 40 of a-z, 0-9 and _: slot and publication are named after it"}
 	}
-	if c.Schema == "" {
-		c.Schema = "dump"
-	}
-	if c.Schema != "dump" && c.Schema != "none" {
+	if c.Schema != "" && c.Schema != "dump" && c.Schema != "none" {
 		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), "dump lets pg_dump carry the schema; none says that the target has it already"}
 	}
 	if c.Until == "" {
@@ -146,8 +146,42 @@ func (o CutoverOptions) fill() CutoverOptions {
 	return o
 }
 
+// options are what a migration that begins is recorded with.
 func (c Config) options() Options {
-	return Options{Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: c.Schema}
+	return Options{Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump")}
+}
+
+// resume takes the options that the migration was begun with, so that nobody has to remember
+// them; those that are given must be the same.
+func (c *Config) resume(was Options) error {
+	for _, o := range []struct {
+		option string
+		given  *[]string
+		was    []string
+	}{{"--include", &c.Include, was.Include}, {"--exclude", &c.Exclude, was.Exclude}, {"--insert-only", &c.InsertOnly, was.InsertOnly}} {
+		if len(*o.given) > 0 && !slices.Equal(*o.given, o.was) {
+			return &UsageError{
+				fmt.Sprintf("migration %q was begun with %s", c.Name, listed(o.option, o.was)),
+				"leave " + o.option + " out, as it is remembered, or give the same; with others: abort and start over",
+			}
+		}
+		*o.given = o.was
+	}
+	if c.Schema != "" && c.Schema != was.Schema {
+		return &UsageError{
+			fmt.Sprintf("migration %q was begun with --schema %s", c.Name, was.Schema),
+			"leave --schema out, as it is remembered, or give the same; with another: abort and start over",
+		}
+	}
+	c.Schema = was.Schema
+	return nil
+}
+
+func listed(option string, values []string) string {
+	if len(values) == 0 {
+		return "no " + option
+	}
+	return option + " " + strings.Join(values, " "+option+" ")
 }
 
 // The names on the source.

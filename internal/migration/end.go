@@ -56,7 +56,7 @@ func Abort(ctx context.Context, c Config) error {
 	defer closeAll()
 	switch {
 	case r.rec == nil:
-		return &GateError{fmt.Sprintf("the target knows no migration %q", c.Name), "check --target and --name"}
+		return r.store.noMigration(ctx)
 	case r.rec.Phase == Finished:
 		return &GateError{"the cutover is done: the target is the database now", "`walferry cleanup` removes what walferry left"}
 	}

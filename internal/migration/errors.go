@@ -2,6 +2,7 @@ package migration
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
@@ -19,6 +20,15 @@ func (e *GateError) Error() string { return e.Problem }
 
 // Hint is what the operator can do.
 func (e *GateError) Hint() string { return e.Advice }
+
+// NoMigration says that the target has no migration of a name, and which it has.
+func NoMigration(name string, known []string) error {
+	advice := "check --target and --name; the target has no migration at all"
+	if len(known) > 0 {
+		advice = "check --target and --name; the target has: " + list(known)
+	}
+	return &GateError{fmt.Sprintf("the target knows no migration %q", name), advice}
+}
 
 // UsageError says that what was asked for cannot be right: exit code 2.
 type UsageError struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
 	"runtime"
 	"sync"
 	"time"
@@ -113,7 +112,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 			return outcome, err
 		}
 	}
-	report, err := check.Run(ctx, c.checkConfig(r.rec != nil))
+	report, err := check.Run(ctx, r.c.checkConfig(r.rec != nil))
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -205,12 +204,8 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 			"run `walferry cleanup`, empty the target, and start again",
 		}
 	}
-	if !reflect.DeepEqual(normal(r.rec.Options), normal(r.c.options())) {
-		was, _ := json.Marshal(r.rec.Options)
-		return Outcome{}, true, &UsageError{
-			fmt.Sprintf("migration %q was begun with other options: %s", r.c.Name, was),
-			"give the same --include, --exclude, --insert-only and --schema, or abort and begin anew",
-		}
+	if err := r.c.resume(r.rec.Options); err != nil {
+		return Outcome{}, true, err
 	}
 	id, err := r.identify(ctx)
 	if err != nil {
@@ -220,15 +215,6 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 		return Outcome{}, true, &decoder.IdentityError{What: "source", Want: r.rec.SystemID + "/" + r.rec.Database, Got: id.SystemID + "/" + id.Database}
 	}
 	return Outcome{}, false, nil
-}
-
-func normal(o Options) Options {
-	for _, list := range []*[]string{&o.Include, &o.Exclude, &o.InsertOnly} {
-		if len(*list) == 0 {
-			*list = nil
-		}
-	}
-	return o
 }
 
 // identity is which cluster and database the source is.
@@ -271,6 +257,9 @@ func (r *runner) begin(ctx context.Context) error {
 		// What an earlier run has copied and received stays what status shows.
 		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
 		r.mu.Unlock()
+		if err := r.store.setError(ctx, ""); err != nil { // of an earlier run: this one is at work
+			return err
+		}
 		return r.store.voidRequests(ctx, r.phase())
 	}
 	id, err := r.identify(ctx)
@@ -451,6 +440,11 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 		defer target.close()
 		r, err := (&store{link: target, name: c.Name}).load(ctx)
 		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
+		if begun {
+			if err := c.resume(r.Options); err != nil {
+				return check.Report{}, err
+			}
+		}
 	}
 	return check.Run(ctx, c.checkConfig(begun))
 }

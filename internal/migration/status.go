@@ -19,6 +19,8 @@ type Status struct {
 	Running bool   `json:"running"` // a migrate is at work
 	Runner  string `json:"runner,omitempty"`
 	Note    string `json:"note,omitempty"`
+	// Known are the migrations that the target has, where it has none of this name.
+	Known []string `json:"known,omitempty"`
 
 	Source  SourceStatus  `json:"source"`
 	Target  TargetStatus  `json:"target"`
@@ -45,9 +47,9 @@ type SourceStatus struct {
 	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds back
 
 	// What a running migrate knows of the limit for that, --max-retained-wal or the server's
-	// own: 0 where there is none; and in how many seconds it is reached at the present rate: -1 where it is not.
-	RetainedLimit int64   `json:"retained_limit_bytes"`
-	RetainedLeft  float64 `json:"retained_left_seconds"`
+	// own, and in how many seconds it is reached at the present rate. Nil: there is none, it is not.
+	RetainedLimit *int64   `json:"retained_limit_bytes"`
+	RetainedLeft  *float64 `json:"retained_left_seconds"`
 
 	Error string `json:"error,omitempty"`
 }
@@ -58,16 +60,17 @@ type TargetStatus struct {
 	Database string `json:"database"`
 }
 
-// StreamStatus is the stream's positions, as text LSNs; empty before there is one.
+// StreamStatus is the stream's positions, as text LSNs; empty before there is one. Each is
+// read before the one that it is never ahead of: acked <= applied <= source.
 type StreamStatus struct {
-	ReceivedLSN  string  `json:"received_lsn"`
-	AppliedLSN   string  `json:"applied_lsn"`
-	AckedLSN     string  `json:"acked_lsn"`
-	SourceLSN    string  `json:"source_lsn"`
-	LagBytes     int64   `json:"lag_bytes"`
-	LagSeconds   float64 `json:"lag_seconds"`
-	Transactions int64   `json:"transactions"`
-	Changes      int64   `json:"changes"`
+	ReceivedLSN  string   `json:"received_lsn"`
+	AppliedLSN   string   `json:"applied_lsn"`
+	AckedLSN     string   `json:"acked_lsn"`
+	SourceLSN    string   `json:"source_lsn"`
+	LagBytes     *int64   `json:"lag_bytes"`   // nil: the source was not asked, or it does not follow
+	LagSeconds   *float64 `json:"lag_seconds"` // nil: nobody has measured it, or it does not follow
+	Transactions int64    `json:"transactions"`
+	Changes      int64    `json:"changes"`
 }
 
 // CutoverStatus is when the steps of the cutover were done; nil: not yet.
@@ -86,7 +89,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := Status{Name: c.Name, Source: SourceStatus{RetainedLeft: -1}}
+	st := Status{Name: c.Name}
 	target, err := openLink(ctx, c.Target, c.Name+" status")
 	if err != nil {
 		return st, err
@@ -103,11 +106,23 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	}
 	if r != nil {
 		st.fromRecord(r)
+	} else if st.Known, err = s.known(ctx); err != nil {
+		return st, err
+	}
+	source, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"})
+	if err == nil {
+		defer func() { source.Close(context.WithoutCancel(ctx)) }()
+		err = st.readSlot(ctx, source, r)
+	}
+	if r != nil {
 		if err := st.readProgress(ctx, s); err != nil {
 			return st, err
 		}
 	}
-	if err := st.readSource(ctx, c, r); err != nil {
+	if err == nil {
+		err = st.readSource(ctx, c, source, r)
+	}
+	if err != nil {
 		st.Source.Error = err.Error()
 	}
 	return st, nil
@@ -116,16 +131,23 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 func (st *Status) fromRecord(r *record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
 	st.Copy, st.Indexes = r.Live.Copy, r.Live.Indexes
-	st.Stream.ReceivedLSN, st.Stream.LagSeconds = r.Live.Received, r.Live.LagSeconds
+	st.Stream.ReceivedLSN = r.Live.Received
 	st.Source.Slot, st.NewTables = r.Slot, r.Live.NewTables
-	st.Source.RetainedLimit, st.Source.RetainedLeft = r.Live.RetainedLimit, r.Live.RetainedLeft
-	if !r.Alive {
-		st.Source.RetainedLeft = -1
+	if r.Live.RetainedLimit > 0 {
+		st.Source.RetainedLimit = &r.Live.RetainedLimit
 	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS}
-	if r.Alive {
-		st.Runner = fmt.Sprintf("%s, pid %d", r.Live.Host, r.Live.PID)
-		st.Note = r.Live.Note
+	if !r.Alive {
+		st.Copy.ETASeconds = 0 // nobody copies
+		return
+	}
+	st.Runner = fmt.Sprintf("%s, pid %d", r.Live.Host, r.Live.PID)
+	st.Note = r.Live.Note
+	if r.Live.RetainedLeft >= 0 {
+		st.Source.RetainedLeft = &r.Live.RetainedLeft
+	}
+	if r.Phase == Following || r.Phase == Fenced {
+		st.Stream.LagSeconds = &r.Live.LagSeconds
 	}
 }
 
@@ -154,57 +176,56 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 	})
 }
 
-func (st *Status) readSource(ctx context.Context, c Config, r *record) error {
-	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"})
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	walStatus := "''"
-	if session.Major(conn.PgConn()) >= 13 {
-		walStatus = "wal_status"
-	}
+// readSlot asks the source who it is, and for the slot.
+func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *record) error {
 	var recovering bool
-	err = conn.QueryRow(ctx, `select current_setting('server_version'), current_database(), pg_is_in_recovery()`).Scan(&st.Source.Version, &st.Source.Database, &recovering)
+	err := conn.QueryRow(ctx, `select current_setting('server_version'), current_database(), pg_is_in_recovery()`).Scan(&st.Source.Version, &st.Source.Database, &recovering)
 	if err != nil {
 		return fmt.Errorf("ask the source: %w", err)
 	}
 	if recovering {
 		return fmt.Errorf("the source is a standby: give the writer's address")
 	}
-	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&st.Stream.SourceLSN); err != nil {
-		return fmt.Errorf("ask the source: %w", err)
-	}
 	if r == nil {
 		return nil
+	}
+	walStatus := "''"
+	if session.Major(conn.PgConn()) >= 13 {
+		walStatus = "wal_status"
 	}
 	err = conn.QueryRow(ctx, `
 select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(pg_current_wal_lsn() - restart_lsn, 0)::int8
   from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &st.Stream.AckedLSN, &st.Source.RetainedBytes)
-	if err == pgx.ErrNoRows {
+	switch {
+	case err == pgx.ErrNoRows:
 		st.Source.WALStatus = "missing"
-	} else if err != nil {
+	case err != nil:
 		return fmt.Errorf("ask the source for the slot: %w", err)
 	}
-	switch r.Phase {
-	case Following, Fenced:
-		st.Stream.LagBytes = max(0, int64(parseLSN(st.Stream.SourceLSN))-int64(parseLSN(st.Stream.AppliedLSN)))
-		if !r.Alive {
-			err = conn.QueryRow(ctx, `select greatest(0, extract(epoch from clock_timestamp() - $1::timestamptz))::float8`, r.SeenAt).Scan(&st.Stream.LagSeconds)
-			if err != nil {
-				return fmt.Errorf("ask the source: %w", err)
-			}
+	return nil
+}
+
+// readSource asks the source where it is, after the target was asked where it is, and for
+// what makes a lag of that.
+func (st *Status) readSource(ctx context.Context, c Config, conn *pgx.Conn, r *record) error {
+	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&st.Stream.SourceLSN); err != nil {
+		return fmt.Errorf("ask the source: %w", err)
+	}
+	if r == nil || r.Phase != Following && r.Phase != Fenced {
+		return nil
+	}
+	lag := max(0, int64(parseLSN(st.Stream.SourceLSN))-int64(parseLSN(st.Stream.AppliedLSN)))
+	st.Stream.LagBytes = &lag
+	if !r.Alive {
+		err := conn.QueryRow(ctx, `select greatest(0, extract(epoch from clock_timestamp() - $1::timestamptz))::float8`, r.SeenAt).Scan(&st.Stream.LagSeconds)
+		if err != nil {
+			return fmt.Errorf("ask the source: %w", err)
 		}
-	default:
-		st.Stream.LagSeconds = 0
 	}
 	run := &runner{c: c, rec: r, source: &link{conn: conn}}
-	if r.Phase == Following || r.Phase == Fenced {
-		broken, err := run.brokenWords(ctx)
-		for _, t := range broken {
-			st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Schema+"."+t.Name)
-		}
-		return err
+	broken, err := run.brokenWords(ctx)
+	for _, t := range broken {
+		st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Schema+"."+t.Name)
 	}
-	return nil
+	return err
 }

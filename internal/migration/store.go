@@ -189,6 +189,27 @@ select phase, error, tool_version, system_id, timeline, database, slot, consiste
 	return r, nil
 }
 
+// known are the names of the migrations that the target has.
+func (s *store) known(ctx context.Context) (names []string, err error) {
+	ok, err := s.exists(ctx)
+	if err != nil || !ok {
+		return nil, err
+	}
+	err = s.row(ctx, `select coalesce(array_agg(name order by name), '{}') from walferry.migration`, nil, &names)
+	if err != nil {
+		return nil, fmt.Errorf("list the target's migrations: %w", err)
+	}
+	return names, nil
+}
+
+func (s *store) noMigration(ctx context.Context) error {
+	known, err := s.known(ctx)
+	if err != nil {
+		return err
+	}
+	return NoMigration(s.name, known)
+}
+
 // setPhase moves the phase on and clears the error.
 func (s *store) setPhase(ctx context.Context, phase Phase) error {
 	err := s.exec(ctx, `update walferry.migration set phase = $2, error = '' where name = $1`, s.name, string(phase))
@@ -298,7 +319,7 @@ func (s *store) ask(ctx context.Context, kind string, args requestArgs, onStep f
 		return a, err
 	}
 	if r == nil {
-		return a, &GateError{Problem: fmt.Sprintf("the target knows no migration %q", s.name), Advice: "check --target and --name"}
+		return a, s.noMigration(ctx)
 	}
 	if !r.Alive {
 		return a, ErrNoRunner

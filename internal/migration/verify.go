@@ -46,7 +46,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	}
 	defer closeAll()
 	if r.rec == nil {
-		return v, &GateError{fmt.Sprintf("the target knows no migration %q", c.Name), "check --target and --name"}
+		return v, r.store.noMigration(ctx)
 	}
 	if r.rec.Phase == Finished && len(o.Tables) == 0 {
 		proof, err := r.proof(ctx)

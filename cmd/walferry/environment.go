@@ -1,0 +1,88 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// variablePrefix begins the name of every environment variable of ours.
+const variablePrefix = "WALFERRY_"
+
+// variable is the environment variable of an option: WALFERRY_MAX_LAG of --max-lag.
+func variable(option string) string {
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
+}
+
+// withVariables lets every option be given by its variable too.
+func withVariables(flags []cli.Flag) []cli.Flag {
+	for _, f := range flags {
+		vars := []string{variable(f.Names()[0])}
+		switch f := f.(type) {
+		case *cli.StringFlag:
+			f.EnvVars = vars
+		case *cli.StringSliceFlag:
+			f.EnvVars = vars
+		case *cli.IntFlag:
+			f.EnvVars = vars
+		case *cli.BoolFlag:
+			f.EnvVars = vars
+		}
+	}
+	return flags
+}
+
+// foreignVariables begin like ours and are not: what Kubernetes sets in every pod beside a
+// Service named walferry, and what this project's tests are told by.
+var foreignVariables = regexp.MustCompile(`^WALFERRY_(SERVICE_(HOST|PORT(_.*)?)|PORT(_.*)?|TEST_.*|PGTEST_.*)$`)
+
+// checkVariables refuses variables that would be ignored in silence: whoever mistypes
+// WALFERRY_NAME acts on the migration "default". One that is empty is as one that is not
+// set, and is removed, which the flag package would not do.
+func checkVariables(options []string) error {
+	var known []string
+	for _, option := range options {
+		known = append(known, variable(option))
+	}
+	for _, pair := range os.Environ() {
+		name, value, _ := strings.Cut(pair, "=")
+		if !strings.HasPrefix(name, variablePrefix) || foreignVariables.MatchString(name) {
+			continue
+		}
+		if value == "" {
+			os.Unsetenv(name)
+		} else if !slices.Contains(known, name) {
+			return &usageError{"there is no option for the environment variable " + name, didYouMean(name, known, "", "walferry --help")}
+		}
+	}
+	return nil
+}
+
+// optionNames are the names of all options of all commands.
+func optionNames(app *cli.App) (names []string) {
+	add := func(flags []cli.Flag) {
+		for _, f := range flags {
+			if name := f.Names()[0]; name != "help" && name != "version" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	add(app.Flags)
+	for _, c := range app.Commands {
+		add(c.Flags)
+	}
+	return names
+}
+
+// onCommandLine reports whether an option is among the arguments, where everybody on the
+// machine can read its value.
+func onCommandLine(args []string, option string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		name, ok := strings.CutPrefix(arg, "-")
+		name, _, _ = strings.Cut(strings.TrimPrefix(name, "-"), "=")
+		return ok && name == option
+	})
+}
