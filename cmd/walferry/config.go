@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -28,7 +29,7 @@ func load(ui *ui, c *cli.Context) (*settings, error) {
 	}
 	source, target := s.text("source"), s.text("target")
 	ui.hide(source, target)
-	if err := ui.setLog(s.text("log-level"), s.text("log-format")); err != nil {
+	if err := ui.setLog(s.text("log-level"), s.text("log-format"), cmp.Or(s.text("name"), "default")); err != nil {
 		return nil, err
 	}
 	s.warn(ui)

@@ -35,7 +35,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 			if config.Cut.NoFence && !config.Cut.DryRun {
 				return &usageError{"--no-fence goes with --dry-run", "a cutover without a fence would lose what is written meanwhile"}
 			}
-			result, err := migration.Cutover(c.Context, config, func(step string) { ui.line("cutover: " + step) })
+			result, err := migration.Cutover(c.Context, config, ui.step)
 			if err != nil {
 				return err
 			}
@@ -45,6 +45,15 @@ func cutoverCommand(ui *ui) *cli.Command {
 			_, err = fmt.Fprint(ui.stdout, cutoverText(result))
 			return writeErr(err)
 		},
+	}
+}
+
+// step tells what the cutover that was asked for does.
+func (u *ui) step(text string) {
+	if u.json {
+		u.logger.Info("cutover: " + text)
+	} else {
+		u.line("cutover: " + text)
 	}
 }
 

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -41,16 +44,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 	var p *progress
 	outcome, err := migration.Migrate(c.Context, config, migration.Observer{
 		Checked: func(r check.Report) {
-			var shown []check.Finding
-			for _, f := range r.Findings {
-				if f.Severity != check.Info {
-					shown = append(shown, f)
-				}
-			}
-			if len(shown) > 0 {
-				r.Findings = shown
-				_ = printReport(ui.stderr, r) // stderr has nowhere to complain to
-			}
+			ui.findings(r)
 		},
 		Started: func(watch func() migration.View) { p = startProgress(ui, config, watch) },
 	})
@@ -61,6 +55,24 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		return err
 	}
 	return ui.finished(outcome, config)
+}
+
+// findings tells what the preflight of a migrate has found, but for what is merely good to know.
+func (u *ui) findings(r check.Report) {
+	shown := slices.DeleteFunc(slices.Clone(r.Findings), func(f check.Finding) bool { return f.Severity == check.Info })
+	if u.json {
+		for _, f := range shown {
+			level := slog.LevelWarn
+			if f.Severity == check.Block {
+				level = slog.LevelError
+			}
+			u.logger.Log(context.Background(), level, f.Seen, "finding", f.ID, "severity", string(f.Severity), "on", f.On, "object", f.Object, "do", f.Do, "sql", f.SQL)
+		}
+		return
+	}
+	if r.Findings = shown; len(shown) > 0 {
+		_ = printReport(u.stderr, r) // stderr has nowhere to complain to
+	}
 }
 
 // finished prints how a migrate ended.

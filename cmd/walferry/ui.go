@@ -34,6 +34,7 @@ type ui struct {
 	redactor session.Redactor
 	above    func(line string) // writes a line above what is being drawn; nil: nothing is
 	logger   *slog.Logger
+	json     bool // logger writes JSON, and so does everything else that goes to stderr
 }
 
 func newUI(stdout, stderr *os.File) *ui {
@@ -84,7 +85,14 @@ func (u *ui) line(text string) {
 	fmt.Fprintln(u.stderr, text)
 }
 
-func (u *ui) note(format string, args ...any) { u.line("walferry: " + fmt.Sprintf(format, args...)) }
+// note tells the operator something: a record of the log where a program reads that.
+func (u *ui) note(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); u.json {
+		u.logger.Warn(text)
+	} else {
+		u.line("walferry: " + text)
+	}
+}
 
 // column puts the cursor back to where the bars have left it: the terminal has
 // written ^C there, and what is drawn next would begin behind it.
@@ -110,12 +118,20 @@ func (u *ui) fail(err error) {
 			text += ": " + detail
 		}
 	}
-	u.note("%s", u.oneLine(text))
+	advice := ""
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) && hint.Hint() != "" {
-		u.line("  hint: " + u.oneLine(hint.Hint()))
-	} else if server != nil && server.Hint != "" {
-		u.line("  hint: " + u.oneLine(server.Hint))
+		advice = hint.Hint()
+	} else if server != nil {
+		advice = server.Hint
+	}
+	if u.json {
+		u.logger.Error(u.oneLine(text), "hint", u.oneLine(advice), "exit_code", exitCode(err))
+		return
+	}
+	u.note("%s", u.oneLine(text))
+	if advice != "" {
+		u.line("  hint: " + u.oneLine(advice))
 	}
 }
 
@@ -162,8 +178,8 @@ func clean(text string) string {
 	}, text)
 }
 
-// setLog chooses the form and level of the log.
-func (u *ui) setLog(level, format string) error {
+// setLog chooses the form and level of the log of a migration.
+func (u *ui) setLog(level, format, migration string) error {
 	var l slog.Level
 	if level != "" {
 		if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -174,11 +190,30 @@ func (u *ui) setLog(level, format string) error {
 	case "", "text":
 		u.logger = slog.New(&textHandler{u: u, level: l})
 	case "json":
-		u.logger = slog.New(slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l}))
+		u.json, u.terminal = true, false // bars would stand between the records
+		handler := slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l, ReplaceAttr: plainAttr})
+		u.logger = slog.New(handler).With("migration", migration)
 	default:
 		return &usageError{fmt.Sprintf("--log-format %q is neither text nor json", format), "see `walferry --help`"}
 	}
 	return nil
+}
+
+// plainAttr writes values for programs: positions as PostgreSQL writes them, durations in
+// seconds. JSON would have them as integers and nanoseconds.
+func plainAttr(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindDuration:
+		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+	case slog.KindAny:
+		switch v := a.Value.Any().(type) {
+		case error:
+			a.Value = slog.StringValue(v.Error())
+		case fmt.Stringer:
+			a.Value = slog.StringValue(v.String())
+		}
+	}
+	return a
 }
 
 // lines is a writer whose every Write is a line.

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/migration"
 )
@@ -68,7 +70,7 @@ func TestNames_OneLine(t *testing.T) {
 	const name = "public.a\n0 block\r\n12:00:00 phase finished\x1b[31m"
 	for _, format := range []string{"text", "json"} {
 		got := printed(t, func(u *ui) {
-			if err := u.setLog("info", format); err != nil {
+			if err := u.setLog("info", format, "n"); err != nil {
 				t.Fatal(err)
 			}
 			u.logger.Info("copied", "table", name)
@@ -98,6 +100,45 @@ func TestNames_OneLine(t *testing.T) {
 		}
 		if !strings.Contains(got, "public.a\n ") {
 			t.Errorf("%s: the name is not shown:\n%s", what, got)
+		}
+	}
+}
+
+// A program that reads the log reads nothing else between its records, a position is written
+// as PostgreSQL writes it, and each record says which migration it is of.
+func TestLog_JSON(t *testing.T) {
+	finding := check.Finding{ID: "wal-level", Severity: check.Block, On: "source", Seen: "it is replica", Do: "set it", SQL: []string{"alter system"}}
+	got := printed(t, func(u *ui) {
+		if err := u.setLog("info", "json", "orders"); err != nil {
+			t.Fatal(err)
+		}
+		u.findings(check.Report{Findings: []check.Finding{finding, {ID: "fyi", Severity: check.Info}}})
+		u.note("caught up")
+		u.step("drained")
+		u.logger.Info("at", "lsn", decoder.LSN(0x1600000001), "pause", 1500*time.Millisecond)
+		u.fail(&migration.GateError{Problem: "it lags", Advice: "wait"})
+	})
+	want := []map[string]any{
+		{"finding": "wal-level", "severity": "block", "level": "ERROR", "do": "set it"},
+		{"msg": "caught up"},
+		{"msg": "cutover: drained"},
+		{"lsn": "16/1", "pause": 1.5},
+		{"msg": "it lags", "hint": "wait", "exit_code": 4.0},
+	}
+	lines := strings.Split(strings.TrimSpace(got), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("got %d lines, want %d:\n%s", len(lines), len(want), got)
+	}
+	for i, line := range lines {
+		var record map[string]any
+		if err := json.Unmarshal([]byte(line), &record); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		want[i]["migration"] = "orders"
+		for key, value := range want[i] {
+			if record[key] != value {
+				t.Errorf("%s: got %v, want %v in %s", key, record[key], value, line)
+			}
 		}
 	}
 }
