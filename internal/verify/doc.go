@@ -25,7 +25,8 @@
 // or different. Memory is bounded on this side whatever the sizes and the differences.
 //
 // Rows are hashed in the binary form of their values, which is the same on all
-// versions. A few types have none that is; see columnForm.
+// versions. A few types have none that is; see columnForm. No cast, operator or function
+// that somebody has made is part of a query: all are the server's own, of its own types.
 //
 // A table that is truncated or rewritten while it is compared can no longer be read as
 // it was; its report has an Error then. No lock is held for longer than one

@@ -27,9 +27,6 @@ var binary = []uint32{
 	4451, 4532, 4533, 4534, 4535, 4536, // multiranges
 }
 
-// xml is the OID of that type.
-const xml = 142
-
 // ordered are the types of which all servers think the same about what comes
 // before what. Of text they do not: collations differ.
 var ordered = []uint32{20, 21, 23, 26, 1082, 1114, 1184, 1700, 2950} // int8 int2 int4 oid date timestamp timestamptz numeric uuid
@@ -83,25 +80,29 @@ func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]ty
 //
 //   - built-in types, and arrays of them, as they are; so a float is compared bit
 //     by bit, although versions up to 11 write it with other digits than later ones;
-//   - a domain as what it is over, because its OID differs from server to server;
-//   - every other type (enums, composites, extensions' types, user-defined ranges), and
-//     a column that has another type on the target, as text. Where that holds floats and exactly
-//     one of the sides is older than 12, they are compared by 15 digits
-//     (float4: 6), the longest form that both write; see Verifier.settle;
-//   - xml as its output function writes it, which is what travels and what every
-//     client sees: it leaves out the encoding that a document declares, and a
-//     cast to text does not.
+//   - a domain as what it is over, because its OID differs from server to server. (The
+//     server makes no call of that cast, and ignores casts that somebody has made of a domain);
+//   - every other type (enums, composites, extensions' types, user-defined ranges, xml), and
+//     a column that has another type on the target, as its output function writes it. Where that
+//     holds floats and exactly one of the sides is older than 12, they are compared by 15 digits
+//     (float4: 6), the longest form that both write; see Verifier.settle.
 func columnForm(name string, source, target typeInfo) string {
 	quoted := catalog.Quote(name)
 	switch {
-	case source.base == xml || target.base == xml:
-		return "case when " + quoted + " is not null then concat(" + quoted + ") end"
 	case source.base != target.base || !source.isBinary():
-		return quoted + "::text"
+		return output(quoted)
 	case source.domain || target.domain:
 		return quoted + "::" + source.baseName
 	}
 	return quoted
+}
+
+// output is the expression of a value as its type's output function writes it, which is what
+// travels and what every client sees. A cast to text may be a function that somebody has
+// made: it says what he likes of a value, and it would run with our rights. concat calls the
+// output function of whatever it is given; a row of NULLs is not NULL for IS DISTINCT FROM.
+func output(expression string) string {
+	return "case when " + expression + " is distinct from null then concat(" + expression + ") end"
 }
 
 // rowBytes is the expression of all forms in one bytea.

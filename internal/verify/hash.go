@@ -14,12 +14,12 @@ func (t *table) hashQuery(which int, p part) string {
 	hash := number(digest(t.forms))
 	switch {
 	case t.ranges.of == "":
-		return "select 0, count(*), coalesce(sum(" + hash + "), 0)::text" + from
+		return "select 0, count(*), concat(coalesce(sum(" + hash + "), 0))" + from
 	case t.key == nil:
 		// The range comes from the hash. offset 0 keeps it from being computed twice.
-		return "select " + t.ranges.of + ", count(*), sum(h)::text from (select " + hash + " h" + from + " offset 0) s group by 1"
+		return "select " + t.ranges.of + ", count(*), concat(sum(h)) from (select " + hash + " h" + from + " offset 0) s group by 1"
 	}
-	return "select " + t.ranges.of + ", count(*), sum(" + hash + ")::text" + from + " group by 1"
+	return "select " + t.ranges.of + ", count(*), concat(sum(" + hash + "))" + from + " group by 1"
 }
 
 // hash reads a part and adds what it finds to sums.

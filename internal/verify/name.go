@@ -61,12 +61,12 @@ func (t *table) lookUp(ctx context.Context, s *session, which int, places []stri
 	}
 	var keys, hashes []string
 	for _, i := range t.key {
-		keys = append(keys, catalog.Quote(t.columns[i])+"::text")
+		keys = append(keys, output(catalog.Quote(t.columns[i])))
 	}
 	for _, form := range t.forms {
 		hashes = append(hashes, digest([]string{form}))
 	}
-	rows, err := s.conn.Query(ctx, "select ctid::text, array["+strings.Join(keys, ", ")+"]::text[], array["+strings.Join(hashes, ", ")+"]::text[] from only "+
+	rows, err := s.conn.Query(ctx, "select concat(ctid), array["+strings.Join(keys, ", ")+"]::text[], array["+strings.Join(hashes, ", ")+"]::text[] from only "+
 		t.sides[which].name+" where ctid = any ("+catalog.Literal("{"+strings.Join(places, ",")+"}")+"::tid[])")
 	if err != nil {
 		return nil, err

@@ -103,9 +103,9 @@ func (t *table) narrowQuery(which int, condition string) string {
 		key, hash = rowBytes(forms), "decode("+row+", 'hex')"
 	} else if condition != "" {
 		// The range is that of the hash, which the condition calls h.
-		return "select decode(d, 'hex'), " + hash + ", place from (select d, place, " + number("d") + " h from (select " + row + " d, ctid::text place" + from + " offset 0) r) s" + condition + " order by 1, 2"
+		return "select decode(d, 'hex'), " + hash + ", place from (select d, place, " + number("d") + " h from (select " + row + " d, concat(ctid) place" + from + " offset 0) r) s" + condition + " order by 1, 2"
 	}
-	return "select " + key + ", " + hash + ", ctid::text" + from + condition + " order by 1, 2"
+	return "select " + key + ", " + hash + ", concat(ctid)" + from + condition + " order by 1, 2"
 }
 
 // narrowBatch merges the rows of one batch from both sides.

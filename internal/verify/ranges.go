@@ -47,7 +47,7 @@ func (t *table) divide(ctx context.Context, s *session, rowsPerRange int, sameEn
 	}
 	text := rowBytes(forms)
 	if len(forms) == 1 && sameEncoding {
-		text = forms[0] + "::text"
+		text = output(forms[0])
 	}
 	hash := "('x' || md5(" + text + "))::bit(32)::int4"
 	r.of = fmt.Sprintf("((%s & 2147483647) %% %d)", hash, r.count)
@@ -59,7 +59,7 @@ func (t *table) divide(ctx context.Context, s *session, rowsPerRange int, sameEn
 func (t *table) sample(ctx context.Context, s *session, rows int64) error {
 	r := &t.ranges
 	percent := min(100, max(0.001, 100*30*float64(r.count)/float64(rows)))
-	found, err := s.conn.Query(ctx, fmt.Sprintf("select (%[1]s)::text from only %s tablesample system (%f) repeatable (1) order by %[1]s", t.lead, t.sides[src].name, percent))
+	found, err := s.conn.Query(ctx, fmt.Sprintf("select concat(%[1]s) from only %s tablesample system (%f) repeatable (1) order by %[1]s", t.lead, t.sides[src].name, percent))
 	if err != nil {
 		return err
 	}
