@@ -103,9 +103,10 @@ func (e *IdentityError) Hint() string {
 // PublicationError says that a publication is not there, or not what it was.
 // Changes made since then may be missing in the stream for ever.
 type PublicationError struct {
-	Name   string
-	Reason string // a clause
-	Exists bool   // CreatePublication found one of that name
+	Name    string
+	Reason  string // a clause
+	Exists  bool   // CreatePublication found one of that name
+	Renamed bool   // a table of it has another name, and nothing else has changed
 }
 
 func (e *PublicationError) Error() string {
@@ -116,6 +117,9 @@ func (e *PublicationError) Error() string {
 func (e *PublicationError) Hint() string {
 	if e.Exists {
 		return "a publication is never altered or taken over; drop it if nobody needs it, or choose another name"
+	}
+	if e.Renamed {
+		return "give the table its old name back; what is written meanwhile comes under the other one"
 	}
 	return "gap: a publication must stay as it was when the slot was created, or changes get lost without an error; copy again with a new publication and slot"
 }

@@ -1,8 +1,11 @@
 package decoder
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,33 +22,95 @@ import (
 // lost changes without an error.
 type PublicationIdentity struct {
 	OID     uint32
-	Publish string   // "insert,update,delete,truncate" or fewer of them; with ",root" when published via partition roots
+	Publish string   // "insert,update,delete,truncate" or fewer of them; with ",root" when published via partition roots, ",generated" with generated columns
 	Tables  []string // "schema"."table", always quoted, sorted
+
+	// Entries are the tables that were given to it by name; nil in what an older version
+	// has recorded, of which only the fields above are compared.
+	Entries []PublicationEntry
+	Version string // of its row in the catalogue: another one after every ALTER PUBLICATION that concerns no table
+	Beyond  string // what it holds beside Entries: "all tables", "tables in schema s"
+}
+
+// PublicationEntry is a table of a publication: a row of pg_publication_rel.
+type PublicationEntry struct {
+	OID     uint32 // another one when the table was taken out and put back, or got another filter or column list
+	Table   uint32 // oid of the table
+	Name    string // "schema"."table", always quoted
+	Filter  string `json:",omitempty"` // the row filter, from version 15 on
+	Columns string `json:",omitempty"` // attnums of the column list, from version 15 on; empty: all columns
 }
 
 func (p PublicationIdentity) equal(other PublicationIdentity) bool {
-	return p.OID == other.OID && p.Publish == other.Publish && slices.Equal(p.Tables, other.Tables)
+	if p.OID != other.OID || p.Publish != other.Publish || !slices.Equal(p.Tables, other.Tables) {
+		return false
+	}
+	return p.Entries == nil || p.Version == other.Version && p.Beyond == other.Beyond && slices.Equal(p.Entries, other.Entries)
 }
 
-// difference says in a clause how got differs from p.
-func (p PublicationIdentity) difference(got PublicationIdentity) string {
+// difference says how got, which is not equal to p, differs from it.
+func (p PublicationIdentity) difference(name string, got PublicationIdentity) *PublicationError {
+	reason := ""
 	switch {
 	case p.OID != got.OID:
-		return fmt.Sprintf("was dropped and created again (oid %d, was %d)", got.OID, p.OID)
+		reason = fmt.Sprintf("was dropped and created again (oid %d, was %d)", got.OID, p.OID)
 	case p.Publish != got.Publish:
-		return fmt.Sprintf("publishes %s now, before: %s", got.Publish, p.Publish)
+		reason = fmt.Sprintf("publishes %s now, before: %s", got.Publish, p.Publish)
+	case p.Entries != nil && p.Beyond != got.Beyond:
+		reason = fmt.Sprintf("holds %s now, before: %s", beside(got.Beyond), beside(p.Beyond))
+	}
+	if reason != "" {
+		return &PublicationError{Name: name, Reason: reason}
+	}
+	if renamed, reason := p.entryDifference(got); reason != "" {
+		return &PublicationError{Name: name, Reason: reason, Renamed: renamed}
 	}
 	for _, table := range p.Tables {
 		if !slices.Contains(got.Tables, table) {
-			return "has lost table " + table
+			return &PublicationError{Name: name, Reason: "has lost table " + table}
 		}
 	}
 	for _, table := range got.Tables {
 		if !slices.Contains(p.Tables, table) {
-			return "has a new table " + table
+			return &PublicationError{Name: name, Reason: "has a new table " + table}
 		}
 	}
-	return "has changed"
+	return &PublicationError{Name: name, Reason: "was altered, and perhaps altered back: what was written in between may not have been published"}
+}
+
+func beside(what string) string {
+	if what == "" {
+		return "tables by name only"
+	}
+	return what
+}
+
+// entryDifference says how the tables that were given by name differ; renamed tells that a
+// name is all that does.
+func (p PublicationIdentity) entryDifference(got PublicationIdentity) (renamed bool, reason string) {
+	byOID, byTable, byName := map[uint32]PublicationEntry{}, map[uint32]bool{}, map[string]bool{}
+	for _, e := range got.Entries {
+		byOID[e.OID], byTable[e.Table], byName[e.Name] = e, true, true
+	}
+	var names string
+	for _, was := range p.Entries {
+		now, ok := byOID[was.OID]
+		switch {
+		case !ok && byTable[was.Table]:
+			return false, "had table " + was.Name + " taken out, or restricted, and put back: what was written in between was not published"
+		case !ok && byName[was.Name]:
+			return false, "has another table of the name " + was.Name + ": the one that it had was dropped and made again, or taken out"
+		case !ok:
+			return false, "has lost table " + was.Name
+		case now.Filter != was.Filter:
+			return false, "publishes only rows of " + was.Name + " that its filter lets through: " + now.Filter
+		case now.Columns != was.Columns:
+			return false, "publishes other columns of " + was.Name + " than before"
+		case now.Name != was.Name && names == "":
+			names = "has table " + was.Name + " under the name " + now.Name + ": it was renamed"
+		}
+	}
+	return names != "", names
 }
 
 // Publication reads a publication. The error is a *PublicationError when there is
@@ -55,23 +120,38 @@ func Publication(ctx context.Context, conn *pgx.Conn, name string) (PublicationI
 	return found[name], err
 }
 
+// CheckPublications compares publications with what is expected of them, as Open and every
+// reconnect do. The error is a *PublicationError where one is not what it was.
+func CheckPublications(ctx context.Context, conn *pgx.Conn, expect map[string]PublicationIdentity) error {
+	if len(expect) == 0 {
+		return nil
+	}
+	found, err := publications(ctx, conn.PgConn(), slices.Sorted(maps.Keys(expect)))
+	if err != nil {
+		return err
+	}
+	return Identity{Publications: found}.check(Identity{Publications: expect})
+}
+
 func publications(ctx context.Context, conn *pgconn.PgConn, names []string) (map[string]PublicationIdentity, error) {
 	literals := make([]string, len(names))
 	for i, name := range names {
 		literals[i] = catalog.Literal(name)
 	}
 	in := " in (" + strings.Join(literals, ", ") + ")"
-	truncate, root := "false", "false"
-	if session.Major(conn) >= 11 {
-		truncate = "pubtruncate"
-	}
-	if session.Major(conn) >= 13 {
-		root = "pubviaroot"
+	since := func(major int, sql, before string) string {
+		if session.Major(conn) >= major {
+			return sql
+		}
+		return before
 	}
 	rows, err := query(ctx, conn, `
-select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case when pubupdate then 'update' end,
-       case when pubdelete then 'delete' end, case when `+truncate+` then 'truncate' end, case when `+root+` then 'root' end)
-  from pg_catalog.pg_publication where pubname`+in)
+select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case when pubupdate then 'update' end, case when pubdelete then 'delete' end,
+       case when `+since(11, "pubtruncate", "false")+` then 'truncate' end, case when `+since(13, "pubviaroot", "false")+` then 'root' end,
+       case when `+since(18, "pubgencols <> 'n'", "false")+` then 'generated' end), xmin,
+       concat_ws(', ', case when puballtables then 'all tables' end, `+since(15, `(select 'tables in schema ' || string_agg(pg_catalog.quote_ident(n.nspname), ', ' order by n.nspname)
+         from pg_catalog.pg_publication_namespace s join pg_catalog.pg_namespace n on n.oid = s.pnnspid where s.pnpubid = p.oid)`, "null")+`)
+  from pg_catalog.pg_publication p where pubname`+in)
 	if err != nil {
 		return nil, fmt.Errorf("read publications: %w", err)
 	}
@@ -81,7 +161,7 @@ select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case 
 		if err != nil {
 			return nil, fmt.Errorf("read publications: %w", err)
 		}
-		found[row[0]] = PublicationIdentity{OID: uint32(oid), Publish: row[2]}
+		found[row[0]] = PublicationIdentity{OID: uint32(oid), Publish: row[2], Version: row[3], Beyond: row[4], Entries: []PublicationEntry{}}
 	}
 	for _, name := range names {
 		if _, ok := found[name]; !ok {
@@ -97,8 +177,27 @@ select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case 
 		p.Tables = append(p.Tables, catalog.Name(row[1], row[2]))
 		found[row[0]] = p
 	}
+	rows, err = query(ctx, conn, `
+select p.pubname, r.oid, r.prrelid, n.nspname, c.relname,
+       `+since(15, "coalesce(pg_catalog.pg_get_expr(r.prqual, r.prrelid), case when r.prqual is not null then '?' end, ''), coalesce(r.prattrs::text, '')", "'', ''")+`
+  from pg_catalog.pg_publication p join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
+  join pg_catalog.pg_class c on c.oid = r.prrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace where p.pubname`+in)
+	if err != nil {
+		return nil, fmt.Errorf("read tables of publications: %w", err)
+	}
+	for _, row := range rows {
+		oid, err1 := strconv.ParseUint(row[1], 10, 32)
+		table, err2 := strconv.ParseUint(row[2], 10, 32)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, fmt.Errorf("read tables of publications: %w", err)
+		}
+		p := found[row[0]]
+		p.Entries = append(p.Entries, PublicationEntry{uint32(oid), uint32(table), catalog.Name(row[3], row[4]), row[5], row[6]})
+		found[row[0]] = p
+	}
 	for _, p := range found {
 		slices.Sort(p.Tables)
+		slices.SortFunc(p.Entries, func(a, b PublicationEntry) int { return cmp.Compare(a.OID, b.OID) })
 	}
 	return found, nil
 }

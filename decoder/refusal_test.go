@@ -2,6 +2,7 @@ package decoder_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -170,6 +171,14 @@ func TestOpen_PublicationChanged(t *testing.T) {
 		{`create table u (id int primary key); alter publication ` + quoted + ` add table u`, `has a new table "public"."u"`},
 		{`drop table t`, `has lost table "public"."t"`},
 		{`alter publication ` + quoted + ` set (publish = 'insert')`, "publishes insert now"},
+		{`alter publication ` + quoted + ` set (publish = 'insert'); alter publication ` + quoted + ` set (publish = 'insert, update, delete, truncate')`, "was altered, and perhaps altered back"},
+		{`alter publication ` + quoted + ` drop table t; alter publication ` + quoted + ` add table t`, `had table "public"."t" taken out`},
+		{`drop table t; create table t (id int primary key, v text); alter publication ` + quoted + ` add table t`, `has another table of the name "public"."t"`},
+		{`alter table t rename to u`, `has table "public"."t" under the name "public"."u"`},
+		{`alter table t rename to u; create table t (id int primary key); alter publication ` + quoted + ` add table t`, `has table "public"."t" under the name "public"."u"`},
+		{`alter publication ` + quoted + ` set table t where (id < 100)`, `had table "public"."t" taken out, or restricted`},
+		{`alter publication ` + quoted + ` set table t (id)`, `had table "public"."t" taken out, or restricted`},
+		{`alter publication ` + quoted + ` add tables in schema public`, "holds tables in schema public now"},
 	} {
 		s := newPlain(t)
 		stream := s.open()
@@ -177,6 +186,48 @@ func TestOpen_PublicationChanged(t *testing.T) {
 		stream.Close()
 		s.exec(c.sql)
 		wantPublication(t, s.refused(), c.reason)
+		conn := s.conn()
+		wantPublication(t, decoder.CheckPublications(t.Context(), conn, s.config.Expect.Publications), c.reason)
+	}
+}
+
+// What an older version has recorded has no entries. It goes on working, and is compared as far as it goes.
+func TestOpen_PublicationOfOldRecord(t *testing.T) {
+	s := newPlain(t)
+	stream := s.open()
+	stream.Close()
+	now := stream.Identity().Publications[s.config.Publications[0]]
+	recorded := fmt.Sprintf(`{"OID": %d, "Publish": %q, "Tables": ["\"public\".\"t\""]}`, now.OID, now.Publish)
+	var was decoder.PublicationIdentity
+	if err := json.Unmarshal([]byte(recorded), &was); err != nil {
+		t.Fatal(err)
+	}
+	s.config.Expect.Publications = map[string]decoder.PublicationIdentity{s.config.Publications[0]: was}
+	s.open().Close()
+	s.exec(`drop table t`)
+	wantPublication(t, s.refused(), `has lost table "public"."t"`)
+}
+
+// A publication survives its way through JSON, also one that holds no table by name.
+func TestPublicationIdentity_JSON(t *testing.T) {
+	s := newPlain(t)
+	s.exec(`create publication everything for all tables`)
+	for name, beyond := range map[string]string{s.config.Publications[0]: "", "everything": "all tables"} {
+		now, err := decoder.Publication(t.Context(), s.conn(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(map[string]decoder.PublicationIdentity{name: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again map[string]decoder.PublicationIdentity
+		if err := json.Unmarshal(text, &again); err != nil || again[name].Entries == nil || again[name].Beyond != beyond {
+			t.Errorf("%s: %s becomes %+v, %v; want entries, and beyond them %q", name, text, again[name], err, beyond)
+		}
+		if err := decoder.CheckPublications(t.Context(), s.conn(), again); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -45,7 +45,7 @@ func (i Identity) check(expect Identity) error {
 			return &PublicationError{Name: name, Reason: "is not one of those that the stream reads"}
 		}
 		if !want.equal(got) {
-			return &PublicationError{Name: name, Reason: want.difference(got)}
+			return want.difference(name, got)
 		}
 	}
 	return nil

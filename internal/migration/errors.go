@@ -78,7 +78,7 @@ func explainGap(err error) error {
 		advice = "gap: the migration's slot is gone, and another has its name; if nobody needs that, select pg_drop_replication_slot(" + catalog.Literal(slot.Slot) + "); then begin anew"
 	case errors.As(err, &slot) && (slot.Reason == decoder.SlotMissing || slot.Reason == decoder.SlotLost || slot.Reason == decoder.SlotAhead):
 		advice = slot.Hint()
-	case errors.As(err, &publication) && !publication.Exists:
+	case errors.As(err, &publication) && !publication.Exists && !publication.Renamed:
 		advice = publication.Hint()
 	case errors.As(err, &identity) && (identity.What == "timeline" || identity.What == "WAL position"):
 		advice = identity.Hint()
