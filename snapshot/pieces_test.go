@@ -57,6 +57,9 @@ func TestPipe(t *testing.T) {
 			for j := range rows[i] {
 				rows[i][j] = byte(random.Uint32())
 			}
+			if size > 0 {
+				rows[i][size-1] = '\n' // no trailer of the binary format
+			}
 			want = append(want, rows[i]...)
 		}
 		go func() {
@@ -83,4 +86,27 @@ func TestPipe(t *testing.T) {
 		p.Write(make([]byte, blockBytes))
 	}
 	p.end(nil)
+}
+
+// What COPY TO sends besides rows is none: the trailer of the binary format, which is a message of
+// its own, or comes with the header where there is no row at all.
+func TestPipe_CountsRows(t *testing.T) {
+	header, trailer := "PGCOPY\n\xff\r\n\x00"+"\x00\x00\x00\x00\x00\x00\x00\x00", "\xff\xff"
+	row := "\x00\x01\x00\x00\x00\x04\x00\x00\xff\xff"
+	for name, c := range map[string]struct {
+		messages []string
+		want     int64
+	}{
+		"binary":       {[]string{header + row, row, trailer}, 2},
+		"binary empty": {[]string{header + trailer}, 0},
+		"text":         {[]string{"1\n", "\n", "23456789012345678901\n"}, 3},
+	} {
+		p := newPipe(newSpare())
+		for _, m := range c.messages {
+			p.Write([]byte(m))
+		}
+		if got := p.rows.Load(); got != c.want {
+			t.Errorf("%s: counted %d rows, want %d", name, got, c.want)
+		}
+	}
 }

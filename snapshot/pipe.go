@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -39,7 +40,9 @@ func newSpare() chan []byte { return make(chan []byte, blocks) }
 // Write takes the bytes of a row. When nobody reads any more it swallows them: an
 // error would make pgconn close the source's connection, and the snapshot with it.
 func (p *pipe) Write(row []byte) (int, error) {
-	p.rows.Add(1)
+	if !noRow(row) {
+		p.rows.Add(1)
+	}
 	p.bytes.Add(int64(len(row)))
 	if len(p.block)+len(row) > cap(p.block) && len(p.block) > 0 {
 		p.pass()
@@ -49,6 +52,16 @@ func (p *pipe) Write(row []byte) (int, error) {
 	}
 	p.block = append(p.block, row...) // a row larger than a block makes it grow
 	return len(row), nil
+}
+
+// binaryHeader is the length of the header of binary COPY, which comes with the first row; the
+// trailer is a message of its own, or comes with the header of a table without rows.
+const binaryHeader = 19
+
+// noRow reports whether a message of COPY TO is the trailer of the binary format alone. In the
+// text format a row ends with a newline.
+func noRow(message []byte) bool {
+	return (len(message) == 2 || len(message) == binaryHeader+2) && bytes.HasSuffix(message, []byte{0xff, 0xff})
 }
 
 func (p *pipe) take() []byte {

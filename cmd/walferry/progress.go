@@ -7,6 +7,7 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
 
 	"github.com/walferry/walferry/internal/migration"
 )
@@ -115,7 +116,10 @@ func (p *progress) log() {
 func (p *progress) draw() {
 	container := mpb.New(mpb.WithOutput(p.ui.screen), mpb.WithWidth(100), mpb.WithRefreshRate(200*time.Millisecond), mpb.WithAutoRefresh())
 	p.ui.draw(func(line string) { fmt.Fprintln(container, line) })
-	d := &drawing{p: p, container: container, tables: map[string]*mpb.Bar{}}
+	d := &drawing{p: p, container: container, tables: map[string]*mpb.Bar{}, rows: map[string]int64{}, name: 32, filler: 24}
+	if columns, _, err := term.GetSize(int(p.ui.screen.Fd())); err == nil && columns < 110 {
+		d.name, d.filler = max(10, min(24, columns/4)), max(5, columns/10) // what is left and how long it takes comes last
+	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	d.begin()
@@ -145,7 +149,9 @@ type drawing struct {
 	mu   sync.Mutex
 	text string
 	eta  string
-	rows map[string]int64 // copied, of the tables that are being copied
+	rows map[string]int64 // copied, of the tables that have a bar
+
+	name, filler int // columns
 }
 
 func (d *drawing) begin() {
@@ -159,10 +165,10 @@ func (d *drawing) begin() {
 func (d *drawing) bar(name string, total int64, priority int, after decor.Decorator) *mpb.Bar {
 	return d.container.New(max(total, 1), mpb.BarStyle().Lbound("").Filler("█").Tip("").Padding("░").Rbound(""),
 		mpb.BarPriority(priority), mpb.BarRemoveOnComplete(),
-		mpb.BarWidth(24),
-		mpb.PrependDecorators(decor.Name(name, decor.WC{W: 32, C: decor.DindentRight})),
+		mpb.BarWidth(d.filler),
+		mpb.PrependDecorators(decor.Name(name, decor.WC{W: d.name, C: decor.DindentRight})),
 		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
-			return fmt.Sprintf(" %9s of %9s", bytesText(s.Current), bytesText(s.Total))
+			return fmt.Sprintf(" %s of %s", bytesText(s.Current), bytesText(s.Total))
 		}), after))
 }
 
@@ -173,7 +179,6 @@ func (d *drawing) show(v migration.View) {
 	if v.Copy.ETASeconds > 0 {
 		d.eta = ", about " + secondsText(v.Copy.ETASeconds) + " left"
 	}
-	d.rows = map[string]int64{}
 	for _, t := range v.Running {
 		d.rows[t.Table.Schema+"."+t.Table.Name] = t.Rows
 	}
@@ -208,7 +213,7 @@ func (d *drawing) show(v migration.View) {
 					defer d.mu.Unlock()
 					return ", " + countText(d.rows[name]) + " rows"
 				})
-				d.tables[name] = d.bar(shorten(clean(name), 32), t.BytesTotal, i, rows)
+				d.tables[name] = d.bar(shorten(clean(name), d.name), t.BytesTotal, i, rows)
 			}
 			d.tables[name].SetTotal(max(t.BytesTotal, t.Bytes, 1), false)
 			d.tables[name].SetCurrent(t.Bytes)
@@ -218,6 +223,9 @@ func (d *drawing) show(v migration.View) {
 		if !running[name] {
 			bar.Abort(true)
 			delete(d.tables, name)
+			d.mu.Lock()
+			delete(d.rows, name)
+			d.mu.Unlock()
 		}
 	}
 }
