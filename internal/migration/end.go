@@ -33,8 +33,13 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	if err != nil {
 		return nil, err
 	}
-	if r != nil && r.Phase == Finished {
-		return nil, &GateError{"the cutover is done already", "see `walferry status`"}
+	if r != nil {
+		if r.Phase == Finished {
+			return nil, &GateError{"the cutover is done already", "see `walferry status`"}
+		}
+		if err := proveSource(ctx, c, r); err != nil {
+			return nil, err
+		}
 	}
 	a, err := s.ask(ctx, "cutover", requestArgs{
 		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence,
@@ -54,23 +59,33 @@ func Abort(ctx context.Context, c Config) error {
 		return err
 	}
 	defer closeAll()
-	switch {
-	case r.rec == nil:
-		return r.store.noMigration(ctx)
-	case r.rec.Phase == Finished:
-		return &GateError{"the cutover is done: the target is the database now", "`walferry cleanup` removes what walferry left"}
+	// Before the lock for those who are not to wait for it, and under it for what holds:
+	// meanwhile a cutover may have come to its end.
+	if err := r.mayAbort(ctx); err != nil {
+		return err
 	}
 	if r.rec.Alive && r.rec.Phase == Following {
-		if _, err := r.store.ask(ctx, "abort", requestArgs{}, nil); err != nil {
+		// Where it has ended meanwhile, what is recorded under the lock says what can be done.
+		if _, err := r.store.ask(ctx, "abort", requestArgs{}, nil); err != nil && !errors.Is(err, errUnanswered) && !errors.Is(err, ErrNoRunner) {
 			return err
 		}
 		if err := r.waitForLock(ctx, 30*time.Second); err != nil {
-			return err
+			return fmt.Errorf("wait for the running migrate to end: %w", err)
 		}
-	} else if err := r.takeLock(ctx); err != nil {
-		return &GateError{err.Error(), "stop it first (SIGINT), then abort"}
+	} else if err := r.waitForLock(ctx, lockPatience); err != nil {
+		var held *GateError
+		if errors.As(err, &held) {
+			held.Advice = "stop it first (SIGINT), then abort"
+		}
+		return err
 	}
 	defer r.lock.Close(context.WithoutCancel(ctx))
+	if r.rec, err = r.store.load(ctx); err != nil {
+		return err
+	}
+	if err := r.mayAbort(ctx); err != nil {
+		return err
+	}
 	if err := r.unfence(ctx); err != nil {
 		return err
 	}
@@ -80,7 +95,19 @@ func Abort(ctx context.Context, c Config) error {
 	return r.store.setPhase(ctx, Aborted)
 }
 
-// openEnds makes a runner that does not run, for abort and cleanup.
+// mayAbort tells why the migration, as it was read last, cannot be given up.
+func (r *runner) mayAbort(ctx context.Context) error {
+	switch {
+	case r.rec == nil:
+		return r.store.noMigration(ctx)
+	case r.rec.Phase == Finished:
+		return &GateError{"the cutover is done: the target is the database now", "`walferry cleanup` removes what walferry left"}
+	}
+	return nil
+}
+
+// openEnds makes a runner that does not run, for abort, cleanup and verify. The source is
+// the one of the migration that the target knows: nothing is done to another.
 func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 	r := &runner{c: c}
 	target, err := openLink(ctx, c.Target, c.Name)
@@ -88,15 +115,19 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 		return nil, nil, err
 	}
 	r.store = &store{link: target, name: c.Name}
-	r.source, err = openLink(ctx, c.Source, c.Name)
-	if err == nil {
-		r.rec, err = r.store.load(ctx)
-	}
 	closeAll := func() {
 		target.close()
 		if r.source != nil {
 			r.source.close()
 		}
+	}
+	if r.rec, err = r.store.load(ctx); err == nil {
+		if r.source, err = openLink(ctx, c.Source, c.Name); err != nil && r.rec != nil && r.rec.Phase == Finished {
+			err = &sourceGoneError{err}
+		}
+	}
+	if err == nil && r.rec != nil {
+		err = proveSource(ctx, c, r.rec)
 	}
 	if err != nil {
 		closeAll()
@@ -105,18 +136,24 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 	return r, closeAll, nil
 }
 
+// lockPatience is how long a lock is waited for whose holder may have ended: a server
+// that is busy takes its time to end the session of a process that has gone.
+const lockPatience = 5 * time.Second
+
+// waitForLock takes the lock, for which it tries for as long as patience, however long
+// an attempt takes. What it then returns is takeLock's error.
 func (r *runner) waitForLock(ctx context.Context, patience time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
+	const pause = 200 * time.Millisecond
+	for left := patience / pause; ; left-- {
 		err := r.takeLock(ctx)
-		if err == nil {
-			return nil
+		var held *GateError
+		if !errors.As(err, &held) || left <= 0 {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the running migrate to end: %w", err)
-		case <-time.After(200 * time.Millisecond):
+			return context.Cause(ctx)
+		case <-time.After(pause):
 		}
 	}
 }
@@ -187,15 +224,23 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		return nil, err
 	}
 	defer closeAll()
-	if r.rec != nil && r.rec.Phase != Finished && r.rec.Phase != Aborted {
-		return nil, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "cut over or abort first"}
+	if err := r.mayCleanUp(); err != nil {
+		return nil, err
 	}
 	sharedOrigin := false
 	if r.rec != nil {
-		if err := r.takeLock(ctx); err != nil {
+		if err := r.waitForLock(ctx, lockPatience); err != nil {
 			return nil, err
 		}
 		defer r.lock.Close(context.WithoutCancel(ctx))
+		if r.rec, err = r.store.load(ctx); err != nil { // again, under the lock
+			return nil, err
+		}
+		if err := r.mayCleanUp(); err != nil {
+			return nil, err
+		}
+	}
+	if r.rec != nil {
 		if err := r.dropSource(ctx); err != nil {
 			return nil, err
 		}
@@ -220,6 +265,14 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		}
 	}
 	return left, nil
+}
+
+// mayCleanUp tells why the migration, as it was read last, must keep what it has.
+func (r *runner) mayCleanUp() error {
+	if r.rec != nil && r.rec.Phase != Finished && r.rec.Phase != Aborted {
+		return &GateError{fmt.Sprintf("migration %q is in phase %s", r.c.Name, r.rec.Phase), "cut over or abort first"}
+	}
+	return nil
 }
 
 // dropTarget removes the migration's rows, and the schema with the last migration.

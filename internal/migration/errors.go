@@ -52,6 +52,16 @@ func (e *RunError) Error() string { return e.Problem }
 // Hint is what the operator can do.
 func (e *RunError) Hint() string { return e.Advice }
 
+// sourceGoneError is the source that cannot be reached after the cutover.
+type sourceGoneError struct{ error }
+
+func (e *sourceGoneError) Unwrap() error { return e.error }
+
+// Hint is what the operator can do.
+func (e *sourceGoneError) Hint() string {
+	return "if the old server is gone for good, `drop schema walferry cascade` on the target is what is left for cleanup to do, unless another migration has its state there"
+}
+
 // gapError is an error after which the migration can only be begun anew.
 type gapError struct {
 	error

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/applier"
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
@@ -100,7 +99,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer r.source.close()
-	if err := r.takeLock(ctx); err != nil {
+	if err := r.waitForLock(ctx, lockPatience); err != nil {
 		return Outcome{}, err
 	}
 	defer func() { r.lock.Close(context.WithoutCancel(ctx)) }()
@@ -207,42 +206,10 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	if err := r.c.resume(r.rec.Options); err != nil {
 		return Outcome{}, true, err
 	}
-	id, err := r.identify(ctx)
-	if err != nil {
+	if err := proveSource(ctx, r.c, r.rec); err != nil {
 		return Outcome{}, true, err
 	}
-	if id.SystemID != r.rec.SystemID || id.Database != r.rec.Database {
-		return Outcome{}, true, &decoder.IdentityError{What: "source", Want: r.rec.SystemID + "/" + r.rec.Database, Got: id.SystemID + "/" + id.Database}
-	}
 	return Outcome{}, false, nil
-}
-
-// identity is which cluster and database the source is.
-type identity struct {
-	SystemID string
-	Timeline int32
-	Database string
-}
-
-func (r *runner) identify(ctx context.Context) (id identity, err error) {
-	conn, err := session.OpenReplication(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name})
-	if err != nil {
-		return id, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	results, err := conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
-	if err != nil {
-		return id, fmt.Errorf("identify source: %w", err)
-	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 4 {
-		return id, errors.New("identify source: IDENTIFY_SYSTEM answered something else than one row of four columns")
-	}
-	row := results[0].Rows[0]
-	id.SystemID, id.Database = string(row[0]), string(row[3])
-	if _, err := fmt.Sscan(string(row[1]), &id.Timeline); err != nil {
-		return id, fmt.Errorf("identify source: timeline: %w", err)
-	}
-	return id, nil
 }
 
 // begin records a new migration, before anything else is made: from here on slot
@@ -262,7 +229,7 @@ func (r *runner) begin(ctx context.Context) error {
 		}
 		return r.store.voidRequests(ctx, r.phase())
 	}
-	id, err := r.identify(ctx)
+	id, err := identify(ctx, r.c)
 	if err != nil {
 		return err
 	}

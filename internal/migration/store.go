@@ -310,6 +310,9 @@ var ErrNoRunner = &GateError{
 	Advice:  "start `walferry migrate` with the same options (it resumes) and ask again",
 }
 
+// errUnanswered is that of a request whose runner has ended.
+var errUnanswered = &RunError{Problem: "the running migrate ended before it answered", Advice: "look at its output and at `walferry status`"}
+
 // ask puts a request to the running migrate and waits for its answer. onStep gets
 // each line that the runner reports meanwhile.
 func (s *store) ask(ctx context.Context, kind string, args requestArgs, onStep func(string)) (answer, error) {
@@ -380,7 +383,7 @@ func (s *store) ask(ctx context.Context, kind string, args requestArgs, onStep f
 		r, err := s.load(ctx)
 		if err == nil && (r == nil || !r.Alive) {
 			if silent++; silent > 20 {
-				return a, &RunError{Problem: "the running migrate ended before it answered", Advice: "look at its output and at `walferry status`"}
+				return a, errUnanswered
 			}
 		} else {
 			silent = 0
