@@ -72,7 +72,7 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 		}
 		return nil, err
 	}
-	if err := enlarge(ctx, conn); err != nil {
+	if err := tune(ctx, conn); err != nil {
 		return nil, err
 	}
 	if err := startReplication(ctx, conn, startSQL(s.config.Slot, s.queued, s.config.Publications)); err != nil {

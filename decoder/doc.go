@@ -1,5 +1,5 @@
 // Package decoder reads the transactions of a PostgreSQL logical replication slot
-// (pgoutput, versions 10 to 18) in commit order, without a gap.
+// (pgoutput, versions 10 to 19) in commit order, without a gap.
 //
 // # Basics
 //

@@ -136,10 +136,17 @@ from (select s.name, s.setting::int8 as has, s.source, (select setting::int8 * 8
 where source in ('default', 'configuration file', 'command line') and has < least(buffers / 4, 1 << 20)
   and version % 10000 >= case version / 10000 when 13 then 17 when 14 then 14 when 15 then 9 when 16 then 5 when 17 then 1 else 0 end`
 
-// enlarge gives the walsender of this connection memory for large transactions.
-func enlarge(ctx context.Context, conn *pgconn.PgConn) error {
+// tune gives the walsender of this connection memory for large transactions, and lets the
+// source's shutdown go on without us: it waits for an acknowledgement, for ever while the target
+// stalls; what is not acknowledged comes again (wal_sender_shutdown_timeout, from 19 on).
+func tune(ctx context.Context, conn *pgconn.PgConn) error {
 	if _, err := query(ctx, conn, memorySQL); err != nil {
 		return fmt.Errorf("set logical_decoding_work_mem: %w", err)
+	}
+	if session.Major(conn) >= 19 {
+		if _, err := query(ctx, conn, `set wal_sender_shutdown_timeout = '10s'`); err != nil {
+			return fmt.Errorf("set wal_sender_shutdown_timeout: %w", err)
+		}
 	}
 	return nil
 }

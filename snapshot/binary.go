@@ -9,7 +9,7 @@ import (
 )
 
 // sameBinary are the built-in types whose binary form is the same in versions 10
-// to 18 and holds nothing that belongs to one database, such as an OID of a user's type. Binary
+// to 19 and holds nothing that belongs to one database, such as an OID of a user's type. Binary
 // spares both servers the conversion.
 var sameBinary = func() map[uint32]bool {
 	types := map[uint32]bool{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/walferry/walferry/internal/pgtest"
@@ -130,6 +131,38 @@ func TestRun_ResumesFromTheBeginning(t *testing.T) {
 				t.Errorf("window of side: %s to %s", w.From, w.To)
 			}
 		})
+	}
+}
+
+// REPACK (CONCURRENTLY), which 19 has, makes a table look empty to a snapshot of before, and cannot be
+// told from TRUNCATE: it is never taken for one.
+func TestRun_Repack(t *testing.T) {
+	server := pgtest.Shared(t, 19)
+	source, target := server.Database(t), server.Database(t)
+	pgtest.Exec(t, source, `create table packed (id int primary key); insert into packed select generate_series(1, 1000)`)
+	pgtest.Exec(t, target, `create table packed (id int primary key)`)
+	e := snapshotOf(t, source)
+	pgtest.Exec(t, source, `repack (concurrently) packed`)
+	c := config(source, target, e, Table{Schema: "public", Name: "packed"})
+	copier, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changed *ChangedError
+	if err := copier.Run(t.Context()); !errors.As(err, &changed) || !strings.Contains(err.Error(), "REPACK") {
+		t.Errorf("got error %v, want a ChangedError that names REPACK", err)
+	}
+	c.PutAside = true
+	if copier, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	var rewritten *RewrittenError
+	if err := copier.Run(t.Context()); !errors.As(err, &rewritten) {
+		t.Fatalf("got error %v, want a RewrittenError", err)
+	}
+	run(t, again(t, c))
+	if got := count(t, target, "packed"); got != "1000" {
+		t.Errorf("the target has %s rows, want 1000", got)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package catalog reads what a server has: one function a query, on versions 10 to 18.
+// Package catalog reads what a server has: one function a query, on versions 10 to 19.
 package catalog
 
 import (

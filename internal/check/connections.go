@@ -169,10 +169,10 @@ func (r *run) role(s *server) {
 
 func (r *run) versions() {
 	for _, s := range []*server{r.source, r.target} {
-		if s.Major < 10 || s.Major > 18 {
+		if s.Major < 10 || s.Major > 19 {
 			r.add(Finding{
 				ID: "version", Severity: Block, On: s.side, Seen: "it is version " + s.Version,
-				Do: "versions 10 to 18 are supported",
+				Do: "versions 10 to 19 are supported",
 			})
 		}
 	}

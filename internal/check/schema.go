@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 )
@@ -19,6 +21,9 @@ func (r *run) schema(ctx context.Context) error {
 	if r.c.Schema == "none" {
 		return r.compare(ctx)
 	}
+	if err := r.functionSettings(ctx); err != nil {
+		return err
+	}
 	_, err := schema.Find(ctx, r.source.Major, r.target.Major)
 	var missing *schema.ToolError
 	switch {
@@ -27,6 +32,43 @@ func (r *run) schema(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
+	return nil
+}
+
+// functionSettings finds the functions with a setting that version 19 no longer has, or no longer
+// lets be off: it does not create them.
+func (r *run) functionSettings(ctx context.Context) error {
+	if r.target.Major < 19 || r.source.Major >= 19 {
+		return nil
+	}
+	rows, err := r.source.tx.Query(ctx, `
+select p.oid::regprocedure::text, split_part(c.setting, '=', 1), p.prokind = 'p'
+  from (select oid, pronamespace, proconfig, coalesce(to_jsonb(pg_proc) ->> 'prokind', 'f') as prokind from pg_proc where proconfig is not null) p
+  join pg_namespace n on n.oid = p.pronamespace cross join unnest(p.proconfig) as c(setting)
+ where `+catalog.NotOurs+` and (c.setting ~* '^escape_string_warning=' or c.setting ~* '^standard_conforming_strings=(off|false|no|0)$')
+ order by 1`)
+	if err != nil {
+		return fmt.Errorf("look for settings of functions: %w", err)
+	}
+	var findings []Finding
+	var function, setting string
+	var procedure bool
+	if _, err := pgx.ForEachRow(rows, []any{&function, &setting, &procedure}, func() error {
+		kind := "function"
+		if procedure {
+			kind = "procedure"
+		}
+		findings = append(findings, Finding{
+			ID: "function-setting", Severity: Block, On: "source", Object: function,
+			Seen: fmt.Sprintf("it sets %s, which version %d of the target does not take", setting, r.target.Major),
+			Do:   "take the setting away, and make sure that its body does not rely on it",
+			SQL:  []string{fmt.Sprintf("alter %s %s reset %s", kind, function, setting)},
+		})
+		return nil
+	}); err != nil {
+		return fmt.Errorf("look for settings of functions: %w", err)
+	}
+	r.addEach(findings)
 	return nil
 }
 

@@ -142,7 +142,8 @@ select current_setting('server_version'), current_setting('server_version_num'):
        (select count(*) from pg_stat_activity a where a.datid is not null),
        current_setting('max_connections')::int,
        current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true)::int, 0),
-       (select count(*) from pg_replication_slots), (select count(*) from pg_stat_replication),
+       -- REPACK (CONCURRENTLY) of 19 has slots of its own number
+       (select count(*) from pg_replication_slots where plugin is distinct from 'pgrepack'), (select count(*) from pg_stat_replication),
        (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
          where c.relkind in ('r', 'p', 'i', 'I', 'S', 'm', 't') and `+catalog.NotOurs+` ),
        current_setting('max_locks_per_transaction')::int8

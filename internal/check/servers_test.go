@@ -36,6 +36,29 @@ func TestRun_OldVersion(t *testing.T) {
 	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
 }
 
+// What version 19 no longer takes of a source, and what it no longer needs.
+func TestRun_Version19(t *testing.T) {
+	target := pgtest.Shared(t, 19).Database(t)
+	source, _ := pgtest.Pair(t, 15, 19)
+	situations := []situation{
+		{id: "function-setting", on: "source", severity: Block, object: "public.f()", source: []string{`create function f() returns int language sql as 'select 1' set escape_string_warning = off`}},
+		{id: "function-setting", on: "source", severity: Block, object: "public.p()", source: []string{`create procedure p() language sql as 'select 1' set standard_conforming_strings = off`}},
+	}
+	bring(t, source, target, situations)
+	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
+
+	for level, want := range map[string]int{"replica": 0, "minimal": 1} {
+		server := pgtest.New(t, pgtest.Options{Major: 19, Settings: map[string]string{"wal_level": level, "max_wal_senders": "0", "max_replication_slots": "10"}})
+		report, err := Run(t.Context(), Config{SourceDSN: server.URL("postgres"), TargetDSN: target})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := find(report, "wal-level", "source"); len(got) != want {
+			t.Errorf("wal_level = %s: got %v", level, got)
+		}
+	}
+}
+
 // From 18 on the old row of REPLICA IDENTITY FULL may not hold a generated column.
 func TestRun_GeneratedColumns18(t *testing.T) {
 	source, target := pgtest.Pair(t, 18, 18)
@@ -466,8 +489,8 @@ func TestProtection(t *testing.T) {
 
 // A server that is too old, one that is newer than any that was tried, and one that says nothing.
 func TestVersions(t *testing.T) {
-	for major, want := range map[int]int{0: 1, 8: 1, 9: 1, 10: 0, 18: 0, 19: 1} {
-		r := &run{source: &server{ServerFacts: ServerFacts{Major: major}, side: "source"}, target: &server{ServerFacts: ServerFacts{Major: 18}, side: "target"}}
+	for major, want := range map[int]int{0: 1, 8: 1, 9: 1, 10: 0, 18: 0, 19: 0, 20: 1} {
+		r := &run{source: &server{ServerFacts: ServerFacts{Major: major}, side: "source"}, target: &server{ServerFacts: ServerFacts{Major: 19}, side: "target"}}
 		r.versions()
 		if found := find(Report{Findings: r.findings}, "version", "source"); len(found) != want {
 			t.Errorf("%d: got %v", major, r.findings)

@@ -55,7 +55,8 @@ func (r *run) wal(context.Context) error {
 func (r *run) walLevel() {
 	s := r.source
 	level := s.settings["wal_level"]
-	if level.value == "logical" {
+	// From 19 on the first logical slot turns logical decoding on where wal_level is replica.
+	if level.value == "logical" || s.Major >= 19 && level.value == "replica" {
 		return
 	}
 	f := Finding{ID: "wal-level", Severity: Block, On: "source", Seen: "wal_level is " + level.value}

@@ -159,8 +159,12 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 			return fmt.Errorf("ask the target: %w", err)
 		}
 		if progress {
+			var applied string
 			err := conn.QueryRow(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, s.name).
-				Scan(&st.Stream.AppliedLSN, &st.Stream.Transactions, &st.Stream.Changes)
+				Scan(&applied, &st.Stream.Transactions, &st.Stream.Changes)
+			if err == nil {
+				st.Stream.AppliedLSN = oneForm(applied)
+			}
 			if err != nil && err != pgx.ErrNoRows {
 				return fmt.Errorf("read the progress: %w", err)
 			}
@@ -175,6 +179,9 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 		return nil
 	})
 }
+
+// oneForm writes a position as versions up to 18 do: later ones fill its second half with zeros.
+func oneForm(lsn string) string { return parseLSN(lsn).String() }
 
 // readSlot asks the source who it is, and for the slot.
 func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *record) error {
@@ -193,14 +200,17 @@ func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *record) error
 	if session.Major(conn.PgConn()) >= 13 {
 		walStatus = "wal_status"
 	}
+	var acked string
 	err = conn.QueryRow(ctx, `
 select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(pg_current_wal_lsn() - restart_lsn, 0)::int8
-  from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &st.Stream.AckedLSN, &st.Source.RetainedBytes)
+  from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &acked, &st.Source.RetainedBytes)
 	switch {
 	case err == pgx.ErrNoRows:
 		st.Source.WALStatus = "missing"
 	case err != nil:
 		return fmt.Errorf("ask the source for the slot: %w", err)
+	case acked != "":
+		st.Stream.AckedLSN = oneForm(acked)
 	}
 	return nil
 }
@@ -208,9 +218,11 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
 // readSource asks the source where it is, after the target was asked where it is, and for
 // what makes a lag of that.
 func (st *Status) readSource(ctx context.Context, c Config, conn *pgx.Conn, r *record) error {
-	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&st.Stream.SourceLSN); err != nil {
+	var position string
+	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
 		return fmt.Errorf("ask the source: %w", err)
 	}
+	st.Stream.SourceLSN = oneForm(position)
 	if r == nil || r.Phase != Following && r.Phase != Fenced {
 		return nil
 	}

@@ -3,10 +3,12 @@ package pgtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,7 +16,7 @@ import (
 // Oldest and Newest are the first and the last major version there is a server for.
 const (
 	Oldest = 10
-	Newest = 18
+	Newest = 19
 )
 
 // binaries is one installation of a PostgreSQL server.
@@ -34,6 +36,31 @@ var installedDirs = []string{
 	"/home/linuxbrew/.linuxbrew/opt/postgresql@%d/bin",
 }
 
+// serversVariable holds a pattern like those of installedDirs, to be looked at before them: for
+// a server that was built by hand.
+const serversVariable = "WALFERRY_TEST_SERVERS"
+
+// clientsFromEnvironment lets pg_dump of the newest server that serversVariable names be found: no other
+// reads a source of that version.
+func clientsFromEnvironment() {
+	pattern := os.Getenv(serversVariable)
+	for major := Newest; major >= Oldest && strings.Contains(pattern, "%d"); major-- {
+		dir := fmt.Sprintf(pattern, major)
+		if _, err := os.Stat(filepath.Join(dir, "pg_dump")); err == nil {
+			os.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			return
+		}
+	}
+}
+
+// absentError says that there is no server of a major version and none to be had, as no package
+// of it is known: no fault of the test that wanted it.
+type absentError struct{ major int }
+
+func (e *absentError) Error() string {
+	return fmt.Sprintf("PostgreSQL %d is not installed, and there is no package of it to install by itself: install it, or name its programs' folder, as in %s='/opt/postgresql-%%d/bin'", e.major, serversVariable)
+}
+
 // obtain returns a server of a major version: an installed one, one from the
 // cache, or one that it installs into the cache.
 func obtain(ctx context.Context, major int) (binaries, error) {
@@ -42,6 +69,9 @@ func obtain(ctx context.Context, major int) (binaries, error) {
 	}
 	if b, ok := find(major); ok {
 		return b, nil
+	}
+	if releases[major] == "" {
+		return binaries{}, &absentError{major}
 	}
 	if err := install(ctx, major); err != nil {
 		return binaries{}, fmt.Errorf("install PostgreSQL %d: %w", major, err)
@@ -55,14 +85,17 @@ func obtain(ctx context.Context, major int) (binaries, error) {
 
 // find looks for a server of a major version on this machine.
 func find(major int) (binaries, bool) {
-	for _, pattern := range installedDirs {
+	for _, pattern := range append([]string{os.Getenv(serversVariable)}, installedDirs...) {
+		if !strings.Contains(pattern, "%d") {
+			continue
+		}
 		b := binaries{major: major, bin: fmt.Sprintf(pattern, major)}
 		if b.present() {
 			return b, true
 		}
 	}
 	native, err := cachedPackage(major)
-	if err != nil {
+	if err != nil || releases[major] == "" {
 		return binaries{}, false
 	}
 	b := binaries{
@@ -73,14 +106,14 @@ func find(major int) (binaries, bool) {
 	return b, b.present()
 }
 
-// newest is the highest major version that needs no download, else Newest.
+// newest is the highest major version that needs no download, else the highest there is a package of.
 func newest() int {
 	for major := Newest; major >= Oldest; major-- {
 		if _, ok := find(major); ok {
 			return major
 		}
 	}
-	return Newest
+	return slices.Max(slices.Collect(maps.Keys(releases)))
 }
 
 func (b binaries) present() bool {

@@ -1,5 +1,5 @@
 // Package pgtest gives tests, the demo and the benchmarks throwaway PostgreSQL
-// servers of any major version from 10 to 18, and each test a fresh database.
+// servers of any major version from 10 to 19, and each test a fresh database.
 //
 // A test that can share a server asks for a database of a major version, or
 // for a pair of them:

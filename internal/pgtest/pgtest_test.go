@@ -117,7 +117,7 @@ func TestServer_KeepsCommittedRows(t *testing.T) {
 // A password is asked for, with every character that a URL minds.
 func TestNew_Password(t *testing.T) {
 	const password = `p@ss:w/o?r#d %41'"\ é`
-	for _, major := range []int{Oldest, Newest} {
+	for _, major := range []int{Oldest, newest()} {
 		s := New(t, Options{Major: major, Password: password, Settings: map[string]string{"work_mem": "7MB"}})
 		if got := Query(t, s.URL("postgres"), `show work_mem`)[0][0]; got != "7MB" {
 			t.Errorf("PostgreSQL %d: work_mem is %s, want 7MB", major, got)
@@ -152,7 +152,7 @@ func TestLaunch_Dir(t *testing.T) {
 // Nothing in a database keeps it from being dropped: a slot that somebody
 // streams from, a prepared transaction, a session.
 func TestDatabase_DropsWhatIsInUse(t *testing.T) {
-	for _, major := range []int{Oldest, Newest} {
+	for _, major := range []int{Oldest, newest()} {
 		s := Shared(t, major)
 		var name string
 		t.Run("database", func(t *testing.T) {

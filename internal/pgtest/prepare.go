@@ -15,7 +15,8 @@ import (
 // pg_dump. Where the system has apt-get and this is root, what is missing is
 // installed; elsewhere the error names it.
 func Prepare(ctx context.Context, majors []int, out io.Writer) error {
-	if len(majors) == 0 {
+	all := len(majors) == 0
+	if all {
 		for major := Oldest; major <= Newest; major++ {
 			majors = append(majors, major)
 		}
@@ -31,6 +32,11 @@ func Prepare(ctx context.Context, majors []int, out io.Writer) error {
 			if version, err = b.version(ctx); err == nil {
 				fmt.Fprintf(out, "PostgreSQL %-6s %s\n", version, b.bin)
 			}
+		}
+		var absent *absentError
+		if all && errors.As(err, &absent) {
+			fmt.Fprintf(out, "PostgreSQL %-6d none: tests of it are skipped (%s names one that was built by hand)\n", major, serversVariable)
+			continue
 		}
 		if err != nil {
 			failed = append(failed, err)
@@ -49,7 +55,7 @@ func installPrograms(ctx context.Context, majors []int, out io.Writer) error {
 		}
 	}
 	for _, major := range majors {
-		if _, ok := find(major); !ok {
+		if _, ok := find(major); !ok && releases[major] != "" {
 			need("npm", "npm")
 			break
 		}

@@ -25,7 +25,7 @@ const superuser = "postgres"
 // Options say what kind of server is wanted. The zero value is the newest
 // major version at hand, ready for logical decoding.
 type Options struct {
-	// Major is the major version, 10 to 18. Zero means the newest one that
+	// Major is the major version, 10 to 19. Zero means the newest one that
 	// needs no download.
 	Major int
 

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -19,6 +20,7 @@ func New(tb testing.TB, o Options) *Server {
 	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
 	defer cancel()
 	s, err := Launch(ctx, o)
+	skipAbsent(tb, err)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -58,15 +60,26 @@ func Shared(tb testing.TB, major int) *Server {
 	shared.Unlock()
 
 	s, err := start()
+	skipAbsent(tb, err)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return s
 }
 
+// skipAbsent skips a test whose server is not to be had on this machine.
+func skipAbsent(tb testing.TB, err error) {
+	tb.Helper()
+	var absent *absentError
+	if errors.As(err, &absent) {
+		tb.Skip(absent)
+	}
+}
+
 // Main is for a package's TestMain: it runs the tests and stops the shared
 // servers. Without it they end a moment after the process has.
 func Main(m *testing.M) {
+	clientsFromEnvironment()
 	m.Run() // its result becomes the exit code when TestMain returns
 	shared.Lock()
 	defer shared.Unlock()

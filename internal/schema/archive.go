@@ -49,7 +49,7 @@ func (e *FormatError) Error() string {
 
 // Hint names what can be done.
 func (e *FormatError) Hint() string {
-	return "make the dump with pg_dump of version 10 to 18, or create the schema on the target yourself and use --schema none"
+	return "make the dump with pg_dump of version 10 to 19, or create the schema on the target yourself and use --schema none"
 }
 
 // Versions of the archive format that are understood: 13 (pg_dump 10.3 and 11

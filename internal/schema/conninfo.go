@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -62,6 +63,9 @@ func newConninfo(dsn string, major int) (*conninfo, error) {
 			}
 		}
 	}
+	// The archive must not have texts that a target of version 19 cannot read. What stands here
+	// beats what the database or the role sets.
+	out["options"] = strings.TrimSpace(cmp.Or(out["options"], os.Getenv("PGOPTIONS")) + " -c standard_conforming_strings=on")
 	trust(out, major)
 	c := &conninfo{text: pairs(out), secrets: session.Secrets(dsn)}
 	if cfg.Password != "" {
