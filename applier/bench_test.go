@@ -13,8 +13,8 @@ import (
 func benchGroup() (*session, []*decoder.Tx) {
 	accounts, history := relation("accounts", 'd', "aid*", "bid", "abalance", "filler"), relation("history", 'n', "tid", "bid", "aid", "delta", "mtime")
 	s := &session{replica: true, tables: map[*decoder.Relation]*table{}}
-	for _, r := range []*decoder.Relation{accounts, history} {
-		t := known(r, nil, func(t *table) { t.foldable, t.setStatements = true, map[string]*statement{} })
+	for r, keys := range map[*decoder.Relation][]key{accounts: unique("aid"), history: nil} {
+		t := known(r, keys, func(t *table) { t.foldable, t.setStatements = true, map[string]*statement{} })
 		s.tables[r] = t
 	}
 	var txs []*decoder.Tx

@@ -129,6 +129,7 @@ type SchemaError struct {
 	Columns  []string // that one side lacks or has otherwise, if that is the reason
 	Reason   string
 	SQLState string // of the server's error, if there was one
+	advice   string // what the operator can do, where it is something else than usual
 	err      *pgconn.PgError
 }
 
@@ -149,6 +150,9 @@ func (e *SchemaError) Unwrap() error {
 
 // Hint says what the operator can do.
 func (e *SchemaError) Hint() string {
+	if e.advice != "" {
+		return e.advice
+	}
 	if len(e.Columns) > 0 {
 		return "the source's table has changed: make the same ALTER TABLE on the target (columns: " + strings.Join(e.Columns, ", ") +
 			"), then start again, it goes on where it stopped"

@@ -286,43 +286,10 @@ var errStop = errors.New("stop")
 // are deferred as in the source's transaction, and their violation is found.
 func TestApply_PlainRole(t *testing.T) {
 	t.Parallel()
-	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
-	role := "plain_" + strings.ReplaceAll(pgtest.Query(t, url, `select current_database()`)[0][0], "-", "_")
-	role = role[:min(len(role), 60)]
-	pgtest.Exec(t, url, `create role `+role+` login; grant create on database `+pgx.Identifier{databaseOf(t, url)}.Sanitize()+` to `+role+`;
-create schema own authorization `+role)
-	t.Cleanup(func() {
-		conn, err := pgconn.Connect(context.Background(), url)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close(context.Background())
-		if _, err := conn.Exec(context.Background(), `drop owned by `+role+` cascade; drop role `+role).ReadAll(); err != nil {
-			t.Error(err)
-		}
-	})
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
+	g, role := plainTarget(t, `create table own.t (id int primary key, u int unique deferrable); insert into own.t values (1, 1), (2, 2)`)
+	if g.ReplicaRole() || g.Origin() != "" {
+		t.Errorf("a plain role has replica role %v, origin %q", g.ReplicaRole(), g.Origin())
 	}
-	config.User = role
-	conn, err := pgx.ConnectConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), `create table own.t (id int primary key, u int unique deferrable); insert into own.t values (1, 1), (2, 2)`); err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(t.Context(), conn, Config{Name: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close(context.Background())
-	if a.ReplicaRole() || a.Origin() != "" {
-		t.Errorf("a plain role has replica role %v, origin %q", a.ReplicaRole(), a.Origin())
-	}
-	g := &target{Applier: a, t: t, url: url, other: otherConn(t, url)}
 	r := relation("t", 'd', "id*", "u")
 	r.Namespace = "own"
 	g.apply(update(r, nil, row("1", "2")), update(r, nil, row("2", "1")))

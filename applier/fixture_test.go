@@ -109,6 +109,46 @@ func newTargetSince(t testing.TB, major int, schema string) *target {
 func sourceMajor() int { major, _ := pgtest.Default(); return major }
 func targetMajor() int { _, major := pgtest.Default(); return major }
 
+// plainTarget is newTarget with an applier of a role that may not set session_replication_role
+// and owns what it creates in the schema own.
+func plainTarget(t testing.TB, schema string) (*target, string) {
+	t.Helper()
+	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
+	role := "plain_" + strings.ReplaceAll(databaseOf(t, url), "-", "_")
+	role = role[:min(len(role), 60)]
+	pgtest.Exec(t, url, `create role `+role+` login; grant create on database `+pgx.Identifier{databaseOf(t, url)}.Sanitize()+` to `+role+`;
+create schema own authorization `+role)
+	t.Cleanup(func() {
+		conn, err := pgconn.Connect(context.Background(), url)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(context.Background(), `drop owned by `+role+` cascade; drop role `+role).ReadAll(); err != nil {
+			t.Error(err)
+		}
+	})
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.User = role
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), schema); err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(t.Context(), conn, Config{Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(context.Background()) })
+	return &target{Applier: a, t: t, url: url, other: otherConn(t, url)}, role
+}
+
 func openTarget(t testing.TB, url string, c Config) *target {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)

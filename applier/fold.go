@@ -47,7 +47,8 @@ type effect struct {
 	remove bool // delete it first
 	put    bool // then insert or update
 	change decoder.Change
-	owned  bool // change.New is not the source's
+	owned  bool            // change.New is not the source's
+	row    []decoder.Value // with REPLICA IDENTITY FULL: the row that is put, whole
 }
 
 func (s *session) fold() *fold {
@@ -137,12 +138,15 @@ func (f *fold) into(s *effects, t *table, c *decoder.Change) bool {
 	if c.Op != decoder.Delete && len(c.New) != n || c.Old != nil && len(c.Old) != n {
 		return false
 	}
-	if t.key == nil {
+	if !t.distinct {
 		if c.Op != decoder.Insert || unsent(c.New) {
 			return false
 		}
 		s.list = append(s.list, effect{put: true, change: *c})
 		return true
+	}
+	if c.Op != decoder.Insert && t.relation.ReplicaIdentity == decoder.IdentityFull && !c.OldFull {
+		return false
 	}
 	var ok bool
 	switch c.Op {
@@ -197,8 +201,46 @@ func unsent(row []decoder.Value) bool {
 	return false
 }
 
+// newRow is the whole new row of a change. With REPLICA IDENTITY FULL the old row has the values
+// that the new one leaves out.
+func newRow(c *decoder.Change) []decoder.Value {
+	if !unsent(c.New) {
+		return c.New
+	}
+	row := append([]decoder.Value(nil), c.New...)
+	for i := range row {
+		if row[i].Kind == decoder.Unchanged && c.Old != nil {
+			row[i] = c.Old[i]
+		}
+	}
+	return row
+}
+
+// sameRow tells whether two rows are known to be equal, byte for byte.
+func sameRow(a, b []decoder.Value) bool {
+	for i := range a {
+		if a[i].Kind == decoder.Unchanged || a[i].Kind != b[i].Kind || !bytes.Equal(a[i].Data, b[i].Data) {
+			return false
+		}
+	}
+	return true
+}
+
 // The changes that a source can make to a row are those that follow. Others would
 // mean that something is wrong: they stand alone, and the server says what.
+
+// holds tells whether a change is one of the row that is put. With REPLICA IDENTITY FULL
+// the key is one of the target: the source may have another row of that key beside it.
+func (e *effect) holds(c *decoder.Change) bool {
+	return e.put && (c.Relation.ReplicaIdentity != decoder.IdentityFull || sameRow(e.row, c.Old))
+}
+
+// puts notes the row that a change leaves.
+func (e *effect) puts(c *decoder.Change) {
+	if c.Relation.ReplicaIdentity == decoder.IdentityFull {
+		e.row = newRow(c)
+	}
+}
 
 // of is the effect on the row of a key; one that is not met yet has none.
 func (s *effects) of(key []byte) (e *effect, met bool) {
@@ -213,12 +255,13 @@ func (s *effects) of(key []byte) (e *effect, met bool) {
 
 func (s *effects) insert(key []byte, c *decoder.Change) bool {
 	e, met := s.of(key)
-	if !met {
-		*e = effect{put: true, change: *c}
-		return true
-	}
-	if e.put {
+	if met && e.put {
 		return false // it is there
+	}
+	e.puts(c)
+	if !met {
+		e.put, e.change = true, *c
+		return true
 	}
 	// Deleted before, or gone again: what the target has of its own in the row goes with it.
 	e.put, e.change, e.owned = true, decoder.Change{Op: decoder.Insert, Relation: c.Relation, Old: e.change.Old, New: c.New}, false
@@ -227,12 +270,13 @@ func (s *effects) insert(key []byte, c *decoder.Change) bool {
 
 func (s *effects) update(key []byte, c *decoder.Change) bool {
 	e, met := s.of(key)
-	if !met {
-		*e = effect{put: true, change: decoder.Change{Op: decoder.Update, Relation: c.Relation, New: c.New}}
-		return true
-	}
-	if !e.put {
+	if met && !e.holds(c) {
 		return false
+	}
+	e.puts(c)
+	if !met {
+		e.put, e.change = true, decoder.Change{Op: decoder.Update, Relation: c.Relation, New: c.New}
+		return true
 	}
 	if !e.owned {
 		e.change.New, e.owned = append([]decoder.Value(nil), e.change.New...), true
@@ -251,7 +295,7 @@ func (s *effects) remove(key []byte, c *decoder.Change) bool {
 		*e = effect{remove: true, change: decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}}
 		return true
 	}
-	if !e.put {
+	if !e.holds(c) {
 		return false
 	}
 	e.put = false

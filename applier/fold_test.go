@@ -16,7 +16,7 @@ import (
 // The net effect of random transactions over few keys leaves what the changes one by one do.
 func TestFold_Random(t *testing.T) {
 	s := &session{replica: true, tables: map[*decoder.Relation]*table{
-		keyedRelation: known(keyedRelation, nil, func(t *table) { t.foldable = true }),
+		keyedRelation: known(keyedRelation, unique("id"), func(t *table) { t.foldable = true }),
 		bareRelation:  known(bareRelation, nil, func(t *table) { t.foldable = true }),
 	}}
 	rapid.Check(t, func(t *rapid.T) {
@@ -142,7 +142,7 @@ func TestFold_Truncate(t *testing.T) {
 		{"several tables", []decoder.Change{insert(keyedRelation, "1", "", ""), empty(false, keyedRelation, bareRelation)}, []string{"keyed: 1"}, 1},
 	} {
 		s := &session{replica: true, tables: map[*decoder.Relation]*table{
-			keyedRelation: known(keyedRelation, nil, func(t *table) { t.foldable = true }),
+			keyedRelation: known(keyedRelation, unique("id"), func(t *table) { t.foldable = true }),
 			bareRelation:  known(bareRelation, nil, func(t *table) { t.foldable = true }),
 		}}
 		f, refused := s.fold(), -1
@@ -276,7 +276,7 @@ func TestApply_FoldedConflict(t *testing.T) {
 func TestSetStatement(t *testing.T) {
 	byKey := relation("t", 'd', "id*", "a", "b")
 	pair := relation("t", 'i', "x*", "y*", "v")
-	key := []key{{columns: []string{"x", "y"}, operators: []string{"operator(public.=)", "operator(pg_catalog.=)"}}}
+	key := []key{{columns: []string{"x", "y"}, operators: []string{"operator(public.=)", "operator(pg_catalog.=)"}, collations: []string{"", ` collate pg_catalog."C"`}}}
 	for _, test := range []struct {
 		name   string
 		table  *table
@@ -294,7 +294,7 @@ func TestSetStatement(t *testing.T) {
 		{"update of nothing", known(byKey, nil, nil), update(byKey, nil, row("1", unchanged, unchanged)), ""},
 		{
 			"delete, two columns of the key", known(pair, key, nil), remove(pair, "1", "2", nil),
-			`delete from only "public"."t" t using unnest($1::text[], $2::text[]) v(p1, p2) where t."x" operator(public.=) v.p1::integer and t."y" operator(pg_catalog.=) v.p2::integer`,
+			`delete from only "public"."t" t using unnest($1::text[], $2::text[]) v(p1, p2) where t."x" operator(public.=) v.p1::integer and t."y" operator(pg_catalog.=) v.p2::integer collate pg_catalog."C"`,
 		},
 		{
 			"a domain, a cast that is a function", known(byKey, nil, func(t *table) {

@@ -414,3 +414,63 @@ create trigger swallow before insert on t for each row execute procedure swallow
 		t.Errorf("got %v", conflict)
 	}
 }
+
+// Where the role may not set session_replication_role, ordinary rules and triggers fire: what they
+// make of a row is noticed, also where the server counts the row that went elsewhere.
+func TestApply_RulesThatFire(t *testing.T) {
+	t.Parallel()
+	g, _ := plainTarget(t, `
+create table own.t (id int primary key, v text); create table own.archive (id int, v text);
+create table own.calm (id int primary key, v text);
+create function own.swallow() returns trigger language plpgsql as 'begin return null; end'`)
+	r, calm := relation("t", 'd', "id*", "v"), relation("calm", 'd', "id*", "v")
+	r.Namespace, calm.Namespace = "own", "own"
+	for _, test := range []struct {
+		name, on, off string
+		change        decoder.Change
+		want          any
+	}{
+		{"an INSERT of some rows", `create rule x as on insert to own.t where new.v = 'archive' do instead insert into own.archive values (new.*)`, `drop rule x on own.t`, insert(r, "1", "archive"), new(*ConflictError)},
+		{"every INSERT", `create rule x as on insert to own.t do instead insert into own.archive values (new.*)`, `drop rule x on own.t`, insert(r, "1", "archive"), new(*SchemaError)},
+		{"every UPDATE", `create rule x as on update to own.t do instead update own.calm set v = new.v where id = new.id`, `drop rule x on own.t`, update(r, nil, row("7", "x")), new(*SchemaError)},
+		{"nothing instead of a DELETE", `create rule x as on delete to own.t do instead nothing`, `drop rule x on own.t`, remove(r, "7", nil), new(*SchemaError)},
+		{"a trigger", `create trigger x before insert on own.t for each row execute procedure own.swallow()`, `drop trigger x on own.t`, insert(r, "1", "x"), new(*ConflictError)},
+	} {
+		g.exec(`truncate own.t, own.archive, own.calm; insert into own.t values (7, 'seven'); insert into own.calm values (7, 'seven'); ` + test.on)
+		g.session.forget() // as it is known from before
+		for _, by := range []string{"Apply", "Run"} {
+			tx := g.tx(insert(calm, "1", "x"), test.change)
+			err := g.Apply(t.Context(), tx)
+			if by == "Run" {
+				f := newFeed(tx)
+				close(f.txs)
+				err = g.Run(t.Context(), f)
+			}
+			if !errors.As(err, test.want) {
+				t.Errorf("%s, %s: got %v, want a %T", test.name, by, err, test.want)
+			}
+			g.want(`select (select count(*) from own.archive), (select string_agg(v, ',') from own.t), (select string_agg(v, ',') from own.calm)`, "0|seven|seven")
+		}
+		g.exec(test.off)
+		g.session.forget()
+		g.apply(insert(r, "1", "archive"), update(r, nil, row("7", "changed")), remove(r, "7", nil))
+		g.want(`select * from own.t`, "1|archive")
+	}
+}
+
+// A rule that is enabled for replica role counts as any other, and one that is not does not matter.
+func TestApply_RulesInReplicaRole(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table t (id int primary key); create table archive (id int);
+create rule x as on insert to t do instead insert into archive values (new.*)`)
+	r := relation("t", 'd', "id*")
+	g.apply(insert(r, "1"))
+	g.exec(`alter table t enable always rule x`)
+	var schema *SchemaError
+	g.session.forget()
+	g.refuse(&schema, insert(r, "2"))
+	if !strings.Contains(schema.Error(), "x") || !strings.Contains(schema.Hint(), "disable") {
+		t.Errorf("got %v, hint %q", schema, schema.Hint())
+	}
+	g.want(`select (select count(*) from archive), (select count(*) from t)`, "0|1")
+}

@@ -105,7 +105,7 @@ func (b *setBuilder) where() string {
 	var conditions []string
 	for _, i := range b.table.key {
 		c := &b.table.columns[i]
-		conditions = append(conditions, "t."+c.value+" "+c.equal+" "+b.value(i, b.shape[1] == byOld))
+		conditions = append(conditions, "t."+c.value+" "+c.equal+" "+b.value(i, b.shape[1] == byOld)+c.collate)
 	}
 	return " where " + strings.Join(conditions, " and ")
 }

@@ -355,7 +355,7 @@ func (b *builder) match(i int, old bool) string {
 		return c.name + " is null"
 	}
 	value := b.cast(i, old)
-	equal := c.value + " " + c.equal + " " + value
+	equal := c.value + " " + c.equal + " " + value + c.collate
 	if c.key && c.equal != "" {
 		return equal
 	}

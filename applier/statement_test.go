@@ -22,12 +22,21 @@ func known(r *decoder.Relation, keys []key, edit func(*table)) *table {
 	return t
 }
 
+// unique is a unique index of the target.
+func unique(columns ...string) []key {
+	k := key{columns: columns, collations: make([]string, len(columns))}
+	for range columns {
+		k.operators = append(k.operators, "operator(pg_catalog.=)")
+	}
+	return []key{k}
+}
+
 // The SQL and the parameters of each shape of change.
 func TestStatement(t *testing.T) {
 	byKey := relation("t", 'd', "id*", "a", "b")
 	full := relation("t", 'f', "a", "b")
 	pair := relation("t", 'i', "x*", "y*", "v")
-	primary := []key{{columns: []string{"a"}, operators: []string{"operator(public.=)"}}}
+	primary := []key{{columns: []string{"a"}, operators: []string{"operator(public.=)"}, collations: []string{""}}}
 
 	for _, test := range []struct {
 		name   string

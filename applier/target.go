@@ -32,13 +32,16 @@ type table struct {
 	// others. Nil with REPLICA IDENTITY FULL where the target has no key either:
 	// then a row is told by all of them, and there may be several equal ones.
 	key []int
+	// distinct: an index of the target keeps the rows apart by the key, and takes for equal
+	// what statements do. Otherwise one that is for many rows could find two for one and none for another.
+	distinct bool
 
 	statements    map[string]*statement // by shape
 	setStatements map[string]*statement // for many changes of one shape
 
 	foldable         bool // changes may be gathered into sets
 	copied           bool // COPY may write it: there is no row-level security, which it would refuse
-	watched          bool // triggers or rules fire in replica role: they are to see each change, in its place among all
+	watched          bool // triggers or rules fire on what is applied: they are to see each change, in its place among all
 	alwaysBesidesKey bool // there is a column GENERATED ALWAYS AS IDENTITY outside of the key
 }
 
@@ -48,6 +51,7 @@ type column struct {
 	value     string // the name, or with a domain cast to its base type: there is no enum = for domains
 	typ       string // for casts: the base type, without a modifier
 	equal     string // OPERATOR(schema.name) that is the type's equality; empty: it has none
+	collate   string // COLLATE of the key's index, where it is not the column's
 	nested    bool   // array or composite: whether its equality works depends on what is in it
 	composite bool   // IS NULL looks into it
 	generated bool   // computed by the target: never written
@@ -189,11 +193,16 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 // fit makes t of what the target has under its name; nil: nothing.
 func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	r := t.relation
-	drift := func(format string, args ...any) error {
+	drift := func(format string, args ...any) *SchemaError {
 		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(format, args...)}
 	}
 	if target == nil {
 		return drift("the target has no such table")
+	}
+	if len(target.instead) > 0 {
+		err := drift("rules of the target do something else INSTEAD: %s", strings.Join(target.instead, ", "))
+		err.advice = "disable the rules on " + t.label() + " until the target is in use, then start again, it goes on where it stopped"
+		return err
 	}
 	t.partitioned, t.watched, t.copied = target.kind == "p", target.watched, !target.policies
 	columns := maps.Clone(target.columns)
@@ -202,7 +211,7 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 		altered = findAlteration(c.Columns(r.Namespace, r.Name), r.Columns, columns)
 	}
 	if altered != nil {
-		err := drift("%s: %s", altered.what, strings.Join(altered.columns, ", ")).(*SchemaError)
+		err := drift("%s: %s", altered.what, strings.Join(altered.columns, ", "))
 		err.Columns = altered.columns
 		return err
 	}
@@ -235,14 +244,16 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 type targetTable struct {
 	kind              string
 	policies, watched bool
+	instead           []string // rules that fire, and do something else whatever the row
 	columns           map[string]column
 	keys              []key
 }
 
 // key is a unique index of the target that identifies rows.
 type key struct {
-	columns   []string
-	operators []string
+	columns    []string
+	operators  []string
+	collations []string // as in column
 }
 
 // choose decides how rows are found: by the source's replica identity or, when
@@ -254,8 +265,10 @@ func (t *table) choose(keys []key) {
 	}
 	use := func(k key) {
 		for i, name := range k.columns {
-			t.columns[index[name]].equal = k.operators[i]
+			c := &t.columns[index[name]]
+			c.equal, c.collate = k.operators[i], k.collations[i]
 		}
+		t.distinct = true
 	}
 	if t.relation.ReplicaIdentity == decoder.IdentityFull {
 		for _, k := range keys {
@@ -291,7 +304,7 @@ func (t *table) choose(keys []key) {
 func (s *session) readTables(ctx context.Context, schemas, names []string) (map[[2]string]*targetTable, error) {
 	found := map[[2]string]*targetTable{}
 	byOID := map[uint32]*targetTable{}
-	rows, err := s.conn.Query(ctx, tableQuery, pgx.QueryExecModeExec, schemas, names)
+	rows, err := s.conn.Query(ctx, tableQuery, pgx.QueryExecModeExec, schemas, names, firing(s.replica))
 	if err != nil {
 		return nil, err
 	}
@@ -299,8 +312,10 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 	var oid uint32
 	var schema, name, kind string
 	var policies, watched bool
-	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind, &policies, &watched}, func() error {
-		t := &targetTable{kind: kind, policies: policies, watched: watched, columns: map[string]column{}}
+	var instead []string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind, &policies, &watched, &instead}, func() error {
+		t := &targetTable{kind: kind, policies: policies, watched: watched, instead: instead, columns: map[string]column{}}
+		instead = nil // it is in use
 		found[[2]string{schema, name}], byOID[oid] = t, t
 		oids = append(oids, oid)
 		return nil
@@ -314,10 +329,22 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 	return found, s.readKeys(ctx, oids, byOID)
 }
 
+// firing are the states, as in pg_trigger.tgenabled, in which triggers and rules fire in a session.
+func firing(replica bool) []string {
+	if replica {
+		return []string{"A", "R"}
+	}
+	return []string{"A", "O"}
+}
+
+// The triggers of foreign keys, which are internal, leave rows as they are. A rule that does
+// something else INSTEAD, whatever the row, has its rows counted for those of the statement.
 const tableQuery = `
 select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
-       c.relrowsecurity, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled in ('A', 'R'))
-         or exists (select from pg_rewrite r where r.ev_class = c.oid and r.ev_enabled in ('A', 'R'))
+       c.relrowsecurity, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled::text = any ($3) and not (g.tgisinternal and g.tgenabled = 'O'))
+         or exists (select from pg_rewrite r where r.ev_class = c.oid and r.ev_enabled::text = any ($3)),
+       array(select quote_ident(r.rulename) from pg_rewrite r
+              where r.ev_class = c.oid and r.ev_enabled::text = any ($3) and r.ev_type <> '1' and r.is_instead and r.ev_qual::text = '<>' order by 1)
   from unnest($1::text[], $2::text[]) w(nspname, relname)
   join pg_namespace n on n.nspname = w.nspname::name join pg_class c on c.relnamespace = n.oid and c.relname = w.relname::name
  where c.relkind in ('r', 'p')`
@@ -402,13 +429,15 @@ func (s *session) keysQuery() string {
 		atts = "i.indnatts"
 	}
 	return `
-select i.indrelid, array_agg(a.attname::text order by k.n), array_agg(` + operatorName + ` order by k.n)
+select i.indrelid, array_agg(a.attname::text order by k.n), array_agg(` + operatorName + ` order by k.n),
+       array_agg(coalesce(' collate ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), '') order by k.n)
   from pg_index i join pg_class ic on ic.oid = i.indexrelid join pg_am am on am.oid = ic.relam and am.amname = 'btree'
-  cross join unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k(attnum, opclass, n)
+  cross join unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) with ordinality k(attnum, opclass, coll, n)
   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
   join pg_opclass oc on oc.oid = k.opclass
   join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype and ao.amoprighttype = oc.opcintype and ao.amopstrategy = 3
   join pg_operator o on o.oid = ao.amopopr join pg_namespace opn on opn.oid = o.oprnamespace
+  left join (pg_collation co join pg_namespace cn on cn.oid = co.collnamespace) on co.oid = k.coll and k.coll <> a.attcollation
  where i.indrelid = any ($1::oid[]) and i.indisunique and i.indisvalid and i.indisready and i.indimmediate
    and i.indpred is null and i.indexprs is null and k.n <= ` + atts + `
  group by i.indrelid, i.indexrelid, i.indisprimary
@@ -423,7 +452,7 @@ func (s *session) readKeys(ctx context.Context, oids []uint32, to map[uint32]*ta
 	}
 	var table uint32
 	var k key
-	_, err = pgx.ForEachRow(rows, []any{&table, &k.columns, &k.operators}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&table, &k.columns, &k.operators, &k.collations}, func() error {
 		to[table].keys = append(to[table].keys, k)
 		k = key{} // its slices are in use
 		return nil

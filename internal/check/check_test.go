@@ -302,6 +302,11 @@ func TestRun_SchemaNone(t *testing.T) {
 			id: "schema-difference", on: "target", severity: Block, object: `"public"."diff"`, seen: `column "b"`, noMend: true,
 			source: []string{`create table diff (a int primary key, b text)`}, target: []string{`create table diff (a int primary key)`},
 		},
+		{
+			id: "target-stricter", on: "target", severity: Warn, object: `"public"."strict"`, seen: "target only",
+			source: []string{`create table strict (a int not null, b text)`, `alter table strict replica identity full`},
+			target: []string{`create table strict (a int not null, b text)`, `create unique index "S idx" on strict (a)`},
+		},
 		{id: "extension-not-created", on: "target", severity: Warn, source: []string{`create extension citext`}},
 	}
 	bring(t, source, target, situations)

@@ -103,6 +103,18 @@ func (r *run) compare(ctx context.Context) error {
 		findings = append(findings, f)
 	}
 	r.addEach(findings)
+	stricter, err := schema.Stricter(ctx, r.source.tx, r.target.tx, r.tables)
+	if err != nil {
+		return err
+	}
+	findings = nil
+	for _, d := range stricter {
+		findings = append(findings, Finding{
+			ID: "target-stricter", Severity: Warn, On: "target", Object: d.Table, Seen: d.Problem,
+			Do: "where that may happen copy or applier stop: drop it until the cutover, or make sure that the source holds no such rows", SQL: []string{d.SQL},
+		})
+	}
+	r.addEach(findings)
 	return nil
 }
 

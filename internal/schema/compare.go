@@ -77,9 +77,19 @@ func Compare(ctx context.Context, source, target catalog.Querier, tables []catal
 type column struct {
 	base string // format_type of the base type with its modifier
 	enum string // name of the enum type beneath domains and arrays; empty: none
+	// loose: its collation takes texts for equal that differ.
+	loose bool
 }
 
 func columnDetails(ctx context.Context, q catalog.Querier) (map[string]column, error) {
+	major, err := catalog.Major(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	loose := "false"
+	if major >= 12 {
+		loose = "exists (select from pg_catalog.pg_collation l where l.oid = a.attcollation and not l.collisdeterministic)"
+	}
 	rows, err := q.Query(ctx, `
 with recursive base(root, oid, typmod) as (
   select t.oid, t.oid, -1 from pg_catalog.pg_type t where t.typtype = 'd'
@@ -88,7 +98,8 @@ with recursive base(root, oid, typmod) as (
 select `+quoted("n.nspname", "c.relname")+` || '.' || a.attname,
        format_type(coalesce(b.oid, a.atttypid), coalesce(b.typmod, a.atttypmod)),
        coalesce((select format_type(e.oid, null) from pg_catalog.pg_type t
-          join pg_catalog.pg_type e on e.oid = t.oid or e.oid = t.typelem where t.oid = coalesce(b.oid, a.atttypid) and e.typtype = 'e'), '')
+          join pg_catalog.pg_type e on e.oid = t.oid or e.oid = t.typelem where t.oid = coalesce(b.oid, a.atttypid) and e.typtype = 'e'), ''),
+       `+loose+`
   from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   left join (select b.* from base b join pg_catalog.pg_type t on t.oid = b.oid where t.typtype <> 'd') b on b.root = a.atttypid
  where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p') and `+catalog.NotOurs)
@@ -98,7 +109,7 @@ select `+quoted("n.nspname", "c.relname")+` || '.' || a.attname,
 	found := map[string]column{}
 	var id string
 	var c column
-	_, err = pgx.ForEachRow(rows, []any{&id, &c.base, &c.enum}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &c.base, &c.enum, &c.loose}, func() error {
 		found[id] = c
 		return nil
 	})
@@ -216,6 +227,11 @@ func fits(from, to string) bool {
 func (c *comparison) keys(name string, s, t *catalog.Table) {
 	if len(s.Identity) > 0 && !sameColumns(s.Identity, t.PrimaryKey) && !sameColumns(s.Identity, t.Identity) {
 		c.add(name, "", "the target has no key of the columns "+strings.Join(s.Identity, ", ")+", which identify a row on the source", "")
+	}
+	for _, column := range s.Identity {
+		if id := name + "." + column; c.target[id].loose && !c.source[id].loose {
+			c.add(name, column, "identifies a row on the source, and its collation on the target takes texts for equal that the source tells apart", "")
+		}
 	}
 	if len(t.PrimaryKey) > 0 && !sameColumns(t.PrimaryKey, s.PrimaryKey) && !sameColumns(t.PrimaryKey, s.Identity) {
 		c.add(name, "", "the target's primary key ("+strings.Join(t.PrimaryKey, ", ")+") is not one of the source, which may have rows it refuses", "")

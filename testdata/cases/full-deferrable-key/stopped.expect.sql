@@ -1,0 +1,1 @@
+select count(*) filter (where v = 'old') = 20 and count(*) = 20 from a;

@@ -1,0 +1,1 @@
+drop index only_here;
