@@ -25,14 +25,14 @@ var passed = map[string]int{
 	"sslkey": 10, "sslmode": 10, "sslnegotiation": 17, "sslrootcert": 10, "sslsni": 14, "target_session_attrs": 10,
 }
 
-// conninfo is a connection as libpq programs are given it: no secret on the
-// command line or in the environment, where other users of the machine may see
-// it, but in a file of our own.
+// conninfo is a connection as libpq programs are given it. The password is in the
+// environment of the one process that needs it, which only this user and root can read
+// and which ends with the process: a file would stay behind when we are killed
+// (decision 022). On the command line everybody would see it.
 type conninfo struct {
-	text     string   // keyword = value pairs without a password
-	passfile string   // content of the passfile; empty: no password is known
-	env      []string // besides what childEnv gives
-	secrets  []string // which must not be shown
+	text    string   // keyword = value pairs without a password
+	env     []string // besides what childEnv gives
+	secrets []string // which must not be shown
 }
 
 // newConninfo reads a DSN. major is that of the libpq that will use it.
@@ -67,16 +67,11 @@ func newConninfo(dsn string, major int) (*conninfo, error) {
 	// beats what the database or the role sets.
 	out["options"] = strings.TrimSpace(cmp.Or(out["options"], os.Getenv("PGOPTIONS")) + " -c standard_conforming_strings=on")
 	trust(out, major)
-	c := &conninfo{text: pairs(out), secrets: session.Secrets(dsn)}
+	// The passfile, if there is one, has been read: what it says of this server is in cfg.
+	c := &conninfo{text: pairs(out), env: []string{"PGPASSFILE=" + os.DevNull}, secrets: session.Secrets(dsn)}
 	if cfg.Password != "" {
-		if strings.ContainsAny(cfg.Password, "\r\n\x00") {
-			return nil, &ToolError{
-				Problem: "connect pg_dump: the password has a line break, which no passfile can hold",
-				Advice:  "remove a line break at the end of the secret, or choose another password for the time of the migration",
-			}
-		}
 		c.secrets = append(c.secrets, cfg.Password)
-		c.passfile = "*:*:*:*:" + strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(cfg.Password) + "\n"
+		c.env = append(c.env, "PGPASSWORD="+cfg.Password)
 	}
 	if file := settings["servicefile"]; file != "" {
 		c.env = append(c.env, "PGSERVICEFILE="+file)
@@ -166,25 +161,4 @@ func childEnv() []string {
 		env = append(env, v)
 	}
 	return env
-}
-
-// writePassfile puts the password where only this user can read it. remove is
-// never nil.
-func (c *conninfo) writePassfile() (env []string, remove func(), err error) {
-	env = append(slices.Clone(c.env), "PGPASSFILE="+os.DevNull)
-	if c.passfile == "" {
-		return env, func() {}, nil
-	}
-	dir, err := os.MkdirTemp("", "walferry-") // mode 0700
-	if err != nil {
-		return nil, func() {}, fmt.Errorf("make folder for passfile: %w", err)
-	}
-	remove = func() { os.RemoveAll(dir) }
-	file := filepath.Join(dir, "passfile")
-	if err := os.WriteFile(file, []byte(c.passfile), 0o600); err != nil {
-		remove()
-		return nil, func() {}, fmt.Errorf("write passfile: %w", err)
-	}
-	env[len(env)-1] = "PGPASSFILE=" + file
-	return env, remove, nil
 }

@@ -55,11 +55,6 @@ func (t Tools) Dump(ctx context.Context, sourceDSN string, o Options) (*Dump, er
 	if err != nil {
 		return nil, err
 	}
-	env, remove, err := c.writePassfile()
-	defer remove()
-	if err != nil {
-		return nil, err
-	}
 	cmd := exec.CommandContext(ctx, t.PgDump,
 		"--format=custom", "--compress=0", "--encoding=UTF8",
 		// Not --schema-only: only so the archive says which materialized views are filled.
@@ -67,7 +62,7 @@ func (t Tools) Dump(ctx context.Context, sourceDSN string, o Options) (*Dump, er
 		"--no-publications", "--no-subscriptions", "--exclude-schema=walferry",
 		"--lock-wait-timeout="+fmt.Sprint(lockWait.Milliseconds()), "--no-password",
 		"--dbname="+c.text)
-	cmd.Env = append(childEnv(), env...)
+	cmd.Env = append(childEnv(), c.env...)
 	cmd.Dir = "/"
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &limited{&stderr}

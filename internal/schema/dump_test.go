@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,8 +16,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// The password reaches pg_dump, and nobody else: not by its command line, its
-// environment or a file that outlives it, not by an error.
+// The password reaches pg_dump, and nobody else: not by its command line, a file, a
+// variable that holds a connection string, or an error.
 func TestDump_PasswordStaysSecret(t *testing.T) {
 	const password = `p:a\s 'w"o%rd`
 	server := pgtest.New(t, pgtest.Options{Major: 15, Password: password})
@@ -31,7 +32,7 @@ func TestDump_PasswordStaysSecret(t *testing.T) {
 	}
 	seen := filepath.Join(t.TempDir(), "seen")
 	wrapper := filepath.Join(t.TempDir(), "pg_dump")
-	script := "#!/bin/sh\n{ cat /proc/$$/environ /proc/$$/cmdline; stat -c '\nmode=%a' \"$PGPASSFILE\"; } >>" + seen + "\nexec " + tools.PgDump + ` "$@"` + "\n"
+	script := "#!/bin/sh\n{ tr '\\0' '\\n' </proc/$$/environ; cat /proc/$$/cmdline; ls -A \"$TMPDIR\"; } >>" + seen + "\nexec " + tools.PgDump + ` "$@"` + "\n"
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +57,15 @@ func TestDump_PasswordStaysSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{password, url.QueryEscape(password), "w\"o%rd", "w%22o"} {
-		if strings.Contains(string(what), secret) {
-			t.Errorf("pg_dump's environment or command line holds %q", secret)
-		}
+	variable := "PGPASSWORD=" + password + "\n"
+	if got := strings.Count(string(what), variable); got != 3 {
+		t.Errorf("pg_dump got the password %d times, want 3", got)
 	}
-	if got := strings.Count(string(what), "\nmode=600"); got != 3 {
-		t.Errorf("got %d passfiles of mode 600, want 3", got)
+	elsewhere := strings.ReplaceAll(string(what), variable, "")
+	for _, secret := range []string{password, url.QueryEscape(password), "w\"o%rd", "w%22o", "passfile"} {
+		if strings.Contains(elsewhere, secret) {
+			t.Errorf("pg_dump's command line, another variable or the folder for temporary files holds %q", secret)
+		}
 	}
 	_, err = real.Dump(t.Context(), strings.Replace(u.String(), "/postgres", "/nosuch", 1), Options{})
 	if err == nil || strings.Contains(err.Error(), "w\"o") || !strings.Contains(err.Error(), "nosuch") {
@@ -74,7 +77,7 @@ func TestDump_PasswordStaysSecret(t *testing.T) {
 		t.Error("dump was made after the context had ended")
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
-		t.Errorf("passfiles are left: %v, %v", left, err)
+		t.Errorf("files are left: %v, %v", left, err)
 	}
 }
 
@@ -345,12 +348,19 @@ func FuzzReadArchive(f *testing.F) {
 	})
 }
 
-// A passfile has a line for a password: one with a line break is told, not cut.
-func TestConninfo_LineBreak(t *testing.T) {
-	_, err := newConninfo("host=h user=u password='canary\n'", 18)
-	var tool *ToolError
-	if !errors.As(err, &tool) || !strings.Contains(tool.Hint(), "line break at the end of the secret") || strings.Contains(err.Error(), "canary") {
-		t.Errorf("got %v", err)
+// Nothing of a password is on a disk, so that nothing stays when walferry is killed
+// while pg_dump runs; and what no line of a passfile can hold works.
+func TestConninfo_Password(t *testing.T) {
+	t.Setenv("PGPASSWORD", "other")
+	c, err := newConninfo("host=h user=u password='canary\n:'", 18)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"PGPASSFILE=" + os.DevNull, "PGPASSWORD=canary\n:"}; !slices.Equal(c.env, want) {
+		t.Errorf("got environment %q, want %q", c.env, want)
+	}
+	if strings.Contains(c.text, "canary") || slices.ContainsFunc(childEnv(), func(v string) bool { return strings.HasPrefix(v, "PGPASSWORD=") }) {
+		t.Errorf("the password is on the command line, or there are two: %s", c.text)
 	}
 }
 
