@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // Progress is what the row in walferry.progress says: where the target is and
@@ -94,16 +95,17 @@ func createProgressTable(ctx context.Context, conn *pgx.Conn) error {
 	var table, schema bool
 	err := conn.QueryRow(ctx, `
 select to_regclass('walferry.progress') is not null, to_regnamespace('walferry') is not null`, pgx.QueryExecModeExec).Scan(&table, &schema)
-	if err != nil || table {
+	if err != nil {
 		return err
 	}
-	if !schema {
-		if _, err := conn.Exec(ctx, `create schema if not exists walferry`, pgx.QueryExecModeExec); err != nil {
-			return err
-		}
+	sql := ""
+	if !table {
+		sql = createProgress
 	}
-	_, err = conn.Exec(ctx, createProgress, pgx.QueryExecModeExec)
-	return err
+	if !schema {
+		sql = `create schema walferry;` + sql
+	}
+	return catalog.Own(ctx, conn, sql)
 }
 
 // loadProgress reads the stream's row.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -56,7 +57,7 @@ func CreateTruncationTriggers(ctx context.Context, conn *pgx.Conn, tables []pgx.
 	if major := session.Major(conn.PgConn()); major != 10 {
 		return fmt.Errorf("create triggers on truncate: PostgreSQL %d decodes it and needs none", major)
 	}
-	if _, err := conn.PgConn().Exec(ctx, "set local client_min_messages = warning;"+createTruncation).ReadAll(); err != nil {
+	if err := catalog.Own(ctx, conn, "set local client_min_messages = warning;"+createTruncation); err != nil {
 		return fmt.Errorf("create triggers on truncate: %w", err)
 	}
 	for _, table := range tables {

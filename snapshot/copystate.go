@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // What a run has finished is in copy_state, a row for every piece, written by the
@@ -102,10 +104,12 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {
 		return fmt.Errorf("look for the state of the copy: %w", err)
 	}
+	sql := ""
 	if !exists {
-		if _, err := conn.PgConn().Exec(ctx, createState).ReadAll(); err != nil {
-			return fmt.Errorf("create the tables for the state of the copy: %w", err)
-		}
+		sql = createState
+	}
+	if err := catalog.Own(ctx, conn, sql); err != nil {
+		return fmt.Errorf("create the tables for the state of the copy: %w", err)
 	}
 	return nil
 }

@@ -83,6 +83,7 @@ func exitCode(err error) int {
 		dsn     *session.ParseError
 		pattern *catalog.PatternError
 		check   *migration.CheckError
+		foreign *catalog.StrangersError
 		gate    *migration.GateError
 		differs *differenceError
 		proof   *migration.DifferenceError
@@ -91,7 +92,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage), errors.As(err, &config), errors.As(err, &dsn), errors.As(err, &pattern):
 		return exitUsage
-	case errors.As(err, &check):
+	case errors.As(err, &check), errors.As(err, &foreign):
 		return exitBlocked
 	case errors.As(err, &gate):
 		return exitUnchanged

@@ -299,7 +299,7 @@ func first(s string) byte {
 // Major is the major version of the server behind q.
 func Major(ctx context.Context, q Querier) (int, error) {
 	var number int
-	if err := q.QueryRow(ctx, `select pg_catalog.current_setting('server_version_num')::int`).Scan(&number); err != nil {
+	if err := q.QueryRow(ctx, `select pg_catalog.current_setting('server_version_num')::int`, pgx.QueryExecModeExec).Scan(&number); err != nil {
 		return 0, fmt.Errorf("read server version: %w", err)
 	}
 	return number / 10000, nil

@@ -76,25 +76,73 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 		})
 	}
 	for _, s := range []*server{r.source, r.target} {
-		foreign, err := s.texts(ctx, "schema walferry", `
-select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where n.nspname = 'walferry' and (c.relkind in ('v', 'm', 'f', 'S') or (c.relkind in ('r', 'p') and c.relname not in (`+ours+`)))
-   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i'))
- order by 1`)
-		if err != nil {
+		if err := r.helperSchema(ctx, s); err != nil {
 			return err
-		}
-		if len(foreign) > 0 {
-			r.add(Finding{
-				ID: "helper-schema", Severity: Block, On: s.side, Object: "walferry",
-				Seen: "the schema walferry holds what walferry did not make: " + list(foreign),
-				Do:   "walferry keeps its state in that schema: give theirs another name",
-				SQL:  []string{"alter schema walferry rename to walferry_other"},
-			})
 		}
 	}
 	return nil
 }
+
+// helperSchema finds what in schema walferry is not walferry's own, and by what somebody
+// else could make walferry run what he wants. Where no migration has begun, the schema
+// as a whole is put aside.
+func (r *run) helperSchema(ctx context.Context, s *server) error {
+	foreign, err := s.texts(ctx, "schema walferry", `
+select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = 'walferry' and (c.relkind in ('v', 'm', 'f', 'S') or (c.relkind in ('r', 'p') and c.relname not in (`+ours+`)))
+   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i'))
+ order by 1`)
+	if err != nil {
+		return err
+	}
+	strangers, err := catalog.Strangers(ctx, s.tx)
+	if err != nil {
+		return fmt.Errorf("check the %s: %w", s.side, err)
+	}
+	if len(foreign) > 0 {
+		f := Finding{
+			ID: "helper-schema", Severity: Block, On: s.side, Object: "walferry",
+			Seen: "the schema walferry holds what walferry did not make: " + list(foreign),
+			Do:   "walferry keeps its state in that schema: give theirs another one",
+		}
+		if !r.c.Resuming {
+			f.SQL = []string{aside}
+		}
+		r.add(f)
+	}
+	const danger = "could have walferry run what they want, with the rights of "
+	var findings []Finding
+	var seen []string
+	for _, x := range strangers {
+		f := Finding{
+			ID: "helper-schema-rights", Severity: Block, On: s.side, Object: x.Object, SQL: []string{x.Mend},
+			Seen: "it " + x.Why + ": they " + danger + s.User,
+			Do:   "connect as the role that began the migration; or, when you know how that came about, mend it",
+		}
+		if x.Kind == catalog.Grant {
+			f.Do = "run every command of walferry as the role that began the migration, and let others read at most"
+		} else {
+			seen = append(seen, x.Object+" "+x.Why)
+		}
+		findings = append(findings, f)
+	}
+	if len(seen) > 0 && !r.c.Resuming {
+		f := Finding{
+			ID: "helper-schema-rights", Severity: Block, On: s.side, Object: "walferry",
+			Seen: "somebody else has a hand in the schema of walferry's state, and " + danger + s.User + ": " + list(seen),
+			Do:   "if another migration of yours lives there, connect as the role that began it; otherwise put the schema aside",
+		}
+		if len(foreign) == 0 {
+			f.SQL = []string{aside}
+		}
+		findings = []Finding{f}
+	}
+	r.addEach(findings)
+	return nil
+}
+
+// aside makes room for a schema walferry of our own.
+const aside = "alter schema walferry rename to walferry_other"
 
 // activity finds what the slot would wait for.
 func (r *run) activity(ctx context.Context) error {

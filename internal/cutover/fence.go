@@ -47,7 +47,7 @@ func function(name string) string { return "walferry." + catalog.Quote("fence_"+
 
 // openFunction lets everybody through.
 func openFunction(name string) string {
-	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql as 'begin return null; end'", function(name))
+	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as 'begin return null; end'", function(name))
 }
 
 // sealMark stands in the function of a sealed fence, in the place of a deadline.
@@ -55,7 +55,8 @@ const sealMark = "-- sealed"
 
 // refuseFunction refuses, but for transactions that had written before: those with
 // a transaction id below first. A fence with a deadline opens by itself when
-// walferry is dead: nothing but the source's own clock is needed.
+// walferry is dead: nothing but the source's own clock is needed. Its search_path is
+// pinned: it runs in the application's sessions, where `<` may be somebody's operator.
 func refuseFunction(name string, first int64, deadline string) string {
 	open := ""
 	switch deadline {
@@ -65,7 +66,7 @@ func refuseFunction(name string, first int64, deadline string) string {
 	default:
 		open = fmt.Sprintf("  if pg_catalog.clock_timestamp() >= timestamptz %s then return null; end if;\n", catalog.Literal(deadline))
 	}
-	return fmt.Sprintf(`create or replace function %s() returns trigger language plpgsql as $walferry$
+	return fmt.Sprintf(`create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$
 begin
   if pg_catalog.txid_current_if_assigned() < %d then return null; end if;
   if pg_catalog.current_setting('%s', true) = %s then return null; end if;
@@ -87,7 +88,7 @@ func UnfenceSQL(name string) string {
 // no deadlock can come of it; where it is not to be had in a fraction of a second
 // the writers behind it are let go first. It goes on until ctx ends.
 func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
-	if _, err := conn.Exec(ctx, openFunction(f.Name)); err != nil {
+	if err := catalog.Own(ctx, conn, openFunction(f.Name)); err != nil {
 		return fmt.Errorf("create the fence's function: %w", err)
 	}
 	have, err := fenced(ctx, conn, f.Name)

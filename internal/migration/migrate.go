@@ -238,7 +238,7 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
-		if _, err := conn.PgConn().Exec(ctx, ddl+heartbeatDDL).ReadAll(); err != nil {
+		if err := catalog.Own(ctx, conn, ddl+heartbeatDDL); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, `
@@ -407,7 +407,12 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 		defer target.close()
 		r, err := (&store{link: target, name: c.Name}).load(ctx)
 		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
-		if begun {
+		var strangers *catalog.StrangersError
+		if errors.As(err, &strangers) { // the record is not read then: no SQL must be offered that ends its migration
+			if err := target.row(ctx, `select to_regclass('walferry.migration') is not null`, nil, &begun); err != nil {
+				return check.Report{}, fmt.Errorf("look for a migration on the target: %w", err)
+			}
+		} else if begun {
 			if err := c.resume(r.Options); err != nil {
 				return check.Report{}, err
 			}

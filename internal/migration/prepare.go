@@ -146,7 +146,7 @@ func (r *runner) publish(ctx context.Context) error {
 		}
 	}
 	return r.source.do(ctx, func(conn *pgx.Conn) error {
-		if _, err := conn.PgConn().Exec(ctx, heartbeatDDL).ReadAll(); err != nil {
+		if err := catalog.Own(ctx, conn, heartbeatDDL); err != nil {
 			return fmt.Errorf("create walferry.heartbeat on the source: %w", err)
 		}
 		major := session.Major(conn.PgConn())

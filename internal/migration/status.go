@@ -100,14 +100,18 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	if err != nil {
 		return st, fmt.Errorf("ask the target: %w", err)
 	}
-	r, err := s.load(ctx)
+	var r *record
+	err = s.read(ctx, func() error {
+		if r, err = s.load(ctx); err == nil && r == nil {
+			st.Known, err = s.known(ctx)
+		}
+		return err
+	})
 	if err != nil {
 		return st, err
 	}
 	if r != nil {
 		st.fromRecord(r)
-	} else if st.Known, err = s.known(ctx); err != nil {
-		return st, err
 	}
 	source, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"})
 	if err == nil {
@@ -115,7 +119,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		err = st.readSlot(ctx, source, r)
 	}
 	if r != nil {
-		if err := st.readProgress(ctx, s); err != nil {
+		if err := s.read(ctx, func() error { return st.readProgress(ctx, s) }); err != nil {
 			return st, err
 		}
 	}
@@ -154,8 +158,12 @@ func (st *Status) fromRecord(r *record) {
 // readProgress takes what is durable from the tables of applier and snapshot.
 func (st *Status) readProgress(ctx context.Context, s *store) error {
 	return s.do(ctx, func(conn *pgx.Conn) error {
-		var progress, copied bool
-		if err := conn.QueryRow(ctx, `select to_regclass('walferry.progress') is not null, to_regclass('walferry.copy_state') is not null`).Scan(&progress, &copied); err != nil {
+		progress, err := s.has(ctx, conn, "progress")
+		if err != nil {
+			return fmt.Errorf("ask the target: %w", err)
+		}
+		copied, err := s.has(ctx, conn, "copy_state")
+		if err != nil {
 			return fmt.Errorf("ask the target: %w", err)
 		}
 		if progress {

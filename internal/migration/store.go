@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // Phase is how far a migration is. It is persisted on the target.
@@ -134,13 +136,53 @@ create table if not exists walferry.heartbeat (
 // store reads and writes the schema walferry on the target.
 type store struct {
 	*link
-	name string
+	name    string
+	trusted bool // nobody else has a hand in schema walferry; only used by a function of do
+	reading bool // see read
 }
 
-// exists tells whether the target has our schema with a migration table.
+// has tells whether the target has a table of our schema. Before anything of it is read it
+// makes sure that nobody else has a hand in it: it might be a view, and run functions of
+// whoever made it.
+func (s *store) has(ctx context.Context, conn *pgx.Conn, table string) (yes bool, err error) {
+	if !s.trusted && !s.reading {
+		if err := catalog.Trust(ctx, conn); err != nil {
+			return false, fmt.Errorf("target: %w", err)
+		}
+		s.trusted = true
+	}
+	err = conn.QueryRow(ctx, `select to_regclass('walferry.' || $1) is not null`, table).Scan(&yes)
+	if err != nil || !yes || !s.reading {
+		return yes, err
+	}
+	if _, err := conn.Exec(ctx, `lock table walferry.`+table+` in access share mode`); err != nil {
+		return false, fmt.Errorf("lock walferry.%s on the target: %w", table, err)
+	}
+	if err := catalog.TrustAsLocked(ctx, conn); err != nil {
+		return false, fmt.Errorf("target: %w", err)
+	}
+	return true, nil
+}
+
+// read runs f, which only reads, with any role that may: also as a superuser where the
+// migration is another role's. What has looks at stays as it is until f has ended.
+func (s *store) read(ctx context.Context, f func() error) error {
+	if err := s.exec(ctx, `begin read only`); err != nil {
+		return err
+	}
+	s.reading = true
+	err := f()
+	s.reading = false
+	if rollback := s.exec(ctx, `rollback`); err == nil && rollback != nil {
+		return rollback
+	}
+	return err
+}
+
 func (s *store) exists(ctx context.Context) (yes bool, err error) {
 	err = s.do(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `select to_regclass('walferry.migration') is not null`).Scan(&yes)
+		yes, err = s.has(ctx, conn, "migration")
+		return err
 	})
 	return yes, err
 }
