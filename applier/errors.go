@@ -114,6 +114,8 @@ func (e *ConflictError) Hint() string {
 	switch {
 	case e.err != nil && e.err.Routine == "enum_in":
 		return "the target's type lacks a label of the source's: add it with ALTER TYPE ... ADD VALUE, " + again
+	case e.err != nil && e.err.Routine == "check_enable_rls":
+		return "row security of the target's table binds walferry's role: alter role ... bypassrls, " + again
 	case e.Constraint != "":
 		return "find the row on the target that violates " + e.Constraint + " and repair it, or drop the constraint if the source has none, " + again
 	case strings.HasPrefix(e.SQLState, "22"):

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/session"
@@ -153,6 +154,28 @@ func (e *sideError) Error() string {
 }
 
 func (e *sideError) Unwrap() error { return e.err }
+
+// Hint is what can be done about what the target refuses.
+func (e *sideError) Hint() string {
+	server, ok := e.err.(*pgconn.PgError)
+	if !ok || e.side != "target" {
+		return ""
+	}
+	const again = ", and run the same command again"
+	table := pgx.Identifier{server.SchemaName, server.TableName}.Sanitize()
+	switch {
+	case server.Code == "23514" && server.ConstraintName != "" && server.TableName != "":
+		return "the source holds rows that its own check would refuse now: on the target, alter table " + table + " drop constraint " + pgx.Identifier{server.ConstraintName}.Sanitize() +
+			again + "; create it again before the cutover, NOT VALID where rows break it"
+	case server.Code == "23514":
+		return "the source holds values that the domain's own check would refuse now: repair them there, or drop the constraint of the target's domain until the cutover" + again
+	case server.Code == "42883" || server.Code == "42P01" || server.Code == "42704" || server.Code == "3F000":
+		return "a generated column, a check or a domain uses a function that relies on a search_path, which is empty here as under pg_restore: alter function ... set search_path on both sides" + again
+	case server.Routine == "check_enable_rls":
+		return "row security of the target's table is forced on its owner: alter role ... bypassrls" + again
+	}
+	return ""
+}
 
 func onSource(err error) error { return &sideError{side: "source", err: err} }
 func onTarget(err error) error { return &sideError{side: "target", err: err} }

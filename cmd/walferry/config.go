@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -122,6 +123,12 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	}
 	if c.MaxRetainedWAL, err = s.size("max-retained-wal"); err != nil {
 		return c, err
+	}
+	c.Cut.Without = s.list("without")
+	for _, object := range c.Cut.Without {
+		if kind, name, ok := strings.Cut(object, ":"); !ok || kind == "" || name == "" {
+			return c, &usageError{"--without " + strconv.Quote(object) + " names no object", "give its kind and name, such as view:public.mon: the cutover lists them"}
+		}
 	}
 	c.OnNewTable = migration.OnNewTable(s.text("on-new-table"))
 	switch cut := s.text("cutover"); cut {

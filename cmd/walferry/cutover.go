@@ -11,6 +11,7 @@ import (
 func cutoverFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "timeout", Usage: "the longest that the cutover may take; then the source is un-fenced", DefaultText: "1m"},
+		&cli.StringSliceFlag{Name: "without", Usage: "go without an object that the target refuses or lacks, such as view:public.mon; repeatable"},
 		&cli.StringFlag{Name: "max-lag", Usage: "do not begin when the target is further behind", DefaultText: "5s"},
 	}
 }

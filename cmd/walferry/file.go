@@ -21,7 +21,7 @@ import (
 var fileKeys = []string{
 	"source", "target", "name", "log-level", "log-format", "include", "exclude", "insert-only",
 	"schema", "jobs", "index-jobs", "until", "cutover", "verify", "timeout", "max-lag",
-	"piece-size", "max-retained-wal", "on-new-table",
+	"piece-size", "max-retained-wal", "on-new-table", "without",
 }
 
 const maxFile = 1 << 20
@@ -83,7 +83,7 @@ func (f *file) check() error {
 	for name := range f.values {
 		var err error
 		switch name {
-		case "include", "exclude", "insert-only":
+		case "include", "exclude", "insert-only", "without":
 			_, err = f.strings(name)
 		case "jobs", "index-jobs":
 			_, err = f.number(name)

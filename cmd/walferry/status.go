@@ -162,6 +162,9 @@ func statusText(s migration.Status) string {
 	for _, t := range s.InsertOnlyBroken {
 		row("note", "%s was updated in spite of --insert-only: the cutover copies it again", t)
 	}
+	for _, o := range s.Refused {
+		row("note", "the target refuses %s", o)
+	}
 	for _, t := range s.NewTables {
 		row("note", "%s was created later: it is not followed, and stays behind", t)
 	}

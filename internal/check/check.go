@@ -65,6 +65,10 @@ type Config struct {
 	// and rows are expected then.
 	Resuming bool
 
+	// Definitions makes the source's schema on the target, in a transaction that is rolled
+	// back, to find what the target refuses of it.
+	Definitions bool
+
 	// LongWriter is the age from which on a transaction that writes is worth a
 	// warning: the slot is not made before it ends. Zero: 30 seconds.
 	LongWriter time.Duration
@@ -130,7 +134,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	}
 	for _, subject := range []func(context.Context) error{
 		r.connections, r.wal, r.names, r.privileges, r.identities, r.tableTraits, r.activity,
-		r.constraints, r.sequences, r.targetServer, r.targetTables, r.extensions, r.schema,
+		r.constraints, r.sequences, r.targetServer, r.targetTables, r.extensions, r.schema, r.definitions,
 	} {
 		if err := subject(ctx); err != nil {
 			return Report{}, err

@@ -75,6 +75,9 @@ type CutoverOptions struct {
 	DryRun bool
 	// NoFence makes a dry run measure only the lag.
 	NoFence bool
+	// Without are objects of the source that the target lacks and need not have: kind and name,
+	// as in view:public.mon.
+	Without []string
 }
 
 var nameRule = regexp.MustCompile(`^[a-z0-9_]{1,40}$`)

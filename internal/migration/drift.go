@@ -40,7 +40,7 @@ func (r *runner) columnsAtStart() func(namespace, name string) []decoder.Column 
 // work, every index and constraint is there and valid; foreign keys that the role can
 // have only inside the fence are still to come. Every sequence that is to be set can
 // be. What it has read of the source's tables is what the cutover goes on with.
-func (r *runner) schemaGate(ctx context.Context) error {
+func (r *runner) schemaGate(ctx context.Context, without []string) error {
 	may, err := r.replicaRole(ctx)
 	if err != nil {
 		return err
@@ -52,7 +52,8 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	if err := r.selectTables(ctx); err != nil { // as they are now
 		return err
 	}
-	var lost, altered, missing, denied []string
+	var altered, missing, denied []string
+	var lost []schema.Loss
 	err = r.source.do(ctx, func(source *pgx.Conn) error {
 		return r.store.do(ctx, func(target *pgx.Conn) error {
 			lost, altered = nil, nil
@@ -83,8 +84,10 @@ func (r *runner) schemaGate(ctx context.Context) error {
 			}
 			losses, err := schema.LostIndexes(ctx, source, target, options)
 			for _, l := range losses {
-				if may || !strings.HasPrefix(l.Source, "foreign key") {
-					lost = append(lost, l.String())
+				if l.NotValid() {
+					r.c.Logger.Warn("cutover: " + l.String() + ", which does for new rows")
+				} else if may || !strings.HasPrefix(l.Source, "foreign key") {
+					lost = append(lost, l)
 				}
 			}
 			return err
@@ -102,10 +105,7 @@ func (r *runner) schemaGate(ctx context.Context) error {
 	if len(denied) > 0 {
 		return &GateError{"the role of the target may not read and set the sequences " + list(denied), "GRANT SELECT, UPDATE ON SEQUENCE to it, and ask again"}
 	}
-	if len(lost) > 0 {
-		return &GateError{"the target lacks indexes or constraints: " + list(lost), "create them on the target by hand, as the source has them, and ask again"}
-	}
-	return nil
+	return r.missingGate(ctx, lost, without)
 }
 
 func names(sequences []catalog.Sequence) (names []string) {

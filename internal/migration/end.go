@@ -42,7 +42,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 		}
 	}
 	a, err := s.ask(ctx, "cutover", requestArgs{
-		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence,
+		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
 	}, onStep)
 	return a.Cutover, err
 }

@@ -162,8 +162,15 @@ func (b *indexBuilder) do(ctx context.Context, conn *pgx.Conn, task indexTask) e
 	if err != nil {
 		return err
 	}
-	if err := schema.Build(ctx, conn, found, task.indexes...); err != nil {
-		return fmt.Errorf("build the indexes of %s: %w", task.table.Sanitize(), err)
+	for _, x := range task.indexes {
+		// What the target refuses is tried again, and recorded, when the rest of the schema is brought.
+		refused, err := schema.Refusals(schema.Build(ctx, conn, found, x))
+		if err != nil {
+			return fmt.Errorf("build the indexes of %s: %w", task.table.Sanitize(), err)
+		}
+		for _, o := range refused {
+			b.r.c.Logger.Warn("schema: the target refuses " + o.String())
+		}
 	}
 	return nil
 }

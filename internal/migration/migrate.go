@@ -418,7 +418,9 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 			}
 		}
 	}
-	return check.Run(ctx, c.checkConfig(begun))
+	config := c.checkConfig(begun)
+	config.Definitions = true
+	return check.Run(ctx, config)
 }
 
 func (c Config) checkConfig(resuming bool) check.Config {

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -38,9 +39,10 @@ func (r *runner) postData(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var refused []schema.Refused
 	if may {
 		r.step("create and validate the foreign keys")
-		if err := dump.ForeignKeys(ctx, r.c.Target, r.c.Jobs); err != nil {
+		if refused, err = schema.Refusals(dump.ForeignKeys(ctx, r.c.Target, r.c.Jobs)); err != nil {
 			return err
 		}
 	}
@@ -52,7 +54,11 @@ func (r *runner) postData(ctx context.Context) error {
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 	report, err := dump.Finish(ctx, conn)
 	r.tell(report)
-	return err
+	more, err := schema.Refusals(err)
+	if err != nil {
+		return err
+	}
+	return r.keepRefused(ctx, conn, distinctRefused(slices.Concat(report.Refused, refused, more)))
 }
 
 // holdTriggers disables, until the target opens, what would act on the rows that
@@ -193,11 +199,11 @@ func (r *runner) enableHeld(ctx context.Context) error {
 func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) error {
 	if r.c.Schema != "none" {
 		n, err := r.refreshViews(ctx)
-		switch {
-		case err != nil:
-			step("materialized views are as they were after the copy; refresh them by hand: " + err.Error())
-		case n > 0:
+		if n > 0 {
 			step(fmt.Sprintf("refreshed %d materialized views", n))
+		}
+		if err != nil {
+			step("materialized views that are as they were after the copy; refresh them by hand: " + err.Error())
 		}
 	}
 	if r.prover == nil {

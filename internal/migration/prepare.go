@@ -70,6 +70,9 @@ func (r *runner) makeSchema(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := r.keepRefused(ctx, tx, report.Refused); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, r.c.Name, dump.Archive); err != nil {
 			return fmt.Errorf("keep the schema dump on the target: %w", err)
 		}
@@ -110,6 +113,11 @@ func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
 	if err != nil {
 		return nil, err
 	}
+	refused, err := r.store.refused(ctx)
+	if err != nil {
+		return nil, err
+	}
+	options.Refused = refusedNames(refused)
 	return schema.Open(archive, options)
 }
 

@@ -66,7 +66,7 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 			}
 		}
 		options := CutoverOptions{
-			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence,
+			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
 		}
 		a.Cutover, err = f.cutover(ctx, options.fill(), step)
 		if a.Cutover.sealed {

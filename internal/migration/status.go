@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -32,6 +33,9 @@ type Status struct {
 	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
 	// since; the cutover copies them again.
 	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
+
+	// Refused are objects of the source that the target does not take, and why.
+	Refused []schema.Refused `json:"refused,omitempty"`
 
 	// NewTables were created on the source after the migration had begun; they are not followed.
 	NewTables []string `json:"new_tables,omitempty"`
@@ -157,6 +161,10 @@ func (st *Status) fromRecord(r *record) {
 
 // readProgress takes what is durable from the tables of applier and snapshot.
 func (st *Status) readProgress(ctx context.Context, s *store) error {
+	var err error
+	if st.Refused, err = s.refused(ctx); err != nil {
+		return err
+	}
 	return s.do(ctx, func(conn *pgx.Conn) error {
 		progress, err := s.has(ctx, conn, "progress")
 		if err != nil {

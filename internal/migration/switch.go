@@ -152,7 +152,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Durat
 	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return r.sourceGates(ctx, conn) }); err != nil {
 		return lag, err
 	}
-	return lag, r.targetGates(ctx)
+	return lag, r.targetGates(ctx, o.Without)
 }
 
 // sourceGates: no table that the migration does not know, no prepared transaction.
@@ -203,7 +203,7 @@ func list(names []string) string {
 }
 
 // targetGates: every index and constraint, statistics on every table that has rows.
-func (r *runner) targetGates(ctx context.Context) error {
+func (r *runner) targetGates(ctx context.Context, without []string) error {
 	var bare []string
 	var names []string
 	for _, t := range r.ordinary() {
@@ -228,7 +228,7 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
 	if len(bare) > 0 {
 		return &GateError{"tables of the target have no statistics: " + list(bare), "ANALYZE them"}
 	}
-	return r.schemaGate(ctx)
+	return r.schemaGate(ctx, without)
 }
 
 // fenceAndDrain returns the moment from which writes were refused; the zero time

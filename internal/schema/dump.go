@@ -22,6 +22,10 @@ type Options struct {
 	// one, such as a view or a foreign key, stays behind with it and is listed
 	// in the report of PreData or Finish. Zero: everything moves.
 	Exclude []pgx.Identifier
+
+	// Refused are the names of objects that the target has refused, see Refused. Finish tries
+	// those of before the data again.
+	Refused []string
 }
 
 // Dump is the schema of a source. Its methods may be used by several goroutines.
@@ -37,6 +41,7 @@ type Dump struct {
 	setup   string   // what the statements of the archive rely on
 	left    []Skipped
 
+	refused   []string
 	indexes   map[string][]Index // by table
 	matviews  []pgx.Identifier
 	ambiguous map[key]bool // keys of several entries, as "a b" "c" and "a" "b c"
@@ -124,7 +129,7 @@ func Open(data []byte, o Options) (*Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dump{Archive: data, Source: a.server, Dumper: a.dumper, setup: setup}
+	d := &Dump{Archive: data, Source: a.server, Dumper: a.dumper, setup: setup, refused: o.Refused}
 	gone := withDependents(a.entries, o.Exclude)
 	for _, e := range a.entries {
 		switch {
@@ -170,9 +175,7 @@ type behind struct {
 // them, by dump id.
 func withDependents(entries []*entry, exclude []pgx.Identifier) map[int]*behind {
 	gone := map[int]*behind{}
-	byID := map[int]*entry{}
 	for _, e := range entries {
-		byID[e.id] = e
 		if e.kind != "TABLE" && e.kind != "FOREIGN TABLE" {
 			continue
 		}
@@ -181,6 +184,16 @@ func withDependents(entries []*entry, exclude []pgx.Identifier) map[int]*behind 
 				gone[e.id] = &behind{on: e}
 			}
 		}
+	}
+	spread(entries, gone)
+	return gone
+}
+
+// spread adds to what stays behind everything that depends on it.
+func spread(entries []*entry, gone map[int]*behind) {
+	byID := map[int]*entry{}
+	for _, e := range entries {
+		byID[e.id] = e
 	}
 	// Dependencies mostly point backwards, but the order is also by kind.
 	for before := 0; len(gone) != before; {
@@ -209,7 +222,6 @@ func withDependents(entries []*entry, exclude []pgx.Identifier) map[int]*behind 
 			}
 		}
 	}
-	return gone
 }
 
 // managedOwners own what a hosting provider puts into every database.

@@ -143,18 +143,19 @@ create view more as select * from recent;`)
 	}
 }
 
-// What fails before the data leaves nothing behind, and says what failed and how
+// What fails before the data, and a table needs, leaves nothing behind, and says what failed and how
 // to go on.
 func TestPreData_NothingOrAll(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 18)
 	pgtest.Exec(t, source, `
 create table first (id int);
-create aggregate gather (anyelement) (sfunc = array_append, stype = anyarray, initcond = '{}'); -- refused from 14 on
-create table last (id int);`)
+create function twice (int) returns int language sql immutable as 'select $1 * 2';
+create operator !! (leftarg = int, procedure = twice); -- a postfix operator, refused from 14 on
+create table last (id int default (3 !!));`)
 	_, err := preData(t, dump(t, source, Options{}), open(t, target))
 	var object *ObjectError
-	if !errors.As(err, &object) || object.Object != "AGGREGATE public.gather(anyelement)" || object.Hint() == "" {
-		t.Errorf("got %v, want an ObjectError of the aggregate", err)
+	if !errors.As(err, &object) || object.Object != "OPERATOR public.!!" || object.Hint() == "" {
+		t.Errorf("got %v, want an ObjectError of the operator", err)
 	}
 	if got := pgtest.Query(t, target, `select count(*) from pg_class where relname in ('first', 'last')`)[0][0]; got != "0" {
 		t.Errorf("%s tables are there, want none", got)

@@ -58,6 +58,7 @@ type finish struct {
 	roles   *roles
 	report  Report
 	denied  map[string][]string // why -> what; reported once, as there may be thousands
+	out     map[int]bool        // entries that are left out, with what the target has refused
 	failed  []error
 }
 
@@ -71,9 +72,10 @@ type finish struct {
 // that it can be repeated. Roles that the target lacks, owners that the connected
 // role cannot give objects to, and what it has no right to create are reported.
 // Everything is tried; the error joins the *ObjectErrors of what failed for
-// other reasons.
+// other reasons, see Refusals. What was refused before the data is tried again, and is in
+// the report, with what depends on it, if it is refused again.
 func (d *Dump) Finish(ctx context.Context, conn *pgx.Conn) (Report, error) {
-	f := &finish{dump: d, conn: conn, denied: map[string][]string{}}
+	f := &finish{dump: d, conn: conn, denied: map[string][]string{}, out: map[int]bool{}}
 	f.report.Skipped = append(f.report.Skipped, d.left...)
 	if err := f.run(ctx); err != nil {
 		f.failed = append(f.failed, err)
@@ -89,11 +91,16 @@ func (f *finish) run(ctx context.Context) (err error) {
 	if f.roles, err = loadRoles(ctx, f.conn); err != nil {
 		return err
 	}
+	if err := f.late(ctx); err != nil {
+		return err
+	}
 	if err := f.all(ctx, structure); err != nil {
 		return err
 	}
-	if err := f.dump.attach(ctx, f.conn); err != nil {
-		return err
+	for _, err := range flat(f.dump.attach(ctx, f.conn)) {
+		if err := f.failing(ctx, err); err != nil {
+			return err
+		}
 	}
 	for s := matview; s <= guard; s++ {
 		if err := f.all(ctx, s); err != nil {
@@ -112,7 +119,7 @@ func (f *finish) run(ctx context.Context) (err error) {
 // all brings the entries of a stage. Its error means that no more can be done.
 func (f *finish) all(ctx context.Context, s stage) error {
 	for _, e := range f.dump.entries {
-		if f.dump.stage(e) != s {
+		if f.dump.stage(e) != s || f.out[e.id] {
 			continue
 		}
 		var err error
@@ -127,6 +134,33 @@ func (f *finish) all(ctx context.Context, s stage) error {
 		}
 		if err == nil && e.kind == "EVENT TRIGGER" {
 			err = f.own(ctx, e)
+		}
+		if err := f.failing(ctx, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// late tries again what the target has refused before the data: a function that it needs may
+// have been repaired there, or somebody has made it by hand.
+func (f *finish) late(ctx context.Context) error {
+	for _, e := range f.dump.late() {
+		if f.out[e.id] {
+			continue
+		}
+		there, err := e.exists(ctx, f.conn)
+		if err != nil {
+			return err
+		}
+		if there {
+			continue
+		}
+		err = f.create(ctx, e)
+		var object *ObjectError
+		if errors.As(err, &object) && refusal(object.Err) {
+			f.report.Refused = append(f.report.Refused, f.dump.leave(f.out, e, object.why())...)
+			continue
 		}
 		if err := f.failing(ctx, err); err != nil {
 			return err
@@ -163,5 +197,5 @@ func (f *finish) create(ctx context.Context, e *entry) error {
 		f.report.skip(e.String(), why(err))
 		return nil
 	}
-	return &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+	return objectError(e, e.sql, err)
 }

@@ -29,17 +29,14 @@ func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) erro
 	if err := Tune(ctx, conn, 1); err != nil {
 		return err
 	}
-	if err := d.remaining(ctx, conn); err != nil {
-		return err
-	}
-	if err := d.attach(ctx, conn); err != nil {
-		return err
+	failed := flat(errors.Join(d.remaining(ctx, conn), d.attach(ctx, conn)))
+	if conn.IsClosed() {
+		return errors.Join(failed...)
 	}
 	found, err := LoadPresent(ctx, conn)
 	if err != nil {
 		return err
 	}
-	var failed []error
 	var validate []*entry
 	for _, e := range d.entries {
 		if e.kind != "FK CONSTRAINT" {
@@ -58,9 +55,9 @@ func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) erro
 			validate = append(validate, e)
 		case err == nil || present(err):
 		case conn.IsClosed():
-			return &ObjectError{Object: e.String(), SQL: sql, Err: err}
+			return objectError(e, sql, err)
 		default:
-			failed = append(failed, &ObjectError{Object: e.String(), SQL: sql, Err: err})
+			failed = append(failed, objectError(e, sql, err))
 		}
 	}
 	return errors.Join(append(failed, validateAll(ctx, targetDSN, validate, jobs))...)
@@ -131,7 +128,7 @@ func validate(ctx context.Context, conn *pgx.Conn, e *entry) error {
 	table, name, _, _ := e.target()
 	sql := fmt.Sprintf("alter table %s validate constraint %s", table.Sanitize(), catalog.Quote(name))
 	if err := execute(ctx, conn, sql); err != nil {
-		return &ObjectError{Object: e.String(), SQL: sql, Err: err}
+		return objectError(e, sql, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -69,7 +70,7 @@ func (x Index) build(ctx context.Context, conn *pgx.Conn, found Present) error {
 		sql = "drop index " + catalog.Name(x.entry.namespace, x.Name) + ";\n" + sql
 	}
 	if err := x.dump.do(ctx, conn, sql); err != nil && !present(err) {
-		return &ObjectError{Object: x.entry.String(), SQL: x.entry.sql, Err: err}
+		return objectError(x.entry, x.entry.sql, err)
 	}
 	return nil
 }
@@ -105,8 +106,9 @@ select (select setting::int8 * 8 from pg_catalog.pg_settings where name = 'share
 }
 
 // attach joins the indexes of partitions to that of their parent, which becomes
-// valid with the last one.
+// valid with the last one. The error joins the *ObjectErrors of what failed.
 func (d *Dump) attach(ctx context.Context, conn *pgx.Conn) error {
+	var failed []error
 	for _, e := range d.entries {
 		if e.kind != "INDEX ATTACH" {
 			continue
@@ -123,27 +125,35 @@ select coalesce((select h.inhparent is not null from pg_catalog.pg_class c join 
 			continue
 		}
 		if err := d.do(ctx, conn, e.sql); err != nil {
-			return &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+			failed = append(failed, objectError(e, e.sql, err))
+			if conn.IsClosed() {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // remaining builds the indexes that nobody has asked for yet: those of
-// partitioned tables, and of whatever else has no rows of its own to copy.
+// partitioned tables, and of whatever else has no rows of its own to copy. The error joins
+// the *ObjectErrors of what failed.
 func (d *Dump) remaining(ctx context.Context, conn *pgx.Conn) error {
 	present, err := LoadPresent(ctx, conn)
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, e := range d.entries {
 		table, name, _, ok := e.target()
 		if !ok || !isIndex(e) || d.stage(e) == ofMatview {
 			continue
 		}
 		if err := (Index{Table: table, Name: name, dump: d, entry: e}).build(ctx, conn, present); err != nil {
-			return err
+			failed = append(failed, err)
+			if conn.IsClosed() {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }

@@ -28,6 +28,17 @@ func (l Loss) String() string {
 	return fmt.Sprintf("%s %s is %q on the source and %q on the target", l.Kind, l.Object, l.Source, l.Target)
 }
 
+// Name is the object's kind and name as an operator writes them, as that of Refused.
+func (l Loss) Name() string {
+	return strings.ReplaceAll(l.Kind, " ", "-") + ":" + strings.ReplaceAll(l.Object, `"`, "")
+}
+
+// NotValid reports whether it is a check that is valid on the source and holds for new rows only
+// on the target: rows may have satisfied it when they were written and break it now.
+func (l Loss) NotValid() bool {
+	return l.Kind == "constraint" && l.Source == "check" && l.Target == "check, not valid"
+}
+
 // Lost compares the catalogues of both servers and returns what of the source's
 // schema the target lacks; what the target has more is no loss, but for privileges
 // of PUBLIC. What depends on an excluded table is listed, and was in the Report. Roles that only one side has are left out,

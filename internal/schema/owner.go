@@ -120,7 +120,7 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 	case sqlState(err) == "42704" || sqlState(err) == "42P01" || sqlState(err) == "42883":
 		return nil // it was left out, and reported then
 	}
-	return &ObjectError{Object: e.String(), SQL: sql, Err: err}
+	return objectError(e, sql, err)
 }
 
 // privileges runs the GRANT and REVOKE of an entry, and without those that
@@ -154,7 +154,7 @@ func (f *finish) privilegeError(e *entry, sql string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &ObjectError{Object: e.String(), SQL: sql, Err: err}
+	return objectError(e, sql, err)
 }
 
 func (f *finish) deny(why, what string) { f.denied[why] = append(f.denied[why], what) }

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -11,7 +12,7 @@ import (
 
 // RefreshViews refreshes every materialized view that is filled, in the order in
 // which they were created, so that one that reads another comes after it. It
-// returns how many there were. Readers of a view wait while it is refreshed.
+// returns how many were refreshed; the error joins those of the others. Readers of a view wait while it is refreshed.
 func RefreshViews(ctx context.Context, conn *pgx.Conn) (int, error) {
 	rows, err := conn.Query(ctx, `
 select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -23,11 +24,15 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 	if err != nil {
 		return 0, fmt.Errorf("list materialized views: %w", err)
 	}
+	var failed []error
 	for _, v := range views {
 		name := catalog.Name(v.Schema, v.Name)
 		if _, err := conn.Exec(ctx, `refresh materialized view `+name); err != nil {
-			return 0, fmt.Errorf("refresh materialized view %s: %w", name, err)
+			failed = append(failed, fmt.Errorf("refresh materialized view %s: %w", name, err))
+			if conn.IsClosed() || ctx.Err() != nil {
+				break
+			}
 		}
 	}
-	return len(views), nil
+	return len(views) - len(failed), errors.Join(failed...)
 }

@@ -28,6 +28,7 @@ set local default_tablespace = '';
 // Report is what a step left out.
 type Report struct {
 	Skipped []Skipped
+	Refused []Refused // objects that the target does not take, and what depends on them
 }
 
 // Skipped is an object, an owner or a privilege that the target does not have
@@ -48,10 +49,18 @@ type ObjectError struct {
 	Object string // as in "INDEX public.orders_customer_idx"
 	SQL    string // the statement, from the source
 	Err    error  // mostly a *pgconn.PgError
+	name   string // see Refused
 }
 
-func (e *ObjectError) Error() string {
-	text := fmt.Sprintf("create %s: %v", e.Object, e.Err)
+func objectError(e *entry, sql string, err error) *ObjectError {
+	return &ObjectError{Object: e.String(), SQL: sql, Err: err, name: e.name()}
+}
+
+func (e *ObjectError) Error() string { return fmt.Sprintf("create %s: %s", e.Object, e.why()) }
+
+// why is the server's message, with its detail.
+func (e *ObjectError) why() string {
+	text := e.Err.Error()
 	var pg *pgconn.PgError
 	if errors.As(e.Err, &pg) && session.Detail(pg) != "" {
 		text += ": " + session.Detail(pg)
@@ -80,7 +89,8 @@ func (e *ObjectError) Hint() string {
 	case strings.HasPrefix(code, "23"):
 		return "the rows of the source do not satisfy it either, or the copy is not complete: run walferry verify"
 	case code == "42P01" || code == "42704" || code == "42883":
-		return "an object it needs is missing on the target, mostly one that an extension or a role brings"
+		return "an object it needs is missing on the target, or is not found with the empty search_path under which walferry, as pg_restore, creates things: " +
+			"alter function ... set search_path, on the source, or qualify the names in its body; run the same command again"
 	}
 	return "change the object on the source, or " + byHand
 }
@@ -139,7 +149,8 @@ func (d *Dump) do(ctx context.Context, conn *pgx.Conn, sql string) error {
 // does so in the caller's transaction, so that all of it is there or nothing,
 // and the caller can record in the same transaction that it is. Everything
 // belongs to the connected role until Finish. Schemas and extensions that exist
-// are used. After an error, an *ObjectError, the transaction is aborted.
+// are used. What the target refuses and tables can be without is left out, with what
+// depends on it, and is in the report. After an error, an *ObjectError, the transaction is aborted.
 func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 	report := Report{Skipped: append([]Skipped(nil), d.left...)}
 	conn := tx.Conn()
@@ -151,8 +162,9 @@ func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 		return report, err
 	}
 	var method string
+	needed, out := d.needed(), map[int]bool{}
 	for _, e := range d.entries {
-		if e.section != sectionPreData {
+		if e.section != sectionPreData || out[e.id] {
 			continue
 		}
 		sql := e.sql
@@ -181,8 +193,17 @@ func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 			}
 			method = e.method
 		}
-		if err := execute(ctx, conn, sql); err != nil {
-			return report, &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+		if needed[e.id] {
+			err = execute(ctx, conn, sql)
+		} else {
+			var refused bool
+			if refused, err = d.try(ctx, conn, e, sql); refused {
+				report.Refused = append(report.Refused, d.leave(out, e, objectError(e, sql, err).why())...)
+				continue
+			}
+		}
+		if err != nil {
+			return report, objectError(e, e.sql, err)
 		}
 	}
 	// The rest of the caller's transaction is his again.
@@ -202,7 +223,7 @@ func (d *Dump) attempt(ctx context.Context, conn *pgx.Conn, e *entry, report *Re
 		return execute(ctx, conn, "release savepoint entry")
 	}
 	if !tolerable(err) {
-		return &ObjectError{Object: e.String(), SQL: e.sql, Err: err}
+		return objectError(e, e.sql, err)
 	}
 	report.skip(e.String(), why(err))
 	return execute(ctx, conn, "rollback to savepoint entry")

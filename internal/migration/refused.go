@@ -1,0 +1,123 @@
+package migration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
+)
+
+// keepRefused records what the target does not take of the source's schema, in the place of
+// what was recorded before, and tells it.
+func (r *runner) keepRefused(ctx context.Context, q catalog.Querier, refused []schema.Refused) error {
+	for _, o := range refused {
+		r.c.Logger.Warn("schema: the target refuses " + o.String())
+	}
+	text, err := json.Marshal(append([]schema.Refused{}, refused...))
+	if err != nil {
+		return err
+	}
+	if _, err := q.Exec(ctx, `update walferry.migration set refused = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
+		return fmt.Errorf("record what the target refuses: %w", err)
+	}
+	return nil
+}
+
+// refused reads what the target does not take. A record of an older version has none.
+func (s *store) refused(ctx context.Context) (refused []schema.Refused, err error) {
+	var text []byte
+	err = s.row(ctx, `select coalesce(to_jsonb(m) ->> 'refused', '[]') from walferry.migration m where name = $1`, []any{s.name}, &text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &refused)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what the target refuses: %w", err)
+	}
+	return refused, nil
+}
+
+func refusedNames(refused []schema.Refused) (names []string) {
+	for _, o := range refused {
+		names = append(names, o.Object)
+	}
+	return names
+}
+
+// distinctRefused leaves out what two steps have met.
+func distinctRefused(refused []schema.Refused) (distinct []schema.Refused) {
+	for _, o := range refused {
+		if !slices.ContainsFunc(distinct, func(d schema.Refused) bool { return d.Object == o.Object }) {
+			distinct = append(distinct, o)
+		}
+	}
+	return distinct
+}
+
+// missing are the objects that the target has refused and still lacks.
+func (r *runner) missing(ctx context.Context) (missing []schema.Refused, err error) {
+	refused, err := r.store.refused(ctx)
+	if err != nil || len(refused) == 0 {
+		return nil, err
+	}
+	dump, err := r.archive(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = r.store.do(ctx, func(conn *pgx.Conn) (err error) {
+		missing, err = dump.Missing(ctx, conn, refused)
+		return err
+	})
+	return missing, err
+}
+
+// missingGate: nothing of the source's schema is missing but what the operator goes without.
+// lost are indexes and constraints.
+func (r *runner) missingGate(ctx context.Context, lost []schema.Loss, without []string) error {
+	var names, texts []string
+	add := func(name, text string) {
+		if !slices.Contains(without, name) && !slices.Contains(names, name) {
+			names, texts = append(names, name), append(texts, text)
+		}
+	}
+	if r.c.Schema != "none" {
+		missing, err := r.missing(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range missing {
+			add(o.Object, o.Object+" ("+o.Why+")")
+		}
+	}
+	for _, l := range lost {
+		add(l.Name(), l.String())
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return &GateError{
+		"the target lacks objects of the source: " + list(texts),
+		"create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without "),
+	}
+}
+
+// quoted writes words for a shell.
+func quoted(words []string) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = w
+		if strings.ContainsAny(w, " \"'()$`\\*?[]<>|&;") {
+			out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return out
+}
