@@ -210,7 +210,14 @@ func TestOpen_PublicationOfOldRecord(t *testing.T) {
 
 // A publication survives its way through JSON, also one that holds no table by name.
 func TestPublicationIdentity_JSON(t *testing.T) {
-	s := newPlain(t)
+	for _, major := range []int{10, 13, 15, 18} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			publicationThroughJSON(t, newSource(t, pgtest.Shared(t, major).Database(t), plain, "public.t"))
+		})
+	}
+}
+
+func publicationThroughJSON(t *testing.T, s *source) {
 	s.exec(`create publication everything for all tables`)
 	for name, beyond := range map[string]string{s.config.Publications[0]: "", "everything": "all tables"} {
 		now, err := decoder.Publication(t.Context(), s.conn(), name)

@@ -4,6 +4,7 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -32,9 +33,12 @@ type Table struct {
 	Columns []Column
 
 	IsPartition bool
-	Root        string // schema.name of the topmost partitioned parent; empty: none
-	Inherits    bool   // has parents by INHERITS
-	Extension   string // the extension it belongs to; empty: none
+	Root        string   // schema.name of the topmost partitioned parent; empty: none
+	Inherits    bool     // has parents by INHERITS
+	Parents     []string // that it is a partition of or inherits from, as SQL, sorted
+	Bound       string   // of a partition, as FOR VALUES or DEFAULT; only Outline tells
+	Key         string   // what a partitioned table is partitioned by; only Outline tells
+	Extension   string   // the extension it belongs to; empty: none
 
 	RowSecurity      bool
 	ForceRowSecurity bool
@@ -195,18 +199,31 @@ func (t *Table) names(numbers []int16) (names []string) {
 }
 
 // addParents tells what a table is a part of.
-func addParents(ctx context.Context, q Querier, _ int, byOID map[uint32]*Table) error {
-	rows, err := q.Query(ctx, `select inhrelid, inhparent from pg_catalog.pg_inherits`)
+func addParents(ctx context.Context, q Querier, major int, byOID map[uint32]*Table) error {
+	pending := "false"
+	if major >= 14 {
+		pending = "inhdetachpending"
+	}
+	rows, err := q.Query(ctx, `select inhrelid, inhparent, `+pending+` from pg_catalog.pg_inherits`)
 	if err != nil {
 		return fmt.Errorf("list parents of tables: %w", err)
 	}
 	parent := map[uint32]uint32{} // of partitions, which have one
 	var child, above uint32
-	_, err = pgx.ForEachRow(rows, []any{&child, &above}, func() error {
+	var leaving bool
+	_, err = pgx.ForEachRow(rows, []any{&child, &above, &leaving}, func() error {
 		if t := byOID[child]; t != nil {
 			t.Inherits = !t.IsPartition
 			if t.IsPartition {
 				parent[child] = above
+			}
+			if p := byOID[above]; p != nil {
+				name := p.String()
+				if leaving {
+					name += " (being detached)"
+				}
+				t.Parents = append(t.Parents, name)
+				slices.Sort(t.Parents)
 			}
 		}
 		return nil

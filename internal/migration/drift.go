@@ -3,6 +3,9 @@ package migration
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"io"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -16,7 +19,7 @@ import (
 func columnStates(t *catalog.Table) (states []columnState) {
 	for i := range t.Columns {
 		if c := &t.Columns[i]; c.Generated == 0 {
-			states = append(states, columnState{c.Number, c.Name, c.TypeOID, c.TypeMod})
+			states = append(states, columnState{Number: c.Number, Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
 		}
 	}
 	return states
@@ -69,6 +72,11 @@ func (r *runner) schemaGate(ctx context.Context, without []string) error {
 				return err
 			}
 			altered = append(altered, r.alterations(there)...)
+			indexes, err := r.alteredIndexes(ctx, source, target)
+			if err != nil {
+				return err
+			}
+			altered = append(altered, indexes...)
 			from, err := catalog.Sequences(ctx, source)
 			if err != nil {
 				return err
@@ -129,7 +137,7 @@ func (r *runner) alterations(there []catalog.Table) (found []string) {
 	for _, state := range r.rec.Tables {
 		s, t := now[key{state.Schema, state.Name}], target[key{state.Schema, state.Name}]
 		if s == nil || t == nil {
-			continue // told by sourceGates, or by schema.Compare
+			continue // told by identityGate, or by schema.Compare
 		}
 		found = append(found, alterations(state.Columns, s, t)...)
 		if r.c.Schema != "none" {
@@ -175,4 +183,53 @@ func columnsByName(t *catalog.Table) map[string]*catalog.Column {
 		columns[t.Columns[i].Name] = &t.Columns[i]
 	}
 	return columns
+}
+
+// indexSum is as much of an index's form as tells that it is another one.
+func indexSum(f schema.IndexForm) string {
+	sum := fnv.New64a()
+	io.WriteString(sum, f.Form) //nolint:errcheck // a hash takes everything
+	return strconv.FormatUint(sum.Sum64(), 36)
+}
+
+// indexAlterations are the indexes of both sides that are not the same under the same name. What each side writes of an
+// expression in its own way, and, with brought, an index that the user has made otherwise
+// from the beginning, counts only where the source's was made anew since.
+func (r *runner) indexAlterations(source, target []schema.IndexForm, brought bool) (found []string) {
+	there := map[string]schema.IndexForm{}
+	for _, t := range target {
+		there[t.Name] = t
+	}
+	was, known := map[string]string{}, map[uint32]bool{}
+	for _, state := range r.rec.Tables {
+		for name, sum := range state.Indexes {
+			was[name] = sum
+		}
+	}
+	for i := range r.tables {
+		known[r.tables[i].OID] = true
+	}
+	for _, s := range source {
+		t, ok := there[s.Name]
+		if !known[s.OID] || !ok || s.Form == t.Form {
+			continue
+		}
+		if sum, recorded := was[s.Name]; s.Plain && t.Plain && !brought || recorded && sum != indexSum(s) {
+			found = append(found, fmt.Sprintf("index %s is %q on the source and %q on the target", s.Name, s.Definition, t.Definition))
+		}
+	}
+	return found
+}
+
+// alteredIndexes reads both sides for indexAlterations.
+func (r *runner) alteredIndexes(ctx context.Context, source, target catalog.Querier) ([]string, error) {
+	from, err := schema.IndexForms(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	to, err := schema.IndexForms(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	return r.indexAlterations(from, to, r.c.Schema == "none"), nil
 }

@@ -14,7 +14,7 @@ func TestAlterations(t *testing.T) {
 	}
 	a, b, wide := column("a", "integer", 23), column("b", "text", 25), column("a", "bigint", 20)
 	own := column("own", "text", 25)
-	was := []columnState{{1, "a", 23, -1}, {2, "b", 25, -1}}
+	was := []columnState{{Number: 1, Name: "a", TypeOID: 23, TypeMod: -1}, {Number: 2, Name: "b", TypeOID: 25, TypeMod: -1}}
 	type columns = []catalog.Column
 	for _, c := range []struct {
 		name           string

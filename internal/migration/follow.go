@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -168,13 +167,9 @@ func (f *following) applyStream(ctx context.Context) error {
 
 // streamConfig is what the stream must be, from a position on.
 func (r *runner) streamConfig(ctx context.Context, start decoder.LSN) (decoder.Config, error) {
-	publications := map[string]decoder.PublicationIdentity{}
-	var raw []byte
-	if err := r.store.row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw); err != nil {
-		return decoder.Config{}, fmt.Errorf("read the publications' identity from the target: %w", err)
-	}
-	if err := json.Unmarshal(raw, &publications); err != nil {
-		return decoder.Config{}, fmt.Errorf("read the publications' identity from the target: %w", err)
+	publications, err := r.publications(ctx)
+	if err != nil {
+		return decoder.Config{}, err
 	}
 	c := decoder.Config{
 		Slot: slotName(r.c.Name), Start: start, Logger: r.c.Logger,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,8 +23,8 @@ const (
 	IgnoreNewTables OnNewTable = "ignore" // they stay behind; status names them
 )
 
-// newTableInterval is how many heartbeats lie between two looks for new tables.
-const newTableInterval = 12
+// identityInterval is how many heartbeats lie between two looks at what is followed.
+const identityInterval = 12
 
 // retainedError gives the migration up so that the source survives.
 type retainedError struct{ retained, limit int64 }
@@ -51,14 +52,15 @@ func (e *newTablesError) Hint() string {
 }
 
 // guard watches what may end a migration from outside while a run goes on: the WAL that
-// the slot holds back, and tables that are new.
+// the slot holds back, what has become of the tables, and tables that are new.
 type guard struct {
 	r      *runner
 	stop   context.CancelCauseFunc
 	warned int64  // percent of the limit, or the doubled size without one
 	status string // wal_status that was told last
 	rate   rate
-	tables string // that were told last
+	tables string // new ones that were told last
+	places string // likewise
 }
 
 // rate is how fast something grows, over the last samples.
@@ -92,9 +94,9 @@ func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
 		if err := g.slot(ctx); err != nil && ctx.Err() == nil {
 			r.c.Logger.Debug("look at the slot", "error", err)
 		}
-		if n%newTableInterval == 0 {
-			if err := g.newTables(ctx); err != nil && ctx.Err() == nil {
-				r.c.Logger.Debug("look for new tables", "error", err)
+		if n%identityInterval == 0 {
+			if err := g.identity(ctx); err != nil && ctx.Err() == nil {
+				r.c.Logger.Debug("look at what is followed", "error", err)
 			}
 		}
 		waitTick(ctx, tick)
@@ -187,21 +189,31 @@ func (g *guard) warn(retained, limit int64, left float64) {
 	g.warned = reached
 }
 
-// newTables looks for tables that the migration does not follow.
-func (g *guard) newTables(ctx context.Context) error {
+// identity looks at what has become of the tables that are followed, and for new ones.
+func (g *guard) identity(ctx context.Context) error {
 	r := g.r
-	if !r.mayGiveUp() {
+	if !r.mayGiveUp() || r.c.Until == UntilCopied && r.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
-	var added []string
-	err := r.source.do(ctx, func(conn *pgx.Conn) error {
-		all, err := catalog.Tables(ctx, conn)
-		added = r.newTables(all)
+	var found changes
+	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		found, err = r.changes(ctx, conn)
 		return err
 	})
-	if err != nil {
+	if err != nil || !r.mayGiveUp() { // a cutover has begun, which looks itself
 		return err
 	}
+	if err := found.end(); err != nil {
+		g.stop(err)
+		return nil
+	}
+	if places := strings.Join(found.places, "; "); places != g.places {
+		g.places = places
+		if places != "" {
+			r.c.Logger.Warn("tables have another place than they had; the cutover will refuse", "tables", places)
+		}
+	}
+	added := found.added
 	r.mu.Lock()
 	r.view.NewTables = added
 	r.mu.Unlock()

@@ -76,6 +76,7 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
+	mark      string  // of the source's catalogue, when the gates were passed
 	prover    *prover // opened inside the fence; nil: no proof is wanted
 }
 
@@ -227,7 +228,10 @@ func (r *runner) begin(ctx context.Context) error {
 		if err := r.store.setError(ctx, ""); err != nil { // of an earlier run: this one is at work
 			return err
 		}
-		return r.store.voidRequests(ctx, r.phase())
+		if err := r.store.voidRequests(ctx, r.phase()); err != nil {
+			return err
+		}
+		return r.sameIdentity(ctx)
 	}
 	id, err := identify(ctx, r.c)
 	if err != nil {

@@ -157,6 +157,10 @@ func (r *runner) publish(ctx context.Context) error {
 		if err := catalog.Own(ctx, conn, heartbeatDDL); err != nil {
 			return fmt.Errorf("create walferry.heartbeat on the source: %w", err)
 		}
+		now, err := r.readCatalogs(ctx, conn)
+		if err != nil {
+			return err
+		}
 		major := session.Major(conn.PgConn())
 		full := []pgx.Identifier{{"walferry", "heartbeat"}}
 		var inserts []pgx.Identifier
@@ -180,6 +184,9 @@ func (r *runner) publish(ctx context.Context) error {
 				}
 			}
 			states = append(states, state)
+		}
+		if err := r.describe(ctx, conn, states, now); err != nil {
+			return err
 		}
 		if major == 10 {
 			if err := decoder.CreateTruncationTriggers(ctx, conn, identifiers(ordinary)); err != nil {

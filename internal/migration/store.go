@@ -64,6 +64,18 @@ type tableState struct {
 
 	// Columns are those that travel, as they were when the publication was made.
 	Columns []columnState `json:"columns,omitempty"`
+
+	TargetOID uint32            `json:"target_oid,omitempty"` // 0: the target had no such table, or the record is of an older version
+	Place     *place            `json:"place,omitempty"`      // nil in a record of an older version
+	Indexes   map[string]string `json:"indexes,omitempty"`    // of the source: what indexSum says of each
+}
+
+// place is where a table of the source stands among others.
+type place struct {
+	Parents []string `json:"parents,omitempty"` // as SQL, sorted
+	Bound   string   `json:"bound,omitempty"`   // of a partition
+	Key     string   `json:"key,omitempty"`     // of a partitioned table
+	Others  []string `json:"others,omitempty"`  // its children that are not migrated, as SQL, sorted
 }
 
 // columnState is a column of the source as it was.
@@ -72,6 +84,8 @@ type columnState struct {
 	Name    string `json:"name"`
 	TypeOID uint32 `json:"type"`
 	TypeMod int32  `json:"mod"`
+	Target  int16  `json:"to,omitempty"`   // attnum on the target; 0: the target had no such column, or the record is of an older version
+	Gone    bool   `json:"gone,omitempty"` // it has been dropped on both sides
 }
 
 // Options are the parts of Config that a resumed run must share.

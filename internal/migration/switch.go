@@ -143,45 +143,24 @@ func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Durat
 	if phase := r.phase(); phase != Following {
 		return 0, &GateError{fmt.Sprintf("the migration is in phase %s, not following", phase), "wait until it follows"}
 	}
+	// Before the barrier, which does not come back where the publication was altered.
+	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return r.identityGate(ctx, conn) }); err != nil {
+		return 0, err
+	}
 	lagCtx, cancel := context.WithTimeout(ctx, o.MaxLag)
 	lag, err = f.canary(lagCtx, "barrier")
 	cancel()
 	if err != nil || lag > o.MaxLag {
 		return lag, &GateError{fmt.Sprintf("the target lags: a row written on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
 	}
-	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return r.sourceGates(ctx, conn) }); err != nil {
+	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return noPrepared(ctx, conn) }); err != nil {
 		return lag, err
 	}
 	return lag, r.targetGates(ctx, o.Without)
 }
 
-// sourceGates: no table that the migration does not know, no prepared transaction.
-func (r *runner) sourceGates(ctx context.Context, conn *pgx.Conn) error {
-	all, err := catalog.Tables(ctx, conn)
-	if err != nil {
-		return err
-	}
-	now := map[[2]string]bool{}
-	for i := range all {
-		now[[2]string{all[i].Schema, all[i].Name}] = true
-	}
-	var gone []string
-	for i := range r.rec.Tables {
-		if t := r.rec.Tables[i]; !now[[2]string{t.Schema, t.Name}] {
-			gone = append(gone, catalog.Name(t.Schema, t.Name))
-		}
-	}
-	added := r.newTables(all)
-	if len(added) > 0 && r.c.OnNewTable == IgnoreNewTables {
-		r.c.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", list(added))
-		added = nil
-	}
-	if len(gone) > 0 || len(added) > 0 {
-		return &GateError{
-			fmt.Sprintf("the source's tables have changed since the migration began (new: %s; gone: %s)", list(added), list(gone)),
-			"a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
-		}
-	}
+// noPrepared: the source has no prepared transaction.
+func noPrepared(ctx context.Context, conn *pgx.Conn) error {
 	var prepared []string
 	if err := conn.QueryRow(ctx, `select coalesce(array_agg(gid order by prepared), '{}') from pg_prepared_xacts where database = current_database()`).Scan(&prepared); err != nil {
 		return fmt.Errorf("look for prepared transactions: %w", err)
@@ -284,6 +263,9 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 		return err
 	}
 	if err := r.prover.open(ctx); err != nil {
+		return err
+	}
+	if err := r.lastGate(ctx, conn); err != nil {
 		return err
 	}
 	return fence.Seal(ctx, conn)

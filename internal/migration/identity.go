@@ -1,0 +1,240 @@
+package migration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// identityError ends a run because something that is followed is not what it was.
+type identityError struct{ problem, advice string }
+
+func (e *identityError) Error() string { return e.problem }
+
+// Hint is what the operator can do.
+func (e *identityError) Hint() string { return e.advice }
+
+// anew is how a migration is begun anew.
+const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
+
+// changes are what has become of what is followed since the migration began.
+type changes struct {
+	replaced  []string // tables and columns that are others now: what was in them, or has come since, is not on both sides
+	published error    // a publication that was altered
+	renamed   []string // tables that have another name
+	swapped   []string // columns that have each other's names on one side
+	places    []string // partitions and children that have another place, and neither side has lost a row
+	added     []string // tables that are not followed
+	marked    bool     // the record has changed
+}
+
+// end is why the run cannot go on; nil: it can.
+func (c *changes) end() error {
+	switch {
+	case len(c.replaced) > 0:
+		return &identityError{strings.Join(c.replaced, "; "), "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
+	case c.published != nil:
+		return explainGap(c.published)
+	case len(c.renamed) > 0:
+		return &identityError{strings.Join(c.renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
+	case len(c.swapped) > 0:
+		return &identityError{strings.Join(c.swapped, "; "), "give the columns the same names on both sides, by renaming them on the source or on the target; the slot is kept, and the same command goes on"}
+	}
+	return nil
+}
+
+// gate is why a cutover must not go on; nil: it may.
+func (c *changes) gate() error {
+	if err := c.end(); err != nil {
+		return &GateError{err.Error(), hintOf(err)}
+	}
+	if len(c.places) > 0 {
+		return &GateError{
+			"tables have another place than they had: " + list(c.places),
+			"attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
+				"rows of a table that is not migrated do not come with it",
+		}
+	}
+	return nil
+}
+
+func hintOf(err error) string {
+	var hinted interface{ Hint() string }
+	if !errors.As(err, &hinted) {
+		return ""
+	}
+	return hinted.Hint()
+}
+
+// catalogs are the tables of both sides, by name.
+type catalogs struct {
+	all     []catalog.Table // of the source
+	foreign []catalog.Table // of the source
+	source  map[[2]string]*catalog.Table
+	target  map[[2]string]*catalog.Table
+}
+
+func byName(tables []catalog.Table) map[[2]string]*catalog.Table {
+	found := make(map[[2]string]*catalog.Table, len(tables))
+	for i := range tables {
+		found[[2]string{tables[i].Schema, tables[i].Name}] = &tables[i]
+	}
+	return found
+}
+
+// readCatalogs reads the source as of one moment.
+func (r *runner) readCatalogs(ctx context.Context, conn *pgx.Conn) (c catalogs, err error) {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+		c.all, c.foreign, err = catalog.Outline(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return c, fmt.Errorf("read the source's catalogue: %w", err)
+	}
+	c.source = byName(c.all)
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		tables, _, err := catalog.Outline(ctx, conn)
+		c.target = byName(tables)
+		return err
+	})
+	if err != nil {
+		return c, fmt.Errorf("read the target's catalogue: %w", err)
+	}
+	return c, nil
+}
+
+// changes holds what is followed against what it was when the migration began. conn is one to the source.
+// It is looked at when a run begins, every minute, as a gate of the cutover, and once more
+// inside the fence; the publications at every reconnect of the stream besides.
+func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
+	now, err := r.readCatalogs(ctx, conn)
+	if err != nil {
+		return changes{}, err
+	}
+	r.mu.Lock()
+	found := r.compareTables(now)
+	r.mu.Unlock()
+	if found.marked {
+		if err := r.keepTables(ctx); err != nil {
+			return found, err
+		}
+	}
+	found.added = r.newTables(now.all)
+	publications, err := r.publications(ctx)
+	if err != nil {
+		return found, err
+	}
+	err = decoder.CheckPublications(ctx, conn, publications)
+	var altered *decoder.PublicationError
+	if errors.As(err, &altered) {
+		err = nil
+		if !altered.Renamed || len(found.renamed) == 0 {
+			found.published = altered
+		}
+	}
+	return found, err
+}
+
+// publications are what the migration's publications were.
+func (r *runner) publications(ctx context.Context) (map[string]decoder.PublicationIdentity, error) {
+	publications := map[string]decoder.PublicationIdentity{}
+	var raw []byte
+	err := r.store.row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw)
+	if err == nil {
+		err = json.Unmarshal(raw, &publications)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the publications' identity from the target: %w", err)
+	}
+	return publications, nil
+}
+
+// keepTables records what has been found out about the tables.
+func (r *runner) keepTables(ctx context.Context) error {
+	r.mu.Lock()
+	text, err := json.Marshal(r.rec.Tables)
+	r.mu.Unlock()
+	if err == nil {
+		err = r.store.exec(ctx, `update walferry.migration set tables = $2::text::jsonb where name = $1`, r.c.Name, string(text))
+	}
+	if err != nil {
+		return fmt.Errorf("record what is known of the tables: %w", err)
+	}
+	return nil
+}
+
+// identityGate: what is followed is what it was, and the source has no table that the migration does not know.
+func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) error {
+	mark, err := catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+	if err != nil {
+		return err
+	}
+	found, err := r.changes(ctx, conn)
+	if err != nil {
+		return err
+	}
+	r.mark = mark
+	if err := found.gate(); err != nil {
+		return err
+	}
+	if len(found.added) > 0 && r.c.OnNewTable == IgnoreNewTables {
+		r.c.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", list(found.added))
+		found.added = nil
+	}
+	if len(found.added) > 0 {
+		return &GateError{
+			"the source has got tables that this migration does not follow: " + list(found.added),
+			"a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
+		}
+	}
+	return nil
+}
+
+// lastGate is the identityGate inside the fence. DDL is not fenced: what was made, dropped or attached since
+// the gates were passed shows here. Where nothing was, one query tells, as writers are waiting.
+func (r *runner) lastGate(ctx context.Context, conn *pgx.Conn) error {
+	mark, err := catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+	if err != nil || mark == r.mark {
+		return err
+	}
+	return r.identityGate(ctx, conn)
+}
+
+// sameIdentity ends a run that begins where what it would follow is not what it was.
+func (r *runner) sameIdentity(ctx context.Context) error {
+	switch r.phase() {
+	case Prepared, Copying, Indexing, Following:
+	default:
+		return nil
+	}
+	publications, err := r.publications(ctx)
+	if err != nil {
+		return err
+	}
+	older := slices.ContainsFunc(r.rec.Tables, func(t tableState) bool { return t.Place == nil })
+	for _, p := range publications {
+		older = older || p.Entries == nil
+	}
+	if older {
+		r.c.Logger.Warn("the migration was begun by an older version, which did not remember what tables are known by: " +
+			"a table, column or publication that was made again, swapped or attached is noticed only where that version had noticed it")
+	}
+	var found changes
+	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		found, err = r.changes(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return found.end()
+}

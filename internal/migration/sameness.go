@@ -1,0 +1,235 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
+)
+
+// describe adds to what is remembered of tables where they stand among others, what the target has under their
+// names, and their indexes.
+func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []tableState, now catalogs) error {
+	forms, err := schema.IndexForms(ctx, conn)
+	if err != nil {
+		return err
+	}
+	migrated, indexes := map[string]*tableState{}, map[uint32]map[string]string{}
+	for i := range states {
+		migrated[catalog.Name(states[i].Schema, states[i].Name)] = &states[i]
+	}
+	for _, f := range forms {
+		if indexes[f.OID] == nil {
+			indexes[f.OID] = map[string]string{}
+		}
+		indexes[f.OID][f.Name] = indexSum(f)
+	}
+	others := otherChildren(now, migrated)
+	for name, state := range migrated {
+		key := [2]string{state.Schema, state.Name}
+		state.Indexes, state.Place = indexes[state.OID], &place{}
+		if s := now.source[key]; s != nil {
+			state.Place = &place{Parents: s.Parents, Bound: s.Bound, Key: s.Key, Others: others[name]}
+		}
+		if t := now.target[key]; t != nil {
+			state.TargetOID = t.OID
+			there := columnsByName(t)
+			for i := range state.Columns {
+				if to := there[state.Columns[i].Name]; to != nil && to.Generated == 0 {
+					state.Columns[i].Target = to.Number
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// compareTables is the part of changes that both catalogues tell. r.mu is held.
+func (r *runner) compareTables(now catalogs) (found changes) {
+	migrated := map[string]*tableState{} // by name as SQL
+	byOID := map[uint32]*catalog.Table{}
+	for i := range now.all {
+		byOID[now.all[i].OID] = &now.all[i]
+	}
+	for i := range r.rec.Tables {
+		migrated[catalog.Name(r.rec.Tables[i].Schema, r.rec.Tables[i].Name)] = &r.rec.Tables[i]
+	}
+	for i := range r.rec.Tables {
+		was := &r.rec.Tables[i]
+		name, key := catalog.Name(was.Schema, was.Name), [2]string{was.Schema, was.Name}
+		s, t := now.source[key], now.target[key]
+		switch there := byOID[was.OID]; {
+		case s == nil && was.Kind == "p" && there == nil:
+			found.places = append(found.places, name+" was dropped on the source")
+			continue
+		case s == nil && was.OID == 0:
+			found.replaced = append(found.replaced, name+" is gone from the source")
+			continue
+		case was.OID == 0 || s != nil && (s.OID == was.OID || was.Kind == "p" && s.Kind == 'p'): // a partitioned table holds no rows
+		case there != nil:
+			found.renamed = append(found.renamed, fmt.Sprintf("%s is called %s on the source now", name, there))
+			continue
+		case s != nil:
+			found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the source and made again (oid %d, was %d): the table that is there now is in no publication", name, s.OID, was.OID))
+			continue
+		default:
+			found.replaced = append(found.replaced, name+" was dropped on the source")
+			continue
+		}
+		if t == nil {
+			continue // schema.Compare says what the target lacks
+		}
+		if was.TargetOID != 0 && was.TargetOID != t.OID && was.Kind != "p" {
+			found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
+			continue
+		}
+		replaced, swapped, marked := compareColumns(was, s, t)
+		found.replaced, found.swapped = append(found.replaced, replaced...), append(found.swapped, swapped...)
+		found.marked = found.marked || marked
+		if what := comparePlaces(was.Place, s, t, migrated, r.c.Schema == "none"); what != "" {
+			found.places = append(found.places, name+" "+what)
+		}
+	}
+	if r.c.OnNewTable != IgnoreNewTables {
+		for name, others := range otherChildren(now, migrated) {
+			was := migrated[name].Place
+			for _, other := range others {
+				if was != nil && !slices.Contains(was.Others, other) {
+					found.places = append(found.places, fmt.Sprintf("%s, which is not migrated, was attached to %s", other, name))
+				}
+			}
+		}
+		slices.Sort(found.places)
+	}
+	return found
+}
+
+// compareColumns looks at which column of the source goes into which of the target. Names do not tell: a
+// column that was dropped and added again has other rows under its old name, and two that were renamed
+// crosswise have each other's. Numbers stay with a column for its life, so a pair must remain a pair.
+//
+// A column that is gone from both sides is marked so in was: what comes later under its name on both is new.
+// Both sides having another column under a name proves nothing without having been
+// seen so in between: what was written to the source's new column has gone into the target's old one.
+func compareColumns(was *tableState, s, t *catalog.Table) (replaced, swapped []string, marked bool) {
+	source, target := map[int16]*columnState{}, map[int16]*columnState{}
+	name := map[string]*columnState{}
+	for i := range was.Columns {
+		c := &was.Columns[i]
+		if c.Number == 0 || c.Target == 0 {
+			return nil, nil, false // of an older version, or the target lacked it
+		}
+		if c.Gone {
+			continue
+		}
+		if !hasNumber(s, c.Number) && !hasNumber(t, c.Target) && columnsByName(s)[c.Name] == nil {
+			c.Gone, marked = true, true
+			continue
+		}
+		source[c.Number], target[c.Target], name[c.Name] = c, c, c
+	}
+	there := columnsByName(t)
+	for i := range s.Columns {
+		c := &s.Columns[i]
+		to := there[c.Name]
+		if c.Generated != 0 || to == nil || to.Generated != 0 {
+			continue
+		}
+		label := fmt.Sprintf("%s: column %s ", s, catalog.Quote(c.Name))
+		from, into, old := source[c.Number], target[to.Number], name[c.Name]
+		switch {
+		case from != nil && from == into:
+		case from == nil && into == nil:
+			if old != nil && !hasNumber(s, old.Number) {
+				replaced = append(replaced, label+"was dropped on both sides and added again")
+			}
+		case from == nil:
+			replaced = append(replaced, label+fmt.Sprintf("of the source is another one than it was (number %d, was %d), as when it is dropped and added again", c.Number, into.Number))
+		case into == nil:
+			replaced = append(replaced, label+fmt.Sprintf("of the target is another one than it was (number %d, was %d), as when it is dropped and added again", to.Number, from.Target))
+		default:
+			swapped = append(swapped, label+fmt.Sprintf("of the source was %s, of the target %s", catalog.Quote(from.Name), catalog.Quote(into.Name)))
+		}
+	}
+	return replaced, swapped, marked
+}
+
+func hasNumber(t *catalog.Table, number int16) bool {
+	return slices.ContainsFunc(t.Columns, func(c catalog.Column) bool { return c.Number == number })
+}
+
+// comparePlaces says in a clause how a table's place among others differs between the sides, where that is not
+// how it was all along; was is nil where that is not known.
+func comparePlaces(was *place, s, t *catalog.Table, migrated map[string]*tableState, brought bool) string {
+	for _, parent := range s.Parents {
+		if parent, _ = strings.CutSuffix(parent, " (being detached)"); migrated[parent] == nil && was != nil && !slices.Contains(was.Parents, parent) {
+			return "was attached to " + parent + " on the source, which is not migrated and not fenced"
+		}
+	}
+	known := func(parents []string) (in []string) {
+		for _, parent := range parents {
+			if plain, _ := strings.CutSuffix(parent, " (being detached)"); migrated[plain] != nil {
+				in = append(in, parent)
+			}
+		}
+		return in
+	}
+	from, to := known(s.Parents), known(t.Parents)
+	moved := was != nil && !slices.Equal(from, known(was.Parents))
+	if !slices.Equal(from, to) && (moved || !brought) {
+		return fmt.Sprintf("is %s on the source and %s on the target", partOfAny(from), partOfAny(to))
+	}
+	for _, d := range []struct{ what, from, to, was string }{
+		{"bound", s.Bound, t.Bound, was.bound()},
+		{"key", s.Key, t.Key, was.key()},
+	} {
+		// Servers of different majors may write the same in other words: then what has changed tells.
+		if was != nil && !schema.SameDefinition(d.from, d.to) && !schema.SameDefinition(d.from, d.was) {
+			return fmt.Sprintf("has the partition %s %q on the source and %q on the target", d.what, d.from, d.to)
+		}
+	}
+	return ""
+}
+
+func (p *place) bound() string {
+	if p == nil {
+		return ""
+	}
+	return p.Bound
+}
+
+func (p *place) key() string {
+	if p == nil {
+		return ""
+	}
+	return p.Key
+}
+
+func partOfAny(parents []string) string {
+	if len(parents) == 0 {
+		return "no part of another table"
+	}
+	return "part of " + strings.Join(parents, ", ")
+}
+
+// otherChildren are the children of migrated tables that are not migrated, by the migrated table's name as SQL.
+func otherChildren(now catalogs, migrated map[string]*tableState) map[string][]string {
+	others := map[string][]string{}
+	for _, tables := range [][]catalog.Table{now.all, now.foreign} {
+		for i := range tables {
+			if t := &tables[i]; migrated[t.String()] == nil {
+				for _, parent := range t.Parents {
+					if migrated[parent] != nil {
+						others[parent] = append(others[parent], t.String())
+					}
+				}
+			}
+		}
+	}
+	return others
+}
