@@ -67,7 +67,7 @@ func cutoverText(r *migration.CutoverResult) string {
 	}
 	text := fmt.Sprintf("cut over: writes were refused for %d ms; %d tables, %d sequences\n", r.PauseMS, r.Tables, r.Sequences)
 	for _, t := range r.Recopied {
-		text += fmt.Sprintf("copied again inside the fence, as it had been updated in spite of --insert-only: %s\n", t)
+		text += fmt.Sprintf("copied again before the fence, as it had been updated in spite of --insert-only: %s\n", t)
 	}
 	if r.Equal != nil && *r.Equal {
 		text += "both sides were equal at that moment\n"

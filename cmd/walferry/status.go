@@ -160,7 +160,7 @@ func statusText(s migration.Status) string {
 		}
 	}
 	for _, t := range s.InsertOnlyBroken {
-		row("note", "%s was updated in spite of --insert-only: the cutover copies it again", t)
+		row("note", "%s was updated in spite of --insert-only: it is to be copied again while following", t)
 	}
 	for _, o := range s.Refused {
 		row("note", "the target refuses %s", o)

@@ -253,7 +253,7 @@ select n.nspname::text, c.relname::text, pg_stat_get_tuples_updated(c.oid)::text
 			ID: "insert-only-changed", Severity: Warn, On: "source", Object: catalog.Name(row[0], row[1]),
 			Seen: fmt.Sprintf("said to be inserted into only, but the server has counted %s updated and %s deleted rows", row[2], row[3]),
 			Do: "take it out of --insert-only and give it an identity. If that was long ago, reset its counters; " +
-				"each further change means that the table is copied again inside of the fence",
+				"each further change means that the table is copied again, before the cutover",
 			SQL: []string{fmt.Sprintf("select pg_stat_reset_single_table_counters(%s::regclass)", catalog.Literal(catalog.Name(row[0], row[1])))},
 		})
 	}, oids)

@@ -9,7 +9,7 @@ import (
 )
 
 // ours are the tables that walferry keeps in its schema, on either server.
-const ours = `'heartbeat', 'truncation', 'progress', 'copy_state', 'copy_plan', 'migration', 'request', 'conflict', 'pass'`
+const ours = `'heartbeat', 'truncation', 'progress', 'copy_state', 'copy_plan', 'migration', 'request', 'conflict', 'pass', 'word', 'validation'`
 
 // names checks that those that walferry will use are free.
 func (r *run) names(ctx context.Context) error {
@@ -89,7 +89,7 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 func (r *run) helperSchema(ctx context.Context, s *server) error {
 	foreign, err := s.texts(ctx, "schema walferry", `
 select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where n.nspname = 'walferry' and (c.relkind in ('v', 'm', 'f', 'S') or (c.relkind in ('r', 'p') and c.relname not in (`+ours+`)))
+ where n.nspname = 'walferry' and (c.relkind in ('v', 'm', 'f') or (c.relkind = 'S' and c.relname !~ '^word_.*_[0-9]+$') or (c.relkind in ('r', 'p') and c.relname not in (`+ours+`)))
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i'))
  order by 1`)
 	if err != nil {

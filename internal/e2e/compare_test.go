@@ -129,7 +129,7 @@ select 'constraint', k.conrelid::regclass::text, k.conname, k.contype::text || k
  where k.contype in ('c', 'f', 'p', 'u', 'x') and k.conrelid <> 0 and k.conparentid_is_zero and n.nspname !~ '^(pg_|information_schema$|walferry$)'
 union all
 select 'trigger', g.tgrelid::regclass::text, g.tgname, g.tgenabled::text
-  from pg_trigger g where not g.tgisinternal and g.tgname <> 'walferry_fence' and g.tgname !~ '^walferry_trunc'
+  from pg_trigger g where not g.tgisinternal and g.tgname !~ '^walferry_'
 union all
 select 'default', d.adrelid::regclass::text, a.attname, a.attidentity::text
   from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum join pg_class c on c.oid = d.adrelid join pg_namespace n on n.oid = c.relnamespace

@@ -231,18 +231,34 @@ var moments = []struct {
 		i.start()
 		return 0
 	}},
-	{"drained, a table is emptied to be copied again", false, func(i *interruption) int {
+	{"a table is being copied again", false, func(i *interruption) int {
 		i.clients.goOn(1)
-		pgtest.Exec(i.T, i.Source, `update journal set n = n where n = (select min(n) from journal)`)
-		i.wait("the counter of updates", i.Source, `select pg_stat_get_tuples_updated('journal'::regclass) > 0`)
-		i.prepare()
-		journal := hold(i.T, i.Target, `lock table journal in access share mode`)
-		i.quiet.commit()
-		i.waitPhase(migration.Drained)
-		i.waitBlocked(i.Target, `truncate`)
-		i.kill(journal.rollback)
+		pgtest.Exec(i.T, i.Target, `create unique index on journal (n)`)
+		first := pgtest.Query(i.T, i.Source, `update journal set n = -1 where n = (select min(n) from journal) returning (select min(n) from journal)`)[0][0]
+		row := hold(i.T, i.Target, `insert into journal values (-1)`)
+		i.ask()
+		i.waitBlocked(i.Target, `copy .*journal`)
+		i.kill(row.rollback)
+		pgtest.Exec(i.T, i.Source, `update journal set n = `+first+` where n = -1`)
 		i.start()
 		return 0
+	}},
+	{"a word is broken while the fence is raised", false, func(i *interruption) int {
+		i.clients.goOn(1)
+		i.prepare()
+		writer := i.raiseAround(1, `update journal set n = n where n = (select min(n) from journal)`)
+		writer.commit()
+		if err := i.asked.Wait(); i.asked.ProcessState.ExitCode() != 4 {
+			i.Errorf("the cutover ended with %v, want exit code 4", err)
+		}
+		i.waitPhase(migration.Following)
+		i.ask("--dry-run") // copies it again, outside of the fence
+		if err := i.asked.Wait(); err != nil {
+			i.Errorf("the rehearsal after it: %v", err)
+		}
+		i.kill()
+		i.start()
+		return 1
 	}},
 	{"the seal is under way", false, func(i *interruption) int {
 		i.prepare()
@@ -282,7 +298,7 @@ var moments = []struct {
 
 // raiseAround lets a prepared cutover close its fence around a transaction that has
 // written to held and is open.
-func (i *interruption) raiseAround(id int) *held {
+func (i *interruption) raiseAround(id int, more ...string) *held {
 	i.Helper()
 	writer := hold(i.T, i.Source, `lock table held in row exclusive mode`)
 	function := i.holdFunction()
@@ -290,6 +306,9 @@ func (i *interruption) raiseAround(id int) *held {
 	i.waitPhase(migration.Fenced)
 	i.waitBlocked(i.Source, `raise exception`)
 	writer.do(fmt.Sprintf(`insert into held values (%d)`, id))
+	for _, sql := range more {
+		writer.do(sql)
+	}
 	function.rollback()
 	i.clients.areRefused()
 	return writer

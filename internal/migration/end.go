@@ -168,6 +168,9 @@ func dropSource(ctx context.Context, source *link, name string) error {
 		if err := cutover.Drop(ctx, conn, name); err != nil {
 			return err
 		}
+		if err := cutover.Unwatch(ctx, conn, name); err != nil {
+			return err
+		}
 		for _, p := range []string{publicationName(name), insertPublicationName(name)} {
 			if err := decoder.DropPublication(ctx, conn, p); err != nil {
 				return err
@@ -290,7 +293,7 @@ func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) 
 		var remove strings.Builder
 		others := "false"
 		for _, t := range []struct{ table, column string }{
-			{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
+			{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"word", "migration"}, {"validation", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
 		} {
 			if !slices.Contains(there, t.table) {
 				continue

@@ -29,7 +29,11 @@ type following struct {
 	beatAt    time.Time     // when the last one was written
 	lag       time.Duration // trip of the last one that has come back
 	lagBytes  int64
-	heldUntil time.Time // a held applier is let go then; zero: it is not held
+	heldUntil time.Time // a held applier is let go then; zero: verify does not hold it
+	again     *copyingAgain
+
+	holding chan struct{} // full while somebody may hold the applier
+	turns   chan wordsTurn
 }
 
 // beat is a heartbeat: its number, and when it was written by this process's clock.
@@ -53,7 +57,7 @@ func (r *runner) following(ctx context.Context) error {
 		return err
 	}
 	defer r.stopFollowing(ctx, f)
-	return f.run(ctx, f.serve, func(ctx context.Context, stop context.CancelCauseFunc) {
+	return f.run(ctx, f.serve, f.keepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if r.c.Until == UntilCaughtUp || r.c.Auto {
 			f.onceCaughtUp(ctx, stop)
 		}
@@ -62,7 +66,7 @@ func (r *runner) following(ctx context.Context) error {
 
 // startFollowing makes the applier.
 func (r *runner) startFollowing(ctx context.Context, windows *applier.Windows) (*following, error) {
-	f := &following{r: r}
+	f := &following{r: r, holding: make(chan struct{}, 1), turns: make(chan wordsTurn)}
 	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
 	if err != nil {
 		return nil, err
@@ -199,6 +203,9 @@ func (f *following) fill(v *View) {
 	}
 	if !f.heldUntil.IsZero() {
 		v.Note = "held for verify"
+	}
+	if f.again != nil {
+		v.Note = fmt.Sprintf("copying %s again, as it was updated in spite of --insert-only: %d rows", f.again.table, f.again.Rows())
 	}
 }
 

@@ -165,7 +165,7 @@ func (r *runner) publish(ctx context.Context) error {
 		full := []pgx.Identifier{{"walferry", "heartbeat"}}
 		var inserts []pgx.Identifier
 		var states []tableState
-		var ordinary []catalog.Table
+		var ordinary, watched []catalog.Table
 		for i := range r.tables {
 			t := &r.tables[i]
 			state := tableState{OID: t.OID, Schema: t.Schema, Name: t.Name, Kind: string(t.Kind)}
@@ -175,10 +175,7 @@ func (r *runner) publish(ctx context.Context) error {
 				if insertOnly[t.OID] {
 					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name})
 					state.InsertOnly = true
-					err := conn.QueryRow(ctx, `select pg_stat_get_tuples_updated($1), pg_stat_get_tuples_deleted($1)`, t.OID).Scan(&state.Updated, &state.Deleted)
-					if err != nil {
-						return fmt.Errorf("read the counters of %s: %w", t, err)
-					}
+					watched = append(watched, *t)
 				} else {
 					full = append(full, pgx.Identifier{t.Schema, t.Name})
 				}
@@ -193,6 +190,11 @@ func (r *runner) publish(ctx context.Context) error {
 				return err
 			}
 			full = append(full, strings.SplitN(decoder.TruncationTable, ".", 2))
+		}
+		if r.c.Until != UntilCopied { // otherwise nothing is followed
+			if err := r.watchWords(ctx, conn, watched); err != nil {
+				return err
+			}
 		}
 		publications := map[string]decoder.PublicationIdentity{}
 		for _, p := range []struct {

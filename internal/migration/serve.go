@@ -109,15 +109,26 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 func (f *following) hold(ctx context.Context, lsn decoder.LSN) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, holdLimit)
 	defer cancel()
+	f.mu.Lock()
+	holds := !f.heldUntil.IsZero()
+	f.mu.Unlock()
+	if !holds {
+		select {
+		case f.holding <- struct{}{}:
+		case <-ctx.Done():
+			return "", fmt.Errorf("hold the applier: another one holds it: %w", context.Cause(ctx))
+		}
+	}
 	if lsn != 0 {
 		// Only something at or past lsn shows that nothing before it is still to come.
 		if _, err := f.writeBeat(ctx, "barrier"); err != nil {
+			f.letGo()
 			return "", err
 		}
 	}
 	applied, err := f.applier.Pause(ctx, lsn)
 	if err != nil {
-		f.applier.Resume()
+		f.letGo()
 		return "", fmt.Errorf("hold the applier: %w", err)
 	}
 	f.mu.Lock()
@@ -126,9 +137,21 @@ func (f *following) hold(ctx context.Context, lsn decoder.LSN) (string, error) {
 	return applied.String(), nil
 }
 
+// release lets go of an applier that is held for verify.
 func (f *following) release() {
+	f.mu.Lock()
+	holds := !f.heldUntil.IsZero()
+	f.mu.Unlock()
+	if holds {
+		f.letGo()
+	}
+}
+
+// letGo is for who has filled f.holding.
+func (f *following) letGo() {
 	f.applier.Resume()
 	f.mu.Lock()
 	f.heldUntil = time.Time{}
 	f.mu.Unlock()
+	<-f.holding
 }

@@ -31,7 +31,7 @@ type Status struct {
 	Cutover CutoverStatus `json:"cutover"`
 
 	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
-	// since; the cutover copies them again.
+	// since they were copied; they are copied again while following.
 	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
 
 	// Refused are objects of the source that the target does not take, and why.
@@ -128,7 +128,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		}
 	}
 	if err == nil {
-		err = st.readSource(ctx, c, source, r)
+		err = st.readSource(ctx, c, s, source, r)
 	}
 	if err != nil {
 		st.Source.Error = err.Error()
@@ -233,7 +233,7 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
 
 // readSource asks the source where it is, after the target was asked where it is, and for
 // what makes a lag of that.
-func (st *Status) readSource(ctx context.Context, c Config, conn *pgx.Conn, r *record) error {
+func (st *Status) readSource(ctx context.Context, c Config, s *store, conn *pgx.Conn, r *record) error {
 	var position string
 	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
 		return fmt.Errorf("ask the source: %w", err)
@@ -250,7 +250,7 @@ func (st *Status) readSource(ctx context.Context, c Config, conn *pgx.Conn, r *r
 			return fmt.Errorf("ask the source: %w", err)
 		}
 	}
-	run := &runner{c: c, rec: r, source: &link{conn: conn}}
+	run := &runner{c: c, rec: r, store: s, source: &link{conn: conn}}
 	broken, err := run.brokenWords(ctx)
 	for _, t := range broken {
 		st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Schema+"."+t.Name)

@@ -59,8 +59,6 @@ type tableState struct {
 	Name       string `json:"name"`
 	Kind       string `json:"kind"`
 	InsertOnly bool   `json:"insert_only,omitempty"`
-	Updated    int64  `json:"updated,omitempty"` // the source's counters when the slot was made
-	Deleted    int64  `json:"deleted,omitempty"`
 
 	// Columns are those that travel, as they were when the publication was made.
 	Columns []columnState `json:"columns,omitempty"`

@@ -26,7 +26,7 @@ type CutoverResult struct {
 	Sequences  int        `json:"sequences"`
 	Equal      *bool      `json:"equal,omitempty"` // both sides compared as of the cutover; nil: not asked for
 	sealed     bool       // there is no way back: the fence has no deadline any more
-	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all
+	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
 }
 
 // cutover runs the gates, then fence, drain, sequences, seal, finished. Until the
@@ -48,6 +48,11 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	step(fmt.Sprintf("lag %d ms", result.LagMS))
 	if o.DryRun && o.NoFence {
 		return result, nil
+	}
+	done := make(chan struct{})
+	defer close(done)
+	if err := f.settleWords(ctx, done, step); err != nil {
+		return result, err
 	}
 	fence := cutover.Fence{Name: f.r.c.Name, Tables: f.r.tables}
 	step("to un-fence by hand, on the source:\n" + cutover.UnfenceSQL(f.r.c.Name))
@@ -237,6 +242,9 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	if applied < parseLSN(position) {
 		return since, fmt.Errorf("drain: the barrier came back at %s, before the fence's position %s", applied, position)
 	}
+	if err := f.r.wordsHold(ctx); err != nil {
+		return since, err
+	}
 	drained := time.Now()
 	result.DrainedAt = &drained
 	step(fmt.Sprintf("drained in %d ms", drained.Sub(since).Milliseconds()))
@@ -252,7 +260,7 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 	if err := r.advance(ctx, Drained); err != nil {
 		return err
 	}
-	if result.Recopied, err = r.recopy(ctx, conn, step); err != nil {
+	if _, result.Recopied, err = r.words(ctx); err != nil {
 		return err
 	}
 	if result.Sequences, err = r.setSequences(ctx, conn); err != nil {
