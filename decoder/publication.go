@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -207,26 +209,74 @@ select p.pubname, r.oid, r.prrelid, n.nspname, c.relname,
 // PUBLICATION; empty means every kind of change. Version 10 does not know
 // truncate, which is left out there; see CreateTruncationTriggers.
 //
-// A slot must be created after the publication is committed: decoding looks the
-// publication up as of the change. Nothing here ever alters one.
+// Each table is locked (SHARE UPDATE EXCLUSIVE) for a moment, and only a few are at the same
+// time: no transaction of an application waits for one of them while another is waited for.
+// A table whose lock is not to be had is tried until ctx ends.
 //
-// The error is a *PublicationError with Exists when there is one of that name.
+// A slot must be created after the publication is committed: decoding looks the
+// publication up as of the change. Nothing alters one that was returned from here.
+//
+// The error is a *PublicationError with Exists when there is one of that name. After another
+// one there is none.
 func CreatePublication(ctx context.Context, conn *pgx.Conn, name string, tables []pgx.Identifier, publish string) (uint32, error) {
-	sql := createPublicationSQL(session.Major(conn.PgConn()), name, tables, publish)
-	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+	sql := createPublicationSQL(session.Major(conn.PgConn()), name, publish)
+	if err := online.Run(ctx, conn, "", sql); err != nil {
 		if sqlState(err) == "42710" {
 			return 0, &PublicationError{Name: name, Reason: "exists already", Exists: true}
 		}
 		return 0, fmt.Errorf("create publication %q: %w", name, err)
 	}
-	p, err := Publication(ctx, conn, name)
+	var err error
+	for chunk := range slices.Chunk(tables, publishedAtOnce) {
+		if err = addTables(ctx, conn, name, chunk); err != nil {
+			break
+		}
+	}
+	var p PublicationIdentity
+	if err == nil {
+		p, err = Publication(ctx, conn, name)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("create publication %q: %w", name, err)
+		err = fmt.Errorf("create publication %q: %w", name, err)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if left := DropPublication(clean, conn, name); left != nil && !conn.IsClosed() {
+			err = errors.Join(err, left)
+		}
+		return 0, err
 	}
 	return p.OID, nil
 }
 
-func createPublicationSQL(major int, name string, tables []pgx.Identifier, publish string) string {
+// publishedAtOnce is how many tables one transaction adds at most: as many as it can in a
+// part of the time for which it may hold their locks.
+const publishedAtOnce = 64
+
+// addTables adds tables in one transaction, or, where that does not get all locks in a
+// moment, each half of them by itself.
+func addTables(ctx context.Context, conn *pgx.Conn, publication string, tables []pgx.Identifier) error {
+	names := make([]string, len(tables))
+	for i, table := range tables {
+		names[i] = "only " + table.Sanitize()
+	}
+	sql := "alter publication " + catalog.Quote(publication) + " add table " + strings.Join(names, ", ")
+	if len(tables) == 1 {
+		if err := online.Run(ctx, conn, tables[0].Sanitize(), sql); err != nil {
+			return fmt.Errorf("add %s: %w", tables[0].Sanitize(), err)
+		}
+		return nil
+	}
+	err := online.TryMany(ctx, conn, sql)
+	if err == nil || ctx.Err() != nil || !online.Busy(err) {
+		return err
+	}
+	if err := addTables(ctx, conn, publication, tables[:len(tables)/2]); err != nil {
+		return err
+	}
+	return addTables(ctx, conn, publication, tables[len(tables)/2:])
+}
+
+func createPublicationSQL(major int, name, publish string) string {
 	if publish == "" {
 		publish = "insert,update,delete,truncate"
 	}
@@ -234,23 +284,14 @@ func createPublicationSQL(major int, name string, tables []pgx.Identifier, publi
 		kinds := slices.DeleteFunc(strings.Split(publish, ","), func(kind string) bool { return strings.TrimSpace(kind) == "truncate" })
 		publish = strings.Join(kinds, ",")
 	}
-	sql := "create publication " + catalog.Quote(name)
-	for i, table := range tables {
-		if i == 0 {
-			sql += " for table"
-		} else {
-			sql += ","
-		}
-		sql += " only " + table.Sanitize()
-	}
-	return sql + " with (publish = " + catalog.Literal(publish) + ")"
+	return "create publication " + catalog.Quote(name) + " with (publish = " + catalog.Literal(publish) + ")"
 }
 
 // DropPublication drops a publication; that there is none is fine. A slot that is
 // read with it is of no use afterwards, also when a publication of the same name
 // is created again.
 func DropPublication(ctx context.Context, conn *pgx.Conn, name string) error {
-	if _, err := conn.PgConn().Exec(ctx, "drop publication if exists "+catalog.Quote(name)).ReadAll(); err != nil {
+	if err := online.Exec(ctx, conn, "drop publication if exists "+catalog.Quote(name)); err != nil {
 		return fmt.Errorf("drop publication %q: %w", name, err)
 	}
 	return nil

@@ -2,15 +2,12 @@ package decoder
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -57,14 +54,14 @@ func CreateTruncationTriggers(ctx context.Context, conn *pgx.Conn, tables []pgx.
 	if major := session.Major(conn.PgConn()); major != 10 {
 		return fmt.Errorf("create triggers on truncate: PostgreSQL %d decodes it and needs none", major)
 	}
-	if err := catalog.Own(ctx, conn, "set local client_min_messages = warning;"+createTruncation); err != nil {
+	if err := online.Own(ctx, conn, createTruncation); err != nil {
 		return fmt.Errorf("create triggers on truncate: %w", err)
 	}
 	for _, table := range tables {
 		var there bool
 		err := conn.QueryRow(ctx, `select exists(select from pg_trigger where tgrelid = $1::text::regclass and tgname = 'walferry_truncation' and tgenabled = 'A')`, table.Sanitize()).Scan(&there)
 		if err == nil && !there {
-			err = withShortLocks(ctx, conn, fmt.Sprintf(createTruncationTrigger, table.Sanitize()))
+			err = online.Run(ctx, conn, table.Sanitize(), fmt.Sprintf(createTruncationTrigger, table.Sanitize()))
 		}
 		if err != nil {
 			return fmt.Errorf("create trigger on truncate of %s: %w", table.Sanitize(), err)
@@ -73,40 +70,28 @@ func CreateTruncationTriggers(ctx context.Context, conn *pgx.Conn, tables []pgx.
 	return nil
 }
 
-// withShortLocks runs SQL as one transaction that gives up and begins again rather
-// than wait for a lock as long as deadlock_timeout: applications that write wait
-// behind it, and none of them may become a deadlock's victim.
-func withShortLocks(ctx context.Context, conn *pgx.Conn, sql string) error {
-	for {
-		_, err := conn.PgConn().Exec(ctx, "set local client_min_messages = warning; set local lock_timeout = '200ms';"+sql).ReadAll()
-		var pg *pgconn.PgError
-		if err == nil || !errors.As(err, &pg) || pg.Code != "55P03" && pg.Code != "40P01" {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(100*time.Millisecond + rand.N(200*time.Millisecond)):
-		}
-	}
-}
-
 // DropTruncationTriggers removes what CreateTruncationTriggers made, except the
 // schema. That there is nothing is fine.
 func DropTruncationTriggers(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
-select format('drop trigger walferry_truncation on %I.%I', n.nspname, c.relname)
+select n.nspname::text, c.relname::text
   from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
  where t.tgname = 'walferry_truncation'`)
 	if err != nil {
 		return fmt.Errorf("drop triggers on truncate: %w", err)
 	}
-	drops, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
 	if err != nil {
 		return fmt.Errorf("drop triggers on truncate: %w", err)
 	}
-	for _, sql := range append(drops, `drop function if exists walferry.truncation()`, `drop table if exists walferry.truncation`) {
-		if err := withShortLocks(ctx, conn, sql); err != nil {
+	for _, t := range tables {
+		name := catalog.Name(t.Schema, t.Name)
+		if err := online.Run(ctx, conn, name, `drop trigger if exists walferry_truncation on `+name); err != nil {
+			return fmt.Errorf("drop the trigger on truncate of %s: %w", name, err)
+		}
+	}
+	for _, sql := range []string{`drop function if exists walferry.truncation()`, `drop table if exists walferry.truncation`} {
+		if err := online.Run(ctx, conn, "", sql); err != nil {
 			return fmt.Errorf("drop triggers on truncate: %s: %w", sql, err)
 		}
 	}

@@ -96,10 +96,20 @@ func Literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "'
 // NotOurs is the condition that a namespace n belongs to the application.
 const NotOurs = `n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'walferry')`
 
+// locked are the relations that somebody else has in ACCESS EXCLUSIVE mode, or waits for so.
+const locked = `
+select l.relation from pg_catalog.pg_locks l
+ where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.relation is not null and l.pid is distinct from pg_catalog.pg_backend_pid()
+   and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`
+
 // Tables lists the application's ordinary and partitioned tables by schema and
 // name. It reads the whole catalogue in five plain queries, however many tables there
 // are, and puts the answers together here: a server whose catalogue was not analyzed
 // yet plans nested loops for subqueries and joins, which take long for thousands of tables.
+//
+// A size is read under a lock, for which a table that somebody has, or wants, for himself
+// alone would let it wait: of such a one Bytes and Pages are what VACUUM has seen
+// last, and never 0.
 func Tables(ctx context.Context, q Querier) ([]Table, error) {
 	major, err := Major(ctx, q)
 	if err != nil {
@@ -114,8 +124,8 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
        c.relispartition, c.relrowsecurity, c.relforcerowsecurity, `+oids+`,
        pg_catalog.pg_get_userbyid(c.relowner)::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
        coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), false),
-       coalesce(pg_catalog.pg_relation_size(c.oid), 0),
-       coalesce(case when c.reltoastrelid <> 0 then pg_catalog.pg_relation_size(c.reltoastrelid) end, 0),
+       coalesce(case when c.oid in (`+locked+`) then greatest(c.relpages, 1)::int8 * pg_catalog.current_setting('block_size')::int8 else pg_catalog.pg_relation_size(c.oid) end, 0),
+       coalesce(case when c.reltoastrelid <> 0 and c.reltoastrelid not in (`+locked+`) and c.oid not in (`+locked+`) then pg_catalog.pg_relation_size(c.reltoastrelid) end, 0),
        pg_catalog.current_setting('block_size')::int8, c.reltuples::int8
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
  where c.relkind in ('r', 'p') and c.relpersistence <> 't' and `+NotOurs+`

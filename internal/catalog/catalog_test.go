@@ -1,7 +1,9 @@
 package catalog
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -96,5 +98,49 @@ func TestTables(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 		})
+	}
+}
+
+// Tables that somebody has for himself alone, or waits for, do not keep the others from being listed.
+func TestTables_Locked(t *testing.T) {
+	for _, major := range []int{10, 18} {
+		dsn := pgtest.Shared(t, major).Database(t)
+		pgtest.Exec(t, dsn, `create table filled (a text); alter table filled alter a set storage external; insert into filled values (repeat('x', 100000));
+create table emptied (a int); create table read (a int); create table other (a int); insert into other values (1)`)
+		connect := func() *pgx.Conn {
+			conn, err := pgx.Connect(t.Context(), dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close(context.Background()) })
+			return conn
+		}
+		run := func(conn *pgx.Conn, sql string) {
+			t.Helper()
+			if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		owner, reader, waiting, conn := connect(), connect(), connect(), connect()
+		run(owner, `begin; lock table filled in access exclusive mode; truncate emptied`)
+		run(reader, `begin; lock table read in access share mode`)
+		go waiting.Exec(context.Background(), `alter table read add b int`) //nolint:errcheck // it ends with the test
+		for waits := false; !waits; {
+			if err := conn.QueryRow(t.Context(), `select exists(select from pg_locks where relation = 'read'::regclass and not granted)`).Scan(&waits); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run(conn, `set lock_timeout = '1ms'`)
+		tables, err := Tables(t.Context(), conn)
+		if err != nil {
+			t.Errorf("%d: %v", major, err)
+		}
+		pages := map[string]int64{}
+		for i := range tables {
+			pages[tables[i].Name] = tables[i].Pages
+		}
+		if want := map[string]int64{"filled": 1, "emptied": 1, "read": 1, "other": 1}; !maps.Equal(pages, want) {
+			t.Errorf("%d: pages %v, want %v", major, pages, want)
+		}
 	}
 }

@@ -249,8 +249,12 @@ func TestRun_Dump(t *testing.T) {
 		},
 		{id: "fsync-off", on: "target", severity: Warn, noMend: true},
 		{
-			id: "source-subscribes", on: "source", severity: Warn, seen: "check_fed", noMend: true,
-			source: []string{`create subscription check_fed connection 'dbname=nowhere' publication p with (connect = false)`},
+			id: "source-subscribes", on: "source", severity: Warn, object: `"check_fed"`, seen: "public.fed", noMend: true, // a disabled one is told, too
+			source: []string{
+				`create table fed (a int primary key)`, `create subscription check_fed connection 'dbname=nowhere' publication p with (connect = false)`,
+				`insert into pg_subscription_rel (srsubid, srrelid, srsubstate) select oid, 'fed'::regclass, 'r' from pg_subscription where subname = 'check_fed'`,
+				`alter subscription check_fed enable`,
+			},
 		},
 		// It keeps slots from being made: it comes last.
 		{id: "prepared-transaction", on: "source", severity: Block, source: []string{`begin; create table prep (a int primary key); prepare transaction 'check ''it'`}},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 )
 
 // constraints checks what hangs on the source's tables.
@@ -86,24 +87,30 @@ select n.nspname::text, c.relname::text, x.kind, x.name::text, x.enabled::text
 	return err
 }
 
-// eventTriggers: walferry's own DDL fires those of the source, the restored schema those
-// of the target.
+// eventTriggers: walferry's own DDL fires those of the source that it may not leave out, the
+// restored schema those of the target.
 func (r *run) eventTriggers(ctx context.Context, s *server) error {
 	var findings []Finding
 	err := s.records(ctx, "event triggers", `
-select t.evtname::text, t.evtevent::text, t.evtfoid::regproc::text from pg_event_trigger t
+select t.evtname::text, t.evtevent::text, t.evtfoid::regproc::text, (`+online.Loud(s.Major, s.Superuser)+`)::text from pg_event_trigger t
  where t.evtenabled <> 'D' and not exists (select from pg_depend d
         where d.classid = 'pg_event_trigger'::regclass and d.objid = t.oid and d.deptype = 'e')
  order by 1`, func(row []string) {
+		name := catalog.Quote(row[0])
 		f := Finding{
-			ID: "event-trigger", Severity: Info, On: s.side, Object: catalog.Quote(row[0]),
+			ID: "event-trigger", Severity: Info, On: s.side, Object: name,
 			Seen: fmt.Sprintf("calls %s at %s", row[2], row[1]),
-			Do:   "it will fire for walferry's own statements: a schema, a publication, later the fence's triggers",
+			Do:   "walferry's own statements on the source do not fire it",
 		}
-		if s.side == "target" {
+		switch {
+		case s.side == "target":
 			f.Severity = Warn
 			f.Do = "it will fire for every object that walferry creates: disable it until the cutover"
-			f.SQL = []string{"alter event trigger " + catalog.Quote(row[0]) + " disable"}
+			f.SQL = []string{"alter event trigger " + name + " disable"}
+		case row[3] == "true":
+			f.Severity = Warn
+			f.Do = "it fires for walferry's own statements: a schema, a publication, the fence; where it writes to a migrated table or refuses, the cutover fails. Disable it until cleanup, as its owner"
+			f.SQL = []string{"alter event trigger " + name + " disable"}
 		}
 		findings = append(findings, f)
 	})

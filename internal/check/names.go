@@ -65,15 +65,8 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 			return err
 		}
 	}
-	subscriptions, err := s.texts(ctx, "subscriptions", `select coalesce(subname, '?')::text from pg_stat_subscription order by 1`)
-	if err != nil {
+	if err := r.subscriptions(ctx); err != nil {
 		return err
-	}
-	if len(subscriptions) > 0 {
-		r.add(Finding{
-			ID: "source-subscribes", Severity: Warn, On: "source", Seen: "the server is itself a subscriber: " + list(subscriptions),
-			Do: "what it receives is migrated like any change; before the cutover decide who feeds the target",
-		})
 	}
 	for _, s := range []*server{r.source, r.target} {
 		if err := r.helperSchema(ctx, s); err != nil {
@@ -143,6 +136,34 @@ select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.re
 
 // aside makes room for a schema walferry of our own.
 const aside = "alter schema walferry rename to walferry_other"
+
+// subscriptions of the source write there, to migrated tables too. An apply worker runs no
+// statement: it passes triggers for statements.
+func (r *run) subscriptions(ctx context.Context) error {
+	var oids []uint32
+	for i := range r.tables {
+		oids = append(oids, r.tables[i].OID)
+	}
+	list, _, err := catalog.Subscriptions(ctx, r.source.tx, oids)
+	if err != nil {
+		return err
+	}
+	for _, sub := range list {
+		f := Finding{
+			ID: "source-subscribes", Severity: Warn, On: "source", Object: catalog.Quote(sub.Name),
+			Seen: "a subscription of the source writes to tables that are migrated: " + strings.Join(sub.Tables, ", "),
+			Do:   "what it receives is migrated like any change. The cutover refuses while it is enabled: decide who feeds the target, and disable or drop it just before; its publisher keeps what comes then",
+			SQL:  []string{sub.StopSQL()},
+		}
+		if !sub.Enabled {
+			f.Severity, f.SQL = Info, nil
+			f.Seen = "a subscription of the source, which is disabled, writes to tables that are migrated: " + strings.Join(sub.Tables, ", ")
+			f.Do = "leave it so until the cutover, which refuses otherwise"
+		}
+		r.add(f)
+	}
+	return nil
+}
 
 // activity finds what the slot would wait for.
 func (r *run) activity(ctx context.Context) error {

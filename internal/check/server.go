@@ -101,6 +101,11 @@ func (s *server) read(ctx context.Context) error {
 	if s.tx, err = s.conn.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
+	// Nothing here needs a lock that others hold for long; where one is met all the same the
+	// error says so, and who is waited for is to be seen in pg_locks.
+	if _, err := s.tx.Exec(ctx, `set local lock_timeout = '30s'`); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
 	s.TLS = tlsState(s.conn)
 	cfg := s.conn.Config()
 	s.Address = session.Address(cfg)

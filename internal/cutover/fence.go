@@ -7,15 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 )
 
 // SQLState is the SQLSTATE of the error that a fenced table raises. Its class is
@@ -26,28 +25,57 @@ const SQLState = "WF001"
 // the migration's name: for the applier of a stream in the other direction.
 const PassSetting = "walferry.pass"
 
-const triggerName = "walferry_fence"
+// The names of the triggers: for statements, and for each row.
+const (
+	triggerName    = "walferry_fence"
+	rowTriggerName = "walferry_fence_row"
+)
 
 // Fence refuses INSERT, UPDATE, DELETE, TRUNCATE, COPY and MERGE on tables, by
-// statement-level triggers that are enabled ALWAYS.
+// statement-level triggers that are enabled ALWAYS, and what an apply worker writes, which
+// is no statement, by such triggers for each row.
 type Fence struct {
-	Name   string          // of the migration
-	Tables []catalog.Table // ordinary and partitioned ones
+	Name    string           // of the migration
+	Tables  []catalog.Table  // ordinary and partitioned ones
+	Parents []catalog.Parent // that are not migrated; statements on them reach rows of Tables
+	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
+}
+
+// oids are those of the tables that have a trigger for statements.
+func (f Fence) oids() []uint32 {
+	oids := make([]uint32, 0, len(f.Tables)+len(f.Parents))
+	for i := range f.Tables {
+		oids = append(oids, f.Tables[i].OID)
+	}
+	for _, p := range f.Parents {
+		oids = append(oids, p.OID)
+	}
+	return oids
 }
 
 // State is what stands on the source.
 type State struct {
-	Raised   bool      // there are triggers, and their function refuses
-	Sealed   bool      // it has refused everything since it was raised, and has no deadline
-	Deadline time.Time // the fence lets everything pass after it, by the source's clock
-	Triggers int       // tables that have one
+	Raised   bool            // there are triggers, and their function refuses
+	Sealed   bool            // it has refused everything since it was raised, and has no deadline
+	Deadline time.Time       // the fence lets everything pass after it, by the source's clock
+	Triggers int             // tables that have one for statements
+	on       map[uint32]bool // these tables
+}
+
+// Covers tells whether every table has its trigger.
+func (s State) Covers(tables []catalog.Table) bool {
+	return !slices.ContainsFunc(tables, func(t catalog.Table) bool { return !s.on[t.OID] })
 }
 
 func function(name string) string { return "walferry." + catalog.Quote("fence_"+name) }
 
+// pass lets a statement or a row through. A trigger for rows has to return the row: with
+// null it would not be written, and nobody be told.
+const pass = `if tg_level = 'ROW' then if tg_op = 'DELETE' then return old; end if; return new; end if; return null;`
+
 // openFunction lets everybody through.
 func openFunction(name string) string {
-	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as 'begin return null; end'", function(name))
+	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$ begin %s end $walferry$", function(name), pass)
 }
 
 // sealMark stands in the function of a sealed fence, in the place of a deadline.
@@ -64,23 +92,26 @@ func refuseFunction(name string, first int64, deadline string) string {
 	case sealMark:
 		open = "  " + sealMark + "\n"
 	default:
-		open = fmt.Sprintf("  if pg_catalog.clock_timestamp() >= timestamptz %s then return null; end if;\n", catalog.Literal(deadline))
+		open = fmt.Sprintf("  elsif pg_catalog.clock_timestamp() >= timestamptz %s then null;\n", catalog.Literal(deadline))
 	}
 	return fmt.Sprintf(`create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$
 begin
-  if pg_catalog.txid_current_if_assigned() < %d then return null; end if;
-  if pg_catalog.current_setting('%s', true) = %s then return null; end if;
-%s  raise exception 'walferry: %%.%% is fenced: this database is moving to another server', tg_table_schema, tg_table_name
+  if pg_catalog.txid_current_if_assigned() < %d then null;
+  elsif pg_catalog.current_setting('%s', true) = %s then null;
+%s  else raise exception 'walferry: %%.%% is fenced: this database is moving to another server', tg_table_schema, tg_table_name
     using errcode = '%s', hint = 'Connect to the new database and try again there.';
+  end if;
+  %s
 end
-$walferry$`, function(name), first, PassSetting, catalog.Literal(name), open, SQLState)
+$walferry$`, function(name), first, PassSetting, catalog.Literal(name), open, SQLState, pass)
 }
 
 // UnfenceSQL is what an operator can run with psql when walferry is gone. The
 // first statement lets every writer through and needs no lock of a table; the
-// second one leaves no trigger of the fence.
+// others leave no trigger of the fence, and can be run again where one does not get
+// its locks: nobody waits long behind them.
 func UnfenceSQL(name string) string {
-	return fmt.Sprintf("%s;\ndrop function %s() cascade;", openFunction(name), function(name))
+	return fmt.Sprintf("%s;\n-- and, when there is time for it:\nset lock_timeout = '200ms';\ndrop function %s() cascade;", openFunction(name), function(name))
 }
 
 // Prepare puts the triggers on the tables, open as yet: nobody is refused. Each
@@ -88,69 +119,103 @@ func UnfenceSQL(name string) string {
 // no deadlock can come of it; where it is not to be had in a fraction of a second
 // the writers behind it are let go first. It goes on until ctx ends.
 func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
-	if err := catalog.Own(ctx, conn, openFunction(f.Name)); err != nil {
+	if err := online.Own(ctx, conn, openFunction(f.Name)); err != nil {
 		return fmt.Errorf("create the fence's function: %w", err)
 	}
-	have, err := fenced(ctx, conn, f.Name)
+	have, haveRow, err := fenced(ctx, conn, f.Name)
 	if err != nil {
 		return err
 	}
 	for i := range f.Tables {
-		t := f.Tables[i].String()
-		if have[f.Tables[i].OID] {
-			continue
+		t := &f.Tables[i]
+		row := slices.Contains(f.Fed, t.OID)
+		err := f.put(ctx, conn, t.String(), t.String(), !have[t.OID], row && !haveRow[t.OID])
+		if err != nil {
+			return err
 		}
-		sql := fmt.Sprintf(`begin; set local statement_timeout = '%dms';
-create trigger %[2]s before insert or update or delete or truncate on %[3]s for each statement execute procedure %[4]s();
-alter table only %[3]s enable always trigger %[2]s; commit`, patience.Milliseconds(), triggerName, t, function(f.Name))
-		if err := persist(ctx, conn, sql); err != nil {
-			return fmt.Errorf("put the fence's trigger on %s: %w", t, err)
+	}
+	for _, p := range f.Parents {
+		lock := p.String()
+		if p.Kind == 'f' {
+			lock = "" // LOCK TABLE does not take a foreign table
+		}
+		if err := f.put(ctx, conn, p.String(), lock, !have[p.OID], false); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// patience is how long writers of a table may have to wait behind a lock of ours.
-const patience = 300 * time.Millisecond
-
-// persist runs SQL until it is not busy or ctx ends.
-func persist(ctx context.Context, conn *pgx.Conn, sql string) error {
-	for {
-		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
-		if err == nil {
-			return nil
-		}
-		if !conn.IsClosed() {
-			conn.Exec(context.WithoutCancel(ctx), `rollback`) //nolint:errcheck // the connection's next use tells
-		}
-		if ctx.Err() != nil || !busy(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(patience/4 + rand.N(patience/2)):
+// put makes the triggers that a table lacks.
+func (f Fence) put(ctx context.Context, conn *pgx.Conn, table, lock string, statement, row bool) error {
+	sql := ""
+	if statement {
+		sql += fmt.Sprintf(`create trigger %[1]s before insert or update or delete or truncate on %[2]s for each statement execute procedure %[3]s();
+alter table only %[2]s enable always trigger %[1]s;`, triggerName, table, function(f.Name))
+	}
+	if row {
+		sql += fmt.Sprintf(`create trigger %[1]s before insert or update or delete on %[2]s for each row execute procedure %[3]s();
+alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, function(f.Name))
+	}
+	if sql == "" {
+		return nil
+	}
+	err := online.Run(ctx, conn, lock, sql)
+	if err == nil {
+		return nil
+	}
+	if online.Busy(err) {
+		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if holders, _ := online.Holders(ask, conn, table); len(holders) > 0 {
+			return fmt.Errorf("put the fence's trigger on %s, which %s keeps from it: %w", table, online.List(holders), err)
 		}
 	}
+	return fmt.Errorf("put the fence's trigger on %s: %w", table, err)
 }
 
-// fenced returns the tables that have an enabled trigger of the fence.
-func fenced(ctx context.Context, q catalog.Querier, name string) (map[uint32]bool, error) {
+// fenced returns the tables that have an enabled trigger of the fence: for statements, and
+// for rows.
+func fenced(ctx context.Context, q catalog.Querier, name string) (statement, row map[uint32]bool, err error) {
 	rows, err := q.Query(ctx, `
-select t.tgrelid from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace n on n.oid = p.pronamespace
- where n.nspname = 'walferry' and p.proname = $1 and t.tgname = $2 and t.tgenabled = 'A'`, "fence_"+name, triggerName)
+select t.tgrelid, t.tgname = $3 from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace n on n.oid = p.pronamespace
+ where n.nspname = 'walferry' and p.proname = $1 and t.tgname in ($2, $3) and t.tgenabled = 'A'`, "fence_"+name, triggerName, rowTriggerName)
 	if err != nil {
-		return nil, fmt.Errorf("list the fence's triggers: %w", err)
+		return nil, nil, fmt.Errorf("list the fence's triggers: %w", err)
 	}
-	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	statement, row = map[uint32]bool{}, map[uint32]bool{}
+	var oid uint32
+	var each bool
+	_, err = pgx.ForEachRow(rows, []any{&oid, &each}, func() error {
+		if each {
+			row[oid] = true
+		} else {
+			statement[oid] = true
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list the fence's triggers: %w", err)
+		return nil, nil, fmt.Errorf("list the fence's triggers: %w", err)
 	}
-	have := make(map[uint32]bool, len(oids))
-	for _, oid := range oids {
-		have[oid] = true
+	return statement, row, nil
+}
+
+// complete tells whether every table has the triggers that Prepare has put up.
+func (f Fence) complete(ctx context.Context, q catalog.Querier) error {
+	have, haveRow, err := fenced(ctx, q, f.Name)
+	if err != nil {
+		return err
 	}
-	return have, nil
+	missing := 0
+	for _, oid := range f.oids() {
+		if !have[oid] || slices.Contains(f.Fed, oid) && !haveRow[oid] {
+			missing++
+		}
+	}
+	if missing > 0 {
+		return fmt.Errorf("%d of %d tables have not their trigger: somebody has dropped or disabled it", missing, len(f.Tables)+len(f.Parents))
+	}
+	return nil
 }
 
 // Raise closes the fence that Prepare has put up, and returns the position that every
@@ -167,16 +232,8 @@ select t.tgrelid from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_na
 //
 // On an error, also of ctx, the fence is closed or not: Drop it.
 func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (lsn string, since time.Time, err error) {
-	have, err := fenced(ctx, conn, f.Name)
-	if err != nil {
-		return "", since, err
-	}
-	oids := make([]uint32, len(f.Tables))
-	for i := range f.Tables {
-		oids[i] = f.Tables[i].OID
-		if !have[oids[i]] {
-			return "", since, fmt.Errorf("raise fence: table %s has no trigger of it", &f.Tables[i])
-		}
+	if err := f.complete(ctx, conn); err != nil {
+		return "", since, fmt.Errorf("raise fence: %w", err)
 	}
 	var deadline string
 	var first int64 // this transaction's id: those that have written have a lower one
@@ -186,10 +243,10 @@ func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (l
 	}
 	since = time.Now()
 	for _, lowest := range []int64{first, 0} {
-		if _, err := conn.Exec(ctx, refuseFunction(f.Name, lowest, deadline)); err != nil {
+		if err := online.Exec(ctx, conn, refuseFunction(f.Name, lowest, deadline)); err != nil {
 			return "", since, fmt.Errorf("raise fence: %w", err)
 		}
-		if err := waitForWriters(ctx, conn, oids); err != nil {
+		if err := waitForWriters(ctx, conn, f.oids()); err != nil {
 			return "", since, err
 		}
 	}
@@ -254,25 +311,6 @@ func waitForWriters(ctx context.Context, conn *pgx.Conn, oids []uint32) error {
 	return nil
 }
 
-// busy tells a statement that lost the race for its lock from one that cannot work.
-func busy(err error) bool {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return false
-	}
-	switch pgErr.Code {
-	case "57014", // query_canceled: our own statement_timeout
-		"55P03", // lock_not_available
-		"40P01": // deadlock_detected: with us as the victim
-		return true
-	case "XX000": // internal_error
-		// A session of a walferry that was killed replaces or drops the function too: the
-		// server goes on with a statement whose client has gone.
-		return strings.HasPrefix(pgErr.Message, "tuple concurrently ")
-	}
-	return false
-}
-
 // Seal takes the deadline away. It fails when the deadline has passed by then, as
 // writes may have gone through. With nil, the source has refused every write since
 // Raise and will until the fence is dropped.
@@ -281,8 +319,11 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	if !state.Raised || state.Triggers < len(f.Tables) {
-		return fmt.Errorf("seal fence: %d of %d tables have their trigger", state.Triggers, len(f.Tables))
+	if !state.Raised {
+		return errors.New("seal fence: it is not raised any more")
+	}
+	if err := f.complete(ctx, conn); err != nil {
+		return fmt.Errorf("seal fence: %w", err)
 	}
 	if state.Sealed {
 		return nil
@@ -291,7 +332,7 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	// the deadline, and nobody is left who would see that it was late. So a fence
 	// without a deadline proves nothing; the mark does, which comes after the look at
 	// the clock, when the fence cannot open any more.
-	if _, err := conn.Exec(ctx, refuseFunction(f.Name, 0, "")); err != nil {
+	if err := online.Exec(ctx, conn, refuseFunction(f.Name, 0, "")); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
 	}
 	var late bool
@@ -301,7 +342,7 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	if late {
 		return errors.New("seal fence: its deadline passed before it was sealed, so that writes may have gone through")
 	}
-	if _, err := conn.Exec(ctx, refuseFunction(f.Name, 0, sealMark)); err != nil {
+	if err := online.Exec(ctx, conn, refuseFunction(f.Name, 0, sealMark)); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
 	}
 	return nil
@@ -313,12 +354,14 @@ func Look(ctx context.Context, q catalog.Querier, name string) (State, error) {
 	var body string
 	err := q.QueryRow(ctx, `
 select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-                  where n.nspname = 'walferry' and p.proname = $1), ''),
-       (select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace n on n.oid = p.pronamespace
-         where n.nspname = 'walferry' and p.proname = $1 and t.tgenabled = 'A')`, "fence_"+name).Scan(&body, &s.Triggers)
+                  where n.nspname = 'walferry' and p.proname = $1), '')`, "fence_"+name).Scan(&body)
 	if err != nil {
 		return s, fmt.Errorf("read the fence's state: %w", err)
 	}
+	if s.on, _, err = fenced(ctx, q, name); err != nil {
+		return s, err
+	}
+	s.Triggers = len(s.on)
 	s.Raised = s.Triggers > 0 && strings.Contains(body, "raise exception")
 	if _, rest, ok := strings.Cut(body, "timestamptz '"); ok {
 		text, _, _ := strings.Cut(rest, "'")
@@ -330,35 +373,96 @@ select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p
 	return s, nil
 }
 
-// Drop opens the fence at once, then takes the triggers away, table by table as each
-// has a free moment. Nothing happens when there is none.
-func Drop(ctx context.Context, conn *pgx.Conn, name string) error {
-	rows, err := conn.Query(ctx, `
-select n.nspname::text, c.relname::text from pg_trigger t
-  join pg_proc p on p.oid = t.tgfoid join pg_namespace pn on pn.oid = p.pronamespace
-  join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
- where pn.nspname = 'walferry' and p.proname = $1 and t.tgname = $2`, "fence_"+name, triggerName)
+// Open lets everybody through at once: it takes no lock of a table. Nothing happens when
+// there is no fence.
+func Open(ctx context.Context, conn *pgx.Conn, name string) error {
+	triggers, err := triggers(ctx, conn, name)
 	if err != nil {
-		return fmt.Errorf("drop fence: %w", err)
+		return fmt.Errorf("open fence: %w", err)
 	}
-	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
-	if err != nil {
-		return fmt.Errorf("drop fence: %w", err)
+	if len(triggers) == 0 {
+		return nil
 	}
-	if len(tables) > 0 {
-		if err := persist(ctx, conn, openFunction(name)); err != nil {
-			return fmt.Errorf("open fence: %w", err)
-		}
-	}
-	for _, t := range tables {
-		table := catalog.Name(t.Schema, t.Name)
-		sql := fmt.Sprintf(`begin; set local statement_timeout = '%dms'; drop trigger if exists %s on %s; commit`, patience.Milliseconds(), triggerName, table)
-		if err := persist(ctx, conn, sql); err != nil {
-			return fmt.Errorf("drop the fence's trigger on %s: %w", table, err)
-		}
-	}
-	if err := persist(ctx, conn, fmt.Sprintf(`drop function if exists %s()`, function(name))); err != nil {
-		return fmt.Errorf("drop the fence's function: %w", err)
+	if err := online.Exec(ctx, conn, openFunction(name)); err != nil {
+		return fmt.Errorf("open fence: %w", err)
 	}
 	return nil
+}
+
+// trigger is one of the fence's.
+type trigger struct{ Schema, Table, Name, Kind string }
+
+func (t trigger) table() string { return catalog.Name(t.Schema, t.Table) }
+
+func triggers(ctx context.Context, q catalog.Querier, name string) ([]trigger, error) {
+	rows, err := q.Query(ctx, `
+select n.nspname::text, c.relname::text, t.tgname::text, c.relkind::text from pg_trigger t
+  join pg_proc p on p.oid = t.tgfoid join pg_namespace pn on pn.oid = p.pronamespace
+  join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+ where pn.nspname = 'walferry' and p.proname = $1 and t.tgname in ($2, $3)`, "fence_"+name, triggerName, rowTriggerName)
+	if err != nil {
+		return nil, fmt.Errorf("list the fence's triggers: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[trigger])
+	if err != nil {
+		return nil, fmt.Errorf("list the fence's triggers: %w", err)
+	}
+	return list, nil
+}
+
+// Left is a trigger of an open fence that could not be taken away yet.
+type Left struct {
+	Table string
+	Why   string // who has the table, or what refused
+}
+
+// Remove takes the triggers of an open fence away, and its function. Each needs its table
+// for a moment; it goes round those that are in use, with growing pauses, until ctx ends,
+// and returns what is left then. That does no harm: it lets everybody through.
+func Remove(ctx context.Context, conn *pgx.Conn, name string) ([]Left, error) {
+	clean, cancel := online.Lingering(ctx)
+	defer cancel()
+	todo, err := triggers(clean, conn, name)
+	if err != nil {
+		return nil, fmt.Errorf("drop fence: %w", err)
+	}
+	var refused []Left
+	for n := 0; len(todo) > 0; n++ {
+		var busy []trigger
+		for _, t := range todo {
+			table := t.table()
+			sql := fmt.Sprintf(`drop trigger if exists %s on %s`, catalog.Quote(t.Name), table)
+			if n >= 3 && t.Kind != "f" {
+				err = online.TryPastVacuum(clean, conn, table, sql)
+			} else {
+				err = online.Try(clean, conn, sql)
+			}
+			switch {
+			case err == nil:
+			case conn.IsClosed():
+				return nil, fmt.Errorf("drop the fence's trigger on %s: %w", table, err)
+			case online.Busy(err):
+				busy = append(busy, t)
+			default:
+				refused = append(refused, Left{table, err.Error()})
+			}
+		}
+		if todo = busy; len(todo) > 0 && online.Pause(ctx, n) != nil {
+			break
+		}
+	}
+	for _, t := range todo {
+		holders, err := online.Holders(clean, conn, t.table())
+		if err != nil {
+			return nil, err
+		}
+		refused = append(refused, Left{t.table(), online.List(holders)})
+	}
+	if len(refused) > 0 {
+		return refused, nil
+	}
+	if err := online.Run(clean, conn, "", fmt.Sprintf(`drop function if exists %s()`, function(name))); err != nil {
+		return nil, fmt.Errorf("drop the fence's function: %w", err)
+	}
+	return nil, nil
 }

@@ -36,6 +36,17 @@ func refused(t *testing.T, conn *pgx.Conn, sql string) bool {
 	return err != nil
 }
 
+// drop takes the fence x down.
+func drop(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	if err := Open(t.Context(), conn, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := Remove(t.Context(), conn, "x"); err != nil || len(left) > 0 {
+		t.Fatalf("left: %v, %v", left, err)
+	}
+}
+
 // A transaction that has written before goes on to its end, and the fence waits for
 // it; every kind of write that begins later is refused; the fence opens by itself at
 // its deadline, after which it cannot be sealed; nothing is left when it is dropped.
@@ -101,9 +112,7 @@ func TestFence(t *testing.T) {
 		}
 
 		// The same with a deadline that passes.
-		if err := Drop(t.Context(), conn, "x"); err != nil {
-			t.Fatal(err)
-		}
+		drop(t, conn)
 		if err := fence.Prepare(t.Context(), conn); err != nil {
 			t.Fatal(err)
 		}
@@ -119,9 +128,7 @@ func TestFence(t *testing.T) {
 		if err := fence.Seal(t.Context(), conn); err == nil {
 			t.Errorf("%d: sealed after its deadline", major)
 		}
-		if err := Drop(t.Context(), conn, "x"); err != nil {
-			t.Fatal(err)
-		}
+		drop(t, conn)
 		if got, want := pgtest.Query(t, dsn, `select (select count(*) from pg_trigger where tgname ~ 'walferry') + (select count(*) from pg_proc where proname ~ '^fence_')`)[0][0], "0"; got != want {
 			t.Errorf("%d: %s objects are left, want %s", major, got, want)
 		}
@@ -143,9 +150,7 @@ create trigger walferry_fence before insert on t for each row execute function f
 	if err == nil || !strings.Contains(err.Error(), `put the fence's trigger on "public"."t"`) || !strings.Contains(err.Error(), "already exists") {
 		t.Errorf("got %v", err)
 	}
-	if err := Drop(t.Context(), conn, "x"); err != nil {
-		t.Fatal(err)
-	}
+	drop(t, conn)
 	if got := pgtest.Query(t, dsn, `select tgfoid::regproc from pg_trigger where tgname = 'walferry_fence'`); len(got) != 1 || got[0][0] != "f" {
 		t.Errorf("the trigger is %v", got)
 	}
@@ -156,7 +161,10 @@ create trigger walferry_fence before insert on t for each row execute function f
 func TestSealInHandOfTheDead(t *testing.T) {
 	dsn, _ := pgtest.Pair(t, 15, 15)
 	pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key)`)
-	conn, app, other := connect(t, dsn), connect(t, dsn), connect(t, dsn)
+	// Through the proxy, which ends with the client: a client that only loses its connection
+	// would make another to cancel its statement.
+	proxy := pgtest.ProxyFor(t, dsn)
+	conn, app, other := connect(t, proxy.Through(dsn)), connect(t, dsn), connect(t, dsn)
 	tables, err := catalog.Tables(t.Context(), conn)
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +201,7 @@ func TestSealInHandOfTheDead(t *testing.T) {
 	go func() { sealed <- fence.Seal(context.Background(), conn) }()
 	until("the seal to be in the server's hand", backend(`wait_event_type = 'Lock'`))
 	until("the fence to open by itself", func() bool { return !refused(t, app, `insert into t select count(*) from t`) })
-	conn.PgConn().Conn().Close() // as a process that is killed
+	proxy.Close() // as a process that is killed
 	if err := <-sealed; err == nil {
 		t.Fatal("sealed, though the connection is gone")
 	}

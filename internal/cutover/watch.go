@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 )
 
 // Watch notes on the source that a row of a table was updated or deleted: a row-level
@@ -91,7 +92,7 @@ func (w Watch) Set(ctx context.Context, conn *pgx.Conn) error {
 	if !right {
 		sql := fmt.Sprintf(`create or replace function %s returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as %s;
 revoke all on function %[1]s from public`, function, catalog.Literal(watchBody(w.Name)))
-		if err := catalog.Own(ctx, conn, sql); err != nil {
+		if err := online.Own(ctx, conn, sql); err != nil {
 			return fmt.Errorf("create the function that notes updates: %w", err)
 		}
 	}
@@ -107,13 +108,12 @@ revoke all on function %[1]s from public`, function, catalog.Literal(watchBody(w
 		if err != nil {
 			return fmt.Errorf("look at the triggers of %s: %w", t, err)
 		}
-		sql := fmt.Sprintf(`begin; set local statement_timeout = '%dms';
-create sequence if not exists walferry.%s;
-%[6]s
-create trigger %[3]s after update or delete on %[4]s for each row execute procedure %[5]s;
-alter table only %[4]s enable always trigger %[3]s; commit`,
-			patience.Milliseconds(), catalog.Quote(fmt.Sprintf("%s_%d", watchName(w.Name), t.OID)), catalog.Quote(watchTrigger(w.Name)), t, function, drop)
-		if err := persist(ctx, conn, sql); err != nil {
+		sql := fmt.Sprintf(`create sequence if not exists walferry.%s;
+%[5]s
+create trigger %[2]s after update or delete on %[3]s for each row execute procedure %[4]s;
+alter table only %[3]s enable always trigger %[2]s`,
+			catalog.Quote(fmt.Sprintf("%s_%d", watchName(w.Name), t.OID)), catalog.Quote(watchTrigger(w.Name)), t, function, drop)
+		if err := online.Run(ctx, conn, t.String(), sql); err != nil {
 			return fmt.Errorf("put the trigger that notes updates on %s: %w", t, err)
 		}
 	}
@@ -137,8 +137,8 @@ select n.nspname::text, c.relname::text from pg_trigger t
 	}
 	for _, t := range tables {
 		table := catalog.Name(t.Schema, t.Name)
-		sql := fmt.Sprintf(`begin; set local statement_timeout = '%dms'; drop trigger if exists %s on %s; commit`, patience.Milliseconds(), catalog.Quote(watchTrigger(name)), table)
-		if err := persist(ctx, conn, sql); err != nil {
+		sql := fmt.Sprintf(`drop trigger if exists %s on %s`, catalog.Quote(watchTrigger(name)), table)
+		if err := online.Run(ctx, conn, table, sql); err != nil {
 			return fmt.Errorf("drop the trigger that notes updates of %s: %w", table, err)
 		}
 	}
@@ -155,7 +155,7 @@ select 'sequence ' || c.oid::regclass from pg_class c join pg_namespace n on n.o
 		return fmt.Errorf("look for what notes updates: %w", err)
 	}
 	for _, object := range objects {
-		if err := persist(ctx, conn, "drop "+object); err != nil {
+		if err := online.Run(ctx, conn, "", "drop "+object); err != nil {
 			return fmt.Errorf("drop %s: %w", object, err)
 		}
 	}

@@ -199,7 +199,7 @@ var moments = []struct {
 		i.die()
 		i.wait("the end of the lock", i.Target, `select not exists(select from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database()))`)
 		i.start()
-		i.waitBlocked(i.Source, `return null; end''$`)
+		i.waitBlocked(i.Source, `begin if tg_level = `)
 		row.rollback()
 		return 0
 	}},

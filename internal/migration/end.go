@@ -13,6 +13,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -86,10 +87,11 @@ func Abort(ctx context.Context, c Config) error {
 	if err := r.mayAbort(ctx); err != nil {
 		return err
 	}
-	if err := r.unfence(ctx); err != nil {
+	if err := r.dropSource(ctx); err != nil {
 		return err
 	}
-	if err := r.dropSource(ctx); err != nil {
+	err = r.store.exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, c.Name)
+	if err != nil {
 		return err
 	}
 	return r.store.setPhase(ctx, Aborted)
@@ -122,7 +124,7 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 		}
 	}
 	if r.rec, err = r.store.load(ctx); err == nil {
-		if r.source, err = openLink(ctx, c.Source, c.Name); err != nil && r.rec != nil && r.rec.Phase == Finished {
+		if r.source, err = linkSource(ctx, c); err != nil && r.rec != nil && r.rec.Phase == Finished {
 			err = &sourceGoneError{err}
 		}
 	}
@@ -162,10 +164,13 @@ func (r *runner) waitForLock(ctx context.Context, patience time.Duration) error 
 // the schema walferry when no other migration uses it.
 func dropSource(ctx context.Context, source *link, name string) error {
 	return source.do(ctx, func(conn *pgx.Conn) error {
+		if err := cutover.Open(ctx, conn, name); err != nil {
+			return err
+		}
 		if err := decoder.DropSlot(ctx, conn, slotName(name)); err != nil {
 			return err
 		}
-		if err := cutover.Drop(ctx, conn, name); err != nil {
+		if err := removeFence(ctx, conn, name); err != nil {
 			return err
 		}
 		if err := cutover.Unwatch(ctx, conn, name); err != nil {
@@ -200,10 +205,13 @@ func dropSource(ctx context.Context, source *link, name string) error {
 				return err
 			}
 		}
-		if _, err := conn.Exec(ctx, `drop schema walferry cascade`); err != nil {
-			return fmt.Errorf("drop schema walferry on the source: %w", err)
-		}
-		return nil
+		return within(ctx, time.Minute, func(ctx context.Context) error {
+			if err := online.Run(ctx, conn, "", `drop schema walferry cascade`); err != nil {
+				holders, _ := online.Holders(context.WithoutCancel(ctx), conn, "walferry.heartbeat")
+				return fmt.Errorf("drop schema walferry on the source, whose tables are in use (%s): %w", online.List(holders), err)
+			}
+			return nil
+		})
 	})
 }
 

@@ -31,6 +31,8 @@ type following struct {
 	lagBytes  int64
 	heldUntil time.Time // a held applier is let go then; zero: verify does not hold it
 	again     *copyingAgain
+	writtenAt decoder.LSN       // CommitLSN of the last transaction that changed a migrated table
+	written   *decoder.Relation // such a table; nil: none was changed
 
 	holding chan struct{} // full while somebody may hold the applier
 	turns   chan wordsTurn
@@ -48,7 +50,8 @@ func (r *runner) following(ctx context.Context) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	if err := errors.Join(r.holdTriggers(ctx), r.dropLateForeignKeys(ctx), r.unfence(ctx)); err != nil {
+	if err := errors.Join(r.holdTriggers(ctx), r.dropLateForeignKeys(ctx),
+		r.unfence(ctx, func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
 		return err
 	}
 	r.step("follow")
@@ -166,7 +169,7 @@ func (f *following) applyStream(ctx context.Context) error {
 	f.mu.Lock()
 	f.stream = stream
 	f.mu.Unlock()
-	return f.applier.Run(ctx, stream)
+	return f.applier.Run(ctx, &watched{stream, f})
 }
 
 // streamConfig is what the stream must be, from a position on.

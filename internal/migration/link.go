@@ -13,15 +13,19 @@ import (
 // link is a connection to one of the servers for short statements. Its methods may
 // be called by several goroutines; a lost connection is made again by the next call.
 type link struct {
-	dsn  string
-	name string // for application_name
+	dsn   string
+	name  string                                 // for application_name
+	ready func(context.Context, *pgx.Conn) error // what a new connection is made ready with; nil: nothing
 
 	mu   sync.Mutex
 	conn *pgx.Conn
 }
 
 func openLink(ctx context.Context, dsn, name string) (*link, error) {
-	l := &link{dsn: dsn, name: name}
+	return (&link{dsn: dsn, name: name}).open(ctx)
+}
+
+func (l *link) open(ctx context.Context) (*link, error) {
 	return l, l.do(ctx, func(*pgx.Conn) error { return nil })
 }
 
@@ -31,6 +35,11 @@ func (l *link) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	defer l.mu.Unlock()
 	if l.conn == nil || l.conn.IsClosed() {
 		conn, err := session.Open(ctx, session.Config{DSN: l.dsn, Application: l.name})
+		if err == nil && l.ready != nil {
+			if err = l.ready(ctx, conn); err != nil {
+				conn.Close(context.WithoutCancel(ctx))
+			}
+		}
 		if err != nil {
 			return err
 		}

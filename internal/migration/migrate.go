@@ -96,7 +96,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	}
 	defer target.close()
 	r.store = &store{link: target, name: c.Name}
-	if r.source, err = openLink(ctx, c.Source, c.Name); err != nil {
+	if r.source, err = linkSource(ctx, c); err != nil {
 		return Outcome{}, err
 	}
 	defer r.source.close()

@@ -13,6 +13,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/snapshot"
@@ -154,7 +155,7 @@ func (r *runner) publish(ctx context.Context) error {
 		}
 	}
 	return r.source.do(ctx, func(conn *pgx.Conn) error {
-		if err := catalog.Own(ctx, conn, heartbeatDDL); err != nil {
+		if err := online.Own(ctx, conn, heartbeatDDL); err != nil {
 			return fmt.Errorf("create walferry.heartbeat on the source: %w", err)
 		}
 		now, err := r.readCatalogs(ctx, conn)

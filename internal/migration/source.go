@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -36,6 +39,24 @@ func identify(ctx context.Context, c Config) (id identity, err error) {
 		return id, fmt.Errorf("identify source: timeline: %w", err)
 	}
 	return id, nil
+}
+
+// linkSource is a link to the source, for DDL too.
+func linkSource(ctx context.Context, c Config) (*link, error) {
+	return (&link{dsn: c.Source, name: c.Name, ready: online.Quiet}).open(ctx)
+}
+
+// openSource connects to the source for DDL.
+func openSource(ctx context.Context, c Config, what string) (*pgx.Conn, error) {
+	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " " + what})
+	if err != nil {
+		return nil, err
+	}
+	if err := online.Quiet(ctx, conn); err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return conn, nil
 }
 
 // proveSource tells whether c.Source is the source of a migration. Whatever asks, changes

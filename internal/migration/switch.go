@@ -9,24 +9,25 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/session"
 )
 
 // CutoverResult is what a cutover, or its rehearsal, measured.
 type CutoverResult struct {
-	DryRun     bool       `json:"dry_run,omitempty"`
-	FencedAt   *time.Time `json:"fenced_at"`
-	DrainedAt  *time.Time `json:"drained_at"`
-	FinishedAt *time.Time `json:"finished_at"` // nil for a dry run
-	PauseMS    int64      `json:"pause_ms"`    // from the first refused write until the target may be written to
-	LagMS      int64      `json:"lag_ms"`      // trip of the canary before the fence
-	Tables     int        `json:"tables"`
-	Sequences  int        `json:"sequences"`
-	Equal      *bool      `json:"equal,omitempty"` // both sides compared as of the cutover; nil: not asked for
-	sealed     bool       // there is no way back: the fence has no deadline any more
-	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
+	DryRun     bool        `json:"dry_run,omitempty"`
+	FencedAt   *time.Time  `json:"fenced_at"`
+	DrainedAt  *time.Time  `json:"drained_at"`
+	FinishedAt *time.Time  `json:"finished_at"` // nil for a dry run
+	PauseMS    int64       `json:"pause_ms"`    // from the first refused write until the target may be written to
+	LagMS      int64       `json:"lag_ms"`      // trip of the canary before the fence
+	Tables     int         `json:"tables"`
+	Sequences  int         `json:"sequences"`
+	Equal      *bool       `json:"equal,omitempty"` // both sides compared as of the cutover; nil: not asked for
+	sealed     bool        // there is no way back: the fence has no deadline any more
+	position   decoder.LSN // of the fence: every write is before it
+	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
 }
 
 // cutover runs the gates, then fence, drain, sequences, seal, finished. Until the
@@ -54,16 +55,16 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	if err := f.settleWords(ctx, done, step); err != nil {
 		return result, err
 	}
-	fence := cutover.Fence{Name: f.r.c.Name, Tables: f.r.tables}
 	step("to un-fence by hand, on the source:\n" + cutover.UnfenceSQL(f.r.c.Name))
-	conn, err := session.Open(ctx, session.Config{DSN: f.r.c.Source, Application: f.r.c.Name + " fence"})
+	conn, err := openSource(ctx, f.r.c, "fence")
 	if err != nil {
 		return result, err
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 
 	var since time.Time
-	if !o.DryRun {
+	fence, _, err := cutover.NewFence(ctx, conn, f.r.c.Name, f.r.tables)
+	if err == nil && !o.DryRun {
 		err = f.r.connectProver(ctx)
 	}
 	if err == nil {
@@ -115,21 +116,29 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 	// The caller's time may be over; un-fencing is not for it to stop. While the
 	// fence is up nothing comes that cascades could act on.
 	back := within(ctx, time.Minute, func(ctx context.Context) error {
-		return errors.Join(f.r.dropLateForeignKeys(ctx), f.r.unfence(ctx))
+		late := f.r.dropLateForeignKeys(ctx)
+		return errors.Join(late, f.r.unfence(ctx, func() {
+			if !since.IsZero() {
+				result.PauseMS = time.Since(since).Milliseconds()
+				step("un-fenced")
+			}
+		}, step))
 	})
-	if back != nil {
+	var closed *stillFencedError
+	if errors.As(back, &closed) {
 		step("UN-FENCING FAILED: run the SQL printed above on the source; unless it was being sealed, the fence also opens by itself at its deadline: " + back.Error())
-	} else if !since.IsZero() {
-		step("un-fenced")
 	}
 	if !o.DryRun {
 		back = errors.Join(back, within(ctx, time.Minute, func(ctx context.Context) error { return f.r.advance(ctx, Following) }))
 	}
-	result.PauseMS = time.Since(since).Milliseconds()
 	if err == nil {
 		return back
 	}
 	gate := &GateError{err.Error(), "mend it and ask again"}
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) && hint.Hint() != "" {
+		gate.Advice = hint.Hint()
+	}
 	var deadline *GateError
 	if ctx.Err() != nil && errors.As(context.Cause(ctx), &deadline) {
 		gate = &GateError{deadline.Problem + ": " + err.Error(), deadline.Advice}
@@ -158,7 +167,13 @@ func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Durat
 	if err != nil || lag > o.MaxLag {
 		return lag, &GateError{fmt.Sprintf("the target lags: a row written on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
 	}
-	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return noPrepared(ctx, conn) }); err != nil {
+	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+		if err := noPrepared(ctx, conn); err != nil {
+			return err
+		}
+		return r.writerGates(ctx, conn)
+	})
+	if err != nil {
 		return lag, err
 	}
 	return lag, r.targetGates(ctx, o.Without)
@@ -222,7 +237,7 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	if err != nil {
 		return since, err
 	}
-	result.FencedAt, result.Tables = &since, len(fence.Tables)
+	result.FencedAt, result.Tables, result.position = &since, len(fence.Tables), parseLSN(position)
 	step(fmt.Sprintf("fenced %d tables; the last position is %s", len(fence.Tables), position))
 	if !o.DryRun {
 		if err := f.r.store.exec(ctx, `update walferry.migration set fenced_at = $2 where name = $1`, f.r.c.Name, since); err != nil {
@@ -239,10 +254,10 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	if err != nil {
 		return since, fmt.Errorf("drain: read the progress: %w", err)
 	}
-	if applied < parseLSN(position) {
+	if applied < result.position {
 		return since, fmt.Errorf("drain: the barrier came back at %s, before the fence's position %s", applied, position)
 	}
-	if err := f.r.wordsHold(ctx); err != nil {
+	if err := errors.Join(f.passed(result.position), f.r.wordsHold(ctx)); err != nil {
 		return since, err
 	}
 	drained := time.Now()
@@ -273,7 +288,11 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 	if err := r.prover.open(ctx); err != nil {
 		return err
 	}
-	if err := r.lastGate(ctx, conn); err != nil {
+	// Last of all: what is a claim of the fence's until here is proved by the stream.
+	if _, err := f.canary(ctx, "barrier"); err != nil {
+		return fmt.Errorf("look whether anybody has passed the fence: %w", err)
+	}
+	if err := errors.Join(f.passed(result.position), fence.Unchanged(ctx, conn), r.lastGate(ctx, conn)); err != nil {
 		return err
 	}
 	return fence.Seal(ctx, conn)
@@ -311,24 +330,11 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 	return len(sequences), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
 }
 
-// unfence takes the fence down, and records that it is gone.
-func (r *runner) unfence(ctx context.Context) error {
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " un-fence"})
-	if err != nil {
-		return err
-	}
-	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
-	if err := cutover.Drop(ctx, conn, r.c.Name); err != nil {
-		return err
-	}
-	return r.store.exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, r.c.Name)
-}
-
 // afterInterruptedCutover decides for a run that finds the phase Fenced or Drained:
 // a sealed fence has refused every write since it was raised, so the rest of the
 // cutover is done; any other is taken down, and the migration follows on.
 func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " fence"})
+	conn, err := openSource(ctx, r.c, "fence")
 	if err != nil {
 		return "", err
 	}
@@ -337,7 +343,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	if err != nil {
 		return "", err
 	}
-	if r.phase() != Drained || !state.Sealed || state.Triggers < len(r.tables) {
+	if r.phase() != Drained || !state.Sealed || !state.Covers(r.tables) {
 		r.c.Logger.Warn("a cutover was interrupted before its end: un-fencing and following again")
 		return Following, nil // which takes down what stands
 	}

@@ -1,0 +1,98 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+)
+
+// writerGates: nobody can change rows of the tables whom the fence does not see.
+func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
+	fence, subscriptions, err := cutover.NewFence(ctx, conn, r.c.Name, r.tables)
+	if err != nil {
+		return err
+	}
+	var feeds, stop []string
+	for _, s := range subscriptions {
+		if s.Enabled {
+			feeds = append(feeds, fmt.Sprintf("%s (into %s)", catalog.Quote(s.Name), list(s.Tables)))
+			stop = append(stop, "`"+s.StopSQL()+"`")
+		}
+	}
+	if len(feeds) > 0 {
+		return &GateError{
+			"the source has subscriptions that write to migrated tables, and would do so after the cutover: " + list(feeds),
+			"on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's",
+		}
+	}
+	var above []string
+	for _, p := range fence.Parents {
+		if !p.OwnerLike {
+			above = append(above, fmt.Sprintf("%s (of %s)", p, p.Owner))
+		}
+	}
+	if len(above) > 0 {
+		return &GateError{
+			"a statement on a table that is not migrated would change rows of its children, which are, behind the fence: " + list(above),
+			"walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children",
+		}
+	}
+	return nil
+}
+
+// watched is the stream on its way to the applier. It remembers the last transaction that
+// changed a migrated table.
+type watched struct {
+	*decoder.Stream
+	f *following
+}
+
+// Next is the stream's.
+func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
+	tx, err := w.Stream.Next(ctx)
+	if err == nil {
+		if table := written(tx); table != nil {
+			w.f.mu.Lock()
+			w.f.writtenAt, w.f.written = tx.CommitLSN, table
+			w.f.mu.Unlock()
+		}
+	}
+	return tx, err
+}
+
+// written is a table that a transaction has changed, and that is not of ours.
+func written(tx *decoder.Tx) *decoder.Relation {
+	for i := range tx.Changes {
+		if c := &tx.Changes[i]; c.Op == decoder.Truncate {
+			if len(c.Truncated) > 0 {
+				return c.Truncated[0]
+			}
+		} else if c.Relation.Namespace != "walferry" {
+			return c.Relation
+		}
+	}
+	return nil
+}
+
+// passed tells whether somebody has passed the fence whose position is given: the stream has
+// every change of the tables that it publishes, whoever made it and by what way, and after
+// that position it must have none. A barrier that was written before has come through: what
+// committed before it is seen.
+func (f *following) passed(position decoder.LSN) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.written == nil || f.writtenAt < position {
+		return nil
+	}
+	return &GateError{
+		fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
+			catalog.Name(f.written.Namespace, f.written.Name), f.writtenAt, position),
+		"find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again",
+	}
+}

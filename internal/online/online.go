@@ -1,0 +1,277 @@
+// Package online runs statements that change the schema of a database which others are using:
+// nobody is made to wait behind one for longer than a moment, nobody becomes the victim of a
+// deadlock with one, and the event triggers of the database's owners are left out where that
+// is allowed.
+package online
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// brief bounds a wait for a lock to a fifth of a second and to half of the server's
+// deadlock_timeout: whoever waits for us for as long as that, and would be chosen as a
+// deadlock's victim, is let go before. It holds until the end of the transaction.
+const brief = `select pg_catalog.set_config('lock_timeout', ` + moment + `, true);`
+
+const moment = `greatest(10, least(200, 500 * extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval)))::int8::text`
+
+// long is time enough for the server to find out whom it waits for: an autovacuum is then
+// cancelled (ProcSleep in proc.c), which it is not for those who give up earlier.
+const long = `select pg_catalog.set_config('lock_timeout', (2000 * extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval))::int8::text, true);`
+
+// Try runs SQL, which takes the lock of one table at most, as one transaction. Busy tells of
+// its error whether another time may do.
+func Try(ctx context.Context, conn *pgx.Conn, sql string) error {
+	return exec(ctx, conn, brief+sql)
+}
+
+// TryMany is Try for the locks of several tables, of which it holds some while it waits for
+// others: all of it has a moment, not each wait.
+func TryMany(ctx context.Context, conn *pgx.Conn, sql string) error {
+	// Version 10 begins to count with the message, by the setting that there was.
+	err := exec(ctx, conn, `begin;`+brief+`select pg_catalog.set_config('statement_timeout', `+moment+`, true)`)
+	if err == nil {
+		err = exec(ctx, conn, sql+`;commit`)
+	}
+	if err != nil && !conn.IsClosed() {
+		conn.Exec(context.WithoutCancel(ctx), `rollback`) //nolint:errcheck // the connection's next use tells
+	}
+	return err
+}
+
+// TryPastVacuum is Try for a table, as SQL, that an autovacuum is at: it ends that. Waiting
+// for the weak lock that does so keeps no reader or writer waiting.
+func TryPastVacuum(ctx context.Context, conn *pgx.Conn, table, sql string) error {
+	return exec(ctx, conn, long+`lock table only `+table+` in share update exclusive mode;`+brief+sql)
+}
+
+// Run tries until it succeeds, fails for another reason than that something is busy, or ctx
+// ends. With a table, it does not stay behind an autovacuum of that.
+func Run(ctx context.Context, conn *pgx.Conn, table, sql string) error {
+	// An attempt that is under way when ctx ends comes to its own end, which is near; the
+	// connection stays, to ask who was in the way.
+	attempt, cancel := Lingering(ctx)
+	defer cancel()
+	internal := 0
+	for n := 0; ; n++ {
+		var err error
+		if table != "" && n >= 3 {
+			err = TryPastVacuum(attempt, conn, table, sql)
+		} else {
+			err = Try(attempt, conn, sql)
+		}
+		if state(err) == internalError {
+			internal++
+		}
+		if err == nil || !Busy(err) || internal > mostInternal || Pause(ctx, n) != nil {
+			return err
+		}
+	}
+}
+
+// Lingering is a context that ends some seconds after ctx has.
+func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	after, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-after.Done():
+		case <-time.After(5 * time.Second):
+			cancel()
+		}
+	})
+	return after, func() { stop(); cancel() }
+}
+
+// Exec runs SQL that takes no lock of a table, and waits for what else it needs.
+func Exec(ctx context.Context, conn *pgx.Conn, sql string) error {
+	for n := 0; ; n++ {
+		err := exec(ctx, conn, sql)
+		if err == nil || state(err) != internalError || n > mostInternal || Pause(ctx, n) != nil {
+			return err
+		}
+	}
+}
+
+// Own is catalog.Own for what needs no lock of a table that others use.
+func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
+	for n := 0; ; n++ {
+		err := explain(ctx, conn, catalog.Own(ctx, conn, sql))
+		if err == nil || state(err) != internalError || n > mostInternal || Pause(ctx, n) != nil {
+			return err
+		}
+	}
+}
+
+// Pause waits before attempt n+1: longer each time, up to about a second.
+func Pause(ctx context.Context, n int) error {
+	pause := min(50*time.Millisecond<<min(n, 10), time.Second)
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pause/2 + rand.N(pause)):
+		return nil
+	}
+}
+
+// Two sessions that replace or drop the same function at once: the second gets an internal
+// error ("tuple concurrently updated", in the server's language). The server goes on with a
+// statement whose client was killed, so that this happens. Its code stands for much else, so
+// that it is not tried for ever.
+const (
+	internalError = "XX000"
+	mostInternal  = 7
+)
+
+// Busy tells a statement that lost the race for its lock from one that cannot work.
+func Busy(err error) bool {
+	switch state(err) {
+	case "57014", // query_canceled: our own statement_timeout
+		"55P03", // lock_not_available
+		"40P01", // deadlock_detected, with us as the victim
+		internalError:
+		return true
+	}
+	return false
+}
+
+func state(err error) string {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return server.Code
+	}
+	return ""
+}
+
+// exec runs SQL by the simple protocol, so that several statements are one transaction.
+func exec(ctx context.Context, conn *pgx.Conn, sql string) error {
+	_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	return explain(ctx, conn, err)
+}
+
+// Quiet keeps event triggers from firing for what this session does, where the role may say
+// so: from 17 on all of them; before, with session_replication_role, those that are enabled
+// as usual. A session of ours writes to no table that has a trigger or a rule of somebody's.
+func Quiet(ctx context.Context, conn *pgx.Conn) error {
+	sql := `set session_replication_role = replica`
+	if session.Major(conn.PgConn()) >= 17 {
+		sql = `set event_triggers = off`
+	}
+	if _, err := conn.Exec(ctx, sql); err != nil && state(err) != "42501" {
+		return fmt.Errorf("leave out event triggers: %w", err)
+	}
+	return nil
+}
+
+// Loud is the condition on pg_event_trigger t under which it fires for what a session does
+// that has tried to be Quiet.
+func Loud(major int, superuser bool) string {
+	switch {
+	case superuser && major >= 17:
+		return `false`
+	case superuser:
+		return `t.evtenabled in ('A', 'R')`
+	case major >= 17:
+		return `t.evtenabled in ('O', 'A') and not pg_catalog.has_parameter_privilege('event_triggers', 'SET')`
+	case major >= 15:
+		return `t.evtenabled in ('A', case when pg_catalog.has_parameter_privilege('session_replication_role', 'SET') then 'R' else 'O' end)`
+	}
+	return `t.evtenabled in ('O', 'A')`
+}
+
+// EventTriggerError is a statement that failed because of an event trigger of the database.
+type EventTriggerError struct {
+	Name string // of the trigger
+	Err  error
+}
+
+func (e *EventTriggerError) Error() string {
+	return fmt.Sprintf("event trigger %s: %v", pgx.Identifier{e.Name}.Sanitize(), e.Err)
+}
+
+func (e *EventTriggerError) Unwrap() error { return e.Err }
+
+// Hint is what the operator can do.
+func (e *EventTriggerError) Hint() string {
+	name := pgx.Identifier{e.Name}.Sanitize()
+	return fmt.Sprintf("the database's own event trigger fires for walferry's statements: `alter event trigger %s disable` there, the same command again, and `alter event trigger %s enable` afterwards", name, name)
+}
+
+// explain names the event trigger in whose function a statement of ours has failed.
+func explain(ctx context.Context, conn *pgx.Conn, err error) error {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) || server.Where == "" || conn.IsClosed() {
+		return err
+	}
+	rows, listErr := conn.Query(ctx, `select evtname::text, evtfoid::pg_catalog.regprocedure::text from pg_catalog.pg_event_trigger where evtenabled <> 'D'`)
+	if listErr != nil {
+		return err
+	}
+	triggers, listErr := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Name, Function string }])
+	if listErr != nil {
+		return err
+	}
+	for _, t := range triggers {
+		if strings.Contains(server.Where, t.Function) {
+			return &EventTriggerError{t.Name, err}
+		}
+	}
+	return err
+}
+
+// Holder is a transaction that has a lock of a table.
+type Holder struct {
+	PID               int32 // 0: a prepared transaction
+	User, Application string
+	Seconds           float64 // that it has been open for; negative: we may not see it
+}
+
+func (h Holder) String() string {
+	if h.PID == 0 {
+		return "a prepared transaction"
+	}
+	text := fmt.Sprintf("pid %d (%s, %q", h.PID, h.User, h.Application)
+	if h.Seconds >= 0 {
+		text += fmt.Sprintf(", a transaction of %.0f s", h.Seconds)
+	}
+	return text + ")"
+}
+
+// Holders lists who has a lock of a table, the oldest first.
+func Holders(ctx context.Context, conn *pgx.Conn, table string) ([]Holder, error) {
+	rows, err := conn.Query(ctx, `
+select coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(max(a.application_name), ''),
+       coalesce(extract(epoch from clock_timestamp() - min(a.xact_start)), -1)::float8
+  from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+ where l.locktype = 'relation' and l.granted and l.relation = pg_catalog.to_regclass($1)
+   and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+   and l.pid is distinct from pg_catalog.pg_backend_pid()
+ group by 1 order by 4 desc`, table)
+	if err != nil {
+		return nil, fmt.Errorf("list who holds locks of %s: %w", table, err)
+	}
+	holders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Holder])
+	if err != nil {
+		return nil, fmt.Errorf("list who holds locks of %s: %w", table, err)
+	}
+	return holders, nil
+}
+
+// List joins holders for a sentence.
+func List(holders []Holder) string {
+	var text []string
+	for _, h := range holders {
+		text = append(text, h.String())
+	}
+	return strings.Join(text, ", ")
+}
