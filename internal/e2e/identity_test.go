@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -104,6 +105,10 @@ func TestIdentity_Mended(t *testing.T) {
 					ddl: `alter table b rename v to x; alter table b rename w to v; alter table b rename x to w`, names: `column "v" of the source was "w"`,
 					follow: `alter table b rename v to x; alter table b rename w to v; alter table b rename x to w`,
 				},
+				{
+					ddl: `alter table b drop column v; alter table b add column v text default 'new'`, names: `column "v" was dropped on the source and added again`,
+					follow: `alter table b drop column v; alter table b add column v text default 'new'`,
+				},
 				{ddl: `alter table ev detach partition ev_1`, names: `"public"."ev_1" is no part of another table on the source and part of "public"."ev" on the target`, follow: `alter table ev detach partition ev_1`},
 				{
 					ddl: `alter table ev attach partition ev_1 for values from ('2023-12-01') to ('2024-02-01')`, names: `"public"."ev_1" is part of "public"."ev" on the source`,
@@ -143,7 +148,7 @@ func TestIdentity_Mended(t *testing.T) {
 			if got, want := one[string](t, m.Target, `select string_agg(id || v || w, ' ' order by id) from a`), one[string](t, m.Source, `select string_agg(id || v || w, ' ' order by id) from a`); got != want {
 				t.Errorf("a is\n%s\nwant\n%s", got, want)
 			}
-			for _, of := range []string{`(select count(*) || ' ' || sum(id) from ev)`, `(select count(*) || ' ' || string_agg(v, ',' order by v) from base)`, `(select count(*) || ' ' || string_agg(w, ',' order by w) from b)`} {
+			for _, of := range []string{`(select count(*) || ' ' || sum(id) from ev)`, `(select count(*) || ' ' || string_agg(v, ',' order by v) from base)`, `(select count(*) || ' ' || string_agg(v || w, ',' order by w) from b)`} {
 				if got, want := one[string](t, m.Target, `select `+of), one[string](t, m.Source, `select `+of); got != want {
 					t.Errorf("%s is %s, want %s", of, got, want)
 				}
@@ -172,10 +177,10 @@ var gaps = []struct {
 	{"fewer kinds", "source", `alter publication {p} set (publish = 'insert')`, `publishes insert now`, [2]int{15, 18}},
 	{"fewer kinds for a moment", "source", `alter publication {p} set (publish = 'insert'); delete from a where id = 1; alter publication {p} set (publish = 'insert, update, delete, truncate')`, `was altered, and perhaps altered back`, [2]int{15, 18}},
 	{"a schema", "source", `alter publication {p} add tables in schema other`, `holds tables in schema other now`, [2]int{15, 18}},
-	{"column made again", "source", `alter table a drop column w; alter table a add column w text; create index a_w on a (w); create index a_lower on a (lower(v), w)`, `column "w" of the source is another one`, [2]int{15, 18}},
-	{"key made again on 10", "source", `alter table a drop column id; alter table a add column id serial primary key`, `column "id" of the source is another one`, [2]int{10, 15}},
+	{"column made again", "source", `alter table a drop column n; alter table a add column n int; create unique index a_n on a (n) where n > 0`, `column "n" of the source is another one`, [2]int{15, 18}},
+	{"column made again on 10", "source", `alter table b drop column n; alter table b add column n int`, `column "n" of the source is another one`, [2]int{10, 15}},
 	{"column made again on the target", "target", `alter table a drop column w; alter table a add column w text; create index a_w on a (w); create index a_lower on a (lower(v), w)`, `column "w" of the target is another one`, [2]int{15, 18}},
-	{"column made again on both", "both", `alter table b drop column w; alter table b add column w text`, `column "w" was dropped on both sides and added again`, [2]int{15, 18}},
+	{"column made again on both", "both", `alter table b drop column n; alter table b add column n int`, `column "n" was dropped on both sides and added again`, [2]int{15, 18}},
 	{"made again on the target", "target", `drop table b; create table b (id int primary key, v text, w text, n int)`, `"public"."b" was dropped on the target and made again`, [2]int{15, 18}},
 }
 
@@ -312,5 +317,70 @@ func TestIdentity_InsideTheFence(t *testing.T) {
 			sameRows(t, source, target)
 			m.cleanup()
 		})
+	}
+}
+
+// The user's own schema may differ from the beginning: no partitions, no children, other indexes. That is let be, and only what
+// the source alters is held against it.
+func TestIdentity_OwnSchema(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, followed)
+	pgtest.Exec(t, target, `
+create table a (n int, own text, id int primary key, v text, w text); create index a_w on a (v);
+create table b (w text, id int primary key, v text, n bigint);
+create table ev_1 (id int primary key, ts date); create table ev_2 (id int primary key, ts date);
+create table num (id int, v text, f float8) partition by list (v); create table num_1 (id int primary key, v text, f float8); create table num_2 (id int primary key, v text, f float8);
+create table ev (id int, ts date) partition by list (id); create table flag (b bool, n numeric) partition by range (n); create table flag_t (b bool, n numeric) partition by list (n); create table flag_t_1 (b bool, n numeric);
+create table base (id int primary key, v text); create table kid (id int primary key, v text); create table loose (id int primary key, v text) `)
+	m := newMoving(t, "own", source, target)
+	m.Schema, m.Exclude = "none", []string{"public.staging"}
+	m.Cut.MaxLag, m.Cut.Timeout = patience, patience
+	m.Heartbeat = 30 * time.Second
+	r := m.start()
+	r.waitFor(migration.Following)
+	m.passes("nothing")
+	for _, change := range []struct{ ddl, names, undo string }{
+		{`drop index a_w; create index a_w on a (w, v)`, "index public.a_w is", `drop index a_w; create index a_w on a (w)`},
+		{`alter table ev detach partition ev_1; alter table loose inherit base`, `"public"."loose" is part of "public"."base" on the source`, `alter table loose no inherit base; alter table ev attach partition ev_1 for values from ('2024-01-01') to ('2024-02-01')`},
+		{`alter table b rename v to x; alter table b rename w to v; alter table b rename x to w`, `column "v" of the source was "w"`, `alter table b rename v to x; alter table b rename w to v; alter table b rename x to w`},
+	} {
+		pgtest.Exec(t, source, change.ddl)
+		m.refuses(change.ddl, change.names)
+		pgtest.Exec(t, source, change.undo)
+		m.passes(change.undo)
+	}
+	m.cutover(r)
+	m.cleanup()
+}
+
+// A record that an older version has made has none of it: the migration goes on, and what that version
+// noticed is noticed.
+func TestIdentity_OldRecord(t *testing.T) {
+	t.Parallel()
+	m, r := followIdentity(t, "old", 15, 18)
+	r.cancel()
+	if _, err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, m.Target, `
+update walferry.migration set tables = (select jsonb_agg(t - array['oid', 'target_oid', 'place', 'indexes'] || jsonb_build_object('columns',
+         (select jsonb_agg(c - array['num', 'to']) from jsonb_array_elements(t -> 'columns') c))) from jsonb_array_elements(tables) t),
+       publications = (select jsonb_object_agg(key, value - array['Entries', 'Version', 'Beyond']) from jsonb_each(publications))`)
+	told := &strings.Builder{}
+	m.Logger = slog.New(slog.NewTextHandler(told, nil))
+	r = m.start()
+	r.waitFor(migration.Following)
+	m.passes("nothing")
+	pgtest.Exec(t, m.Source, `drop table loose`)
+	m.refuses("drop table loose", `"public"."loose" is gone from the source`)
+	pgtest.Exec(t, m.Source, `create table loose (id int primary key, v text)`)
+	r.cancel()
+	r.end() //nolint:errcheck // it was stopped
+	if !strings.Contains(told.String(), "begun by an older version") {
+		t.Errorf("nothing is said of the older version in:\n%s", told)
+	}
+	if err := migration.Abort(t.Context(), m.Config); err != nil {
+		t.Error(err)
 	}
 }

@@ -31,7 +31,7 @@ type changes struct {
 	replaced  []string // tables and columns that are others now: what was in them, or has come since, is not on both sides
 	published error    // a publication that was altered
 	renamed   []string // tables that have another name
-	swapped   []string // columns that have each other's names on one side
+	swapped   []string // columns that were renamed crosswise, or made again, on one side
 	places    []string // partitions and children that have another place, and neither side has lost a row
 	added     []string // tables that are not followed
 	marked    bool     // the record has changed
@@ -47,7 +47,7 @@ func (c *changes) end() error {
 	case len(c.renamed) > 0:
 		return &identityError{strings.Join(c.renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
 	case len(c.swapped) > 0:
-		return &identityError{strings.Join(c.swapped, "; "), "give the columns the same names on both sides, by renaming them on the source or on the target; the slot is kept, and the same command goes on"}
+		return &identityError{strings.Join(c.swapped, "; "), "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back; the slot is kept, and the same command goes on"}
 	}
 	return nil
 }

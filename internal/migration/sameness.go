@@ -113,9 +113,10 @@ func (r *runner) compareTables(now catalogs) (found changes) {
 // column that was dropped and added again has other rows under its old name, and two that were renamed
 // crosswise have each other's. Numbers stay with a column for its life, so a pair must remain a pair.
 //
-// A column that is gone from both sides is marked so in was: what comes later under its name on both is new.
-// Both sides having another column under a name proves nothing without having been
-// seen so in between: what was written to the source's new column has gone into the target's old one.
+// That a column was made again shows in the stream where one stands before it that stood after it: then nothing of the table
+// is applied until the target's was too. The last one looks as before, and what was written to the
+// source's new one has gone into the target's old one; that both are new afterwards proves nothing. One that is gone from both
+// sides is marked so in was: what comes later under its name is new.
 func compareColumns(was *tableState, s, t *catalog.Table) (replaced, swapped []string, marked bool) {
 	source, target := map[int16]*columnState{}, map[int16]*columnState{}
 	name := map[string]*columnState{}
@@ -145,9 +146,11 @@ func compareColumns(was *tableState, s, t *catalog.Table) (replaced, swapped []s
 		switch {
 		case from != nil && from == into:
 		case from == nil && into == nil:
-			if old != nil && !hasNumber(s, old.Number) {
+			if old != nil && !hasNumber(s, old.Number) && !shown(was, s, old.Number) {
 				replaced = append(replaced, label+"was dropped on both sides and added again")
 			}
+		case from == nil && shown(was, s, into.Number):
+			swapped = append(swapped, label+"was dropped on the source and added again")
 		case from == nil:
 			replaced = append(replaced, label+fmt.Sprintf("of the source is another one than it was (number %d, was %d), as when it is dropped and added again", c.Number, into.Number))
 		case into == nil:
@@ -157,6 +160,11 @@ func compareColumns(was *tableState, s, t *catalog.Table) (replaced, swapped []s
 		}
 	}
 	return replaced, swapped, marked
+}
+
+// shown tells whether the source still has a column that stood after another one.
+func shown(was *tableState, s *catalog.Table, number int16) bool {
+	return slices.ContainsFunc(was.Columns, func(c columnState) bool { return c.Number > number && hasNumber(s, c.Number) })
 }
 
 func hasNumber(t *catalog.Table, number int16) bool {
