@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -25,7 +26,7 @@ func selectionFlags() []cli.Flag {
 func checkCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that mends it; changes nothing",
-		Flags: append(selectionFlags(), jsonFlag()),
+		Flags: append(selectionFlags(), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"}, jsonFlag()),
 		Action: func(c *cli.Context) error {
 			s, err := load(ui, c)
 			if err != nil {
@@ -35,11 +36,17 @@ func checkCommand(ui *ui) *cli.Command {
 			if err != nil {
 				return err
 			}
+			side := c.String("sql")
+			if side != "" && side != "source" && side != "target" {
+				return &usageError{"--sql " + strconv.Quote(side) + " is neither source nor target", "it is the server that the SQL is run on: walferry check --sql source | psql ..."}
+			}
 			report, err := migration.Check(c.Context, config)
 			if err != nil {
 				return err
 			}
-			if c.Bool("json") {
+			if side != "" {
+				err = printSQL(ui.stdout, report, side)
+			} else if c.Bool("json") {
 				err = ui.result(report)
 			} else {
 				err = printReport(ui.stdout, report)
@@ -54,6 +61,29 @@ func checkCommand(ui *ui) *cli.Command {
 
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
+}
+
+// printSQL prints what psql can run on a side: each statement once, with what it is for.
+func printSQL(w io.Writer, r check.Report, side string) error {
+	var b strings.Builder
+	done := map[string]bool{}
+	for _, f := range r.Findings {
+		if f.On != side || len(f.SQL) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "-- %s %s: %s\n", strings.ToUpper(string(f.Severity)), strings.ReplaceAll(strings.TrimSpace(f.ID+" "+f.Object), "\n", " "), strings.ReplaceAll(f.Seen, "\n", " "))
+		for _, sql := range f.SQL {
+			sql = strings.TrimSuffix(strings.TrimSpace(sql), ";") + ";"
+			if !done[sql] {
+				b.WriteString(sql + "\n")
+				done[sql] = true
+			}
+		}
+	}
+	// A comment must stay one.
+	text := strings.ReplaceAll(clean(b.String()), "\r", " ")
+	_, err := io.WriteString(w, text)
+	return writeErr(err)
 }
 
 // printReport prints what was found, what blocks first.

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -91,4 +93,65 @@ func TestRun_ForcedRowSecurityOfTheTarget(t *testing.T) {
 	}}}
 	bring(t, source, target, situations)
 	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "forced_rls")}, source, target, situations)
+}
+
+// Who has sessions on the source and cannot log in to the target, and what the database and
+// roles set for their sessions, is named with the SQL. An extension that is not trusted is found
+// before a role without superuser tries to create it. No table is ever offered to be dropped.
+func TestRun_Logins(t *testing.T) {
+	source, target := pgtest.Pair(t, 15, 18)
+	here := strings.TrimPrefix(mustParse(t, source).Path, "/")
+	exec(t, source,
+		`create table t (id int primary key)`, `create role login_app login`, `create role login_owner login`, `create table o (id int primary key)`, `alter table o owner to login_owner`,
+		`alter database `+here+` set search_path = "$user", app, public`, `alter role login_app in database `+here+` set work_mem = '7MB'`, `alter role login_app set datestyle = 'SQL, DMY'`,
+		`create extension pg_stat_statements`)
+	exec(t, target, `create role plain_target login`, `grant create on schema public to plain_target`,
+		`grant create on database `+strings.TrimPrefix(mustParse(t, target).Path, "/")+` to plain_target`)
+	t.Cleanup(func() {
+		exec(background{t}, source, `alter table o owner to postgres`, `drop role login_owner`, `drop role login_app`)
+		exec(background{t}, target, `drop owned by plain_target`, `drop role plain_target`)
+	})
+	conn, err := pgconn.Connect(t.Context(), as(t, source, "login_app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	report := check(t, Config{SourceDSN: source, TargetDSN: as(t, target, "plain_target")})
+	for _, want := range []struct{ id, sql string }{
+		{"logins-missing", `create role "login_app" login`},
+		{"roles-missing", `create role "login_owner" login`},
+		{"settings-missing", `set "search_path" = "$user", app, public`},
+		{"settings-missing", `alter role "login_app" in database "` + strings.TrimPrefix(mustParse(t, target).Path, "/") + `" set "work_mem" = '7MB'`},
+		{"settings-missing", `alter role "login_app" set "DateStyle" = 'SQL, DMY'`},
+		{"extension-not-permitted", `create extension "pg_stat_statements"`},
+	} {
+		found := find(report, want.id, "target")
+		if len(found) != 1 || !strings.Contains(strings.Join(found[0].SQL, ";"), want.sql) {
+			t.Errorf("%s: got %+v, want SQL with %s", want.id, found, want.sql)
+		}
+	}
+	var sql []string
+	for _, f := range report.Findings {
+		if f.On == "target" && f.ID != "extension-not-permitted" {
+			sql = append(sql, f.SQL...)
+		}
+	}
+	exec(t, target, sql...)
+	t.Cleanup(func() { exec(background{t}, target, `drop role login_owner`, `drop role login_app`) })
+	report = check(t, Config{SourceDSN: source, TargetDSN: target})
+	for _, id := range []string{"logins-missing", "roles-missing", "settings-missing", "extension-not-permitted"} {
+		if found := find(report, id, "target"); len(found) > 0 {
+			t.Errorf("after its SQL: %+v", found)
+		}
+	}
+	exec(t, target, `create table t (id int primary key)`, `insert into t values (1)`)
+	for _, schema := range []string{"dump", "none"} {
+		for _, f := range check(t, Config{SourceDSN: source, TargetDSN: target, Schema: schema}).Findings {
+			for _, sql := range f.SQL {
+				if strings.Contains(sql, "drop table") || strings.Contains(sql, "truncate") {
+					t.Errorf("%s: %s offers %s", schema, f.ID, sql)
+				}
+			}
+		}
+	}
 }

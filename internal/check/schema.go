@@ -130,10 +130,13 @@ select extname::text, extversion from pg_extension where extname <> 'plpgsql' or
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	available, installed := map[string]string{}, map[string]string{}
+	available, installed, restricted := map[string]string{}, map[string]string{}, map[string]bool{}
 	err = r.target.records(ctx, "extensions", `
-select name::text, coalesce(default_version, ''), coalesce(installed_version, '') from pg_available_extensions where name = any($1::text[])`, func(row []string) {
-		available[row[0]], installed[row[0]] = row[1], row[2]
+select e.name::text, coalesce(e.default_version, ''), coalesce(e.installed_version, ''),
+       coalesce(bool_or(v.superuser and coalesce((to_jsonb(v) ->> 'trusted')::bool, false) is false), false)::text
+  from pg_available_extensions e left join pg_available_extension_versions v on v.name = e.name and v.version = e.default_version
+ where e.name = any($1::text[]) group by 1, 2, 3`, func(row []string) {
+		available[row[0]], installed[row[0]], restricted[row[0]] = row[1], row[2], row[3] == "true"
 	}, names)
 	if err != nil {
 		return err
@@ -152,6 +155,10 @@ select name::text, coalesce(default_version, ''), coalesce(installed_version, ''
 			if r.c.Schema == "none" {
 				f.Severity = Warn
 			}
+		case installed[name] == "" && r.c.Schema != "none" && restricted[name] && !r.target.Superuser && r.target.Platform == "":
+			f.ID, f.Severity = "extension-not-permitted", Block
+			f.Seen = "the extension is not trusted: only a superuser may create it"
+			f.Do, f.SQL = "have a superuser create it", []string{"create extension " + catalog.Quote(name)}
 		case installed[name] == "" && r.c.Schema == "none":
 			f.ID, f.Severity = "extension-not-created", Warn
 			f.Seen = fmt.Sprintf("the extension, %s on the source, is not in the database", versions[name])

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -184,6 +185,10 @@ func (r *run) roles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	canLogin, err := r.source.texts(ctx, "roles", `select rolname::text from pg_roles where rolcanlogin`)
+	if err != nil {
+		return err
+	}
 	var missing, create, closed, grant []string
 	for _, role := range named {
 		name := catalog.Quote(role.Name)
@@ -191,7 +196,11 @@ func (r *run) roles(ctx context.Context) error {
 		case strings.HasPrefix(role.Name, "rds"):
 		case !role.Exists:
 			missing = append(missing, name)
-			create = append(create, "create role "+name+" nologin")
+			if slices.Contains(canLogin, role.Name) {
+				create = append(create, "create role "+name+" login")
+			} else {
+				create = append(create, "create role "+name+" nologin")
+			}
 		case role.Owns > 0 && !role.CanOwn:
 			closed = append(closed, name)
 			grant = append(grant, fmt.Sprintf("grant %s to %s", name, catalog.Quote(r.target.User)))
@@ -253,13 +262,24 @@ func (r *run) targetTables(ctx context.Context) error {
 			r.add(Finding{
 				ID: "target-not-empty", Severity: Block, On: "target",
 				Seen: fmt.Sprintf("%d of the tables exist already: %s", len(there), list(there)),
-				Do:   "take an empty database; if the schema was brought on purpose, use --schema none; or drop them",
-				SQL:  []string{"drop table " + strings.Join(there, ", ") + " cascade"},
+				Do:   "are source and target the right way round? Otherwise take an empty database; if the schema was brought on purpose, use --schema none" + r.whose(ctx),
 			})
 		}
 		return nil
 	}
 	return r.broughtTables(ctx, byName)
+}
+
+// whose says which migrations have this target: the tables may be theirs.
+func (r *run) whose(ctx context.Context) string {
+	var names []string
+	err := r.target.try(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `select coalesce(array_agg(format('%s (phase %s)', name, phase) order by name), '{}') from walferry.migration`).Scan(&names)
+	}, nil)
+	if err != nil || len(names) == 0 {
+		return ""
+	}
+	return "; the target is that of the migrations " + list(names) + ": is it one of these that is meant (--name)?"
 }
 
 // broughtTables checks the tables of --schema none.
@@ -288,8 +308,7 @@ func (r *run) broughtTables(ctx context.Context, byName map[string]*catalog.Tabl
 	for _, name := range full {
 		findings = append(findings, Finding{
 			ID: "target-not-empty", Severity: Block, On: "target", Object: name,
-			Seen: "the table has rows", Do: "take an empty one, or empty it if nobody needs them",
-			SQL: []string{"truncate " + name + " cascade"},
+			Seen: "the table has rows", Do: "are source and target the right way round? Otherwise take empty tables" + r.whose(ctx),
 		})
 	}
 	r.addEach(findings)

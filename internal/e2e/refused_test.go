@@ -3,9 +3,12 @@ package e2e
 import (
 	"context"
 	"errors"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -186,5 +189,47 @@ create table t (id int primary key check (outer_f(id))); insert into t values (1
 			sameRows(t, source, target)
 			m.cleanup()
 		})
+	}
+}
+
+// Whoever has a session on the source must be able to log in to the target: a gate, which is
+// waived by name.
+func TestCutover_MissingLogin(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	role := "login_" + migrationName("gate")
+	pgtest.Exec(t, source, `create table t (id int primary key); create role `+role+` login`)
+	t.Cleanup(func() { execBackground(t, source, `drop role `+role) })
+	u, err := url.Parse(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.User(role)
+	conn, err := pgconn.Connect(t.Context(), u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) }) // before the role is dropped
+	m := newMoving(t, "login", source, target)
+	r := m.start()
+	r.waitFor(migration.Following)
+	if gate := m.gate(); !strings.Contains(gate.Problem, `"`+role+`"`) || !strings.Contains(gate.Advice, "--without role:"+role) {
+		t.Errorf("the gate says: %s; %s", gate.Problem, gate.Advice)
+	}
+	m.Cut.Without = []string{"role:" + role}
+	m.cutover(r)
+	m.cleanup()
+}
+
+func execBackground(t *testing.T, dsn, sql string) {
+	t.Helper()
+	conn, err := pgconn.Connect(context.Background(), dsn)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), sql).ReadAll(); err != nil {
+		t.Error(err)
 	}
 }

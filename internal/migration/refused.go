@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/schema"
 )
 
@@ -101,6 +102,13 @@ func (r *runner) missingGate(ctx context.Context, lost []schema.Loss, without []
 	for _, l := range lost {
 		add(l.Name(), l.String())
 	}
+	logins, err := r.missingLogins(ctx)
+	if err != nil {
+		return err
+	}
+	for _, role := range logins {
+		add("role:"+role, "role "+catalog.Quote(role)+", which has sessions on the source, cannot log in")
+	}
 	if len(names) == 0 {
 		return nil
 	}
@@ -108,6 +116,22 @@ func (r *runner) missingGate(ctx context.Context, lost []schema.Loss, without []
 		"the target lacks objects of the source: " + list(texts),
 		"create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without "),
 	}
+}
+
+// missingLogins are the roles that have sessions on the source and cannot log in to the target.
+func (r *runner) missingLogins(ctx context.Context) (missing []string, err error) {
+	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		missing, err = check.Logins(ctx, conn)
+		return err
+	})
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	err = r.store.do(ctx, func(conn *pgx.Conn) (err error) {
+		missing, err = check.MissingLogins(ctx, conn, missing)
+		return err
+	})
+	return missing, err
 }
 
 // quoted writes words for a shell.
