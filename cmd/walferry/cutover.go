@@ -37,14 +37,20 @@ func cutoverCommand(ui *ui) *cli.Command {
 				return &usageError{"--no-fence goes with --dry-run", "a cutover without a fence would lose what is written meanwhile"}
 			}
 			result, err := migration.Cutover(c.Context, config, ui.step)
+			if result == nil || err != nil && result.FinishedAt == nil {
+				return err
+			}
+			// It is done, also where err says that the comparison was not what it should be.
+			var told error
+			if c.Bool("json") {
+				told = ui.result(result)
+			} else {
+				_, told = fmt.Fprint(ui.stdout, clean(cutoverText(result)))
+			}
 			if err != nil {
 				return err
 			}
-			if c.Bool("json") {
-				return ui.result(result)
-			}
-			_, err = fmt.Fprint(ui.stdout, cutoverText(result))
-			return writeErr(err)
+			return writeErr(told)
 		},
 	}
 }
@@ -65,12 +71,19 @@ func cutoverText(r *migration.CutoverResult) string {
 	case r.DryRun:
 		return fmt.Sprintf("rehearsed: %d tables were fenced, drained and un-fenced again; writes were refused for %d ms\n", r.Tables, r.PauseMS)
 	}
-	text := fmt.Sprintf("cut over: writes were refused for %d ms; %d tables, %d sequences\n", r.PauseMS, r.Tables, r.Sequences)
+	done := "cut over"
+	if r.Already {
+		done = "the cutover is done already"
+		if r.FinishedAt != nil {
+			done += ", since " + r.FinishedAt.UTC().Format("2006-01-02 15:04:05 MST")
+		}
+	}
+	text := fmt.Sprintf("%s: writes were refused for %d ms; %d tables, %d sequences\n", done, r.PauseMS, r.Tables, r.Sequences)
 	for _, t := range r.Recopied {
 		text += fmt.Sprintf("copied again before the fence, as it had been updated in spite of --insert-only: %s\n", t)
 	}
-	if r.Equal != nil && *r.Equal {
-		text += "both sides were equal at that moment\n"
+	if r.Comparison != nil {
+		text += r.Words(countText) + "\n"
 	}
 	return text
 }

@@ -25,7 +25,7 @@ const (
 	exitUsage      = 2 // wrong usage or configuration
 	exitBlocked    = 3 // check found something that blocks
 	exitUnchanged  = 4 // a gate or deadline was not met, and everything is as before
-	exitDifference = 5 // verify found differences
+	exitDifference = 5 // a comparison found differences, also one as of a cutover that is done
 	exitStopped    = 6 // stopped by a signal before the end, where the same command resumes
 )
 

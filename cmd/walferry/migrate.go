@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -51,10 +52,11 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 	if p != nil {
 		p.stop()
 	}
-	if err != nil {
+	if err != nil && (outcome.Cutover == nil || outcome.Cutover.FinishedAt == nil) {
 		return err
 	}
-	return ui.finished(outcome, config)
+	// A cutover that is done is told of also where err says that the comparison was not what it should be.
+	return errors.Join(err, ui.finished(outcome, config))
 }
 
 // findings tells what the preflight of a migrate has found, but for what is merely good to know.
@@ -75,12 +77,17 @@ func (u *ui) findings(r check.Report) {
 	}
 }
 
+const finishedAlready = "this migration is finished already; walferry status shows it, walferry cleanup removes what is left of walferry\n"
+
 // finished prints how a migrate ended.
 func (u *ui) finished(o migration.Outcome, c migration.Config) error {
 	var b strings.Builder
 	switch {
 	case o.Stopped:
 		return &stoppedError{o.Phase}
+	case o.Cutover != nil && o.Cutover.Already:
+		b.WriteString(cutoverText(o.Cutover))
+		b.WriteString(finishedAlready)
 	case o.Cutover != nil:
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
 		b.WriteString(cutoverText(o.Cutover))
@@ -88,10 +95,10 @@ func (u *ui) finished(o migration.Outcome, c migration.Config) error {
 	case o.Phase == migration.Finished && c.Until == migration.UntilCopied:
 		fmt.Fprintf(&b, "copied %s rows; slot and publication are gone again\n", countText(o.Rows))
 	case o.Phase == migration.Finished:
-		b.WriteString("this migration is finished already; walferry status shows it, walferry cleanup removes what is left of walferry\n")
+		b.WriteString(finishedAlready)
 	case c.Until == migration.UntilCaughtUp:
 		fmt.Fprintf(&b, "caught up; the slot stays, and the same command without --until goes on\n")
 	}
-	_, err := u.stdout.Write([]byte(b.String()))
+	_, err := u.stdout.Write([]byte(clean(b.String())))
 	return writeErr(err)
 }

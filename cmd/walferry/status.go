@@ -179,5 +179,8 @@ func statusText(s migration.Status) string {
 	if s.Cutover.PauseMS != nil {
 		row("pause", "writes were refused for %d ms", *s.Cutover.PauseMS)
 	}
+	if s.Cutover.Comparison != nil {
+		row("compared", "%s", s.Cutover.Words(countText))
+	}
 	return b.String()
 }

@@ -11,11 +11,44 @@ import (
 	"github.com/walferry/walferry/internal/verify"
 )
 
-// differenceError says that verify found differences, or could not compare all.
+// differenceError says that verify found differences.
 type differenceError struct{ differ, uncompared int }
 
 func (e *differenceError) Error() string {
-	return fmt.Sprintf("%d tables differ, %d were not compared", e.differ, e.uncompared)
+	text := fmt.Sprintf("%d tables differ", e.differ)
+	if e.uncompared > 0 {
+		text += fmt.Sprintf(", %d were not compared", e.uncompared)
+	}
+	return text
+}
+
+// incompleteError says that nothing differs of what verify could compare, which is not all.
+type incompleteError struct{ uncompared int }
+
+func (e *incompleteError) Error() string {
+	return fmt.Sprintf("%d tables were not compared: whether they are equal is not known", e.uncompared)
+}
+
+// Hint is what the operator can do.
+func (e *incompleteError) Hint() string {
+	return "verify again, with --table for these alone; above all when nobody truncates or rewrites them"
+}
+
+// verdict is the error that a comparison means, if any.
+func verdict(v *migration.Verified) error {
+	switch {
+	case v.Differs():
+		found := &differenceError{uncompared: v.NotCompared}
+		for _, t := range v.Tables {
+			if !t.Equal && t.Error == "" {
+				found.differ++
+			}
+		}
+		return found
+	case v.NotCompared > 0:
+		return &incompleteError{v.NotCompared}
+	}
+	return nil
 }
 
 func verifyCommand(ui *ui) *cli.Command {
@@ -53,34 +86,22 @@ func verifyCommand(ui *ui) *cli.Command {
 			} else {
 				err = printVerified(ui.stdout, v)
 			}
-			if err == nil && !v.Equal {
-				found := &differenceError{uncompared: uncompared(v)}
-				for _, t := range v.Tables {
-					if !t.Equal && t.Error == "" {
-						found.differ++
-					}
-				}
-				err = found
+			if err == nil {
+				err = verdict(&v)
 			}
 			return err
 		},
 	}
 }
 
-// uncompared counts the tables that could not be compared.
-func uncompared(v migration.Verified) (n int) {
-	for _, t := range v.Tables {
-		if t.Error != "" {
-			n++
-		}
-	}
-	return n
-}
-
 func printVerified(w io.Writer, v migration.Verified) error {
 	var b strings.Builder
 	for _, t := range v.Tables {
 		if t.Equal {
+			continue
+		}
+		if t.Gone != "" {
+			fmt.Fprintf(&b, "%s.%s: %s\n", t.Schema, t.Name, t.Gone)
 			continue
 		}
 		if t.Error != "" {
@@ -115,17 +136,23 @@ func printVerified(w io.Writer, v migration.Verified) error {
 	case v.Position != "":
 		where = " at " + v.Position
 	}
-	if n := uncompared(v); n > 0 {
-		where += fmt.Sprintf("; %d more tables were not compared", n)
+	rest := ""
+	if v.NotCompared > 0 {
+		rest = fmt.Sprintf("; %d more tables were NOT compared", v.NotCompared)
 	}
-	compared := len(v.Tables) - uncompared(v)
-	if v.Equal {
-		fmt.Fprintf(&b, "%d tables, %s rows: equal%s\n", compared, countText(v.Rows), where)
-	} else {
-		fmt.Fprintf(&b, "%d tables, %s rows: NOT equal%s\n", compared, countText(v.Rows), where)
+	compared := fmt.Sprintf("%d tables, %s rows", v.Compared, countText(v.Rows))
+	switch {
+	case v.Differs():
+		fmt.Fprintf(&b, "%s: NOT equal%s%s\n", compared, where, rest)
 		if v.Caveat != "" {
 			fmt.Fprintf(&b, "note: %s\n", v.Caveat)
 		}
+	case v.Compared > 0:
+		fmt.Fprintf(&b, "%s: equal%s%s\n", compared, where, rest)
+	case v.NotCompared > 0:
+		fmt.Fprintf(&b, "NOTHING was compared%s: none of %d tables could be read as it was\n", where, v.NotCompared)
+	default:
+		b.WriteString("there is no table to compare\n")
 	}
 	_, err := io.WriteString(w, clean(b.String()))
 	return writeErr(err)

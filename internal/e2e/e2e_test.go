@@ -169,7 +169,7 @@ func (m *moving) verified() {
 	if err != nil {
 		m.t.Fatalf("verify: %v", err)
 	}
-	if !v.Equal {
+	if !v.AllEqual() {
 		m.t.Errorf("verify finds differences: %+v", v.Report)
 	}
 }

@@ -85,7 +85,7 @@ func killedWhileCopying(t *testing.T, seed uint64) {
 		applied, _ := asked.ask(`select applied >= '` + position + `' from walferry.progress where stream = '` + direct.Name + `'`)
 		return applied == "t", ""
 	})
-	if v, err := migration.Verify(t.Context(), direct, migration.VerifyOptions{}); err != nil || !v.Equal {
+	if v, err := migration.Verify(t.Context(), direct, migration.VerifyOptions{}); err != nil || !v.AllEqual() {
 		t.Errorf("verify: %+v, %v", v, err)
 	}
 	if err := w.Check(t.Context(), target); err != nil {

@@ -89,7 +89,7 @@ func moveShop(t *testing.T, from, to, size int, tps float64, transactions int64)
 	}
 	// As of the cutover: rows of the target that came later are not in it.
 	proof, err := migration.Verify(ctx, m.Config, migration.VerifyOptions{})
-	if err != nil || !proof.Equal || !proof.AsOfCutover {
+	if err != nil || !proof.AllEqual() || !proof.AsOfCutover {
 		t.Errorf("the comparison as of the cutover: %+v, %v", proof, err)
 	}
 	for _, compared := range proof.Tables {

@@ -19,6 +19,8 @@ import (
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
 // step as it is reported. *GateError: nothing was changed, or everything is as before.
+// *DifferenceError, *UnprovedError: it is done, and the result says what is known. One that
+// was done before is no error: it is what was asked for.
 func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
 	c, err := c.fill()
 	if err != nil {
@@ -35,8 +37,16 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 		return nil, err
 	}
 	if r != nil {
-		if r.Phase == Finished {
+		if r.Phase == Finished && c.Cut.DryRun {
 			return nil, &GateError{"the cutover is done already", "see `walferry status`"}
+		}
+		if r.Phase == Finished {
+			result, err := s.outcome(ctx, onStep)
+			if err != nil {
+				return nil, err
+			}
+			result.Already = true
+			return result, result.verdict()
 		}
 		if err := proveSource(ctx, c, r); err != nil {
 			return nil, err
@@ -45,6 +55,9 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	a, err := s.ask(ctx, "cutover", requestArgs{
 		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
 	}, onStep)
+	if err == nil && a.Cutover != nil {
+		err = a.Cutover.verdict()
+	}
 	return a.Cutover, err
 }
 

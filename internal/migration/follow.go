@@ -29,7 +29,8 @@ type following struct {
 	beatAt    time.Time     // when the last one was written
 	lag       time.Duration // trip of the last one that has come back
 	lagBytes  int64
-	heldUntil time.Time // a held applier is let go then; zero: verify does not hold it
+	held      *heldFor // nil: no verify holds the applier
+	cutting   bool     // a cutover is under way: no verify may hold the applier
 	again     *copyingAgain
 	writtenAt decoder.LSN       // CommitLSN of the last transaction that changed a migrated table
 	written   *decoder.Relation // such a table; nil: none was changed
@@ -99,10 +100,10 @@ func (r *runner) stopFollowing(ctx context.Context, f *following) {
 func (f *following) run(ctx context.Context, beside ...func(context.Context, context.CancelCauseFunc)) error {
 	run, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	helpers, end := context.WithCancel(context.WithoutCancel(ctx))
+	helpers, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	defer end()
+	defer end(errEnding)
 	wait.Go(func() { f.heartbeats(helpers) })
 	wait.Go(func() { f.guardLock(helpers, stop) })
 	for _, help := range beside {
@@ -204,8 +205,8 @@ func (f *following) fill(v *View) {
 	if f.stream != nil {
 		v.Received = f.stream.Received().String()
 	}
-	if !f.heldUntil.IsZero() {
-		v.Note = "held for verify"
+	if f.held != nil {
+		v.Note = "held for " + f.held.owner
 	}
 	if f.again != nil {
 		v.Note = fmt.Sprintf("copying %s again, as it was updated in spite of --insert-only: %d rows", f.again.table, f.again.Rows())

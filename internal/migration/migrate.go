@@ -42,7 +42,7 @@ func (e *CheckError) Hint() string {
 type Outcome struct {
 	Phase   Phase
 	Stopped bool           // by its context; the same command goes on
-	Cutover *CutoverResult // when it cut over in this run
+	Cutover *CutoverResult // when it cut over, in this run or one before; also beside a DifferenceError or UnprovedError
 
 	Rows         int64 // copied
 	Transactions int64 // followed
@@ -135,6 +135,11 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover}
 	r.count(clean, &outcome)
+	defer r.answerRest(clean)
+	if r.cutover != nil && r.cutover.FinishedAt != nil {
+		// Whatever has ended the run after that: the cutover is done, and this is what is known.
+		return outcome, r.cutover.verdict()
+	}
 	var retained *retainedError
 	switch {
 	case errors.As(err, &retained):
@@ -147,10 +152,6 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return outcome, nil
 	case errors.Is(err, errAborted):
 		return outcome, &RunError{"the migration was aborted", "`walferry cleanup` removes what is left of it"}
-	}
-	var differs *DifferenceError
-	if errors.As(err, &differs) {
-		return outcome, err // of a cutover that is done
 	}
 	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
@@ -197,7 +198,12 @@ func (r *runner) takeLock(ctx context.Context) error {
 func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
-		return Outcome{Phase: Finished}, true, nil
+		result, err := r.store.cutoverResult(ctx)
+		if err != nil || result == nil {
+			return Outcome{Phase: Finished}, true, err
+		}
+		result.Already = true
+		return Outcome{Phase: Finished, Cutover: result}, true, result.verdict()
 	case Aborted:
 		return Outcome{}, true, &GateError{
 			fmt.Sprintf("migration %q was aborted: the target's data are unfit", r.c.Name),
@@ -225,6 +231,9 @@ func (r *runner) begin(ctx context.Context) error {
 		// What an earlier run has copied and received stays what status shows.
 		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
 		r.mu.Unlock()
+		if err := r.store.upgrade(ctx); err != nil {
+			return err
+		}
 		if err := r.store.setError(ctx, ""); err != nil { // of an earlier run: this one is at work
 			return err
 		}
@@ -242,7 +251,7 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
-		if err := catalog.Own(ctx, conn, ddl+heartbeatDDL); err != nil {
+		if err := catalog.Own(ctx, conn, ddl+upgradeDDL+";"+heartbeatDDL); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, `

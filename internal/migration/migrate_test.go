@@ -91,7 +91,7 @@ create view v as select * from orders;
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !v.Equal || v.Position == "" {
+	if !v.AllEqual() || v.Position == "" {
 		t.Errorf("verify: %+v", v)
 	}
 	var steps []string
@@ -120,7 +120,7 @@ create view v as select * from orders;
 	if got, want := query[int32](t, target, `insert into orders (customer_id) values (1) returning id`), query[int32](t, source, `select last_value::int + 1 from orders_id_seq`); got != want {
 		t.Errorf("the target's next id is %d, want %d", got, want)
 	}
-	if proof, err := Verify(context.Background(), c, VerifyOptions{}); err != nil || !proof.Equal || !proof.AsOfCutover {
+	if proof, err := Verify(context.Background(), c, VerifyOptions{}); err != nil || !proof.AllEqual() || !proof.AsOfCutover {
 		t.Errorf("the proof of the cutover: %+v, %v", proof, err)
 	}
 	left, err := Cleanup(context.Background(), c)

@@ -196,7 +196,8 @@ func (r *runner) enableHeld(ctx context.Context) error {
 
 // afterOpen does what may take its time: the target is in use. What fails here
 // takes nothing of the cutover back.
-func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) error {
+func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) {
+	r.prover.compareSmall(ctx)
 	if r.c.Schema != "none" {
 		n, err := r.refreshViews(ctx)
 		if n > 0 {
@@ -206,10 +207,9 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 			step("materialized views that are as they were after the copy; refresh them by hand: " + err.Error())
 		}
 	}
-	if r.prover == nil {
-		return nil
+	if r.prover != nil {
+		r.prove(ctx, result, step)
 	}
-	return r.prove(ctx, result, step)
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {

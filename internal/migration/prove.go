@@ -3,10 +3,10 @@ package migration
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/verify"
@@ -19,7 +19,8 @@ import (
 // they have been read, before all others.
 type prover struct {
 	small, rest *verify.Verifier // nil: there are none
-	locked      []catalog.Table  // of small
+	report      verify.Report    // what has been compared so far
+	err         error            // why that came to no end
 }
 
 // What is small: locking and reading all of these must take a moment only.
@@ -34,23 +35,28 @@ func (r *runner) connectProver(ctx context.Context) error {
 	if !r.c.Prove {
 		return nil
 	}
-	tables := slices.SortedStableFunc(slices.Values(r.ordinary()), func(a, b catalog.Table) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	tables, err := r.migrated(ctx) // those that are gone, too: that is a difference
+	if err != nil {
+		return err
+	}
+	tables = slices.DeleteFunc(tables, func(t catalog.Table) bool { return t.Kind == 'p' })
+	slices.SortStableFunc(tables, func(a, b catalog.Table) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	n := 0
 	for n < len(tables) && n < smallTables && tables[n].Bytes <= smallBytes {
 		n++
 	}
-	p := &prover{locked: tables[:n]}
+	p := &prover{report: verify.Report{Tables: []verify.TableReport{}}}
 	r.prover = p
 	for _, part := range []struct {
-		to     **verify.Verifier
-		tables []catalog.Table
-		lock   bool
-	}{{&p.small, tables[:n], true}, {&p.rest, tables[n:], false}} {
+		to      **verify.Verifier
+		tables  []catalog.Table
+		lockFor time.Duration
+	}{{&p.small, tables[:n], lockedFor}, {&p.rest, tables[n:], 0}} {
 		if len(part.tables) == 0 {
 			continue
 		}
 		v, err := verify.New(verify.Config{
-			Source: r.c.Source, Target: r.c.Target, Tables: part.tables, Jobs: min(r.c.Jobs, len(part.tables)), Lock: part.lock, Logger: r.c.Logger,
+			Source: r.c.Source, Target: r.c.Target, Tables: part.tables, Jobs: min(r.c.Jobs, len(part.tables)), LockFor: part.lockFor, Logger: r.c.Logger,
 		})
 		if err != nil {
 			return err
@@ -91,77 +97,67 @@ func (p *prover) close() {
 	}
 }
 
-// compare reads the small tables, lets their locks go, and reads the others.
-func (p *prover) compare(ctx context.Context) (verify.Report, error) {
-	report := verify.Report{Equal: true, Tables: []verify.TableReport{}}
-	if p.small != nil {
-		brief, cancel := context.WithTimeout(ctx, lockedFor)
-		small, err := p.small.Compare(brief)
-		cancel()
-		p.small.Close()
-		if err != nil && (ctx.Err() != nil || brief.Err() == nil) {
-			return report, err
-		}
-		if err != nil {
-			for i := range p.locked {
-				small.Tables = append(small.Tables, verify.TableReport{
-					Schema: p.locked[i].Schema, Name: p.locked[i].Name, Rewritten: true,
-					Error: fmt.Sprintf("not read within %s, which is how long it may be locked", lockedFor),
-				})
-			}
-		}
-		report.Tables, report.Rows = append(report.Tables, small.Tables...), small.Rows
+// compareSmall reads the small tables: as early as it can, since whoever truncates one waits.
+func (p *prover) compareSmall(ctx context.Context) {
+	if p != nil && p.small != nil {
+		p.compare(ctx, p.small)
 	}
-	if p.rest != nil {
-		rest, err := p.rest.Compare(ctx)
-		if err != nil {
-			return report, err
-		}
-		report.Tables, report.Rows = append(report.Tables, rest.Tables...), report.Rows+rest.Rows
-	}
-	slices.SortFunc(report.Tables, func(a, b verify.TableReport) int {
-		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name))
-	})
-	return report, nil
 }
 
-// prove compares and keeps the result for verify.
-func (r *runner) prove(ctx context.Context, result *CutoverResult, step func(string)) error {
+// compare adds what a comparison finds, and ends it.
+func (p *prover) compare(ctx context.Context, v *verify.Verifier) {
+	report, err := v.Compare(ctx)
+	v.Close()
+	p.report.Tables = append(p.report.Tables, report.Tables...)
+	p.err = errors.Join(p.err, err)
+}
+
+// compareAll reads the others, and says what is known of all.
+func (p *prover) compareAll(ctx context.Context) (verify.Report, error) {
+	if p.rest != nil && p.err == nil {
+		p.compare(ctx, p.rest)
+	}
+	slices.SortFunc(p.report.Tables, func(a, b verify.TableReport) int {
+		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name))
+	})
+	p.report.Conclude()
+	return p.report, p.err
+}
+
+// prove compares and keeps the result, for verify and for whoever asks for a cutover again.
+func (r *runner) prove(ctx context.Context, result *CutoverResult, step func(string)) {
 	defer r.prover.close()
 	step("comparing both sides as of the cutover")
-	report, err := r.prover.compare(ctx)
-	if err != nil {
-		return fmt.Errorf("compare both sides as of the cutover: %w", err)
-	}
+	report, err := r.prover.compareAll(ctx)
+	proof := &Verified{Report: report, AsOfCutover: true}
 	// A table that the application has truncated or rewritten since the target opened
 	// cannot be read as it was any more. That is no difference, and it is told.
-	proof := Verified{Report: report, AsOfCutover: true}
-	proof.Equal = true
-	var uncompared []string
-	for _, t := range report.Tables {
-		if t.Rewritten {
-			uncompared = append(uncompared, catalog.Name(t.Schema, t.Name))
-		} else if !t.Equal {
-			proof.Equal = false
+	var rewritten, failed []string
+	for i := range report.Tables {
+		t := &report.Tables[i]
+		switch name := catalog.Name(t.Schema, t.Name); {
+		case t.Rewritten:
+			rewritten = append(rewritten, name)
+		case t.Error != "":
+			failed = append(failed, name+" ("+t.Error+")")
 		}
 	}
-	if len(uncompared) > 0 {
-		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + list(uncompared)
+	if len(rewritten) > 0 {
+		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + list(rewritten)
 		step(proof.Caveat)
 	}
-	text, err := json.Marshal(proof)
+	if len(failed) > 0 {
+		step("not compared: " + list(failed))
+	}
+	result.Comparison = comparison(report)
 	if err != nil {
-		return err
+		result.Comparison.Equal, result.Comparison.Error, proof = nil, err.Error(), nil
 	}
-	if err := r.store.exec(ctx, `update walferry.migration set proof = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
-		return fmt.Errorf("keep the comparison: %w", err)
+	step(result.Words(func(n int64) string { return fmt.Sprint(n) }))
+	err = within(ctx, time.Minute, func(ctx context.Context) error { return r.store.keepResult(ctx, result, proof) })
+	if err != nil {
+		r.c.Logger.Error("keep the comparison", "error", err)
 	}
-	result.Equal = &proof.Equal
-	if !proof.Equal {
-		return &DifferenceError{}
-	}
-	step(fmt.Sprintf("equal: %d tables, %d rows", len(report.Tables)-len(uncompared), report.Rows))
-	return nil
 }
 
 // DifferenceError says that the comparison as of the cutover found differences.

@@ -13,19 +13,34 @@ import (
 // lives asks again in time.
 const holdLimit = 2 * time.Minute
 
+// heldFor is who holds the applier. Nobody else may move it or let it go on: what he
+// compares would not be of one position any more.
+type heldFor struct {
+	token string // of the one verify that holds it
+	owner string // for people
+	until time.Time
+}
+
+// errEnding ends what is being carried out when the run ends: a cutover that is not sealed
+// is taken back.
+var errEnding = &GateError{"the running migrate is ending", "start `walferry migrate` again if it shall go on, and ask again"}
+
 // serve carries out what other processes ask, one request after the other.
 func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for ; ctx.Err() == nil; waitTick(ctx, tick) {
-		f.mu.Lock()
-		expired := !f.heldUntil.IsZero() && time.Now().After(f.heldUntil)
-		f.mu.Unlock()
-		if expired {
-			f.r.c.Logger.Warn("verify has not let go of the applier in time: following again")
-			f.release()
+		held := f.holder()
+		if held != nil && time.Now().After(held.until) {
+			f.r.c.Logger.Warn(held.owner + " has not let go of the applier in time: following again")
+			f.release(held.token)
+			held = nil
 		}
-		q, err := f.r.store.nextRequest(ctx)
+		later := ""
+		if held != nil {
+			later = "cutover" // which needs the applier; the hold ends soon
+		}
+		q, err := f.r.store.nextRequest(ctx, later)
 		if err != nil || q == nil {
 			if err != nil && ctx.Err() == nil {
 				f.r.c.Logger.Debug("read requests", "error", err)
@@ -74,9 +89,6 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 			if end = err; end == nil {
 				end = errFinished
 			}
-			if a.Cutover.FinishedAt != nil {
-				err = nil // the cutover is done, whatever came after it
-			}
 		}
 		return a, end, err
 	case "abort":
@@ -87,16 +99,11 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 		f.r.rec.Phase = Aborted
 		f.r.mu.Unlock()
 		return a, errAborted, nil
-	case "hold":
-		lsn, err := f.hold(ctx, 0)
-		a.LSN = lsn
-		return a, nil, err
-	case "advance":
-		lsn, err := f.hold(ctx, parseLSN(q.Args.LSN))
-		a.LSN = lsn
+	case "hold", "advance":
+		a, err = f.hold(ctx, q)
 		return a, nil, err
 	case "release":
-		f.release()
+		f.release(q.Args.Token)
 		return a, nil, nil
 	}
 	return a, nil, &GateError{fmt.Sprintf("the running migrate does not know the request %q", q.Kind), "it may be of an older version: use the same one everywhere"}
@@ -104,45 +111,69 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// hold makes the applier stand still: where it is with 0, or once it has applied
-// exactly what committed before lsn.
-func (f *following) hold(ctx context.Context, lsn decoder.LSN) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, holdLimit)
-	defer cancel()
+// holder is who holds the applier, or nil.
+func (f *following) holder() *heldFor {
 	f.mu.Lock()
-	holds := !f.heldUntil.IsZero()
-	f.mu.Unlock()
-	if !holds {
-		select {
-		case f.holding <- struct{}{}:
-		case <-ctx.Done():
-			return "", fmt.Errorf("hold the applier: another one holds it: %w", context.Cause(ctx))
-		}
-	}
-	if lsn != 0 {
-		// Only something at or past lsn shows that nothing before it is still to come.
-		if _, err := f.writeBeat(ctx, "barrier"); err != nil {
-			f.letGo()
-			return "", err
-		}
-	}
-	applied, err := f.applier.Pause(ctx, lsn)
-	if err != nil {
-		f.letGo()
-		return "", fmt.Errorf("hold the applier: %w", err)
-	}
-	f.mu.Lock()
-	f.heldUntil = time.Now().Add(holdLimit)
-	f.mu.Unlock()
-	return applied.String(), nil
+	defer f.mu.Unlock()
+	return f.held
 }
 
-// release lets go of an applier that is held for verify.
-func (f *following) release() {
+// mayHold reports why the applier cannot be held, or moved on while it is, for who asks.
+func (f *following) mayHold(q *request) (a answer, err error) {
 	f.mu.Lock()
-	holds := !f.heldUntil.IsZero()
+	defer f.mu.Unlock()
+	switch {
+	case f.cutting:
+		return a, &GateError{"a cutover is under way", "compare after it"}
+	case q.Kind == "advance" && (f.held == nil || f.held.token != q.Args.Token):
+		return a, &GateError{"the applier is not held for this verify any more", "verify again"}
+	case f.held != nil && f.held.token != q.Args.Token:
+		a.Holder = f.held.owner
+		return a, &GateError{f.held.owner + " holds the applier", "verify again when it has let go"}
+	}
+	return a, nil
+}
+
+// hold makes the applier stand still: where it is, or to advance once it has applied
+// exactly what committed before the position that is asked for.
+func (f *following) hold(ctx context.Context, q *request) (a answer, err error) {
+	if a, err = f.mayHold(q); err != nil {
+		return a, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, holdLimit)
+	defer cancel()
+	if f.holder() == nil {
+		select {
+		case f.holding <- struct{}{}: // nobody else stops the applier now
+		case <-ctx.Done():
+			return a, fmt.Errorf("hold the applier: another one holds it: %w", context.Cause(ctx))
+		}
+	}
+	var at decoder.LSN
+	if q.Kind == "advance" {
+		at = parseLSN(q.Args.LSN)
+		// Only something at or past it shows that nothing before it is still to come.
+		if _, err := f.writeBeat(ctx, "barrier"); err != nil {
+			f.letGo()
+			return a, err
+		}
+	}
+	if _, err := f.applier.Pause(ctx, at); err != nil {
+		f.letGo()
+		return a, fmt.Errorf("hold the applier: %w", err)
+	}
+	f.mu.Lock()
+	f.held = &heldFor{q.Args.Token, q.Args.Asker, time.Now().Add(holdLimit)}
 	f.mu.Unlock()
-	if holds {
+	if a.Progress, err = readHeld(ctx, f.r.store.row, f.r.c.Name); err != nil {
+		f.letGo()
+	}
+	return a, err
+}
+
+// release lets the applier go on, if it is held for that token.
+func (f *following) release(token string) {
+	if held := f.holder(); held != nil && held.token == token {
 		f.letGo()
 	}
 }
@@ -151,7 +182,31 @@ func (f *following) release() {
 func (f *following) letGo() {
 	f.applier.Resume()
 	f.mu.Lock()
-	f.heldUntil = time.Time{}
+	f.held = nil
 	f.mu.Unlock()
 	<-f.holding
+}
+
+// beginCutting keeps everybody from holding the applier until the returned function is called,
+// and waits for one who does.
+func (f *following) beginCutting(ctx context.Context) (end func(), err error) {
+	for {
+		f.mu.Lock()
+		free := f.held == nil
+		f.cutting = f.cutting || free
+		f.mu.Unlock()
+		if free {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return func() {
+		f.mu.Lock()
+		f.cutting = false
+		f.mu.Unlock()
+	}, nil
 }

@@ -83,6 +83,8 @@ type CutoverStatus struct {
 	DrainedAt  *time.Time `json:"drained_at"`
 	FinishedAt *time.Time `json:"finished_at"`
 	PauseMS    *int64     `json:"pause_ms"`
+
+	*Comparison // both sides as of the cutover; nil: not asked for, or not done
 }
 
 // ReadStatus asks both servers. A source that cannot be reached is no error: it is
@@ -105,9 +107,13 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		return st, fmt.Errorf("ask the target: %w", err)
 	}
 	var r *record
+	var result *CutoverResult
 	err = s.read(ctx, func() error {
-		if r, err = s.load(ctx); err == nil && r == nil {
+		switch r, err = s.load(ctx); {
+		case err == nil && r == nil:
 			st.Known, err = s.known(ctx)
+		case err == nil && r.Phase == Finished:
+			result, err = s.cutoverResult(ctx)
 		}
 		return err
 	})
@@ -116,6 +122,9 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	}
 	if r != nil {
 		st.fromRecord(r)
+		if result != nil {
+			st.Cutover.Comparison = result.Comparison
+		}
 	}
 	source, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"})
 	if err == nil {

@@ -113,6 +113,7 @@ create table if not exists walferry.migration (
     refused          jsonb not null default '[]',   -- objects of the dump that the target does not take
     on_open          text[] not null default '{}',  -- what the cutover runs on the target before it opens
     proof            jsonb,                         -- both sides compared as of the cutover
+    cutover          jsonb,                         -- what it has measured, once it is done
     live             jsonb not null default '{}',
     fenced_at        timestamptz,
     drained_at       timestamptz,
@@ -135,6 +136,9 @@ create table if not exists walferry.request (
     answer       jsonb
 );
 `
+
+// upgradeDDL adds what a record that an older version has made lacks.
+const upgradeDDL = `alter table walferry.migration add column if not exists cutover jsonb`
 
 const heartbeatDDL = `
 create schema if not exists walferry;
@@ -296,6 +300,8 @@ type request struct {
 
 type requestArgs struct {
 	LSN     string  `json:"lsn,omitempty"`
+	Token   string  `json:"token,omitempty"`   // of one verify
+	Asker   string  `json:"asker,omitempty"`   // who that is, for people
 	Timeout float64 `json:"timeout,omitempty"` // seconds
 	MaxLag  float64 `json:"max_lag,omitempty"` // seconds
 	DryRun  bool    `json:"dry_run,omitempty"`
@@ -308,24 +314,26 @@ type requestArgs struct {
 type answer struct {
 	Error   string         `json:"error,omitempty"`
 	Hint    string         `json:"hint,omitempty"`
-	Gate    bool           `json:"gate,omitempty"` // nothing was changed, or everything is as before
-	LSN     string         `json:"lsn,omitempty"`
+	Gate    bool           `json:"gate,omitempty"`   // nothing was changed, or everything is as before
+	Holder  string         `json:"holder,omitempty"` // who holds the applier: it is to be had later
 	Cutover *CutoverResult `json:"cutover,omitempty"`
+
+	Progress heldAt `json:"progress"` // of a held applier
 }
 
 // staleAfter is the time after which a request whose asker is silent is void: its
 // process was killed, and nobody would read the answer.
 const staleAfter = 15 * time.Second
 
-// nextRequest returns the oldest open request of the migration, or nil.
-func (s *store) nextRequest(ctx context.Context) (*request, error) {
+// nextRequest returns the oldest open request of the migration but those of a kind, or nil.
+func (s *store) nextRequest(ctx context.Context, later string) (*request, error) {
 	r := &request{}
 	var args []byte
 	err := s.do(ctx, func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `
 select id, kind, args::text from walferry.request
- where migration = $1 and answered_at is null and seen_at > clock_timestamp() - $2::float8 * interval '1 second'
- order by id limit 1`, s.name, staleAfter.Seconds()).Scan(&r.ID, &r.Kind, &args)
+ where migration = $1 and answered_at is null and seen_at > clock_timestamp() - $2::float8 * interval '1 second' and kind <> $3
+ order by id limit 1`, s.name, staleAfter.Seconds(), later).Scan(&r.ID, &r.Kind, &args)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -441,7 +449,7 @@ func (s *store) ask(ctx context.Context, kind string, args requestArgs, onStep f
 		r, err := s.load(ctx)
 		if err == nil && (r == nil || !r.Alive) {
 			if silent++; silent > 20 {
-				return a, errUnanswered
+				return s.unanswered(ctx, id, &request{Kind: kind, Args: args})
 			}
 		} else {
 			silent = 0

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -24,10 +25,12 @@ type CutoverResult struct {
 	LagMS      int64       `json:"lag_ms"`      // trip of the canary before the fence
 	Tables     int         `json:"tables"`
 	Sequences  int         `json:"sequences"`
-	Equal      *bool       `json:"equal,omitempty"` // both sides compared as of the cutover; nil: not asked for
+	Already    bool        `json:"already,omitempty"` // it was done before it was asked for
 	sealed     bool        // there is no way back: the fence has no deadline any more
 	position   decoder.LSN // of the fence: every write is before it
 	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
+
+	*Comparison // both sides as of the cutover; nil: not asked for
 }
 
 // cutover runs the gates, then fence, drain, sequences, seal, finished. Until the
@@ -41,6 +44,11 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 		fmt.Sprintf("the cutover was not done within %s", o.Timeout), "give a longer --timeout, or try when there is less load",
 	})
 	defer cancel()
+	end, err := f.beginCutting(ctx)
+	if err != nil {
+		return result, err
+	}
+	defer end()
 	lag, err := f.gates(ctx, o)
 	if err != nil {
 		return result, err
@@ -91,7 +99,8 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	if err != nil {
 		return result, err
 	}
-	return result, f.r.afterOpen(whole, result, step)
+	f.r.afterOpen(whole, result, step)
+	return result, nil
 }
 
 // quietMoment waits, for a part of the time there is, until no transaction that has
@@ -305,8 +314,15 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 	}
 	now := time.Now()
 	result.FinishedAt, result.PauseMS = &now, now.Sub(since).Milliseconds()
-	err := r.store.exec(ctx, `update walferry.migration set phase = 'finished', error = '', finished_at = $2, pause_ms = $3 where name = $1`,
-		r.c.Name, now, result.PauseMS)
+	if r.prover != nil {
+		result.Comparison = &Comparison{Error: unfinished}
+	}
+	text, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	err = r.store.exec(ctx, `update walferry.migration set phase = 'finished', error = '', finished_at = $2, pause_ms = $3, cutover = $4::text::jsonb where name = $1`,
+		r.c.Name, now, result.PauseMS, string(text))
 	if err != nil {
 		return fmt.Errorf("record phase finished: %w", err)
 	}
@@ -371,5 +387,6 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	if err := r.conclude(ctx, since, result, step); err != nil {
 		return "", err
 	}
-	return Finished, r.afterOpen(ctx, result, step)
+	r.afterOpen(ctx, result, step)
+	return Finished, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,11 +58,10 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 			return *proof, nil
 		}
 	}
-	r.c.Include, r.c.Exclude = r.rec.Options.Include, r.rec.Options.Exclude
-	if err := r.selectTables(ctx); err != nil {
+	tables, err := r.migrated(ctx)
+	if err != nil {
 		return v, err
 	}
-	tables := r.tables
 	if len(o.Tables) > 0 {
 		if tables, err = catalog.Select(tables, o.Tables, nil); err != nil {
 			return v, err
@@ -96,6 +96,32 @@ const (
 	lockedFor = 5 * time.Second
 )
 
+// migrated are the source's tables that the migration has, in the order of its record. One
+// that the source has no more, or by another identity, is named by what is remembered of it, so
+// that it is reported.
+func (r *runner) migrated(ctx context.Context) (tables []catalog.Table, err error) {
+	var all []catalog.Table
+	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		all, err = catalog.Tables(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	now := map[[2]string]catalog.Table{}
+	for _, t := range all {
+		now[[2]string{t.Schema, t.Name}] = t
+	}
+	for _, t := range r.rec.Tables {
+		found, ok := now[[2]string{t.Schema, t.Name}]
+		if !ok || t.OID != 0 && found.OID != t.OID {
+			found = catalog.Table{OID: t.OID, Schema: t.Schema, Name: t.Name, Kind: 'r'}
+		}
+		tables = append(tables, found)
+	}
+	return tables, nil
+}
+
 func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.Table) {
 	for _, t := range report.Tables {
 		if !t.Rewritten {
@@ -112,8 +138,12 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 
 // compare compares tables, and puts the result in the place of an earlier one.
 func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool, o VerifyOptions, v *Verified) error {
+	var lockFor time.Duration
+	if lock {
+		lockFor = lockedFor
+	}
 	compare, err := verify.New(verify.Config{
-		Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: min(r.c.Jobs, len(tables)), Lock: lock, Progress: o.Progress, Logger: r.c.Logger,
+		Source: r.c.Source, Target: r.c.Target, Tables: tables, Jobs: min(r.c.Jobs, len(tables)), LockFor: lockFor, Progress: o.Progress, Logger: r.c.Logger,
 	})
 	if err != nil {
 		return err
@@ -127,16 +157,7 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 	if err != nil {
 		return err
 	}
-	comparing := ctx
-	if lock {
-		var cancel context.CancelFunc
-		comparing, cancel = context.WithTimeout(ctx, lockedFor)
-		defer cancel()
-	}
-	report, err := compare.Compare(comparing)
-	if err != nil && comparing.Err() != nil && ctx.Err() == nil {
-		return nil // these tables stay what the round before has found
-	}
+	report, err := compare.Compare(ctx)
 	if err != nil {
 		return err
 	}
@@ -144,16 +165,14 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 		v.Report = report
 		return nil
 	}
-	v.Equal = true
 	for i := range v.Tables {
 		for _, t := range report.Tables {
 			if t.Schema == v.Tables[i].Schema && t.Name == v.Tables[i].Name {
-				v.Rows += t.SourceRows - v.Tables[i].SourceRows
 				v.Tables[i] = t
 			}
 		}
-		v.Equal = v.Equal && v.Tables[i].Equal
 	}
+	v.Conclude()
 	return nil
 }
 
@@ -170,6 +189,7 @@ func (r *runner) proof(ctx context.Context) (*Verified, error) {
 	if err := json.Unmarshal(text, v); err != nil {
 		return nil, fmt.Errorf("read the comparison as of the cutover: %w", err)
 	}
+	v.Conclude() // an older version said "equal" of what was not compared
 	return v, nil
 }
 
@@ -182,13 +202,14 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	if err := compare.Connect(ctx); err != nil {
 		return err
 	}
-	if _, err := r.store.ask(ctx, "hold", requestArgs{}, nil); err != nil {
+	me := requestArgs{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}
+	if err := r.hold(ctx, me); err != nil {
 		return err
 	}
 	held := time.Now()
 	defer func() {
 		err := within(ctx, 20*time.Second, func(ctx context.Context) error {
-			_, err := r.store.ask(ctx, "release", requestArgs{}, nil)
+			_, err := r.store.ask(ctx, "release", me, nil)
 			return err
 		})
 		if err != nil {
@@ -208,10 +229,67 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 		return err
 	}
 	v.Position = exported.ConsistentPoint.String() // of the last round, where there are several
-	if _, err := r.store.ask(ctx, "advance", requestArgs{LSN: v.Position}, nil); err != nil {
+	me.LSN = v.Position
+	there, err := r.store.ask(ctx, "advance", me, nil)
+	if err != nil {
 		return err
 	}
-	return compare.OpenTarget(ctx)
+	if err := compare.OpenTarget(ctx); err != nil {
+		return err
+	}
+	// Whatever may have let the applier go on, or another one begin: what the snapshots show
+	// is of that position, or nothing is compared.
+	seen, err := readHeld(ctx, compare.UnderTarget, r.c.Name)
+	if err != nil {
+		return err
+	}
+	if seen != there.Progress {
+		return &GateError{
+			fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), "verify again",
+		}
+	}
+	return nil
+}
+
+// heldAt is where the target is: the row that each transaction of the applier moves.
+type heldAt struct {
+	Applied      string `json:"applied,omitempty"`
+	Transactions int64  `json:"transactions,omitempty"`
+	Changes      int64  `json:"changes,omitempty"`
+}
+
+// readHeld reads that row.
+func readHeld(ctx context.Context, row func(ctx context.Context, sql string, args []any, into ...any) error, name string) (h heldAt, err error) {
+	err = row(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, []any{name}, &h.Applied, &h.Transactions, &h.Changes)
+	if err != nil {
+		return h, fmt.Errorf("read where the target is: %w", err)
+	}
+	return h, nil
+}
+
+// asker names this process, for those whom it keeps waiting.
+func asker() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("a verify on %s (pid %d)", host, os.Getpid())
+}
+
+// hold has the applier held, after whoever holds it now: for a moment, unless he has died, and then
+// for holdLimit.
+func (r *runner) hold(ctx context.Context, me requestArgs) error {
+	for began, told := time.Now(), false; ; told = true {
+		a, err := r.store.ask(ctx, "hold", me, nil)
+		if err == nil || a.Holder == "" || time.Since(began) > 2*holdLimit {
+			return err
+		}
+		if !told {
+			r.c.Logger.Info(a.Holder + " holds the applier: waiting for it")
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // openQuiet is for a migration that has ended: the source is fenced or is not ours

@@ -37,10 +37,11 @@ type table struct {
 
 // relation is a table on one side, under that side's snapshot.
 type relation struct {
-	name     string // as SQL
+	name     string // as SQL; empty: there is none
+	oid      uint32
 	filenode uint32
 	heap     bool  // its rows are at ctid (page, item)
-	pages    int64 // at most so many hold rows that the snapshot sees
+	pages    int64 // about how many there are
 	leading  bool  // an index can find ranges of the first column of the key
 }
 
@@ -113,20 +114,17 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		t := &table{source: c, sums: [2]map[int]sum{{}, {}}}
 		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
 		tables = append(tables, t)
-		other, ok := onTarget[[2]string{c.Schema, c.Name}]
-		if !ok {
-			t.fail("target", fmt.Errorf("there is no table %s", c.String()))
-			continue
+		if other, ok := onTarget[[2]string{c.Schema, c.Name}]; ok {
+			t.match(other, sourceTypes, targetTypes)
 		}
-		t.match(other, sourceTypes, targetTypes)
 	}
 	for which, conn := range []*pgx.Conn{sourceConn, targetConn} {
-		if err := addRelations(ctx, conn, which, tables); err != nil {
+		if err := addRelations(ctx, conn, which, tables, v.config.LockFor > 0); err != nil {
 			return nil, err
 		}
 	}
 	for _, t := range tables {
-		if t.err == nil {
+		if t.err == nil && t.report.Gone == "" {
 			if err := t.divide(ctx, v.source.sessions[0], v.config.RowsPerRange, v.source.encoding == v.target.encoding); err != nil {
 				if v.source.sessions[0].lost(ctx) {
 					return nil, err
@@ -152,6 +150,9 @@ func (v *Verifier) settle(ctx context.Context) error {
 	for _, s := range []*side{v.source, v.target} {
 		if err := s.each(ctx, prepare); err != nil {
 			return err
+		}
+		for _, session := range s.sessions {
+			session.prepare = prepare
 		}
 	}
 	return nil
@@ -232,9 +233,9 @@ func (t *table) match(target map[string]uint32, sourceTypes, targetTypes map[uin
 }
 
 const selectRelations = `
-select n.nspname::text, c.relname::text, c.relfilenode,
+select n.nspname::text, c.relname::text, c.oid, c.relfilenode,
        c.relam in (0, 2), -- none before 12, heap since
-       coalesce(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0),
+       case when $3 then c.relpages else coalesce(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0) end,
        array(select a.attname::text from pg_index i join pg_am m on m.amname = 'btree'
                join pg_class x on x.oid = i.indexrelid and x.relam = m.oid
                join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
@@ -242,22 +243,23 @@ select n.nspname::text, c.relname::text, c.relfilenode,
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
  where c.relkind = 'r' and (n.nspname, c.relname) in (select s::name, t::name from unnest($1::text[], $2::text[]) u(s, t))`
 
-// addRelations reads where the rows of the tables are on one side.
-func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*table) error {
+// addRelations reads where the rows of the tables are on one side. locking: the session holds
+// locks, so that it must not wait for the lock of each table that its real size takes.
+func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*table, locking bool) error {
 	byName := map[[2]string]*table{}
 	var schemas, names []string
 	for _, t := range tables {
 		byName[[2]string{t.source.Schema, t.source.Name}] = t
 		schemas, names = append(schemas, t.source.Schema), append(names, t.source.Name)
 	}
-	rows, err := q.Query(ctx, selectRelations, schemas, names)
+	rows, err := q.Query(ctx, selectRelations, schemas, names, locking)
 	if err != nil {
 		return fmt.Errorf("read storage of tables: %w", err)
 	}
 	var schema, name string
 	var r relation
 	var indexed []string
-	if _, err := pgx.ForEachRow(rows, []any{&schema, &name, &r.filenode, &r.heap, &r.pages, &indexed}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&schema, &name, &r.oid, &r.filenode, &r.heap, &r.pages, &indexed}, func() error {
 		t := byName[[2]string{schema, name}]
 		r.name = t.source.String()
 		r.leading = len(t.key) > 0 && slices.Contains(indexed, t.columns[t.key[0]])
@@ -266,9 +268,37 @@ func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*t
 	}); err != nil {
 		return fmt.Errorf("read storage of tables: %w", err)
 	}
+	return addGone(ctx, q, which, tables)
+}
+
+// addGone notes which tables a side does not have. The source's are known by their OID, where
+// the caller knows it: one that was dropped and made again, or that has changed
+// names with another, is not what was migrated, whatever is in it.
+func addGone(ctx context.Context, q catalog.Querier, which int, tables []*table) error {
 	for _, t := range tables {
-		if t.sides[which].name == "" {
-			t.fail([]string{"source", "target"}[which], fmt.Errorf("there is no ordinary table %s", t.source.String()))
+		found := t.sides[which]
+		switch {
+		case t.report.Gone != "" || found.name != "" && (which == dst || t.source.OID == 0 || found.oid == t.source.OID):
+			continue
+		case which == dst:
+			t.report.Gone = "the target has no such table"
+			continue
+		}
+		t.report.Gone = "the source has no such table any more"
+		if found.name != "" {
+			t.report.Gone = "the source has another table of this name"
+		}
+		if t.source.OID == 0 {
+			continue
+		}
+		var name string
+		err := q.QueryRow(ctx, `select coalesce((select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1), '')`, t.source.OID).Scan(&name)
+		if err != nil {
+			return fmt.Errorf("look for table %s: %w", t.source.String(), err)
+		}
+		if name != "" {
+			t.report.Gone += "; the one that is meant is called " + name + " now"
 		}
 	}
 	return nil
@@ -340,5 +370,5 @@ func (t *table) conclude() {
 		r.Rewritten = errors.Is(t.err, errRewritten)
 	}
 	r.More = r.MissingRows + r.ExtraRows + r.DifferentRows - int64(len(r.Missing)+len(r.Extra)+len(r.Different))
-	r.Equal = t.err == nil && len(r.MissingColumns) == 0 && len(t.differing()) == 0
+	r.Equal = t.err == nil && r.Gone == "" && len(r.MissingColumns) == 0 && len(t.differing()) == 0
 }

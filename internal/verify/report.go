@@ -4,12 +4,40 @@ import "strings"
 
 // Report is the outcome of a comparison. It holds no values but those of key columns.
 type Report struct {
-	// Equal: every table was compared, and all rows and columns of the source are
-	// on the target and no others.
-	Equal bool `json:"equal"`
+	// Equal is true where every table was compared, and all rows and columns of the source
+	// are on the target and no others; false where something differs; nil where nothing
+	// that was compared differs, but not everything was compared, or nothing at all.
+	Equal *bool `json:"equal"`
 
-	Rows   int64         `json:"rows"` // compared, on the source
-	Tables []TableReport `json:"tables"`
+	Compared    int           `json:"compared"`     // tables whose outcome is known
+	NotCompared int           `json:"not_compared"` // tables with an Error
+	Rows        int64         `json:"rows"`         // compared, on the source
+	Tables      []TableReport `json:"tables"`
+}
+
+// AllEqual reports whether everything was compared and found equal.
+func (r *Report) AllEqual() bool { return r.Equal != nil && *r.Equal }
+
+// Differs reports whether a difference was found.
+func (r *Report) Differs() bool { return r.Equal != nil && !*r.Equal }
+
+// Conclude sums up what the tables' reports say.
+func (r *Report) Conclude() {
+	r.Equal, r.Compared, r.NotCompared, r.Rows = nil, 0, 0, 0
+	differ := false
+	for i := range r.Tables {
+		t := &r.Tables[i]
+		if t.Error != "" {
+			r.NotCompared++
+			continue
+		}
+		r.Compared++
+		r.Rows += t.SourceRows
+		differ = differ || !t.Equal
+	}
+	if equal := !differ; differ || r.Compared > 0 && r.NotCompared == 0 {
+		r.Equal = &equal
+	}
 }
 
 // TableReport is the outcome for one table, in the order of Config.Tables.
@@ -41,7 +69,11 @@ type TableReport struct {
 	// MissingColumns are columns of the source that the target lacks. The others were compared.
 	MissingColumns []string `json:"missing_columns,omitempty"`
 
-	// Error is why the table could not be compared. Equal is false then.
+	// Gone is set where a side has not the table that is to be compared: it was dropped, or
+	// renamed, or another one has its name. That is a difference.
+	Gone string `json:"gone,omitempty"`
+
+	// Error is why the table could not be compared. Equal is false then, and nothing is known.
 	Error string `json:"error,omitempty"`
 
 	// Rewritten: the Error is that the table was truncated or rewritten after the

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
 	pinned "github.com/walferry/walferry/internal/session"
@@ -25,6 +27,10 @@ type side struct {
 type session struct {
 	conn *pgx.Conn
 	side string
+
+	prepare string          // what settle has set, which letting the locks go takes back
+	locked  map[string]bool // tables that are locked since the snapshot
+	until   time.Time       // when they are let go
 }
 
 // connect makes n connections, so that open need not wait for them.
@@ -70,8 +76,9 @@ func (s *side) open(ctx context.Context, snapshot string, lock []string) error {
 				return fmt.Errorf("export a snapshot on the %s: %w", s.name, err)
 			}
 		}
-		for _, table := range lock {
-			session.lock(ctx, table)
+		if err := session.lockAll(ctx, lock); err != nil {
+			s.close()
+			return fmt.Errorf("lock tables on the %s: %w", s.name, err)
 		}
 	}
 	s.major = pinned.Major(s.sessions[0].conn.PgConn())
@@ -82,15 +89,36 @@ func (s *side) open(ctx context.Context, snapshot string, lock []string) error {
 	return nil
 }
 
-// lock takes a lock that lasts as long as the session's transaction, if it is to be
+// lockAll takes locks that last until unlock, of the tables where they are to be
 // had at once. It never waits: whoever waits while it holds locks can make the
 // application the victim of a deadlock. A table that is not locked may be found
 // rewritten when it is read, as without the lock.
-func (s *session) lock(ctx context.Context, table string) {
-	_, err := s.conn.PgConn().Exec(ctx, "savepoint locking; lock table only "+table+" in access share mode nowait").ReadAll()
-	if err != nil {
-		s.conn.PgConn().Exec(ctx, "rollback to locking").ReadAll() //nolint:errcheck // a broken connection shows at its next use
+func (s *session) lockAll(ctx context.Context, tables []string) error {
+	if len(tables) == 0 {
+		return nil
 	}
+	if _, err := s.conn.PgConn().Exec(ctx, "savepoint unlocked").ReadAll(); err != nil {
+		return err
+	}
+	s.locked = map[string]bool{}
+	for _, table := range tables {
+		_, err := s.conn.PgConn().Exec(ctx, "savepoint locking; lock table only "+table+" in access share mode nowait").ReadAll()
+		if err != nil {
+			s.conn.PgConn().Exec(ctx, "rollback to locking").ReadAll() //nolint:errcheck // a broken connection shows at its next use
+			continue
+		}
+		s.locked[table] = true
+	}
+	return nil
+}
+
+// unlock lets go of what lockAll has locked.
+func (s *session) unlock(ctx context.Context) error {
+	s.locked = nil
+	if _, err := s.conn.PgConn().Exec(ctx, "rollback to unlocked; "+s.prepare).ReadAll(); err != nil {
+		return fmt.Errorf("let go of the locks: %w", err)
+	}
+	return nil
 }
 
 func (s *side) close() {
@@ -123,14 +151,40 @@ var errRewritten = errors.New("the table was truncated or rewritten after the sn
 // it has not been since the snapshot. Afterwards the lock is released, so that TRUNCATE and
 // ALTER TABLE, and with them all who queue behind, wait for one part only.
 func (s *session) read(ctx context.Context, r relation, f func() error) error {
-	results, err := s.conn.PgConn().Exec(ctx, "lock table only "+r.name+" in access share mode; "+
-		"select coalesce(pg_relation_filenode("+catalog.Literal(r.name)+"::regclass), 0)").ReadAll()
-	if err == nil {
-		if found := string(results[len(results)-1].Rows[0][0]); found != fmt.Sprint(r.filenode) {
-			err = errRewritten
-		} else {
-			err = f()
+	if s.locked != nil && !time.Now().Before(s.until) {
+		if err := s.unlock(ctx); err != nil {
+			return err
 		}
+	}
+	err := s.readLocked(ctx, r, s.locked != nil && !s.locked[r.name], f)
+	if !errors.Is(err, errBusy) {
+		return err
+	}
+	// To wait for this lock is no harm once the others are gone.
+	if err := s.unlock(ctx); err != nil {
+		return err
+	}
+	return s.readLocked(ctx, r, false, f)
+}
+
+// errBusy says that the lock of a table is not to be had at once.
+var errBusy = errors.New("the table is locked")
+
+func (s *session) readLocked(ctx context.Context, r relation, nowait bool, f func() error) error {
+	mode := " in access share mode"
+	if nowait {
+		mode += " nowait"
+	}
+	results, err := s.conn.PgConn().Exec(ctx, "lock table only "+r.name+mode+"; "+
+		"select coalesce(pg_relation_filenode("+catalog.Literal(r.name)+"::regclass), 0)").ReadAll()
+	var server *pgconn.PgError
+	switch {
+	case err == nil && string(results[len(results)-1].Rows[0][0]) != fmt.Sprint(r.filenode):
+		err = errRewritten
+	case err == nil:
+		err = f()
+	case nowait && errors.As(err, &server) && server.Code == "55P03":
+		err = errBusy
 	}
 	if _, rollbackErr := s.conn.PgConn().Exec(ctx, "rollback to "+savepoint).ReadAll(); rollbackErr != nil && err == nil {
 		err = rollbackErr

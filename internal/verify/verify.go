@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,12 +30,14 @@ type Config struct {
 	// Jobs is the number of sessions on each side. Zero means 4.
 	Jobs int
 
-	// Lock locks each table from the moment of its side's snapshot to Close against
+	// LockFor locks each table from the moment of its side's snapshot against
 	// being truncated, where the lock is free at that moment: for small tables that
 	// are truncated so often that the comparison never finds them as they were in
-	// the snapshot. Whoever truncates such a table waits, and everybody after him. It
+	// the snapshot. Whoever truncates such a table waits, and everybody after him. So the
+	// locks are let go once Compare has been at work for that long, at the end of the part
+	// of a table that is in hand; what is left is read without, as it is with zero. It
 	// implies one session on each side: a second one would queue behind him.
-	Lock bool
+	LockFor time.Duration
 
 	// RowsPerRange is about how many rows share one hash. Fewer make it quicker to
 	// find the rows of a range that differs, more make the first pass return less. Zero means 20,000.
@@ -87,7 +90,7 @@ func New(c Config) (*Verifier, error) {
 		return nil, errors.New("verify: a number in the configuration is negative")
 	}
 	c.Jobs = cmp.Or(c.Jobs, 4)
-	if c.Lock {
+	if c.LockFor > 0 {
 		c.Jobs = 1
 	}
 	c.RowsPerRange = cmp.Or(c.RowsPerRange, 20_000)
@@ -127,12 +130,21 @@ func (v *Verifier) open(ctx context.Context, s *side, dsn, snapshot string) erro
 		return err
 	}
 	var lock []string
-	if v.config.Lock {
+	if v.config.LockFor > 0 {
 		for _, t := range v.config.Tables {
 			lock = append(lock, t.String())
 		}
 	}
 	return s.open(ctx, snapshot, lock)
+}
+
+// UnderTarget runs a query of one row under the target's snapshot, between OpenTarget
+// and Compare.
+func (v *Verifier) UnderTarget(ctx context.Context, sql string, args []any, into ...any) error {
+	if len(v.target.sessions) == 0 {
+		return errors.New("the target's sessions are not open")
+	}
+	return v.target.sessions[0].conn.QueryRow(ctx, sql, args...).Scan(into...)
 }
 
 // Close ends all sessions, and with them the snapshots.
@@ -145,6 +157,11 @@ func (v *Verifier) Close() {
 // no end, such as a lost connection or the end of ctx; differences, and tables that
 // cannot be compared, are in the report.
 func (v *Verifier) Compare(ctx context.Context) (Report, error) {
+	for _, s := range []*side{v.source, v.target} {
+		for _, session := range s.sessions {
+			session.until = time.Now().Add(v.config.LockFor)
+		}
+	}
 	tables, err := v.plan(ctx)
 	if err != nil {
 		return Report{}, fmt.Errorf("verify: %w", err)
@@ -155,13 +172,12 @@ func (v *Verifier) Compare(ctx context.Context) (Report, error) {
 	if err := v.narrowAll(ctx, tables); err != nil {
 		return Report{}, fmt.Errorf("verify: %w", err)
 	}
-	report := Report{Equal: true, Tables: []TableReport{}}
+	report := Report{Tables: []TableReport{}}
 	for _, t := range tables {
 		t.conclude()
 		report.Tables = append(report.Tables, t.report)
-		report.Rows += t.report.SourceRows
-		report.Equal = report.Equal && t.report.Equal
 	}
+	report.Conclude()
 	return report, nil
 }
 
@@ -171,7 +187,7 @@ func (v *Verifier) hashAll(ctx context.Context, tables []*table) error {
 	for which, s := range []*side{v.source, v.target} {
 		var parts []part
 		for _, t := range tables {
-			if t.err == nil {
+			if t.err == nil && t.report.Gone == "" {
 				parts = append(parts, t.parts(which, s, v.config.Jobs)...)
 			}
 		}
