@@ -19,7 +19,12 @@ type link struct {
 
 	mu   sync.Mutex
 	conn *pgx.Conn
+	used time.Time // when it was used last
 }
+
+// restLimit is how long a connection may rest before it is looked at: the server may have
+// restarted meanwhile, and what is done first on it would fail for nothing.
+const restLimit = time.Second
 
 func openLink(ctx context.Context, dsn, name string) (*link, error) {
 	return (&link{dsn: dsn, name: name}).open(ctx)
@@ -33,6 +38,12 @@ func (l *link) open(ctx context.Context) (*link, error) {
 func (l *link) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	defer func() { l.used = time.Now() }()
+	if l.conn != nil && !l.conn.IsClosed() && time.Since(l.used) > restLimit {
+		if err := l.conn.Ping(ctx); err != nil {
+			l.conn.Close(context.WithoutCancel(ctx))
+		}
+	}
 	if l.conn == nil || l.conn.IsClosed() {
 		conn, err := session.Open(ctx, session.Config{DSN: l.dsn, Application: l.name})
 		if err == nil && l.ready != nil {
