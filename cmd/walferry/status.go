@@ -165,6 +165,9 @@ func statusText(s migration.Status) string {
 	for _, o := range s.Refused {
 		row("note", "the target refuses %s", o)
 	}
+	for _, sql := range s.Unvalidated {
+		row("note", "a foreign key is not validated yet: %s", sql)
+	}
 	for _, t := range s.NewTables {
 		row("note", "%s was created later: it is not followed, and stays behind", t)
 	}

@@ -134,9 +134,8 @@ func (r *runner) words(ctx context.Context) (kept map[[2]string]string, again []
 	kept = map[[2]string]string{}
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
 		again = nil
-		var there bool // a migration that an older version began has none
-		if err := conn.QueryRow(ctx, `select to_regclass('walferry.word') is not null`).Scan(&there); err != nil || !there {
-			return err
+		if there, err := r.store.has(ctx, conn, "word"); err != nil || !there {
+			return err // a migration that an older version began has none
 		}
 		rows, err := conn.Query(ctx, `select schema_name, table_name, mark, copied from walferry.word where migration = $1 order by 1, 2`, r.c.Name)
 		if err != nil {

@@ -76,8 +76,10 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	mark      string  // of the source's catalogue, when the gates were passed
-	prover    *prover // opened inside the fence; nil: no proof is wanted
+	late      error     // of validateKeys, after the opening
+	keys      *lateKeys // between prepareLateKeys and closeLateKeys
+	mark      string    // of the source's catalogue, when the gates were passed
+	prover    *prover   // opened inside the fence; nil: no proof is wanted
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -138,7 +140,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	defer r.answerRest(clean)
 	if r.cutover != nil && r.cutover.FinishedAt != nil {
 		// Whatever has ended the run after that: the cutover is done, and this is what is known.
-		return outcome, r.cutover.verdict()
+		return outcome, errors.Join(r.cutover.verdict(), r.late)
 	}
 	var retained *retainedError
 	switch {
@@ -198,12 +200,13 @@ func (r *runner) takeLock(ctx context.Context) error {
 func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
+		late := r.validateKeys(ctx, func(s string) { r.c.Logger.Info(s) })
 		result, err := r.store.cutoverResult(ctx)
 		if err != nil || result == nil {
-			return Outcome{Phase: Finished}, true, err
+			return Outcome{Phase: Finished}, true, errors.Join(err, late)
 		}
 		result.Already = true
-		return Outcome{Phase: Finished, Cutover: result}, true, result.verdict()
+		return Outcome{Phase: Finished, Cutover: result}, true, errors.Join(result.verdict(), late)
 	case Aborted:
 		return Outcome{}, true, &GateError{
 			fmt.Sprintf("migration %q was aborted: the target's data are unfit", r.c.Name),

@@ -118,24 +118,6 @@ select format('alter table %s disable rule %I', o.name, w.rulename),
 	})
 }
 
-// lateForeignKeys creates, inside the fence, the foreign keys that a role without
-// session_replication_role could not have while following.
-func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
-	if r.c.Schema == "none" {
-		return nil
-	}
-	may, err := r.replicaRole(ctx)
-	if err != nil || may {
-		return err
-	}
-	step("creating the foreign keys, which this role could not have while following")
-	dump, err := r.archive(ctx)
-	if err != nil {
-		return err
-	}
-	return dump.ForeignKeys(ctx, r.c.Target, r.c.Jobs)
-}
-
 // dropLateForeignKeys undoes lateForeignKeys, for a cutover that was not finished.
 func (r *runner) dropLateForeignKeys(ctx context.Context) error {
 	if r.c.Schema == "none" {
@@ -148,6 +130,13 @@ func (r *runner) dropLateForeignKeys(ctx context.Context) error {
 	names := make([]string, len(r.tables))
 	for i := range r.tables {
 		names[i] = r.tables[i].String()
+	}
+	list, _, err := r.unvalidated(ctx)
+	if err == nil && len(list) > 0 {
+		err = r.store.exec(ctx, `delete from walferry.validation where migration = $1`, r.c.Name)
+	}
+	if err != nil {
+		return err
 	}
 	return r.store.do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
@@ -210,6 +199,7 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 	if r.prover != nil {
 		r.prove(ctx, result, step)
 	}
+	r.late = r.validateKeys(ctx, step)
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {

@@ -2,11 +2,13 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -36,6 +38,10 @@ type Status struct {
 
 	// Refused are objects of the source that the target does not take, and why.
 	Refused []schema.Refused `json:"refused,omitempty"`
+
+	// Unvalidated are statements that look at rows of foreign keys which the cutover has created
+	// without that: the target is open, and migrate is at it, or is to be run again.
+	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
 
 	// NewTables were created on the source after the migration had begun; they are not followed.
 	NewTables []string `json:"new_tables,omitempty"`
@@ -132,7 +138,12 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		err = st.readSlot(ctx, source, r)
 	}
 	if r != nil {
-		if err := s.read(ctx, func() error { return st.readProgress(ctx, s) }); err != nil {
+		err := s.read(ctx, func() error {
+			list, _, err := (&runner{c: c, store: s}).unvalidated(ctx)
+			st.Unvalidated = statementsOf(list)
+			return errors.Join(err, st.readProgress(ctx, s))
+		})
+		if err != nil {
 			return st, err
 		}
 	}
@@ -260,7 +271,11 @@ func (st *Status) readSource(ctx context.Context, c Config, s *store, conn *pgx.
 		}
 	}
 	run := &runner{c: c, rec: r, store: s, source: &link{conn: conn}}
-	broken, err := run.brokenWords(ctx)
+	var broken []catalog.Table
+	err := s.read(ctx, func() (err error) {
+		broken, err = run.brokenWords(ctx)
+		return err
+	})
 	for _, t := range broken {
 		st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Schema+"."+t.Name)
 	}

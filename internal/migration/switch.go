@@ -75,6 +75,10 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	if err == nil && !o.DryRun {
 		err = f.r.connectProver(ctx)
 	}
+	defer f.r.closeLateKeys(ctx)
+	if err == nil {
+		err = f.r.prepareLateKeys(ctx)
+	}
 	if err == nil {
 		err = fence.Prepare(ctx, conn)
 	}
@@ -291,7 +295,7 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 		return err
 	}
 	step(fmt.Sprintf("set %d sequences", result.Sequences))
-	if err := r.lateForeignKeys(ctx, step); err != nil {
+	if err := r.createLateKeys(ctx, step); err != nil {
 		return err
 	}
 	if err := r.prover.open(ctx); err != nil {

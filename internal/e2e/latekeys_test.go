@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+const plain = `do $$ begin create role plain login password 'plain'; exception when duplicate_object or unique_violation then end $$;`
+
+// asPlain gives a role that may not set session_replication_role what it needs of a database,
+// and returns its connection string.
+func asPlain(t *testing.T, dsn string) string {
+	t.Helper()
+	pgtest.Exec(t, dsn, plain+`do $$ begin execute format('grant create on database %I to plain', current_database()); end $$; grant all on schema public to plain`)
+	return strings.Replace(dsn, "postgres://postgres", "postgres://plain:plain", 1)
+}
+
+// joined has foreign keys of every kind: to itself, deferrable, between partitioned tables, NOT VALID, to
+// a table that is said to be inserted into only.
+const joined = `
+create table parent (id int primary key, up int references parent deferrable initially deferred);
+create table child (id int primary key, parent int references parent on delete cascade, other int);
+create table log (a int, b text);
+create unique index log_a on log (a);
+create table refers (id int primary key, a int references log (a) on delete cascade);
+create table parts (id int, k int, parent int, primary key (id, k)) partition by list (k);
+create table parts_1 partition of parts for values in (1);
+create table parts_2 partition of parts for values in (2) partition by list (k);
+create table parts_2_2 partition of parts_2 for values in (2);
+alter table parts add constraint parts_parent foreign key (parent) references parent on update cascade;
+create table topart (id int primary key, p int, k int, foreign key (p, k) references parts);
+insert into parent values (1, null), (2, 1);
+insert into child select i, 1 + i % 2, 99 from generate_series(1, 100) i;
+alter table child add constraint old foreign key (other) references parent not valid;
+insert into log select i, 'x' from generate_series(1, 100) i;
+insert into refers select i, i from generate_series(1, 50) i;
+insert into parts values (1, 1, 1), (1, 2, 2);
+insert into topart values (1, 1, 1), (2, 1, 2);
+`
+
+const keysOf = `select conrelid::regclass, conname, convalidated, pg_get_constraintdef(oid, true), conparentid <> 0 from pg_constraint
+ where contype = 'f' and connamespace = 'public'::regnamespace and (conparentid = 0 or conrelid <> 'topart'::regclass) -- names and states of its parts are the server's own
+ order by conrelid::regclass::text, 2, 4`
+
+// A role that may not set session_replication_role gets its foreign keys inside the fence, where
+// no row is looked at, and has them validated when the target is open: also of partitioned
+// tables. What does not hold is told, stays recorded, and is tried again.
+func TestLateForeignKeys(t *testing.T) {
+	t.Parallel()
+	for _, to := range []int{15, 18} {
+		source, target := pgtest.Pair(t, 15, to)
+		pgtest.Exec(t, source, joined)
+		m := newMoving(t, "late_keys", source, asPlain(t, target))
+		m.InsertOnly = []string{"public.log"}
+		r := m.start()
+		r.waitFor(migration.Following)
+		if got := pgtest.Query(t, target, keysOf); len(got) > 0 {
+			t.Fatalf("foreign keys while following: %v", got)
+		}
+		pgtest.Exec(t, source, `update log set b = 'updated' where a = 60; delete from log where a = 40; delete from refers where a = 41; insert into child values (1000, 2, 1)`)
+		m.caughtUp(r)
+		// Somebody takes a row away that others need: nothing but the validation notices.
+		pgtest.Exec(t, target, `delete from parts where k = 2 and id = 1`)
+		c := m.Config
+		c.Cut.MaxLag, c.Cut.Timeout = patience, patience
+		var steps []string
+		result, err := migration.Cutover(context.Background(), c, func(s string) { steps = append(steps, s) })
+		if err != nil {
+			t.Fatalf("cutover: %v", err)
+		}
+		if fmt.Sprint(result.Recopied) != `["public"."log"]` {
+			t.Errorf("copied again: %v", result.Recopied)
+		}
+		if _, err := r.end(); err == nil || !strings.Contains(err.Error(), "1 foreign keys could not be validated") {
+			t.Errorf("migrate ended with %v, want that a foreign key could not be validated", err)
+		}
+		st := status(t, m.Config)
+		if len(st.Unvalidated) == 0 || !strings.Contains(strings.Join(st.Unvalidated, " "), "topart") {
+			t.Errorf("status names %q", st.Unvalidated)
+		}
+		// It holds for what is written from now on.
+		conn := newLine(t, target)
+		if _, err := conn.ask(`insert into topart values (3, 7, 7)`); err == nil || !strings.Contains(err.Error(), "23503") {
+			t.Errorf("a new row without the one it refers to: %v", err)
+		}
+		pgtest.Exec(t, target, `insert into parts values (1, 2, 2)`)
+		if outcome, err := m.start().end(); err != nil || outcome.Phase != migration.Finished {
+			t.Fatalf("migrate again: %+v, %v", outcome, err)
+		}
+		if st := status(t, m.Config); len(st.Unvalidated) > 0 {
+			t.Errorf("status after it: %q", st.Unvalidated)
+		}
+		if got, want := fmt.Sprint(pgtest.Query(t, target, keysOf)), fmt.Sprint(pgtest.Query(t, source, keysOf)); got != want {
+			t.Errorf("%d: foreign keys of the target\n%s\nwant\n%s", to, got, want)
+		}
+		sameRows(t, source, target)
+		m.cleanup()
+	}
+}

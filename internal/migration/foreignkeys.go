@@ -1,0 +1,191 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// validationDDL is on the target: statements that look at the rows of foreign keys which
+// were created inside the fence without that. They are run when the target is open, and
+// stay until they have worked.
+const validationDDL = `
+create table if not exists walferry.validation (
+    migration  text not null,
+    position   int not null,
+    table_name text not null,
+    sql        text not null,
+    whole      bool not null,
+    error      text not null default '',
+    primary key (migration, position)
+);
+`
+
+// lateKeys are foreign keys that a role without session_replication_role gets inside the
+// fence, and the connection that will create them.
+type lateKeys struct {
+	*schema.LateKeys
+	conn *pgx.Conn
+}
+
+// prepareLateKeys finds out what there will be to do, while nothing is fenced. It leaves
+// r.keys nil where there is nothing, and the connection to closeLateKeys.
+func (r *runner) prepareLateKeys(ctx context.Context) error {
+	r.closeLateKeys(ctx)
+	if r.c.Schema == "none" {
+		return nil
+	}
+	may, err := r.replicaRole(ctx)
+	if err != nil || may {
+		return err
+	}
+	dump, err := r.archive(ctx)
+	if err != nil {
+		return err
+	}
+	err = r.store.do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
+	if err != nil {
+		return fmt.Errorf("create walferry.validation on the target: %w", err)
+	}
+	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " foreign keys"})
+	if err != nil {
+		return err
+	}
+	keys, err := dump.LateForeignKeys(ctx, conn)
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	r.keys = &lateKeys{keys, conn}
+	return nil
+}
+
+func (r *runner) closeLateKeys(ctx context.Context) {
+	if r.keys != nil {
+		r.keys.conn.Close(context.WithoutCancel(ctx))
+		r.keys = nil
+	}
+}
+
+// createLateKeys creates, inside the fence, what prepareLateKeys has found, without looking at
+// the rows; what is left to be validated is recorded before.
+func (r *runner) createLateKeys(ctx context.Context, step func(string)) error {
+	if r.keys == nil {
+		return nil
+	}
+	err := r.store.do(ctx, func(conn *pgx.Conn) error {
+		batch := &pgx.Batch{}
+		batch.Queue(`delete from walferry.validation where migration = $1`, r.c.Name)
+		for i, v := range r.keys.Later {
+			batch.Queue(`insert into walferry.validation (migration, position, table_name, sql, whole) values ($1, $2, $3, $4, $5)`, r.c.Name, i, v.Table, v.SQL, v.Whole)
+		}
+		return conn.SendBatch(ctx, batch).Close()
+	})
+	if err != nil {
+		return fmt.Errorf("record the foreign keys that are to be validated: %w", err)
+	}
+	if err := r.keys.Create(ctx, r.keys.conn); err != nil {
+		return err
+	}
+	if n := len(r.keys.Add); n > 0 {
+		step(fmt.Sprintf("created %d foreign keys, which this role could not have while following; they are validated when the target is open", n))
+	}
+	return nil
+}
+
+// lateForeignKeys does both, for a cutover that an earlier run has sealed.
+func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
+	defer r.closeLateKeys(ctx)
+	if err := r.prepareLateKeys(ctx); err != nil {
+		return err
+	}
+	return r.createLateKeys(ctx, step)
+}
+
+// unvalidated are the statements that are still to be run, and why the last try failed.
+func (r *runner) unvalidated(ctx context.Context) (list []schema.Validation, failures []string, err error) {
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		list, failures = nil, nil
+		if there, err := r.store.has(ctx, conn, "validation"); err != nil || !there {
+			return err
+		}
+		rows, err := conn.Query(ctx, `select table_name, sql, whole, error from walferry.validation where migration = $1 order by position`, r.c.Name)
+		if err != nil {
+			return err
+		}
+		var v schema.Validation
+		var failure string
+		_, err = pgx.ForEachRow(rows, []any{&v.Table, &v.SQL, &v.Whole, &failure}, func() error {
+			list = append(list, v)
+			if failure != "" {
+				failures = append(failures, v.SQL+": "+failure)
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read which foreign keys are to be validated: %w", err)
+	}
+	return list, failures, nil
+}
+
+// validateKeys runs what is recorded. The target is in use: nobody is refused meanwhile.
+func (r *runner) validateKeys(ctx context.Context, step func(string)) error {
+	list, _, err := r.unvalidated(ctx)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	step(fmt.Sprintf("validating foreign keys: %d statements", len(list)))
+	var mu sync.Mutex
+	var failed []string
+	var unrecorded error
+	err = schema.Validate(ctx, r.c.Target, list, r.c.Jobs, func(v schema.Validation, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		var recorded error
+		if err == nil {
+			recorded = r.store.exec(ctx, `delete from walferry.validation where migration = $1 and sql = $2`, r.c.Name, v.SQL)
+		} else {
+			failed = append(failed, v.SQL+": "+err.Error())
+			recorded = r.store.exec(ctx, `update walferry.validation set error = $3 where migration = $1 and sql = $2`, r.c.Name, v.SQL, err.Error())
+		}
+		unrecorded = errors.Join(unrecorded, recorded)
+	})
+	if err := errors.Join(err, unrecorded); err != nil {
+		return fmt.Errorf("validate the foreign keys (the same command goes on with it): %w", err)
+	}
+	if len(failed) > 0 {
+		for _, f := range failed {
+			step("not validated: " + f)
+		}
+		return &RunError{
+			fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)),
+			"they hold for what is written from now on; mend the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(statementsOf(list), "; "),
+		}
+	}
+	step("the foreign keys are validated")
+	return nil
+}
+
+func list1(texts []string) string {
+	if len(texts) == 1 {
+		return texts[0]
+	}
+	return fmt.Sprintf("%s; and %d more", texts[0], len(texts)-1)
+}
+
+func statementsOf(list []schema.Validation) (sql []string) {
+	for _, v := range list {
+		sql = append(sql, strings.TrimSuffix(v.SQL, ";"))
+	}
+	return sql
+}
