@@ -267,7 +267,7 @@ func TestIdentity_InsideTheFence(t *testing.T) {
 	for _, c := range []struct{ label, ddl, names, undo string }{
 		{"a partition", `create table ev_3 partition of ev for values from ('2024-03-01') to ('2024-04-01'); alter table ev_3 add primary key (id); insert into ev_3 values (500, '2024-03-03')`, `"public"."ev_3"`, `drop table ev_3`},
 		{"a table", `create table fresh (id int primary key); insert into fresh values (1)`, `"public"."fresh"`, `drop table fresh`},
-		{"a root above", `create table root (id int, v text) partition by range (id); alter table root attach partition loose for values from (0) to (100); insert into root values (50, 'past the fence')`, `"public"."loose" was attached to "public"."root"`, `alter table root detach partition loose; drop table root; delete from loose where id = 50`},
+		{"a root above", `create table root (id int, v text) partition by range (id); alter table root attach partition loose for values from (0) to (100)`, `"public"."loose" was attached to "public"."root"`, `alter table root detach partition loose; drop table root`},
 		{"a child", `create table late () inherits (base); insert into late values (70, 'late')`, `"public"."late"`, `drop table late`},
 		{"another table", `drop table a; create table a (id int primary key, v text, w text, n int); insert into a values (1)`, `"public"."a" was dropped on the source and made again`, ""},
 		{"the publication", `alter publication {p} drop table a; alter publication {p} add table a`, `had table "public"."a" taken out`, ""},
