@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -69,7 +70,7 @@ func cutoverText(r *migration.CutoverResult) string {
 	case r.FencedAt == nil:
 		return fmt.Sprintf("rehearsed without a fence: the target is %d ms behind\n", r.LagMS)
 	case r.DryRun:
-		return fmt.Sprintf("rehearsed: %d tables were fenced, drained and un-fenced again; writes were refused for %d ms\n", r.Tables, r.PauseMS)
+		return fmt.Sprintf("rehearsed: %d tables were fenced, drained and un-fenced again; writes were refused for %d ms\n%s\n", r.Tables, r.PauseMS, cmp.Or(r.Expectation(), "the real pause is longer: what was left out could not be measured"))
 	}
 	done := "cut over"
 	if r.Already {

@@ -25,7 +25,9 @@ type CutoverResult struct {
 	LagMS      int64       `json:"lag_ms"`      // trip of the canary before the fence
 	Tables     int         `json:"tables"`
 	Sequences  int         `json:"sequences"`
-	Already    bool        `json:"already,omitempty"` // it was done before it was asked for
+	Already    bool        `json:"already,omitempty"`   // it was done before it was asked for
+	ExpectMS   *int64      `json:"expect_ms,omitempty"` // by a rehearsal: its own pause, and what it left out, by measurement
+	LeftOut    []LeftOut   `json:"left_out,omitempty"`
 	sealed     bool        // there is no way back: the fence has no deadline any more
 	position   decoder.LSN // of the fence: every write is before it
 	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
@@ -95,7 +97,14 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 		err = f.finish(ctx, conn, fence, result, step)
 	}
 	if err != nil || o.DryRun {
-		return result, f.takeBack(ctx, o, since, result, err, step)
+		rehearsed := err == nil
+		err = f.takeBack(ctx, o, since, result, err, step)
+		if rehearsed && err == nil {
+			if err := f.measureRest(ctx, result); err != nil {
+				step("the real pause is longer than this one by what could not be measured: " + err.Error())
+			}
+		}
+		return result, err
 	}
 	// Sealed: nothing can be taken back, whatever the deadline says.
 	result.sealed = true

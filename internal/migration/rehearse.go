@@ -1,0 +1,135 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+)
+
+// LeftOut is a part of a cutover's pause that its rehearsal leaves out, and how long it took
+// when it was done in another way, outside of the fence.
+type LeftOut struct {
+	What string `json:"what"`
+	MS   int64  `json:"ms"`
+}
+
+// measureRest measures, after a rehearsal, what its pause has not in it. Nothing of it stays.
+func (f *following) measureRest(ctx context.Context, result *CutoverResult) error {
+	total := time.Duration(result.PauseMS) * time.Millisecond
+	result.LeftOut = nil
+	for _, part := range []struct {
+		what    string
+		measure func(context.Context) (time.Duration, error)
+	}{
+		{"reading and setting sequences", f.r.measureSequences},
+		{"creating foreign keys", f.r.measureKeys},
+		{"opening the comparison", f.r.measureProof},
+		{"sealing the fence and recording it", f.measureSeal},
+	} {
+		took, err := part.measure(ctx)
+		if err != nil {
+			return fmt.Errorf("measure what the rehearsal leaves out: %s: %w", part.what, err)
+		}
+		total += took
+		if took > 0 {
+			result.LeftOut = append(result.LeftOut, LeftOut{part.what, max(1, took.Milliseconds())})
+		}
+	}
+	expect := total.Milliseconds()
+	result.ExpectMS = &expect
+	return nil
+}
+
+// measureSequences sets as many sequences as there are, but of its own: what setval does stays
+// whatever becomes of its transaction.
+func (r *runner) measureSequences(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	var list []catalog.Sequence
+	err := r.source.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		if err != nil {
+			return err
+		}
+		list = catalog.SequencesOf(all, r.tables)
+		_, err = cutover.ReadSequences(ctx, conn, list)
+		return err
+	})
+	if err != nil || len(list) == 0 {
+		return time.Since(began), err
+	}
+	var made time.Duration
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		if _, err := cutover.ReadSequences(ctx, conn, list); err != nil {
+			return err
+		}
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // that is the point
+		making := time.Now()
+		if _, err := tx.Exec(ctx, `create temporary sequence walferry_measured`); err != nil {
+			return err
+		}
+		made = time.Since(making)
+		_, err = tx.Exec(ctx, `select setval('pg_temp.walferry_measured', n) from generate_series(1, $1::int8) n`, len(list))
+		return err
+	})
+	return time.Since(began) - made, err
+}
+
+// measureKeys creates the foreign keys that prepareLateKeys has found, and takes it back.
+func (r *runner) measureKeys(ctx context.Context) (time.Duration, error) {
+	if r.keys == nil || len(r.keys.Add) == 0 {
+		return 0, nil
+	}
+	// Nobody, the applier neither, waits behind it for longer than this.
+	if _, err := r.keys.conn.Exec(ctx, `set lock_timeout = '2s'`); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	err := r.keys.Rehearse(ctx, r.keys.conn)
+	return time.Since(began), err
+}
+
+// measureProof opens the comparison of --verify, and closes it.
+func (r *runner) measureProof(ctx context.Context) (took time.Duration, err error) {
+	defer func() { r.prover.close(); r.prover = nil }()
+	if err := r.connectProver(ctx); err != nil || r.prover == nil {
+		return 0, err
+	}
+	began := time.Now()
+	err = r.prover.open(ctx)
+	return time.Since(began), err
+}
+
+// measureSeal commits as often on both sides as the seal and the records of a cutover do.
+func (f *following) measureSeal(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	var err error
+	for range 3 {
+		_, source := f.writeBeat(ctx, "barrier")
+		target := f.r.store.exec(ctx, `update walferry.migration set seen_at = clock_timestamp() where name = $1`, f.r.c.Name)
+		err = errors.Join(err, source, target)
+	}
+	return time.Since(began), err
+}
+
+// Expectation is what a rehearsal says of the pause.
+func (r *CutoverResult) Expectation() string {
+	if r.ExpectMS == nil {
+		return ""
+	}
+	var parts []string
+	for _, p := range r.LeftOut {
+		parts = append(parts, fmt.Sprintf("%s %d ms", p.What, p.MS))
+	}
+	return fmt.Sprintf("expect writes to be refused for about %d ms: that, and what was left out: %s", *r.ExpectMS, strings.Join(parts, ", "))
+}
