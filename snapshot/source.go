@@ -34,6 +34,10 @@ func (c *Copier) openSource(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, onSource(err)
 	}
+	if err := session.TablesOnly(ctx, conn.PgConn()); err != nil {
+		closeConn(ctx, conn)
+		return nil, onSource(err)
+	}
 	if err := c.enterSnapshot(ctx, conn); err != nil {
 		closeConn(ctx, conn)
 		return nil, err

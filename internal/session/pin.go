@@ -22,3 +22,18 @@ func Pin(ctx context.Context, conn *pgconn.PgConn) error {
 	}
 	return pinLater(ctx, conn)
 }
+
+// TablesOnly has the server refuse to read views and foreign tables that are not the
+// system's, where its minor release can (those of August 2024, and 17 on): a relation that
+// its owner replaces by a view after the catalogue was read would run his functions with
+// our rights. It is for sessions that read nothing but tables (CVE-2024-7348 of pg_dump).
+func TablesOnly(ctx context.Context, conn *pgconn.PgConn) error {
+	if Major(conn) < 12 {
+		return nil
+	}
+	_, err := conn.Exec(ctx, `select pg_catalog.set_config(name, 'view, foreign-table', false) from pg_catalog.pg_settings where name = 'restrict_nonsystem_relation_kind'`).ReadAll()
+	if err != nil {
+		return fmt.Errorf("pin session settings: %w", err)
+	}
+	return nil
+}

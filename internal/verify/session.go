@@ -49,6 +49,10 @@ func (s *side) connect(ctx context.Context, dsn string, n int) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		s.sessions = append(s.sessions, &session{conn: conn, side: s.name})
+		if err := pinned.TablesOnly(ctx, conn.PgConn()); err != nil {
+			s.close()
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
 	}
 	return nil
 }
