@@ -15,10 +15,11 @@ type stage int
 const (
 	elsewhere    stage = iota // before the data, or by ForeignKeys
 	structure                 // indexes and constraints that are missing, statistics objects, rules
-	matview                   // rows of materialized views, whose order is that of their dependencies
-	ofMatview                 // their indexes
 	guard                     // triggers, policies, row security: none must act on what comes before
 	privilege                 // after owners: a privilege is given in the owner's name
+	matview                   // rows of materialized views, read with their owners' rights; their order is that of their dependencies
+	ofMatview                 // their indexes
+	remark                    // comments and security labels, of those indexes too
 	eventTrigger              // last: they would see what we do
 )
 
@@ -37,6 +38,9 @@ func (d *Dump) stage(e *entry) stage {
 		if e.kind == "ACL" && strings.HasPrefix(e.tag, "SCHEMA ") {
 			return elsewhere // with the owners
 		}
+		if e.kind == "COMMENT" || e.kind == "SECURITY LABEL" {
+			return remark
+		}
 		return privilege
 	case "EVENT TRIGGER":
 		return eventTrigger
@@ -54,6 +58,7 @@ func (d *Dump) stage(e *entry) stage {
 type finish struct {
 	dump    *Dump
 	conn    *pgx.Conn
+	do      func(ctx context.Context, sql string) error // runs an entry's SQL, all of it or nothing
 	present Present
 	roles   *roles
 	report  Report
@@ -63,9 +68,9 @@ type finish struct {
 }
 
 // Finish brings the rest, in this order: indexes, constraints, statistics
-// objects and rules that are still missing; the rows and indexes of the
-// materialized views that the source has filled; triggers with their states,
-// policies, row security; owners; privileges, default privileges, comments,
+// objects and rules that are still missing; triggers with their states,
+// policies, row security; owners; privileges, default privileges; the rows and indexes of the
+// materialized views that the source has filled; comments,
 // security labels; event triggers. Foreign keys are left to ForeignKeys.
 //
 // It is called when every table has its rows. What is there is passed over, so
@@ -76,6 +81,7 @@ type finish struct {
 // the report, with what depends on it, if it is refused again.
 func (d *Dump) Finish(ctx context.Context, conn *pgx.Conn) (Report, error) {
 	f := &finish{dump: d, conn: conn, denied: map[string][]string{}, out: map[int]bool{}}
+	f.do = func(ctx context.Context, sql string) error { return d.do(ctx, conn, sql) }
 	f.report.Skipped = append(f.report.Skipped, d.left...)
 	if err := f.run(ctx); err != nil {
 		f.failed = append(f.failed, err)
@@ -102,18 +108,18 @@ func (f *finish) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for s := matview; s <= guard; s++ {
-		if err := f.all(ctx, s); err != nil {
-			return err
-		}
+	if err := f.all(ctx, guard); err != nil {
+		return err
 	}
 	if err := f.owners(ctx); err != nil {
 		return err
 	}
-	if err := f.all(ctx, privilege); err != nil {
-		return err
+	for s := privilege; s <= eventTrigger; s++ {
+		if err := f.all(ctx, s); err != nil {
+			return err
+		}
 	}
-	return f.all(ctx, eventTrigger)
+	return nil
 }
 
 // all brings the entries of a stage. Its error means that no more can be done.
@@ -189,7 +195,11 @@ func (f *finish) create(ctx context.Context, e *entry) error {
 	if s, ok := f.present[k]; ok && (s.ok || k.kind == "CONSTRAINT") && !f.dump.ambiguous[k] {
 		return nil
 	}
-	err := f.dump.do(ctx, f.conn, e.sql)
+	sql := e.sql
+	if e.kind == "MATERIALIZED VIEW DATA" {
+		sql = asItsOwner + sql
+	}
+	err := f.do(ctx, sql)
 	switch {
 	case err == nil || present(err):
 		return nil

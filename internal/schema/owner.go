@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,8 +15,9 @@ import (
 
 // roles are those of the target.
 type roles struct {
-	current string
-	may     map[string]bool // may the connected role give objects to it? missing: no such role
+	current   string
+	superuser bool            // the connected role
+	may       map[string]bool // may the connected role give objects to it? missing: no such role
 }
 
 func loadRoles(ctx context.Context, q catalog.Querier) (*roles, error) {
@@ -28,17 +30,17 @@ func loadRoles(ctx context.Context, q catalog.Querier) (*roles, error) {
 	if major >= 16 {
 		may = "pg_catalog.pg_has_role(oid, 'USAGE') and pg_catalog.pg_has_role(oid, 'SET')"
 	}
-	rows, err := q.Query(ctx, `select rolname::text, `+may+`, rolname = current_user from pg_catalog.pg_roles`)
+	rows, err := q.Query(ctx, `select rolname::text, `+may+`, rolname = current_user, rolsuper from pg_catalog.pg_roles`)
 	if err != nil {
 		return nil, fmt.Errorf("list roles: %w", err)
 	}
 	r := &roles{may: map[string]bool{}}
 	var name string
-	var can, current bool
-	_, err = pgx.ForEachRow(rows, []any{&name, &can, &current}, func() error {
+	var can, current, superuser bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &can, &current, &superuser}, func() error {
 		r.may[name] = can
 		if current {
-			r.current = name
+			r.current, r.superuser = name, superuser
 		}
 		return nil
 	})
@@ -90,6 +92,33 @@ func (f *finish) owners(ctx context.Context) error {
 	return nil
 }
 
+// ownersEarly gives a superuser's objects to their owners in the transaction of tx that has made
+// them, before there are rows. From then on the server itself runs what users have made, as
+// the expressions of an index that is built, with the rights of the table's owner and not
+// with a superuser's. For another role that would gain little, and it owns what it fills.
+//
+// What is denied is reported by Finish, which does all of it again.
+func (d *Dump) ownersEarly(ctx context.Context, conn *pgx.Conn, q catalog.Querier, out map[int]bool) error {
+	roles, err := loadRoles(ctx, q)
+	if err != nil || !roles.superuser {
+		return err
+	}
+	f := &finish{dump: d, conn: conn, roles: roles, denied: map[string][]string{}, out: out}
+	f.do = func(ctx context.Context, sql string) error {
+		err := execute(ctx, conn, "savepoint owner;"+sql+"\n;release savepoint owner")
+		if err != nil && !conn.IsClosed() {
+			if back := execute(ctx, conn, "rollback to savepoint owner"); back != nil {
+				return errors.Join(err, back)
+			}
+		}
+		return err
+	}
+	if err := f.owners(ctx); err != nil {
+		return err
+	}
+	return errors.Join(f.failed...)
+}
+
 // own gives one object to its owner.
 func (f *finish) own(ctx context.Context, e *entry) error {
 	object, ok := strings.CutPrefix(strings.TrimRight(e.drop, " ;\n"), "DROP ")
@@ -109,7 +138,7 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 		return nil
 	}
 	sql := "ALTER " + object + " OWNER TO " + catalog.Quote(e.owner)
-	err := f.dump.do(ctx, f.conn, sql)
+	err := f.do(ctx, sql)
 	switch {
 	case err == nil:
 		return nil
@@ -126,12 +155,12 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 // privileges runs the GRANT and REVOKE of an entry, and without those that
 // concern roles the target lacks.
 func (f *finish) privileges(ctx context.Context, e *entry) error {
-	err := f.dump.do(ctx, f.conn, e.sql)
+	err := f.do(ctx, e.sql)
 	if err == nil || !tolerable(err) {
 		return f.privilegeError(e, e.sql, err)
 	}
 	for _, sql := range statements(e.sql) {
-		err := f.dump.do(ctx, f.conn, "set session authorization default;"+sql)
+		err := f.do(ctx, "set session authorization default;"+sql)
 		if strings.HasPrefix(sql, "SET SESSION") || strings.HasPrefix(sql, "RESET SESSION") {
 			continue // a grant in another's name is then one in the owner's
 		}

@@ -10,6 +10,10 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
+// asItsOwner comes before a refresh. The server runs a view's query with the rights of its
+// owner, to whom row security may apply: as it does when he refreshes it himself.
+const asItsOwner = "set local row_security = on;\n"
+
 // RefreshViews refreshes every materialized view that is filled, in the order in
 // which they were created, so that one that reads another comes after it. It
 // returns how many were refreshed; the error joins those of the others. Readers of a view wait while it is refreshed.
@@ -27,7 +31,7 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 	var failed []error
 	for _, v := range views {
 		name := catalog.Name(v.Schema, v.Name)
-		if _, err := conn.Exec(ctx, `refresh materialized view `+name); err != nil {
+		if err := execute(ctx, conn, asItsOwner+`refresh materialized view `+name); err != nil {
 			failed = append(failed, fmt.Errorf("refresh materialized view %s: %w", name, err))
 			if conn.IsClosed() || ctx.Err() != nil {
 				break

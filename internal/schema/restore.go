@@ -82,6 +82,8 @@ func (e *ObjectError) Hint() string {
 		return "have a superuser of the target (rds_superuser) create the extension, then run the same command again"
 	case code == "53200":
 		return "raise max_locks_per_transaction on the target: all tables are created in one transaction"
+	case code == "42501" && (strings.HasPrefix(e.Object, "INDEX ") || strings.HasPrefix(e.Object, "CONSTRAINT ")):
+		return "expressions of an index run with the rights of the table's owner: grant the owner on the target what its functions need, or " + byHand
 	case code == "42501":
 		return "grant the target's role what is missing (create on the database and its schemas), or " + byHand
 	case code == "42P07" || code == "42710" || code == "42723":
@@ -148,9 +150,10 @@ func (d *Dump) do(ctx context.Context, conn *pgx.Conn, sql string) error {
 // types, functions, tables with their defaults and checks, sequences, views. It
 // does so in the caller's transaction, so that all of it is there or nothing,
 // and the caller can record in the same transaction that it is. Everything
-// belongs to the connected role until Finish. Schemas and extensions that exist
-// are used. What the target refuses and tables can be without is left out, with what
-// depends on it, and is in the report. After an error, an *ObjectError, the transaction is aborted.
+// belongs to the connected role until Finish, or to its owner at once where the role is a
+// superuser. Schemas and extensions that exist are used. What the target refuses and tables
+// can be without is left out, with what depends on it, and is in the report. After an error,
+// an *ObjectError, the transaction is aborted.
 func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 	report := Report{Skipped: append([]Skipped(nil), d.left...)}
 	conn := tx.Conn()
@@ -205,6 +208,9 @@ func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 		if err != nil {
 			return report, objectError(e, e.sql, err)
 		}
+	}
+	if err := d.ownersEarly(ctx, conn, tx, out); err != nil {
+		return report, err
 	}
 	// The rest of the caller's transaction is his again.
 	if err := execute(ctx, conn, "set local standard_conforming_strings = on"); err != nil {
