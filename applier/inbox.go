@@ -76,6 +76,9 @@ const (
 // size counts what holds the values, too: a DELETE by key has a few bytes of them.
 func size(tx *decoder.Tx) int {
 	n := len(tx.Changes) * changeBytes
+	for i := range tx.Messages {
+		n += len(tx.Messages[i].Prefix) + len(tx.Messages[i].Content)
+	}
 	for i := range tx.Changes {
 		c := &tx.Changes[i]
 		n += (len(c.Old) + len(c.New)) * valueBytes

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/walferry/walferry/internal/session"
 )
 
 // connection is one START_REPLICATION. One goroutine reads and writes it, with
@@ -75,7 +77,7 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 	if err := tune(ctx, conn); err != nil {
 		return nil, err
 	}
-	if err := startReplication(ctx, conn, startSQL(s.config.Slot, s.queued, s.config.Publications)); err != nil {
+	if err := startReplication(ctx, conn, startSQL(s.config.Slot, s.queued, s.config.Publications, s.config.Messages != nil && session.Major(conn) >= 14)); err != nil {
 		switch sqlState(err) {
 		case "55006":
 			return nil, &SlotError{Slot: s.config.Slot, Reason: SlotActive, Detail: err.Error()}
@@ -203,7 +205,7 @@ func (s *Stream) handle(ctx context.Context, c *connection, data []byte) error {
 func (s *Stream) deliver(ctx context.Context, c *connection, tx *Tx) error {
 	if tx.Last {
 		// Before it waits, so that no position can be put before it.
-		s.queued = tx.EndLSN
+		s.queued = max(s.queued, tx.EndLSN)
 		raise(&s.received, tx.EndLSN)
 	}
 	var lost error

@@ -1,6 +1,7 @@
 package decoder
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"unsafe"
@@ -19,6 +20,10 @@ type Decoder struct {
 	// Other changes of that table are left out. Empty: there is none.
 	Truncations string
 
+	// Messages and Empty are those of Config.
+	Messages func(prefix string) bool
+	Empty    func(xid uint32) bool
+
 	relations map[uint32]relation
 	session   int // of the relations that may be used
 
@@ -28,10 +33,11 @@ type Decoder struct {
 	size   int
 	origin string // the last one's name: most transactions of a stream have the same
 
-	slab    slab
-	changes []Change // chunk; from on they are those of the piece in hand
-	from    int
-	turn    int // of the slab, when the chunk was begun
+	slab     slab
+	messages []Message // of the piece in hand
+	changes  []Change  // chunk; from on they are those of the piece in hand
+	from     int
+	turn     int // of the slab, when the chunk was begun
 
 	err error
 }
@@ -48,6 +54,7 @@ const (
 	changesChunk      = 256
 	changeSize        = int(unsafe.Sizeof(Change{}))
 	valueSize         = int(unsafe.Sizeof(Value{}))
+	messageSize       = int(unsafe.Sizeof(Message{}))
 )
 
 // Decode takes the next message. It returns a Tx when the message ends one or
@@ -63,8 +70,8 @@ func (d *Decoder) Decode(msg []byte) (*Tx, error) {
 	return tx, err
 }
 
-// End is the end of the last complete transaction, also of one without changes,
-// for which no Tx is made. Zero: none yet.
+// End is the end of the last complete transaction, also of one for which no Tx is
+// made, because it has no changes. Zero: none yet.
 func (d *Decoder) End() LSN { return d.end }
 
 // InTransaction tells whether a transaction has begun and not ended.
@@ -82,6 +89,7 @@ func (d *Decoder) Reset(end LSN) {
 func (d *Decoder) discard() {
 	clear(d.changes[d.from:])
 	d.changes = d.changes[:d.from]
+	d.messages = nil
 	d.size = 0
 }
 
@@ -99,7 +107,8 @@ func (d *Decoder) decode(msg []byte) (*Tx, error) {
 		d.announce(&r)
 	case kind == 'Y':
 		r.userType()
-	case kind == 'M': // a logical message, not asked for, and no change of a table
+	case kind == 'M':
+		return d.message(&r)
 	case kind == 'I', kind == 'U', kind == 'D':
 		return d.row(&r)
 	case kind == 'T':
@@ -139,7 +148,7 @@ func (d *Decoder) commit(r *reader) (*Tx, error) {
 	}
 	d.inTx = false
 	d.end = m.end
-	if d.from == len(d.changes) {
+	if d.from == len(d.changes) && len(d.messages) == 0 && (d.Empty == nil || !d.Empty(d.tx.XID)) {
 		return nil, nil
 	}
 	d.tx.EndLSN, d.tx.Last = m.end, true
@@ -148,7 +157,7 @@ func (d *Decoder) commit(r *reader) (*Tx, error) {
 
 func (d *Decoder) setOrigin(r *reader) {
 	name := r.origin()
-	if !d.inTx || d.tx.Origin != "" || !d.tx.First || d.from < len(d.changes) {
+	if !d.inTx || d.tx.Origin != "" || !d.tx.First || d.from < len(d.changes) || len(d.messages) > 0 {
 		r.fail("origin at another place than after begin")
 	}
 	if r.err != nil {
@@ -294,17 +303,53 @@ func (d *Decoder) truncated(marker Change) (*Relation, bool) {
 	return &Relation{Namespace: namespace, Name: name}, true
 }
 
-// add puts a change behind the others. When they are a piece already, they are
-// cut off before, so that the last piece always has a change.
-func (d *Decoder) add(c Change, bytes int) *Tx {
-	var piece *Tx
+// message takes a logical message that was asked for. One of no transaction says, as
+// a keepalive does, that everything that committed before it has been sent.
+func (d *Decoder) message(r *reader) (*Tx, error) {
+	m := r.message()
+	if m.transactional && !d.inTx {
+		r.fail("message of a transaction outside of one")
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	if d.Messages == nil || !d.Messages(string(m.prefix)) {
+		return nil, nil
+	}
+	message := Message{Prefix: string(m.prefix), Content: bytes.Clone(m.content), LSN: m.lsn, Transactional: m.transactional}
+	if !d.inTx {
+		if m.lsn < d.end {
+			r.fail("message at %s, before %s", m.lsn, d.end)
+			return nil, r.err
+		}
+		tx := position(m.lsn)
+		tx.Messages = []Message{message}
+		tx.size += len(r.msg)
+		return tx, nil
+	}
+	piece := d.full()
+	message.Before = len(d.changes) - d.from
+	d.messages = append(d.messages, message)
+	d.size += len(r.msg) + messageSize
+	return piece, nil
+}
+
+// full is the piece in hand where it has its size. It is cut off before more is added,
+// so that the last piece always has something.
+func (d *Decoder) full() *Tx {
 	limit := d.PieceBytes
 	if limit == 0 {
 		limit = defaultPieceBytes
 	}
 	if d.size >= limit {
-		piece = d.cut()
+		return d.cut()
 	}
+	return nil
+}
+
+// add puts a change behind the others.
+func (d *Decoder) add(c Change, bytes int) *Tx {
+	piece := d.full()
 	d.size += bytes + changeSize + valueSize*(len(c.Old)+len(c.New))
 	if len(d.changes) == cap(d.changes) {
 		// The changes of a Tx are contiguous: those in hand move to the new chunk.
@@ -321,8 +366,9 @@ func (d *Decoder) cut() *Tx {
 	tx := d.tx
 	n := len(d.changes)
 	tx.Changes = d.changes[d.from:n:n]
+	tx.Messages = d.messages
 	tx.size = d.size + int(unsafe.Sizeof(tx))
-	d.tx.First = false
+	d.tx.First, d.messages = false, nil
 	d.from, d.size = n, 0
 	if d.turn != d.slab.turn {
 		// As in slab: the chunk must not keep alive what others have let go.

@@ -27,7 +27,7 @@ func recorded(t testing.TB, script string) [][]byte {
 // A message that ends early, wherever it does, is refused with a ProtocolError
 // that names it, and one that is longer than it should be as well.
 func TestDecode_CutShort(t *testing.T) {
-	messages := recorded(t, "changes")
+	messages := append(recorded(t, "message"), recorded(t, "changes")...)
 	for i, message := range messages {
 		wrong := [][]byte{append(bytes.Clone(message), 0)}
 		for n := range len(message) {
@@ -59,7 +59,7 @@ func TestDecode_CutShort(t *testing.T) {
 // FuzzDecode feeds messages, one length byte before each, to one decoder. Whatever
 // they are, it must not panic, and what it gives must hold together.
 func FuzzDecode(f *testing.F) {
-	for _, script := range []string{"changes", "empty", "relation-changes"} {
+	for _, script := range []string{"changes", "empty", "relation-changes", "message"} {
 		var stream []byte
 		for _, message := range recorded(f, script) {
 			stream = append(append(stream, byte(len(message))), message...)
@@ -68,7 +68,10 @@ func FuzzDecode(f *testing.F) {
 		f.Add(stream)
 	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		d := Decoder{PieceBytes: 300, Truncations: "public.t"}
+		d := Decoder{
+			PieceBytes: 300, Truncations: "public.t",
+			Messages: func(prefix string) bool { return len(prefix)%2 == 0 }, Empty: func(xid uint32) bool { return xid%2 == 0 },
+		}
 		for len(stream) > 0 {
 			n := min(int(stream[0]), len(stream)-1)
 			msg := bytes.Clone(stream[1 : 1+n])
@@ -91,8 +94,14 @@ func FuzzDecode(f *testing.F) {
 }
 
 func verifyTx(t *testing.T, tx *Tx) {
-	if len(tx.Changes) == 0 || tx.XID == 0 || tx.Last != (tx.EndLSN != 0) {
+	none := len(tx.Changes)+len(tx.Messages) == 0 // only where Empty has asked for it, which is of one piece
+	if none && (tx.XID%2 != 0 || !tx.First || !tx.Last) || tx.XID == 0 && (len(tx.Messages) != 1 || len(tx.Changes) > 0) || tx.Last != (tx.EndLSN != 0) {
 		t.Fatalf("broken Tx %+v", tx)
+	}
+	for _, m := range tx.Messages {
+		if len(m.Prefix)%2 != 0 || m.Before < 0 || m.Before > len(tx.Changes) || !m.Transactional && tx.XID == 0 && m.LSN != tx.EndLSN {
+			t.Fatalf("broken message %+v of %+v", m, tx)
+		}
 	}
 	for _, c := range tx.Changes {
 		if c.Op == Truncate {

@@ -18,7 +18,10 @@ import (
 // "key" is the old key, "old" the whole old row of a table with REPLICA IDENTITY
 // FULL; an update that left the key as it was has neither. "origin" is there when
 // the transaction has one; "first" and "last" when it comes in pieces, and then
-// "end_lsn" only with the last. A position has the xid 0 and no changes.
+// "end_lsn" only with the last. A position has the xid 0 and no changes. "messages" are
+// there when it has any, each with the index of the change that it comes before:
+//
+//	"messages":[{"prefix":"outbox","content":"...","lsn":"0/1559338","transactional":true,"before":0}]
 func AppendJSON(dst []byte, tx *Tx) []byte {
 	dst = append(dst, `{"xid":`...)
 	dst = strconv.AppendUint(dst, uint64(tx.XID), 10)
@@ -50,7 +53,25 @@ func AppendJSON(dst []byte, tx *Tx) []byte {
 		}
 		dst = appendChange(dst, &tx.Changes[i])
 	}
-	return append(dst, "]}\n"...)
+	dst = append(dst, ']')
+	separator := `,"messages":[`
+	for i := range tx.Messages {
+		dst = appendMessage(append(dst, separator...), &tx.Messages[i])
+		separator = ","
+	}
+	if len(tx.Messages) > 0 {
+		dst = append(dst, ']')
+	}
+	return append(dst, "}\n"...)
+}
+
+func appendMessage(dst []byte, m *Message) []byte {
+	dst = appendString(append(dst, `{"prefix":`...), m.Prefix)
+	dst = appendString(append(dst, `,"content":`...), m.Content)
+	dst = appendLSN(append(dst, `,"lsn":`...), m.LSN)
+	dst = strconv.AppendBool(append(dst, `,"transactional":`...), m.Transactional)
+	dst = strconv.AppendInt(append(dst, `,"before":`...), int64(m.Before), 10)
+	return append(dst, '}')
 }
 
 func appendChange(dst []byte, c *Change) []byte {

@@ -258,6 +258,24 @@ func (r *reader) old(rel *Relation, s *slab) ([]Value, bool) {
 	return r.tuple(rel, s, false), marker == 'O'
 }
 
+type logicalMessage struct {
+	transactional   bool
+	lsn             LSN
+	prefix, content []byte
+}
+
+func (r *reader) message() (m logicalMessage) {
+	flags := r.byte()
+	if flags > 1 {
+		r.fail("unknown flags %#x", flags)
+	}
+	m.transactional = flags == 1
+	m.lsn, m.prefix = r.lsn(), r.string()
+	m.content = r.bytes(int(r.uint32()))
+	r.end()
+	return m
+}
+
 type truncateMessage struct {
 	cascade, restart bool
 	oids             []byte // four bytes each

@@ -25,8 +25,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts give into test
 //	> insert OID VALUE...        a value is n, u or =TEXT
 //	> update OID [K VALUE... | O VALUE...] N VALUE...      > delete OID K|O VALUE...
 //	> truncate OID[,OID...] [cascade] [restart]
-//	> type OID                   > message                 > hex BYTES
-//	> pieces BYTES               > truncations TABLE       > reset LSN
+//	> type OID                   > hex BYTES               > reset LSN
+//	> message FLAGS LSN PREFIX CONTENT
+//	> pieces BYTES               > truncations TABLE       > messages PREFIX    > empty XID
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txt")
 	if err != nil || len(files) == 0 {
@@ -69,6 +70,10 @@ func runScript(t *testing.T, text string) string {
 			d.PieceBytes = number(t, words[1])
 		case "truncations":
 			d.Truncations = words[1]
+		case "messages":
+			d.Messages = func(prefix string) bool { return prefix == words[1] }
+		case "empty":
+			d.Empty = func(xid uint32) bool { return int(xid) == number(t, words[1]) }
 		case "reset":
 			d.Reset(lsnOf(t, words[1]))
 		default:
@@ -94,6 +99,9 @@ func describe(out *strings.Builder, tx *Tx) {
 		fmt.Fprintf(out, " first=%t last=%t", tx.First, tx.Last)
 	}
 	out.WriteString("\n")
+	for _, m := range tx.Messages {
+		fmt.Fprintf(out, "  M %s %s=%s transactional=%t before=%d\n", m.LSN, m.Prefix, m.Content, m.Transactional, m.Before)
+	}
 	for _, c := range tx.Changes {
 		fmt.Fprintf(out, "  %c", c.Op)
 		if c.Relation != nil {
@@ -244,11 +252,11 @@ func encode(t testing.TB, words []string) []byte {
 		str("mood")
 	case "message":
 		u8('M')
-		u8(0)
-		u64(0)
-		str("prefix")
-		u32(1)
-		u8('x')
+		u8(byte(number(t, args[0])))
+		u64(lsnOf(t, args[1]))
+		str(args[2])
+		u32(len(args[3]))
+		m = append(m, args[3]...)
 	case "hex":
 		raw, err := hex.DecodeString(strings.Join(args, ""))
 		if err != nil {

@@ -151,14 +151,19 @@ func tune(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// startSQL asks for protocol 1 in text, which every version from 10 on speaks.
-func startSQL(slot string, start LSN, publications []string) string {
+// startSQL asks for protocol 1 in text, which every version from 10 on speaks, and for
+// logical messages, which pgoutput sends in any protocol from version 14 on.
+func startSQL(slot string, start LSN, publications []string, messages bool) string {
 	quoted := make([]string, len(publications))
 	for i, name := range publications {
 		quoted[i] = catalog.Quote(name)
 	}
-	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %s (proto_version '1', publication_names %s)",
-		catalog.Quote(slot), start, catalog.Literal(strings.Join(quoted, ", ")))
+	option := ""
+	if messages {
+		option = ", messages 'true'"
+	}
+	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %s (proto_version '1', publication_names %s%s)",
+		catalog.Quote(slot), start, catalog.Literal(strings.Join(quoted, ", ")), option)
 }
 
 // startReplication returns when the connection has become a stream of CopyData.

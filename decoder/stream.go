@@ -33,6 +33,17 @@ type Config struct {
 	// source of version 10: TruncationTable. Empty: none.
 	Truncations string
 
+	// Messages tells by its prefix whether a logical message of the source's database
+	// comes with its transaction, or in a Tx of its own; see Message. Nil: none is
+	// asked for. Otherwise the source sends all of them, and those that are not wanted
+	// cost no more than that.
+	Messages func(prefix string) bool
+
+	// Empty tells whether a transaction without changes comes as a Tx nevertheless. It
+	// is asked for each of which the source tells, as it does up to 14, by the
+	// goroutine that receives. Nil: none comes.
+	Empty func(xid uint32) bool
+
 	// PieceBytes is about how much memory one Tx holds before a larger transaction
 	// comes in pieces. Zero: 1 MiB.
 	PieceBytes int
@@ -132,7 +143,7 @@ func Open(ctx context.Context, dsn string, c Config) (*Stream, error) {
 	}
 	s := &Stream{
 		config: c, dsn: dsn, identity: c.Expect, queue: newQueue(c.QueueBytes), queued: c.Start,
-		decoder: Decoder{PieceBytes: c.PieceBytes, Truncations: c.Truncations},
+		decoder: Decoder{PieceBytes: c.PieceBytes, Truncations: c.Truncations, Messages: c.Messages, Empty: c.Empty},
 		done:    make(chan struct{}),
 	}
 	first, err := s.openConnection(ctx)

@@ -82,6 +82,22 @@ type Change struct {
 	Restart   bool        // for Truncate: RESTART IDENTITY was said
 }
 
+// Message is a logical message: what somebody wrote into the WAL with
+// pg_logical_emit_message. Servers before 14 do not send any.
+type Message struct {
+	Prefix  string
+	Content []byte
+	LSN     LSN // end of its record: what pg_logical_emit_message returned
+
+	// Transactional: it is part of its transaction and came with the commit. Others come
+	// in a Tx of their own, which is a position, whatever becomes of the transaction.
+	Transactional bool
+
+	// Before is the index, in Changes, of the change that it comes before; their number
+	// where it comes after all of them.
+	Before int
+}
+
 // Tx is a committed transaction of the source or, when it is larger than
 // Config.PieceBytes, the next piece of one.
 //
@@ -94,7 +110,11 @@ type Change struct {
 // A Tx with XID 0 and no changes is not a transaction but a position: every
 // transaction that committed before EndLSN (= CommitLSN) has been delivered. The
 // consumer stores it like a transaction's end and acknowledges it, so that a slot
-// advances while only other databases, or unpublished tables, are written.
+// advances while only other databases, or unpublished tables, are written. A logical
+// message of no transaction comes with such a position.
+//
+// Changes is empty also where a transaction has nothing but Messages, or is one that
+// Config.Empty has asked for.
 type Tx struct {
 	XID        uint32
 	CommitLSN  LSN       // start of the commit record: decides what comes before what
@@ -104,6 +124,7 @@ type Tx struct {
 	First      bool
 	Last       bool
 	Changes    []Change
+	Messages   []Message // those that were asked for
 
 	size int // bytes of memory that it holds, about
 }
