@@ -15,17 +15,20 @@ import (
 // the publication and into Config.Truncations.
 const TruncationTable = "walferry.truncation"
 
+// TruncationTableSQL makes that table.
+const TruncationTableSQL = `create table if not exists walferry.truncation (
+    id          bigserial primary key,
+    schema_name text not null,
+    table_name  text not null,
+    at          timestamptz not null default pg_catalog.clock_timestamp()
+)`
+
 // The function runs as its owner, so that whoever may truncate a table needs no
 // right on ours; that is why its search_path is pinned and nobody else may attach
 // it to a table.
 const createTruncation = `
 create schema if not exists walferry;
-create table if not exists walferry.truncation (
-    id          bigserial primary key,
-    schema_name text not null,
-    table_name  text not null,
-    at          timestamptz not null default pg_catalog.clock_timestamp()
-);
+` + TruncationTableSQL + `;
 create or replace function walferry.truncation() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

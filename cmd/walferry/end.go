@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,7 +24,7 @@ func abortCommand(ui *ui) *cli.Command {
 			if err := migration.Abort(c.Context, config); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(ui.stdout, "aborted: the source has nothing of walferry any more; the target keeps its data, marked unfit")
+			_, err = fmt.Fprintln(ui.stdout, "aborted: the source has nothing of this migration any more; the target keeps its data, marked unfit")
 			return writeErr(err)
 		},
 	}
@@ -58,33 +59,34 @@ func cleanupCommand(ui *ui) *cli.Command {
 					return err
 				}
 			} else {
-				if len(left) == 0 {
-					_, err = fmt.Fprintln(ui.stdout, "clean: a query found nothing of walferry on either server")
-				}
-				for _, l := range left {
-					_, err = fmt.Fprintf(ui.stdout, "left on the %s: %s\n", l.On, l.Object)
-				}
-				if err := writeErr(err); err != nil {
+				if err := ui.left(left); err != nil {
 					return err
 				}
 			}
 			if before.Cutover.FinishedAt != nil {
 				ui.note("the fence is gone: the old source accepts writes again; shut it down, or see that no client still uses it")
 			}
-			if len(left) > 0 {
-				return &leftError{len(left)}
-			}
-			return nil
+			return migration.NewLeftError(left)
 		},
 	}
 }
 
-// leftError says that cleanup could not remove everything.
-type leftError struct{ count int }
-
-func (e *leftError) Error() string { return fmt.Sprintf("%d objects of walferry are left", e.count) }
-
-// Hint is what the operator can do.
-func (e *leftError) Hint() string {
-	return "they may belong to another migration (--name); otherwise drop them by hand"
+// left tells what cleanup has found.
+func (u *ui) left(left []migration.Left) error {
+	clean := "clean: a query found nothing of walferry on either server\n"
+	for _, l := range left {
+		whose := ""
+		if l.Migration != "" {
+			whose = ", of migration " + l.Migration
+			clean = "clean: a query found nothing of this migration on either server\n"
+		}
+		if _, err := fmt.Fprintf(u.stdout, "left on the %s: %s%s\n", l.On, l.Object, whose); err != nil {
+			return writeErr(err)
+		}
+	}
+	if migration.NewLeftError(left) != nil {
+		return nil // which follows
+	}
+	_, err := io.WriteString(u.stdout, clean)
+	return writeErr(err)
 }

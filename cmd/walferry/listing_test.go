@@ -82,7 +82,7 @@ func reach(ts *testscript.TestScript, neg bool, args []string) {
 		st, err := migration.ReadStatus(ctx, config)
 		ts.Check(err)
 		want := migration.Phase(args[0])
-		if st.Phase == want && (want != migration.Following || st.Running && st.Stream.Transactions > 0) {
+		if st.Phase == want && (want != migration.Following || st.Running && st.Stream.LagSeconds != nil) {
 			return
 		}
 		if st.Error != "" || time.Now().After(deadline) {

@@ -58,7 +58,7 @@ func (p *progress) measure(v migration.View) {
 
 // caughtUp tells once that the cutover can be asked for.
 func (p *progress) caughtUp(v migration.View) {
-	if p.told || v.Phase != migration.Following || v.LagSeconds > 1 || v.Transactions == 0 || p.c.Auto || p.c.Until == migration.UntilCaughtUp {
+	if p.told || v.Phase != migration.Following || v.LagUnknown || v.LagSeconds > 1 || p.c.Auto || p.c.Until == migration.UntilCaughtUp {
 		return
 	}
 	p.told = true

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -35,7 +36,10 @@ func streamCommand(ui *ui) *cli.Command {
 			if source == "" {
 				return &usageError{"no connection string for the source", "give --source, or WALFERRY_SOURCE, or --config"}
 			}
-			config := decoder.Config{Slot: c.String("slot"), Publications: c.StringSlice("publication"), Logger: ui.logger}
+			config := decoder.Config{
+				Slot: c.String("slot"), Publications: c.StringSlice("publication"), Logger: ui.logger,
+				Messages: func(prefix string) bool { return !migration.OwnMessage(prefix) },
+			}
 			if len(config.Publications) == 0 {
 				name := s.text("name")
 				if name == "" {
@@ -94,7 +98,7 @@ func stream(ctx context.Context, ui *ui, source string, config decoder.Config, l
 		case err != nil:
 			return errors.Join(err, writeErr(out.Flush()))
 		}
-		if tx.XID != 0 {
+		if tx.XID != 0 || len(tx.Messages) > 0 {
 			line = decoder.AppendJSON(line[:0], tx)
 			if _, err := out.Write(line); err != nil {
 				return writeErr(err)

@@ -2,11 +2,13 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Stranger is something in schema walferry by which somebody else could make walferry
@@ -202,6 +204,17 @@ func refuse(ctx context.Context, q Querier, strangers []Stranger) error {
 // EXISTS trusts whoever made it. What others may write to, as default privileges
 // have it, is taken from them. The error may be a *StrangersError.
 func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
+	for attempt := 0; ; attempt++ {
+		// IF NOT EXISTS, and OR REPLACE, do not keep two sessions from making the same at once.
+		err := own(ctx, conn, sql)
+		var server *pgconn.PgError
+		if attempt == 3 || !errors.As(err, &server) || !slices.Contains([]string{"23505", "42P06", "42P07", "42723"}, server.Code) {
+			return err
+		}
+	}
+}
+
+func own(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if sql != "" {
 			// Before, too: SQL that alters a table may rewrite it, with its defaults.

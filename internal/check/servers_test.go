@@ -30,6 +30,8 @@ func TestRun_OldVersion(t *testing.T) {
 			`insert into r values (1, 'epoch', '1 day', '["epoch" "now"]', array['epoch'::abstime])`,
 		}},
 		{id: "truncate-not-decoded", on: "source", severity: Info, noMend: true},
+		{id: "source-published", on: "source", severity: Block, object: `"check All"`, seen: "walferry.truncation", source: []string{`create publication "check All" for all tables`}},
+		{id: "target-published", on: "target", severity: Warn, object: "check_all", noMend: true, target: []string{`create publication check_all for all tables`}},
 		{id: "minor-version", on: "source", severity: Warn, noMend: true},
 	}
 	bring(t, source, target, situations)
@@ -109,7 +111,9 @@ func TestRun_Privileges(t *testing.T) {
 			exec(t, source, `create role check_owner`, `create schema "S"`, `create table "S"."T" (a int primary key)`, `alter table "S"."T" owner to check_owner`,
 				`create sequence "S".q`, `create table "S".r (a int primary key)`, `alter table "S".r enable row level security`,
 				// A membership that takes SET ROLE, which walferry does not do.
-				`create role check_lender`, `grant check_lender to check_plain`, `create table "S".l (a int primary key)`, `alter table "S".l owner to check_lender`)
+				`create role check_lender`, `grant check_lender to check_plain`,
+				map[bool]string{false: `revoke execute on function pg_logical_emit_message(bool, text, text) from public`, true: `revoke execute on function pg_logical_emit_message(bool, text, text, bool) from public`}[majors[0] >= 17],
+				`create table "S".l (a int primary key)`, `alter table "S".l owner to check_lender`)
 			t.Cleanup(func() {
 				exec(background{t}, source, `drop owned by check_owner, check_lender`, `drop role check_owner, check_lender`)
 			})
@@ -118,6 +122,7 @@ func TestRun_Privileges(t *testing.T) {
 			c := Config{SourceDSN: as(t, source, "check_plain"), TargetDSN: as(t, target, "check_plain"), Schema: "none", Jobs: 1}
 			mend(t, c, source, target, []situation{
 				{id: "replication-right", on: "source", severity: Block},
+				{id: "emit-message", on: "source", severity: Block, seen: "heartbeats"},
 				{id: "create-on-database", on: "source", severity: Block},
 				{id: "create-on-database", on: "target", severity: Block},
 				{id: "schema-usage", on: "source", severity: Block},

@@ -121,7 +121,7 @@ func (d *demo) waitFollowing(ctx context.Context, migrate *background) error {
 		if err := json.Unmarshal(text, &st); err != nil {
 			return fmt.Errorf("read walferry status: %w", err)
 		}
-		if st.Phase == migration.Following && st.Stream.Transactions > 0 && st.Stream.LagSeconds != nil && *st.Stream.LagSeconds < 1 {
+		if st.Phase == migration.Following && st.Stream.LagSeconds != nil && *st.Stream.LagSeconds < 1 {
 			return nil
 		}
 	}

@@ -10,11 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/online"
-	"github.com/walferry/walferry/internal/session"
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
@@ -62,7 +57,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 }
 
 // Abort gives a migration up: the source is un-fenced and has nothing of it any
-// more; the target keeps its data, marked unfit. A running migrate is told to end.
+// more, which a query has to say: otherwise the error is a *LeftError. The target keeps its data, marked unfit. A running migrate is told to end.
 func Abort(ctx context.Context, c Config) error {
 	c, err := c.fill()
 	if err != nil {
@@ -107,7 +102,14 @@ func Abort(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	return r.store.setPhase(ctx, Aborted)
+	if err := r.store.setPhase(ctx, Aborted); err != nil {
+		return err
+	}
+	left, err := leftovers(ctx, r.source, "source", c.Name, "")
+	if err != nil {
+		return err
+	}
+	return NewLeftError(left)
 }
 
 // mayAbort tells why the migration, as it was read last, cannot be given up.
@@ -173,70 +175,9 @@ func (r *runner) waitForLock(ctx context.Context, patience time.Duration) error 
 	}
 }
 
-// dropSource removes slot, publications, fence and triggers of a migration, and
-// the schema walferry when no other migration uses it.
-func dropSource(ctx context.Context, source *link, name string) error {
-	return source.do(ctx, func(conn *pgx.Conn) error {
-		if err := cutover.Open(ctx, conn, name); err != nil {
-			return err
-		}
-		if err := decoder.DropSlot(ctx, conn, slotName(name)); err != nil {
-			return err
-		}
-		if err := removeFence(ctx, conn, name); err != nil {
-			return err
-		}
-		if err := cutover.Unwatch(ctx, conn, name); err != nil {
-			return err
-		}
-		for _, p := range []string{publicationName(name), insertPublicationName(name)} {
-			if err := decoder.DropPublication(ctx, conn, p); err != nil {
-				return err
-			}
-		}
-		var exists bool
-		if err := conn.QueryRow(ctx, `select to_regclass('walferry.heartbeat') is not null`).Scan(&exists); err != nil {
-			return fmt.Errorf("clean up the source: %w", err)
-		}
-		if !exists {
-			return nil
-		}
-		if _, err := conn.Exec(ctx, `delete from walferry.heartbeat where migration = $1`, name); err != nil {
-			return fmt.Errorf("clean up the source: %w", err)
-		}
-		var others bool
-		err := conn.QueryRow(ctx, `select exists(select from walferry.heartbeat) or exists(select from pg_publication_tables where schemaname = 'walferry')
-  or to_regclass('walferry.migration') is not null`).Scan(&others)
-		if err != nil {
-			return fmt.Errorf("clean up the source: %w", err)
-		}
-		if others {
-			return nil
-		}
-		if session.Major(conn.PgConn()) == 10 {
-			if err := decoder.DropTruncationTriggers(ctx, conn); err != nil {
-				return err
-			}
-		}
-		return within(ctx, time.Minute, func(ctx context.Context) error {
-			if err := online.Run(ctx, conn, "", `drop schema walferry cascade`); err != nil {
-				holders, _ := online.Holders(context.WithoutCancel(ctx), conn, "walferry.heartbeat")
-				return fmt.Errorf("drop schema walferry on the source, whose tables are in use (%s): %w", online.List(holders), err)
-			}
-			return nil
-		})
-	})
-}
-
-// Left is something of walferry that a server still has.
-type Left struct {
-	On     string `json:"on"`
-	Object string `json:"object"`
-}
-
 // Cleanup removes everything of a migration that has ended, fence included, from
-// both servers, and returns what a query then still finds: nothing, unless other
-// migrations live there. It refuses while the migration is neither finished nor
+// both servers, and returns what a query then still finds: nothing, but for what other
+// migrations need that live there; see NewLeftError. It refuses while the migration is neither finished nor
 // aborted.
 func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	c, err := c.fill()
@@ -274,19 +215,18 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	}
 	var left []Left
 	for _, side := range []struct {
-		on string
-		l  *link
-	}{{"source", r.source}, {"target", r.store.link}} {
-		objects, err := leftovers(ctx, side.l, c.Name)
+		on                 string
+		l                  *link
+		asSource, asTarget string
+	}{{"source", r.source, c.Name, ""}, {"target", r.store.link, "", c.Name}} {
+		objects, err := leftovers(ctx, side.l, side.on, side.asSource, side.asTarget)
 		if err != nil {
-			return nil, fmt.Errorf("look for what is left on the %s: %w", side.on, err)
+			return nil, err
 		}
-		for _, o := range objects {
-			if sharedOrigin && side.on == "target" && o == "replication origin walferry_"+c.Name {
-				continue
-			}
-			left = append(left, Left{side.on, o})
-		}
+		left = append(left, objects...)
+	}
+	if sharedOrigin {
+		left = slices.DeleteFunc(left, func(l Left) bool { return l.Object == "replication origin walferry_"+c.Name })
 	}
 	return left, nil
 }
@@ -311,7 +251,7 @@ func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) 
 		if err != nil {
 			return fmt.Errorf("clean up the target: %w", err)
 		}
-		var remove strings.Builder
+		var remove, drop strings.Builder
 		others := "false"
 		for _, t := range []struct{ table, column string }{
 			{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"word", "migration"}, {"validation", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
@@ -319,6 +259,7 @@ func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) 
 			if !slices.Contains(there, t.table) {
 				continue
 			}
+			fmt.Fprintf(&drop, "drop table walferry.%s;", t.table)
 			fmt.Fprintf(&remove, "delete from walferry.%s where %s = '%s';", t.table, t.column, r.c.Name) // the name is of [a-z0-9_]
 			if t.column != "migration" {
 				others += fmt.Sprintf(" or exists(select from walferry.%s where %s <> '%s')", t.table, t.column, r.c.Name)
@@ -328,9 +269,16 @@ func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) 
 		if err := conn.QueryRow(ctx, `select `+others).Scan(&shared); err != nil {
 			return fmt.Errorf("clean up the target: %w", err)
 		}
+		onwards, err := otherMigrations(ctx, conn, "", r.c.Name)
+		if err != nil {
+			return err
+		}
 		sql := `drop schema walferry cascade`
-		if shared {
+		switch {
+		case shared:
 			sql = remove.String()
+		case len(onwards) > 0: // from here to a third server: it has its fence in this schema
+			sql = drop.String()
 		}
 		if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 			return fmt.Errorf("clean up the target: %w", err)
@@ -364,25 +312,4 @@ func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) (inUse bool, e
 		return false, fmt.Errorf("drop the replication origin: %w", err)
 	}
 	return false, nil
-}
-
-// leftovers lists what a server has of walferry, of any migration. Of replication
-// origins, which belong to a server and not to a database, it can only tell whose the
-// one of this name is.
-func leftovers(ctx context.Context, l *link, name string) (objects []string, err error) {
-	err = l.do(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `
-select 'schema walferry' from pg_namespace where nspname = 'walferry'
-union all select 'publication ' || pubname from pg_publication where pubname ~ '^walferry_'
-union all select 'slot ' || slot_name from pg_replication_slots where slot_name ~ '^walferry_' and (database is null or database = current_database())
-union all select 'trigger ' || tgname || ' on ' || tgrelid::regclass from pg_trigger where tgname ~ '^walferry_'
-union all select 'replication origin ' || roname from pg_replication_origin where roname = 'walferry_' || $1
-order by 1`, name)
-		if err != nil {
-			return err
-		}
-		objects, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	})
-	return objects, err
 }

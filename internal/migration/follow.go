@@ -22,11 +22,11 @@ import (
 type following struct {
 	r       *runner
 	applier *applier.Applier
+	beats   *beats
 
 	mu        sync.Mutex
 	stream    *decoder.Stream
-	underway  []beat        // heartbeats that have not come back, the oldest first
-	beatAt    time.Time     // when the last one was written
+	underway  []*beat       // heartbeats that have not come back, the oldest first
 	lag       time.Duration // trip of the last one that has come back
 	lagBytes  int64
 	held      *heldFor // nil: no verify holds the applier
@@ -37,12 +37,6 @@ type following struct {
 
 	holding chan struct{} // full while somebody may hold the applier
 	turns   chan wordsTurn
-}
-
-// beat is a heartbeat: its number, and when it was written by this process's clock.
-type beat struct {
-	id int64
-	at time.Time
 }
 
 // following applies changes until the cutover is done, the migration is aborted,
@@ -70,13 +64,13 @@ func (r *runner) following(ctx context.Context) error {
 
 // startFollowing makes the applier.
 func (r *runner) startFollowing(ctx context.Context, windows *applier.Windows) (*following, error) {
-	f := &following{r: r, holding: make(chan struct{}, 1), turns: make(chan wordsTurn)}
+	f := &following{r: r, beats: newBeats(), holding: make(chan struct{}, 1), turns: make(chan wordsTurn)}
 	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
 	if err != nil {
 		return nil, err
 	}
 	f.applier, err = applier.New(ctx, conn, applier.Config{
-		Name: r.c.Name, Logger: r.c.Logger, Columns: r.columnsAtStart(), Windows: windows,
+		Name: r.c.Name, Logger: r.c.Logger, Columns: r.columnsAtStart(), Windows: windows, Table: targetTable,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) {
 			return session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
 		},
@@ -89,6 +83,11 @@ func (r *runner) startFollowing(ctx context.Context, windows *applier.Windows) (
 	r.follow = f
 	r.mu.Unlock()
 	return f, nil
+}
+
+// targetTable leaves out what an older version has put into the publication for its canary.
+func targetTable(namespace, name string) (pgx.Identifier, bool) {
+	return pgx.Identifier{namespace, name}, namespace != "walferry" || name != "heartbeat"
 }
 
 func (r *runner) stopFollowing(ctx context.Context, f *following) {
@@ -162,6 +161,7 @@ func (f *following) applyStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.hear(&c)
 	stream, err := decoder.Open(ctx, r.c.Source, c)
 	if err != nil {
 		return err
@@ -201,7 +201,8 @@ func (f *following) fill(v *View) {
 	v.Transactions, v.Changes = p.Transactions, p.Changes
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v.LagSeconds, v.LagBytes = f.lagNow().Seconds(), f.lagBytes
+	lag, known := f.lagNow()
+	v.LagSeconds, v.LagUnknown, v.LagBytes = lag.Seconds(), !known, f.lagBytes
 	if f.stream != nil {
 		v.Received = f.stream.Received().String()
 	}
@@ -210,96 +211,6 @@ func (f *following) fill(v *View) {
 	}
 	if f.again != nil {
 		v.Note = fmt.Sprintf("copying %s again, as it was updated in spite of --insert-only: %d rows", f.again.table, f.again.Rows())
-	}
-}
-
-// lagNow is the trip of the last heartbeat, or the age of the oldest that is under
-// way when that is more.
-func (f *following) lagNow() time.Duration {
-	if len(f.underway) > 0 {
-		return max(f.lag, time.Since(f.underway[0].at))
-	}
-	return f.lag
-}
-
-// writeBeat writes the canary row and returns its number.
-func (f *following) writeBeat(ctx context.Context, kind string) (id int64, err error) {
-	var position string
-	err = f.r.source.row(ctx, `
-insert into walferry.heartbeat as h (migration, kind, id, at) values ($1, $2, 1, clock_timestamp())
-on conflict (migration, kind) do update set id = h.id + 1, at = clock_timestamp()
-returning id, pg_current_wal_lsn()::text`, []any{f.r.c.Name, kind}, &id, &position)
-	if err != nil {
-		return 0, fmt.Errorf("write the heartbeat on the source: %w", err)
-	}
-	f.mu.Lock()
-	f.lagBytes = max(0, int64(parseLSN(position))-int64(f.applier.Applied()))
-	f.mu.Unlock()
-	return id, nil
-}
-
-// seenBeat returns the number of the last heartbeat that has come through the stream.
-func (f *following) seenBeat(ctx context.Context, kind string) (id int64, err error) {
-	err = f.r.store.row(ctx, `select coalesce(max(id), 0) from walferry.heartbeat where migration = $1 and kind = $2`, []any{f.r.c.Name, kind}, &id)
-	return id, err
-}
-
-// canary writes a row on the source and waits until it has come back through the
-// stream; that, and nothing less, shows that the target has caught up. It returns
-// the time of the trip.
-func (f *following) canary(ctx context.Context, kind string) (time.Duration, error) {
-	began := time.Now()
-	id, err := f.writeBeat(ctx, kind)
-	if err != nil {
-		return 0, err
-	}
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		seen, err := f.seenBeat(ctx, kind)
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		if err == nil && seen >= id {
-			return time.Since(began), nil
-		}
-		select {
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-time.After(pause):
-		}
-	}
-}
-
-// heartbeats keeps the canary going, for the lag that status shows, and as the
-// sign that the publication is still what it was.
-func (f *following) heartbeats(ctx context.Context) {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for ; ctx.Err() == nil; waitTick(ctx, tick) {
-		f.mu.Lock()
-		waiting, last := len(f.underway) > 0, f.beatAt
-		f.mu.Unlock()
-		if waiting {
-			if seen, err := f.seenBeat(ctx, "beat"); err == nil {
-				f.mu.Lock()
-				for len(f.underway) > 0 && f.underway[0].id <= seen {
-					f.lag = time.Since(f.underway[0].at)
-					f.underway = f.underway[1:]
-				}
-				f.mu.Unlock()
-			}
-		}
-		if time.Since(last) < f.r.c.Heartbeat {
-			continue
-		}
-		began := time.Now()
-		id, err := f.writeBeat(ctx, "beat")
-		if err != nil {
-			f.r.c.Logger.Debug("heartbeat", "error", err)
-			continue
-		}
-		f.mu.Lock()
-		f.underway, f.beatAt = append(f.underway, beat{id, began}), began
-		f.mu.Unlock()
 	}
 }
 
@@ -333,7 +244,7 @@ func (f *following) guardLock(ctx context.Context, stop context.CancelCauseFunc)
 // run, or cuts over.
 func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFunc) {
 	for ctx.Err() == nil {
-		lag, err := f.canary(ctx, "barrier")
+		lag, err := f.canary(ctx)
 		if err == nil && lag <= f.r.c.Cut.MaxLag {
 			break
 		}

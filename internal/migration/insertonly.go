@@ -335,11 +335,7 @@ func enterAt(ctx context.Context, conn *pgx.Conn, name string) error {
 
 // advanceTo lets a held applier go on until it has applied exactly what committed before lsn.
 func (f *following) advanceTo(ctx context.Context, lsn decoder.LSN) error {
-	// Only something at or past lsn shows that nothing before it is still to come.
-	if _, err := f.writeBeat(ctx, "barrier"); err != nil {
-		return err
-	}
-	if _, err := f.applier.Pause(ctx, lsn); err != nil {
+	if _, err := f.pause(ctx, lsn); err != nil {
 		return fmt.Errorf("hold the applier at %s: %w", lsn, err)
 	}
 	return nil

@@ -254,7 +254,7 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
-		if err := catalog.Own(ctx, conn, ddl+upgradeDDL+";"+heartbeatDDL); err != nil {
+		if err := catalog.Own(ctx, conn, ddl+upgradeDDL); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, `

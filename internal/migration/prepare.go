@@ -140,7 +140,7 @@ func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error
 	return o, err
 }
 
-// publish makes the canary table and the publications, which must be committed
+// publish makes the publications, which must be committed
 // before the slot is made: a slot decodes with the catalogue of its time.
 func (r *runner) publish(ctx context.Context) error {
 	r.step("create the publication")
@@ -155,16 +155,15 @@ func (r *runner) publish(ctx context.Context) error {
 		}
 	}
 	return r.source.do(ctx, func(conn *pgx.Conn) error {
-		if err := online.Own(ctx, conn, heartbeatDDL); err != nil {
-			return fmt.Errorf("create walferry.heartbeat on the source: %w", err)
+		if err := online.Own(ctx, conn, `create schema if not exists walferry`); err != nil {
+			return fmt.Errorf("create the schema walferry on the source: %w", err)
 		}
 		now, err := r.readCatalogs(ctx, conn)
 		if err != nil {
 			return err
 		}
 		major := session.Major(conn.PgConn())
-		full := []pgx.Identifier{{"walferry", "heartbeat"}}
-		var inserts []pgx.Identifier
+		var full, inserts []pgx.Identifier
 		var states []tableState
 		var ordinary, watched []catalog.Table
 		for i := range r.tables {
@@ -208,7 +207,7 @@ func (r *runner) publish(ctx context.Context) error {
 			if err := decoder.DropPublication(ctx, conn, p.name); err != nil {
 				return err
 			}
-			if len(p.tables) == 0 {
+			if len(p.tables) == 0 && p.name != publicationName(r.c.Name) { // without tables, too, a stream needs one
 				continue
 			}
 			if major == 10 {

@@ -115,7 +115,8 @@ func (f *following) measureSeal(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	var err error
 	for range 3 {
-		_, source := f.writeBeat(ctx, "barrier")
+		beat, source := f.writeBeat(ctx)
+		f.beats.forget(beat)
 		target := f.r.store.exec(ctx, `update walferry.migration set seen_at = clock_timestamp() where name = $1`, f.r.c.Name)
 		err = errors.Join(err, source, target)
 	}

@@ -152,13 +152,8 @@ func (f *following) hold(ctx context.Context, q *request) (a answer, err error) 
 	var at decoder.LSN
 	if q.Kind == "advance" {
 		at = parseLSN(q.Args.LSN)
-		// Only something at or past it shows that nothing before it is still to come.
-		if _, err := f.writeBeat(ctx, "barrier"); err != nil {
-			f.letGo()
-			return a, err
-		}
 	}
-	if _, err := f.applier.Pause(ctx, at); err != nil {
+	if _, err := f.pause(ctx, at); err != nil {
 		f.letGo()
 		return a, fmt.Errorf("hold the applier: %w", err)
 	}

@@ -174,7 +174,7 @@ func (st *Status) fromRecord(r *record) {
 	if r.Live.RetainedLeft >= 0 {
 		st.Source.RetainedLeft = &r.Live.RetainedLeft
 	}
-	if r.Phase == Following || r.Phase == Fenced {
+	if (r.Phase == Following || r.Phase == Fenced) && !r.Live.LagUnknown {
 		st.Stream.LagSeconds = &r.Live.LagSeconds
 	}
 }

@@ -140,17 +140,6 @@ create table if not exists walferry.request (
 // upgradeDDL adds what a record that an older version has made lacks.
 const upgradeDDL = `alter table walferry.migration add column if not exists cutover jsonb`
 
-const heartbeatDDL = `
-create schema if not exists walferry;
-create table if not exists walferry.heartbeat (
-    migration text not null,
-    kind      text not null,             -- beat or barrier
-    id        int8 not null,
-    at        timestamptz not null,
-    primary key (migration, kind)
-);
-`
-
 // store reads and writes the schema walferry on the target.
 type store struct {
 	*link

@@ -124,7 +124,7 @@ func (f *following) quietMoment(ctx context.Context, o CutoverOptions) error {
 		if err := f.r.waitForWriters(ctx, time.Until(end)); err != nil {
 			return err
 		}
-		lag, err := f.canary(ctx, "barrier")
+		lag, err := f.canary(ctx)
 		if err != nil || lag < time.Second || time.Now().After(end) {
 			return err
 		}
@@ -184,10 +184,10 @@ func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Durat
 		return 0, err
 	}
 	lagCtx, cancel := context.WithTimeout(ctx, o.MaxLag)
-	lag, err = f.canary(lagCtx, "barrier")
+	lag, err = f.canary(lagCtx)
 	cancel()
 	if err != nil || lag > o.MaxLag {
-		return lag, &GateError{fmt.Sprintf("the target lags: a row written on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
+		return lag, &GateError{fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
 	}
 	err = r.source.do(ctx, func(conn *pgx.Conn) error {
 		if err := noPrepared(ctx, conn); err != nil {
@@ -266,18 +266,18 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 			return since, err
 		}
 	}
-	// The barrier is written after the fence: when it has come back, everything has.
-	if _, err := f.canary(ctx, "barrier"); err != nil {
+	// The beat is written after the fence: when it has come back, everything has.
+	if _, err := f.canary(ctx); err != nil {
 		return since, fmt.Errorf("drain: %w", err)
 	}
-	// The barrier is seen as soon as the target has committed it, which the applier
-	// itself may not know yet: ask the target, as for everything that is durable.
+	// The applier itself may not know yet what the target has committed: ask the target,
+	// as for everything that is durable.
 	applied, err := f.r.applied(ctx)
 	if err != nil {
 		return since, fmt.Errorf("drain: read the progress: %w", err)
 	}
 	if applied < result.position {
-		return since, fmt.Errorf("drain: the barrier came back at %s, before the fence's position %s", applied, position)
+		return since, fmt.Errorf("drain: the beat came back at %s, before the fence's position %s", applied, position)
 	}
 	if err := errors.Join(f.passed(result.position), f.r.wordsHold(ctx)); err != nil {
 		return since, err
@@ -311,7 +311,7 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 		return err
 	}
 	// Last of all: what is a claim of the fence's until here is proved by the stream.
-	if _, err := f.canary(ctx, "barrier"); err != nil {
+	if _, err := f.canary(ctx); err != nil {
 		return fmt.Errorf("look whether anybody has passed the fence: %w", err)
 	}
 	if err := errors.Join(f.passed(result.position), fence.Unchanged(ctx, conn), r.lastGate(ctx, conn)); err != nil {

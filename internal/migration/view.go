@@ -14,6 +14,7 @@ type Live struct {
 	Indexes IndexStatus `json:"indexes"`
 	// LagSeconds is the age of the oldest heartbeat that has not come back.
 	LagSeconds float64 `json:"lag_seconds"`
+	LagUnknown bool    `json:"lag_unknown,omitempty"` // none has come back in this run, nor is one under way for a second
 	Received   string  `json:"received_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
 	Goroutines int     `json:"goroutines"`

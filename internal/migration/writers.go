@@ -47,7 +47,7 @@ func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // watched is the stream on its way to the applier. It remembers the last transaction that
-// changed a migrated table.
+// changed a migrated table, and sees the beats.
 type watched struct {
 	*decoder.Stream
 	f *following
@@ -57,6 +57,7 @@ type watched struct {
 func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
 	tx, err := w.Stream.Next(ctx)
 	if err == nil {
+		w.f.beats.saw(tx)
 		if table := written(tx); table != nil {
 			w.f.mu.Lock()
 			w.f.writtenAt, w.f.written = tx.CommitLSN, table
@@ -82,7 +83,7 @@ func written(tx *decoder.Tx) *decoder.Relation {
 
 // passed tells whether somebody has passed the fence whose position is given: the stream has
 // every change of the tables that it publishes, whoever made it and by what way, and after
-// that position it must have none. A barrier that was written before has come through: what
+// that position it must have none. A beat that was written before has come through: what
 // committed before it is seen.
 func (f *following) passed(position decoder.LSN) error {
 	f.mu.Lock()

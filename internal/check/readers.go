@@ -1,0 +1,68 @@
+package check
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// readers checks what a migration would do to those who read the servers by publications
+// of their own: whatever table there is, FOR ALL TABLES publishes it, and a subscriber that does not have it stops.
+func (r *run) readers(ctx context.Context) error {
+	for _, s := range []*server{r.source, r.target} {
+		all, err := s.texts(ctx, "publications", `select quote_ident(pubname) from pg_publication where puballtables order by 1`)
+		if err != nil {
+			return err
+		}
+		if len(all) == 0 {
+			continue
+		}
+		if s == r.target {
+			r.add(Finding{
+				ID: "target-published", Severity: Warn, On: "target", Object: list(all),
+				Seen: "a publication FOR ALL TABLES: its subscribers get the copy as changes, and the tables of the schema walferry",
+				Do:   "make it, and its subscriptions, when the cutover is done; or see that they can take tables that they do not know, as PostgreSQL's own cannot: it stops until it has them",
+			})
+			continue
+		}
+		if s.Major > 10 {
+			continue // nothing of ours on the source is a table
+		}
+		// Only somebody who has read this makes the table; or we have, and then it is too late.
+		there, err := s.texts(ctx, "tables", `select relname::text from pg_class where oid = to_regclass($1)`, decoder.TruncationTable)
+		if err != nil {
+			return err
+		}
+		if len(there) == 0 {
+			r.add(Finding{
+				ID: "source-published", Severity: Block, On: "source", Object: list(all),
+				Seen: "a publication FOR ALL TABLES: each TRUNCATE, which version 10 does not decode, will be a row of " + decoder.TruncationTable + ", and a subscriber without that table stops at it",
+				Do:   "run this on every subscriber, then on the source, which says that it was done there; or replace the publication by one that lists its tables",
+				SQL:  []string{"create schema if not exists walferry", decoder.TruncationTableSQL},
+			})
+		}
+	}
+	return nil
+}
+
+// messages checks that walferry may write what its heartbeats are.
+func (r *run) messages(ctx context.Context) error {
+	s := r.source
+	barred, err := s.texts(ctx, "functions", `
+select oid::regprocedure::text from pg_proc
+ where pronamespace = 'pg_catalog'::regnamespace and proname = 'pg_logical_emit_message'
+   and proargtypes[2] = 'text'::regtype and not has_function_privilege(oid, 'EXECUTE')`)
+	if err != nil {
+		return err
+	}
+	for _, f := range barred {
+		r.add(Finding{
+			ID: "emit-message", Severity: Block, On: "source", Object: "pg_catalog." + f,
+			Seen: s.User + " may not execute the function, as everybody may unless it was revoked: with it heartbeats are written",
+			SQL:  []string{fmt.Sprintf("grant execute on function pg_catalog.%s to %s", f, catalog.Quote(s.User))},
+		})
+	}
+	return nil
+}
