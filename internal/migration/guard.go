@@ -61,6 +61,7 @@ type guard struct {
 	rate   rate
 	tables string // new ones that were told last
 	places string // likewise
+	marks  string // of both catalogues, when all of them was read last
 }
 
 // rate is how fast something grows, over the last samples.
@@ -196,13 +197,17 @@ func (g *guard) identity(ctx context.Context) error {
 		return nil
 	}
 	var found changes
+	var marks string
 	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
-		found, err = r.changes(ctx, conn)
+		if marks, err = r.marks(ctx, conn); err == nil && marks != g.marks {
+			found, err = r.changes(ctx, conn)
+		}
 		return err
 	})
-	if err != nil || !r.mayGiveUp() { // a cutover has begun, which looks itself
+	if err != nil || marks == g.marks || !r.mayGiveUp() { // a cutover has begun, which looks itself
 		return err
 	}
+	g.marks = marks
 	if err := found.end(); err != nil {
 		g.stop(err)
 		return nil

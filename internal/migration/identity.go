@@ -199,6 +199,23 @@ func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// marks are what tells whether anything has changed in the catalogues of the source, of which conn is one, and the target.
+func (r *runner) marks(ctx context.Context, conn *pgx.Conn) (string, error) {
+	source, err := catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+	if err != nil {
+		return "", fmt.Errorf("source: %w", err)
+	}
+	var target string
+	err = r.store.do(ctx, func(conn *pgx.Conn) (err error) {
+		target, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("target: %w", err)
+	}
+	return source + "; " + target, nil
+}
+
 // lastGate is the identityGate inside the fence. DDL is not fenced: what was made, dropped or attached since
 // the gates were passed shows here. Where nothing was, one query tells, as writers are waiting.
 func (r *runner) lastGate(ctx context.Context, conn *pgx.Conn) error {
