@@ -91,6 +91,10 @@ func (u *ui) finished(o migration.Outcome, c migration.Config) error {
 	case o.Cutover != nil:
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
 		b.WriteString(cutoverText(o.Cutover))
+		if c := o.Cutover.Comparison; c != nil && c.Equal != nil && !*c.Equal {
+			b.WriteString("the target is the database now; the source has every row of its own until walferry cleanup: keep it until the differences are dealt with\n")
+			break
+		}
 		b.WriteString("the target is the database now; when no client uses the source any more: walferry cleanup\n")
 	case o.Phase == migration.Finished && c.Until == migration.UntilCopied:
 		fmt.Fprintf(&b, "copied %s rows; slot and publication are gone again\n", countText(o.Rows))

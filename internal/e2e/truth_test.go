@@ -133,7 +133,7 @@ func TestTruth_Different(t *testing.T) {
 	cutover := tr.run("cutover")
 	cutover.ends(5, "cut over: writes were refused", differed, "the cutover is done, but source and target differed")
 	cutover.never("were equal")
-	tr.ran.ends(5, "cut over: writes were refused", differed)
+	tr.ran.ends(5, "cut over: writes were refused", differed, "keep it until the differences are dealt with")
 	tr.run("cutover").ends(5, "the cutover is done already", differed)
 	tr.run("cutover", "--json").ends(5, `"equal": false`, `"compared": 2`, `"not_compared": 0`)
 	tr.run("migrate").ends(5, "finished already", differed)
@@ -276,6 +276,32 @@ create table public.p (id int primary key) partition by range (id); create table
 	tr.run("verify", "--table", "w", "--json").ends(5, `"gone": "the target has no such table"`, `"equal": false`)
 	tr.run("verify", "--table", "public.t").ends(0, "1 tables, 20 rows: equal")
 	tr.run("verify", "--table", "public.never").ends(2)
+}
+
+// A record that an older version has made is taken further; of a cutover that it has made what is
+// known is told, and no more.
+func TestTruth_OlderRecord(t *testing.T) {
+	t.Parallel()
+	tr := newTruth(t, 15, 18, twoTables, "--verify")
+	tr.ran.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // its end tells
+	tr.ran.ends(6)
+	pgtest.Exec(t, tr.Target, `alter table walferry.migration drop column cutover`)
+	tr.run("status").ends(0, "following")
+	tr.ran = tr.run("migrate", "--verify")
+	follows(t, tr.Config, 0)
+	const equal = "both sides were equal at that moment: 2 tables, 30 rows"
+	tr.run("cutover").ends(0, "cut over: ", equal)
+	tr.ran.ends(0, equal)
+	tr.run("cutover").ends(0, "the cutover is done already", equal)
+
+	pgtest.Exec(t, tr.Target, `alter table walferry.migration drop column cutover;
+update walferry.migration set proof = '{"equal": true, "rows": 0, "as_of_cutover": true, "tables": [{"schema": "public", "name": "s", "equal": false, "error": "it was truncated", "rewritten": true}]}'`)
+	tr.run("cutover").ends(4, "the migration is finished")
+	tr.run("migrate").ends(0, "finished already")
+	tr.run("status").ends(0, "finished")
+	verify := tr.run("verify")
+	verify.ends(1, "public.s: not compared: it was truncated", "NOTHING was compared as of the cutover")
+	verify.never("rows: equal")
 }
 
 // verifyHeld is a verify that stands where its applier has advanced and its snapshots of the target
