@@ -207,12 +207,16 @@ func (r *run) roles(ctx context.Context) error {
 		}
 	}
 	if len(missing) > 0 {
-		r.add(Finding{
+		f := Finding{
 			ID: "roles-missing", Severity: Warn, On: "target",
 			Seen: "roles that own or may use something on the source are not there: " + list(missing),
 			Do:   "create them first, with their passwords and memberships; otherwise what they own belongs to " + r.target.User + " and their grants are left out",
 			SQL:  create,
-		})
+		}
+		if r.target.Superuser {
+			f.Do += ". That is a superuser: views, and functions that are SECURITY DEFINER, would run with its rights for whoever may use them"
+		}
+		r.add(f)
 	}
 	if len(closed) > 0 {
 		r.add(Finding{
