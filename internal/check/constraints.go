@@ -66,6 +66,7 @@ func (r *run) replicaTriggers(ctx context.Context, s *server, tables []uint32) e
 	err := s.records(ctx, "triggers", `
 select n.nspname::text, c.relname::text, x.kind, x.name::text, x.enabled::text
   from (select tgrelid, 'trigger', tgname, tgenabled from pg_trigger where not tgisinternal and tgenabled in ('A', 'R')
+           and not exists (select from pg_proc p join pg_namespace w on w.oid = p.pronamespace where p.oid = tgfoid and w.nspname = 'walferry') -- our own
         union all
         select ev_class, 'rule', rulename, ev_enabled from pg_rewrite where ev_enabled in ('A', 'R')) x(relid, kind, name, enabled)
   join pg_class c on c.oid = x.relid join pg_namespace n on n.oid = c.relnamespace

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -64,10 +66,23 @@ func TestLateForeignKeys(t *testing.T) {
 		}
 		pgtest.Exec(t, source, `update log set b = 'updated' where a = 60; delete from log where a = 40; delete from refers where a = 41; insert into child values (1000, 2, 1)`)
 		m.caughtUp(r)
+		// A cutover that is over before it has them leaves none, and nothing that is to be validated.
+		c := m.Config
+		c.Cut.MaxLag, c.Cut.Timeout = patience, 8*time.Second
+		busy := hold(t, target, `lock table parent in row exclusive mode`)
+		var gate *migration.GateError
+		if _, err := migration.Cutover(context.Background(), c, nil); !errors.As(err, &gate) || !strings.Contains(err.Error(), "everything is as before") {
+			t.Fatalf("cutover that cannot lock a table of the target: %v", err)
+		}
+		busy.rollback()
+		if got, st := pgtest.Query(t, target, keysOf), status(t, m.Config); len(got) > 0 || len(st.Unvalidated) > 0 {
+			t.Errorf("after it: foreign keys %v, to be validated %q", got, st.Unvalidated)
+		}
+		pgtest.Exec(t, source, `insert into child values (1001, 2, 1)`)
+		m.caughtUp(r)
 		// Somebody takes a row away that others need: nothing but the validation notices.
 		pgtest.Exec(t, target, `delete from parts where k = 2 and id = 1`)
-		c := m.Config
-		c.Cut.MaxLag, c.Cut.Timeout = patience, patience
+		c.Cut.Timeout = patience
 		var steps []string
 		result, err := migration.Cutover(context.Background(), c, func(s string) { steps = append(steps, s) })
 		if err != nil {

@@ -67,6 +67,10 @@ func TestCopyAgainThatDoesNotEnd(t *testing.T) {
 	if st := status(t, m.Config); len(st.InsertOnlyBroken) != 1 {
 		t.Errorf("status: %+v, want that the table is named", st)
 	}
+	report, err := migration.Check(context.Background(), m.Config)
+	if text := fmt.Sprintf("%+v", report); err != nil || report.Blocks() || strings.Contains(text, "walferry_word") {
+		t.Errorf("check: %v: %s", err, text)
+	}
 	row.rollback()
 	r = m.start()
 	m.eventually("the copy of the next run", func() bool { return one[string](t, m.Target, countLog) == "4991 rows, -11 to 6000" })

@@ -205,7 +205,15 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 			return nil, err
 		}
 	}
+	var left []Left
 	if r.rec != nil {
+		late, _, err := r.unvalidated(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, sql := range statementsOf(late) {
+			left = append(left, Left{On: "target", Object: "a foreign key that is not validated; by hand: " + sql})
+		}
 		if err := r.dropSource(ctx); err != nil {
 			return nil, err
 		}
@@ -213,7 +221,6 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 			return nil, err
 		}
 	}
-	var left []Left
 	for _, side := range []struct {
 		on                 string
 		l                  *link
