@@ -31,14 +31,12 @@ type Config struct {
 	// name: a TRUNCATE of one would empty both. Zero: the same name.
 	Table func(namespace, name string) (pgx.Identifier, bool)
 
-	// Columns says which columns, without generated ones, a table of the source had
-	// when it was copied, by its name there; nil: nobody knows. What
-	// the source has dropped, renamed or given another type since is then told apart
-	// from what the target has otherwise on purpose, and is a SchemaError, before any
-	// change to the new form is applied, until the target has it too. It must always
-	// answer the same. Zero: nobody knows of any table, and of those changes only
-	// columns that the target lacks are noticed.
-	Columns func(namespace, name string) []decoder.Column
+	// Originals says what the tables of the source were when they were copied, by the schema and name that each had
+	// then. What has become of them since is then told apart from what the target has
+	// otherwise on purpose, and is a SchemaError, before any change of the new form is applied, until
+	// the target has followed. It is not changed while there is an Applier. Zero: nobody knows of any table,
+	// and only columns that the target lacks are noticed.
+	Originals map[[2]string]Original
 
 	// GroupChanges is how many changes of a backlog are committed together. A
 	// transaction of the source is never split, so that one may exceed it. Zero: 2000.
@@ -123,9 +121,6 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	}
 	if c.Table == nil {
 		c.Table = func(namespace, name string) (pgx.Identifier, bool) { return pgx.Identifier{namespace, name}, true }
-	}
-	if c.Columns == nil {
-		c.Columns = func(string, string) []decoder.Column { return nil }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

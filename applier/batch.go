@@ -49,8 +49,7 @@ func (b *batch) commit() {
 // change adds what applies one change of the source.
 func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	if c.Op == decoder.Truncate {
-		b.truncate(tx, c)
-		return nil
+		return b.truncate(tx, c)
 	}
 	t := b.session.of(c.Relation)
 	if t == nil {
@@ -101,10 +100,15 @@ func (b *batch) row(s *statement, c *decoder.Change, a awaited) {
 	b.commands = append(b.commands, command{statement: s, values: values, size: size, awaited: a})
 }
 
-func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) {
+func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) error {
 	var tables []*table
 	for _, r := range c.Truncated {
-		if t := b.session.of(r); t != nil && !t.left && !t.before(tx) {
+		t := b.session.of(r)
+		switch {
+		case t == nil || t.left || t.before(tx):
+		case t.unfit != nil:
+			return located(t.unfit, tx, c, t)
+		default:
 			tables = append(tables, t)
 		}
 	}
@@ -112,4 +116,5 @@ func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) {
 		sql := truncate(tables, c.Restart)
 		b.commands = append(b.commands, command{sql: sql, size: len(sql), awaited: awaited{tx: tx, change: c, rows: -1}})
 	}
+	return nil
 }

@@ -25,10 +25,12 @@
 // Columns are matched by name, and values stay the text that the source sent: the
 // target's input functions read it. Columns that only the target has keep their
 // defaults, generated ones are computed by the target, and a column that the
-// target lacks is a [SchemaError].
+// target lacks is a [SchemaError]. So is a table or column that was given another's name, where
+// Originals of [Config] say what it was.
 //
 // UPDATE and DELETE find their row by the source's replica identity. Where that is
-// FULL, they use a key of the target; where there is none, all columns, byte for
+// FULL, they use a key of the target, which the source need not have: its constraint refuses
+// what the target cannot hold. Where there is none, they use all columns, byte for
 // byte, and then one of the rows that are equal. They must find exactly one row,
 // otherwise the target has diverged and Apply returns a [ConflictError].
 //

@@ -18,7 +18,8 @@ const firstUnpinned = 10000
 // only what the target lacks. Without was a column that the source has no more looks
 // like one of the target's own, which gets its default, and most types take the texts
 // of most others, while the rows that the source has written anew are not in the stream.
-func findAlteration(was, now []decoder.Column, target map[string]column) *alteration {
+func findAlteration(original Original, now []decoder.Column, target map[string]column) *alteration {
+	was := original.Columns
 	current := map[string]decoder.Column{}
 	var lacking, dropped, retyped, computed []string
 	for _, c := range now {
@@ -44,6 +45,9 @@ func findAlteration(was, now []decoder.Column, target map[string]column) *altera
 		case c.TypeOID != to.oid || c.TypeMod != to.mod:
 			retyped = append(retyped, old.Name)
 		}
+	}
+	if displaced := original.displaced(now, target); displaced != nil {
+		return &alteration{"the source has given columns each other's names, or dropped and added them again", displaced}
 	}
 	switch {
 	case dropped != nil && lacking != nil:

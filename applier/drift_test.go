@@ -46,7 +46,11 @@ func TestFindAlteration(t *testing.T) {
 		{"no longer generated", columns{id}, was, target{"id": as(integer), "v": computed}, []string{"v"}},
 		{"generated on both by now", was, columns{id}, target{"id": as(integer), "v": computed}, nil},
 	} {
-		got := findAlteration(c.was, c.now, c.target)
+		var original Original
+		for _, w := range c.was {
+			original.Columns = append(original.Columns, OriginalColumn{Name: w.Name, TypeOID: w.TypeOID, TypeMod: w.TypeMod})
+		}
+		got := findAlteration(original, c.now, c.target)
 		if c.want == nil && got == nil {
 			continue
 		}

@@ -57,6 +57,7 @@ type column struct {
 	generated bool   // computed by the target: never written
 	always    bool   // GENERATED ALWAYS AS IDENTITY: not updatable
 	key       bool   // in table.key
+	number    int16  // attnum
 	oid       uint32 // of the type, not of what a domain is over
 	mod       int32  // its modifier
 
@@ -196,8 +197,9 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	drift := func(format string, args ...any) *SchemaError {
 		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(format, args...)}
 	}
-	if target == nil {
-		return drift("the target has no such table")
+	was, err := c.identify(t, target)
+	if err != nil {
+		return err
 	}
 	if len(target.instead) > 0 {
 		err := drift("rules of the target do something else INSTEAD: %s", strings.Join(target.instead, ", "))
@@ -208,7 +210,7 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	columns := maps.Clone(target.columns)
 	var altered *alteration
 	if len(r.Columns) > 0 { // the truncation that a trigger has noted, on version 10, names none
-		altered = findAlteration(c.Columns(r.Namespace, r.Name), r.Columns, columns)
+		altered = findAlteration(was, r.Columns, columns)
 	}
 	if altered != nil {
 		err := drift("%s: %s", altered.what, strings.Join(altered.columns, ", "))
@@ -242,6 +244,7 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 
 // targetTable is what the target's catalogue says of a table.
 type targetTable struct {
+	oid               uint32
 	kind              string
 	policies, watched bool
 	instead           []string // rules that fire, and do something else whatever the row
@@ -314,7 +317,7 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 	var policies, watched bool
 	var instead []string
 	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind, &policies, &watched, &instead}, func() error {
-		t := &targetTable{kind: kind, policies: policies, watched: watched, instead: instead, columns: map[string]column{}}
+		t := &targetTable{oid: oid, kind: kind, policies: policies, watched: watched, instead: instead, columns: map[string]column{}}
 		instead = nil // it is in use
 		found[[2]string{schema, name}], byOID[oid] = t, t
 		oids = append(oids, oid)
@@ -385,7 +388,7 @@ select b.typ, format_type(t.oid, -1) as name, t.oid <> b.typ as domain, t.typtyp
   from base b join pg_type t on t.oid = b.base and t.typtype <> 'd'
   left join pg_type ar on ar.oid = t.typelem and ar.typarray = t.oid
  offset 0)
-select a.attrelid, a.attname::text, a.attidentity = 'a', ` + generated + `, a.atttypid, a.atttypmod,
+select a.attrelid, a.attname::text, a.attnum, a.attidentity = 'a', ` + generated + `, a.atttypid, a.atttypmod,
        d.name, d.domain, d.composite, d.nested, d.castfunction, d.delimiter, d.equal
   from pg_attribute a join described d on d.typ = a.atttypid
  where a.attrelid = any ($1::oid[]) and a.attnum > 0 and not a.attisdropped`
@@ -406,7 +409,7 @@ func (s *session) readColumns(ctx context.Context, oids []uint32, to map[uint32]
 	var delimiter int
 	var c column
 	_, err = pgx.ForEachRow(rows, []any{
-		&table, &name, &c.always, &c.generated, &c.oid, &c.mod,
+		&table, &name, &c.number, &c.always, &c.generated, &c.oid, &c.mod,
 		&c.typ, &domain, &c.composite, &c.nested, &c.castFunction, &delimiter, &c.equal,
 	}, func() error {
 		c.name, c.delimiter = catalog.Quote(name), byte(delimiter)

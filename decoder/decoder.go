@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strconv"
 	"unsafe"
 )
 
@@ -281,26 +282,31 @@ func (d *Decoder) marker(r *reader, c Change) (*Tx, error) {
 }
 
 // truncated is the table that a marker row names: as it was announced in this
-// session, else with nothing but its name.
+// session, else with nothing but its oid and name. A row of an older version has no oid.
 func (d *Decoder) truncated(marker Change) (*Relation, bool) {
 	var namespace, name string
+	var oid uint64
 	for i, column := range marker.Relation.Columns {
+		value := string(marker.New[i].Data)
 		switch column.Name {
 		case "schema_name":
-			namespace = string(marker.New[i].Data)
+			namespace = value
 		case "table_name":
-			name = string(marker.New[i].Data)
+			name = value
+		case "relid":
+			oid, _ = strconv.ParseUint(value, 10, 32) //nolint:errcheck // null
 		}
 	}
 	if namespace == "" || name == "" {
 		return nil, false
 	}
 	for _, rel := range d.relations {
-		if rel.session == d.session && rel.Namespace == namespace && rel.Name == name {
+		// One that was announced under this name may have another by now.
+		if rel.session == d.session && rel.Namespace == namespace && rel.Name == name && (oid == 0 || rel.OID == uint32(oid)) {
 			return rel.Relation, true
 		}
 	}
-	return &Relation{Namespace: namespace, Name: name}, true
+	return &Relation{OID: uint32(oid), Namespace: namespace, Name: name}, true
 }
 
 // message takes a logical message that was asked for. One of no transaction says, as

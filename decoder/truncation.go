@@ -20,7 +20,8 @@ const TruncationTableSQL = `create table if not exists walferry.truncation (
     id          bigserial primary key,
     schema_name text not null,
     table_name  text not null,
-    at          timestamptz not null default pg_catalog.clock_timestamp()
+    at          timestamptz not null default pg_catalog.clock_timestamp(),
+    relid       oid
 )`
 
 // The function runs as its owner, so that whoever may truncate a table needs no
@@ -29,10 +30,15 @@ const TruncationTableSQL = `create table if not exists walferry.truncation (
 const createTruncation = `
 create schema if not exists walferry;
 ` + TruncationTableSQL + `;
+do $$ begin -- a table that an older version has made for another migration
+    if not exists (select from pg_catalog.pg_attribute where attrelid = 'walferry.truncation'::regclass and attname = 'relid' and not attisdropped) then
+        alter table walferry.truncation add column relid oid;
+    end if;
+end $$;
 create or replace function walferry.truncation() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    insert into walferry.truncation (schema_name, table_name) values (tg_table_schema, tg_table_name);
+    insert into walferry.truncation (schema_name, table_name, relid) values (tg_table_schema, tg_table_name, tg_relid);
     return null;
 end $$;
 revoke all on function walferry.truncation() from public;

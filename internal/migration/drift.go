@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 )
@@ -25,16 +25,19 @@ func columnStates(t *catalog.Table) (states []columnState) {
 	return states
 }
 
-// columnsAtStart tells the applier what the source's columns were.
-func (r *runner) columnsAtStart() func(namespace, name string) []decoder.Column {
-	was := map[[2]string][]decoder.Column{}
+// originals tells the applier what the source's tables were, and where they were copied to.
+func (r *runner) originals() map[[2]string]applier.Original {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	originals := map[[2]string]applier.Original{}
 	for _, t := range r.rec.Tables {
-		key := [2]string{t.Schema, t.Name}
+		o := applier.Original{OID: t.OID, Target: t.TargetOID}
 		for _, c := range t.Columns {
-			was[key] = append(was[key], decoder.Column{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
+			o.Columns = append(o.Columns, applier.OriginalColumn{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod, Number: c.Number, Target: c.Target})
 		}
+		originals[[2]string{t.Schema, t.Name}] = o
 	}
-	return func(namespace, name string) []decoder.Column { return was[[2]string{namespace, name}] }
+	return originals
 }
 
 // schemaGate: the source's rows fit into the target's tables, and whatever the source

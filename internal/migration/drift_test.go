@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,6 +107,44 @@ func TestAlterations(t *testing.T) {
 		got := strings.Join(alterations(was, &catalog.Table{Columns: c.source}, &catalog.Table{Columns: c.target}), "; ")
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// The DDL for the target follows what the numbers of the columns say that the source has done.
+func TestMend(t *testing.T) {
+	const text, integer = 25, 23
+	was := []columnState{{Number: 1, Name: "id", TypeOID: integer, TypeMod: -1}, {Number: 2, Name: "a", TypeOID: text, TypeMod: -1}, {Number: 3, Name: "b", TypeOID: text, TypeMod: -1}}
+	id := alteredColumn{number: 1, name: "id", typ: "integer", oid: integer, mod: -1}
+	column := func(number int16, name string) alteredColumn {
+		return alteredColumn{number: number, name: name, typ: "text", oid: text, mod: -1}
+	}
+	retyped := alteredColumn{number: 3, name: "b", typ: "integer", oid: integer, mod: -1}
+	for _, test := range []struct {
+		name    string
+		columns []string
+		now     []alteredColumn
+		want    []string
+	}{
+		{"renamed", []string{"c", "b"}, []alteredColumn{id, column(2, "a"), column(3, "c")}, []string{`rename column "b" to "c"`}},
+		{"dropped", []string{"b"}, []alteredColumn{id, column(2, "a")}, []string{`drop column "b"`}},
+		{"dropped and added", []string{"c", "b"}, []alteredColumn{id, column(2, "a"), column(4, "c")}, []string{`drop column "b"`, `add column "c" text`}},
+		{"added again", []string{"a", "b"}, []alteredColumn{id, column(3, "b"), column(4, "a")}, []string{`drop column "a"`, `add column "a" text`}},
+		{"the last one added again", []string{"b"}, []alteredColumn{id, column(2, "a"), {number: 4, name: "b", typ: "integer", oid: integer, mod: -1}}, []string{`drop column "b"`, `add column "b" integer`}},
+		{"swapped", []string{"a", "b"}, []alteredColumn{id, column(2, "b"), column(3, "a")}, []string{`rename column "a" to "walferry_1"`, `rename column "b" to "a"`, `rename column "walferry_1" to "b"`}},
+		{"into another's place", []string{"x", "a"}, []alteredColumn{id, column(2, "x"), column(3, "a")}, []string{`rename column "a" to "x"`, `rename column "b" to "a"`}},
+		{"into the place of one that is gone", []string{"b"}, []alteredColumn{id, column(3, "a")}, []string{`drop column "a"`, `rename column "b" to "a"`}},
+		{"of another type", []string{"b"}, []alteredColumn{id, column(2, "a"), retyped}, []string{`alter column "b" type integer`}},
+		{"what is not concerned has been followed", []string{"a"}, []alteredColumn{id, retyped}, []string{`drop column "a"`}},
+	} {
+		m := mend{table: "t", columns: test.columns}
+		m.byNumber(was, test.now)
+		want := slices.Clone(test.want)
+		for i := range want {
+			want[i] = "alter table t " + want[i] + ";"
+		}
+		if !slices.Equal(m.sql, want) || m.again != (test.name == "the last one added again") {
+			t.Errorf("%s: got %q, added again: %v; want %q", test.name, m.sql, m.again, want)
 		}
 	}
 }

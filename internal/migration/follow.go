@@ -70,7 +70,7 @@ func (r *runner) startFollowing(ctx context.Context, windows *applier.Windows) (
 		return nil, err
 	}
 	f.applier, err = applier.New(ctx, conn, applier.Config{
-		Name: r.c.Name, Logger: r.c.Logger, Columns: r.columnsAtStart(), Windows: windows, Table: targetTable,
+		Name: r.c.Name, Logger: r.c.Logger, Originals: r.originals(), Windows: windows, Table: targetTable,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) {
 			return session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " apply"})
 		},

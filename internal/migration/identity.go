@@ -32,6 +32,7 @@ type changes struct {
 	published error    // a publication that was altered
 	renamed   []string // tables that have another name
 	swapped   []string // columns that were renamed crosswise, or made again, on one side
+	exchanged []string // tables of the target that have each other's names
 	places    []string // partitions and children that have another place, and neither side has lost a row
 	added     []string // tables that are not followed
 	marked    bool     // the record has changed
@@ -56,6 +57,12 @@ func (c *changes) end() error {
 func (c *changes) gate() error {
 	if err := c.end(); err != nil {
 		return &GateError{err.Error(), hintOf(err)}
+	}
+	if len(c.exchanged) > 0 {
+		return &GateError{
+			"tables of the target have each other's names: " + list(c.exchanged),
+			"give them on the target the names that they had when they were copied, as they have on the source, and ask again",
+		}
 	}
 	if len(c.places) > 0 {
 		return &GateError{

@@ -32,13 +32,17 @@ func (r *runner) explainDrift(ctx context.Context, err error) error {
 		return err
 	}
 	var sql []string
-	rewritten := false
-	explained := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
-		sql, rewritten, err = r.mending(ctx, conn, drift)
+	rewritten, again := false, false
+	explained := r.source.do(ctx, func(conn *pgx.Conn) error {
+		m, err := r.mending(ctx, conn, drift)
+		sql, rewritten, again = m.sql, m.rewritten, m.again
 		return err
 	})
 	if explained != nil || len(sql) == 0 {
 		return err
+	}
+	if again {
+		return &driftError{err, "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; begin anew: " + anew}
 	}
 	advice := "on the target: " + strings.Join(sql, " ")
 	if rewritten {
@@ -50,72 +54,168 @@ func (r *runner) explainDrift(ctx context.Context, err error) error {
 
 // alteredColumn is a column of the source as it is now.
 type alteredColumn struct {
+	number     int16
 	name, typ  string
+	oid        uint32 // of the type
+	mod        int32
 	notNull    bool
 	expression string // the default; empty: none
 	constant   bool   // every row that was there has the default, which was kept once for all
 }
 
 // mending is the DDL for the columns of a drift, and whether their rows were written anew.
-func (r *runner) mending(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (sql []string, rewritten bool, err error) {
+func (r *runner) mending(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m mend, err error) {
 	i := slices.IndexFunc(r.rec.Tables, func(t tableState) bool { return t.Schema+"."+t.Name == drift.Table })
 	if i < 0 {
-		return nil, false, nil
+		return m, nil
 	}
 	was, table := r.rec.Tables[i], catalog.Name(r.rec.Tables[i].Schema, r.rec.Tables[i].Name)
 	rows, err := conn.Query(ctx, `
-select a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, coalesce(pg_get_expr(d.adbin, d.adrelid), ''),
+select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attnotnull, coalesce(pg_get_expr(d.adbin, d.adrelid), ''),
        coalesce((to_jsonb(a) ->> 'atthasmissing')::bool, false)
   from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
- where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped`, table)
+ where a.attrelid = coalesce(nullif($2::oid, 0), to_regclass($1)) and a.attnum > 0 and not a.attisdropped order by a.attnum`, table, was.OID)
 	if err != nil {
-		return nil, false, err
+		return m, err
 	}
-	now := map[string]alteredColumn{}
+	var now []alteredColumn
 	var c alteredColumn
-	if _, err := pgx.ForEachRow(rows, []any{&c.name, &c.typ, &c.notNull, &c.expression, &c.constant}, func() error { now[c.name] = c; return nil }); err != nil {
-		return nil, false, err
+	if _, err := pgx.ForEachRow(rows, []any{&c.number, &c.name, &c.typ, &c.oid, &c.mod, &c.notNull, &c.expression, &c.constant}, func() error { now = append(now, c); return nil }); err != nil {
+		return m, err
 	}
 	var filenode string
 	if err := conn.QueryRow(ctx, `select coalesce(pg_relation_filenode(to_regclass($1))::text, '')`, table).Scan(&filenode); err != nil {
-		return nil, false, err
+		return m, err
 	}
 	var copied string
 	err = r.store.row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
 		[]any{r.c.Name, was.Schema, was.Name}, &copied)
 	if err != nil {
-		return nil, false, err
+		return m, err
 	}
-	moved := copied != "" && copied != filenode
+	m = mend{table: table, columns: slices.Clone(drift.Columns), moved: copied != "" && copied != filenode}
+	if slices.ContainsFunc(was.Columns, func(c columnState) bool { return c.Number == 0 }) {
+		m.byName(was.Columns, now)
+	} else {
+		m.byNumber(was.Columns, now)
+	}
+	return m, nil
+}
 
-	var added, dropped []string
-	for _, name := range drift.Columns {
-		c, there := now[name]
-		known := slices.ContainsFunc(was.Columns, func(c columnState) bool { return c.Name == name })
+// mend writes the DDL for the columns that a drift is about.
+type mend struct {
+	table     string // as SQL
+	columns   []string
+	moved     bool // the source has written the table's rows anew
+	sql       []string
+	rewritten bool // and what it has written is not what the DDL makes of the target's rows
+	again     bool // the last column was dropped and added again under its name
+}
+
+func (m *mend) alter(format string, args ...any) {
+	m.sql = append(m.sql, "alter table "+m.table+" "+fmt.Sprintf(format, args...)+";")
+}
+
+func (m *mend) add(c alteredColumn) {
+	add := fmt.Sprintf("add column %s %s", catalog.Quote(c.name), c.typ)
+	if c.expression != "" {
+		add += " default " + c.expression
+		m.rewritten = m.rewritten || m.moved && !c.constant
+	}
+	if c.notNull {
+		add += " not null"
+	}
+	m.alter("%s", add)
+}
+
+func (m *mend) concerns(name string) bool { return slices.Contains(m.columns, name) }
+
+// byNumber knows what became of each column: its number stays with it.
+func (m *mend) byNumber(was []columnState, now []alteredColumn) {
+	var renamed [][2]string
+	pending := slices.Clone(was)
+	for more := true; more; { // who takes a name is as much part of it as who gave it up
+		more = false
+		pending = slices.DeleteFunc(pending, func(w columnState) bool {
+			i := slices.IndexFunc(now, func(c alteredColumn) bool { return c.number == w.Number })
+			if i < 0 || now[i].name == w.Name || !m.concerns(w.Name) && !m.concerns(now[i].name) {
+				return false
+			}
+			renamed = append(renamed, [2]string{w.Name, now[i].name})
+			m.columns, more = append(m.columns, w.Name, now[i].name), true
+			return true
+		})
+	}
+	for _, w := range pending {
+		if m.concerns(w.Name) && !slices.ContainsFunc(now, func(c alteredColumn) bool { return c.number == w.Number }) {
+			m.alter("drop column %s", catalog.Quote(w.Name))
+		}
+	}
+	m.rename(renamed)
+	for _, c := range now {
+		i := slices.IndexFunc(was, func(w columnState) bool { return w.Number == c.number })
 		switch {
-		case there && !known:
-			add := fmt.Sprintf("alter table %s add column %s %s", table, catalog.Quote(name), c.typ)
-			if c.expression != "" {
-				add += " default " + c.expression
-				rewritten = rewritten || moved && !c.constant
-			}
-			if c.notNull {
-				add += " not null"
-			}
-			added = append(added, add+";")
-		case there:
-			sql = append(sql, fmt.Sprintf("alter table %s alter column %s type %s;", table, catalog.Quote(name), c.typ))
+		case !m.concerns(c.name):
+		case i < 0:
+			m.again = m.again || slices.ContainsFunc(pending, func(w columnState) bool { return w.Name == c.name && w.Number != c.number && last(was, now, w.Number) })
+			m.add(c)
+		case was[i].TypeOID != c.oid || was[i].TypeMod != c.mod:
+			m.alter("alter column %s type %s", catalog.Quote(c.name), c.typ)
+		}
+	}
+}
+
+// last tells whether no column is left of those that stood after another one: the stream does not show then that it was
+// made again, so that some rows may have gone into the old one.
+func last(was []columnState, now []alteredColumn, number int16) bool {
+	return !slices.ContainsFunc(was, func(w columnState) bool {
+		return w.Number > number && slices.ContainsFunc(now, func(c alteredColumn) bool { return c.number == w.Number })
+	})
+}
+
+// rename gives columns other names, some of which may be those of others of them.
+func (m *mend) rename(pairs [][2]string) {
+	pairs = slices.Clone(pairs)
+	for n := 1; len(pairs) > 0; {
+		i := slices.IndexFunc(pairs, func(to [2]string) bool {
+			return !slices.ContainsFunc(pairs, func(from [2]string) bool { return from[0] == to[1] })
+		})
+		if i < 0 { // each waits for another's name
+			aside := fmt.Sprintf("walferry_%d", n)
+			m.alter("rename column %s to %s", catalog.Quote(pairs[0][0]), catalog.Quote(aside))
+			pairs[0][0] = aside
+			n++
+			continue
+		}
+		m.alter("rename column %s to %s", catalog.Quote(pairs[i][0]), catalog.Quote(pairs[i][1]))
+		pairs = slices.Delete(pairs, i, i+1)
+	}
+}
+
+// byName has nothing but the names to go by: a record of an older version.
+func (m *mend) byName(was []columnState, now []alteredColumn) {
+	var added []alteredColumn
+	var dropped []string
+	for _, name := range m.columns {
+		i := slices.IndexFunc(now, func(c alteredColumn) bool { return c.name == name })
+		known := slices.ContainsFunc(was, func(c columnState) bool { return c.Name == name })
+		switch {
+		case i >= 0 && !known:
+			added = append(added, now[i])
+		case i >= 0:
+			m.alter("alter column %s type %s", catalog.Quote(name), now[i].typ)
 		default:
 			dropped = append(dropped, name)
 		}
 	}
 	if len(added) == 1 && len(dropped) == 1 {
-		to := drift.Columns[slices.IndexFunc(drift.Columns, func(name string) bool { return name != dropped[0] })]
-		sql = append(sql, fmt.Sprintf("alter table %s rename column %s to %s; -- if that is what the source did, or else", table, catalog.Quote(dropped[0]), catalog.Quote(to)))
+		m.alter("rename column %s to %s", catalog.Quote(dropped[0]), catalog.Quote(added[0].name))
+		m.sql[len(m.sql)-1] += " -- if that is what the source did, or else"
 	}
-	sql = append(sql, added...)
+	for _, c := range added {
+		m.add(c)
+	}
 	for _, name := range dropped {
-		sql = append(sql, fmt.Sprintf("alter table %s drop column %s;", table, catalog.Quote(name)))
+		m.alter("drop column %s", catalog.Quote(name))
 	}
-	return sql, rewritten, nil
 }

@@ -85,7 +85,12 @@ func (r *runner) compareTables(now catalogs) (found changes) {
 			continue // schema.Compare says what the target lacks
 		}
 		if was.TargetOID != 0 && was.TargetOID != t.OID && was.Kind != "p" {
-			found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
+			if other := r.copyOf(t.OID); other != nil {
+				// The applier may need it so for a while: it looks at the pair before it applies anything.
+				found.exchanged = append(found.exchanged, fmt.Sprintf("%s of the target is what %s was copied to", name, catalog.Name(other.Schema, other.Name)))
+			} else {
+				found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
+			}
 			continue
 		}
 		replaced, swapped, marked := compareColumns(was, s, t)
@@ -107,6 +112,15 @@ func (r *runner) compareTables(now catalogs) (found changes) {
 		slices.Sort(found.places)
 	}
 	return found
+}
+
+// copyOf is the table that was copied to a table of the target; nil: none that is known.
+func (r *runner) copyOf(target uint32) *tableState {
+	i := slices.IndexFunc(r.rec.Tables, func(t tableState) bool { return t.TargetOID == target })
+	if i < 0 {
+		return nil
+	}
+	return &r.rec.Tables[i]
 }
 
 // compareColumns looks at which column of the source goes into which of the target. Names do not tell: a

@@ -1,7 +1,12 @@
 begin;
-alter table t rename column a to c;
+alter table t rename column a to d;
 alter table t rename column b to a;
-alter table t rename column c to b;
+alter table t rename column d to b;
+alter table alike rename column a to d;
+alter table alike rename column b to a;
+alter table alike rename column c to b;
+alter table alike rename column d to c;
 commit;
 insert into t (id, a, b) values (2, 'new a', 'new b');
 update t set a = 'x' where id = 1;
+update alike set a = 'new a', b = 'new b', c = 'new c' where id = 1;

@@ -1,0 +1,132 @@
+package applier
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/walferry/walferry/decoder"
+)
+
+// Original is what a table of the source was when it was copied, and where to. A name says
+// neither: two tables may have been given each other's since.
+type Original struct {
+	// OID is the table's (pg_class.oid). Changes of another table of its name are not applied, nor are its
+	// own under another name, unless the table of the target that it was copied to has that name
+	// too. Zero: nobody knows.
+	OID uint32
+
+	// Target is the OID of the table of the target that it was copied to; no other takes its
+	// changes. Zero: nobody knows; then it must have the name that it had, or one that no original had.
+	Target uint32
+
+	// Columns are those that it had, without generated ones. A column that has been dropped
+	// or renamed since, or has another type, must have been altered likewise on the target. Nil: nobody knows.
+	Columns []OriginalColumn
+}
+
+// OriginalColumn is a column of an [Original].
+type OriginalColumn struct {
+	Name    string
+	TypeOID uint32
+	TypeMod int32
+
+	// Number is pg_attribute.attnum. By the order of the columns it is noticed that some were renamed
+	// crosswise, or dropped and added again. Zero: nobody knows; then none of the table's are looked at.
+	Number int16
+
+	// Target is the number of the column of the target that it was copied to. With the same ALTER TABLE there
+	// its name has another number, and changes go on. Zero: nobody knows; it is taken for the one that has the name.
+	Target int16
+}
+
+// original is what is known of a table of the source, and the name that it had; zero: nothing.
+// replaced tells that it was another table that had its name.
+func (c *Config) original(r *decoder.Relation) (was Original, name [2]string, replaced bool) {
+	name = [2]string{r.Namespace, r.Name}
+	was, known := c.Originals[name]
+	if known && (was.OID == r.OID || was.OID == 0) || r.OID == 0 { // a TRUNCATE of version 10 may name no OID
+		return was, name, false
+	}
+	for name, was := range c.Originals {
+		if was.OID == r.OID {
+			return was, name, false
+		}
+	}
+	return Original{}, name, known
+}
+
+// identify makes sure that the table of the source, and that of the target which would take its changes, are the pair
+// that they were when the rows were copied.
+func (c *Config) identify(t *table, target *targetTable) (Original, error) {
+	r := t.relation
+	was, name, replaced := c.original(r)
+	old := name[0] + "." + name[1]
+	unlike := func(advice, reason string, args ...any) error {
+		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(reason, args...), advice: advice}
+	}
+	const anew = "what has been written to it before, or to the one that it was, is not on the target: begin the migration anew, with a new copy"
+	renamed := name != [2]string{r.Namespace, r.Name}
+	restore := fmt.Sprintf("give the source's tables their old names back. What was changed under others comes under these, so that "+
+		"the target's must be renamed likewise (%s to %s.%s) until that is applied; start again, it goes on where it stopped", old, r.Namespace, r.Name)
+	switch {
+	case replaced:
+		return was, unlike(anew, "the source's table is another one (oid %d) than it was when it was copied (oid %d): it was dropped and made again, or another one has its name", r.OID, c.Originals[name].OID)
+	case target == nil && renamed:
+		return was, unlike(restore, "the target has no such table; when it was copied the source's was called %s", old)
+	case target == nil:
+		return was, unlike("", "the target has no such table")
+	case renamed && was.Target == 0:
+		if _, taken := c.Originals[[2]string{r.Namespace, r.Name}]; taken {
+			return was, unlike(anew, "when it was copied the source's table was called %s, and another one had this name: they were renamed", old)
+		}
+	case was.Target == 0 || was.Target == target.oid:
+	case renamed:
+		return was, unlike(restore, "when it was copied the source's table was called %s: it was renamed, and the target's table of this name is another one", old)
+	default:
+		return was, unlike("give the target's tables the names back that they had when they were copied, then start again, it goes on where it stopped; "+
+			"where one was dropped and made again, begin the migration anew",
+			"the target's table is another one (oid %d) than that which was copied to (oid %d): it was renamed, or dropped and made again", target.oid, was.Target)
+	}
+	return was, nil
+}
+
+// displaced are columns of the source that cannot be those which they were under their names, although the
+// target's still are. The stream has no numbers of columns, but their order: whatever was before a column that
+// is still there was already before it, and what is added comes last.
+func (o *Original) displaced(now []decoder.Column, target map[string]column) (names []string) {
+	was := map[string]OriginalColumn{}
+	for _, c := range o.Columns {
+		if c.Number == 0 {
+			return nil
+		}
+		was[c.Name] = c
+	}
+	type place struct {
+		name   string
+		number int // that it had
+	}
+	var kept []place
+	at, number := -1, 0 // of the kept column before
+	for i, c := range now {
+		w, known := was[c.Name]
+		to, there := target[c.Name]
+		if !known || !there || w.Target != 0 && w.Target != to.number {
+			continue
+		}
+		if room := int(w.Number) - number - 1; i-at-1 > room {
+			for _, c := range now[at+1 : i+1] { // one of them is new, or was behind
+				names = append(names, c.Name)
+			}
+		}
+		kept = append(kept, place{c.Name, int(w.Number)})
+		at, number = i, int(w.Number)
+	}
+	order := slices.Clone(kept)
+	slices.SortFunc(order, func(a, b place) int { return a.number - b.number })
+	for i := range kept {
+		if kept[i] != order[i] && !slices.Contains(names, kept[i].name) {
+			names = append(names, kept[i].name)
+		}
+	}
+	return names
+}
