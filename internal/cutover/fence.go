@@ -414,6 +414,7 @@ select n.nspname::text, c.relname::text, t.tgname::text, c.relkind::text from pg
 type Left struct {
 	Table string
 	Why   string // who has the table, or what refused
+	Err   error  // what refused; nil: the table is in use
 }
 
 // Remove takes the triggers of an open fence away, and its function. Each needs its table
@@ -444,7 +445,7 @@ func Remove(ctx context.Context, conn *pgx.Conn, name string) ([]Left, error) {
 			case online.Busy(err):
 				busy = append(busy, t)
 			default:
-				refused = append(refused, Left{table, err.Error()})
+				refused = append(refused, Left{table, err.Error(), err})
 			}
 		}
 		if todo = busy; len(todo) > 0 && online.Pause(ctx, n) != nil {
@@ -456,7 +457,7 @@ func Remove(ctx context.Context, conn *pgx.Conn, name string) ([]Left, error) {
 		if err != nil {
 			return nil, err
 		}
-		refused = append(refused, Left{t.table(), online.List(holders)})
+		refused = append(refused, Left{Table: t.table(), Why: online.List(holders)})
 	}
 	if len(refused) > 0 {
 		return refused, nil

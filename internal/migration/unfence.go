@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,8 +67,15 @@ func removeFence(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	return &RunError{
+	e := &RunError{
 		"the source accepts writes, but triggers of the fence could not be taken away " + leftTriggers(left),
 		"end what is named, or wait for its end, and run the same command again",
 	}
+	for _, l := range left {
+		var hint interface{ Hint() string }
+		if errors.As(l.Err, &hint) {
+			e.Advice = hint.Hint()
+		}
+	}
+	return e
 }
