@@ -22,6 +22,8 @@ func cutoverCommand(ui *ui) *cli.Command {
 		Name: "cutover", Usage: "ask the running migrate to fence the source, drain, set sequences and open the target",
 		Flags: append(cutoverFlags(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "fence, drain, measure and un-fence"},
+			&cli.BoolFlag{Name: "wait", Usage: "where the migration does not follow yet, wait until it does; Ctrl-C takes it back"},
+			&cli.BoolFlag{Name: "allow-differences", Usage: "go on over differences that the last verify has found"},
 			&cli.BoolFlag{Name: "no-fence", Usage: "with --dry-run: measure the lag only"},
 			jsonFlag()),
 		Action: func(c *cli.Context) error {
@@ -34,6 +36,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 				return err
 			}
 			config.Cut.DryRun, config.Cut.NoFence = c.Bool("dry-run"), c.Bool("no-fence")
+			config.Cut.Wait, config.Cut.AllowDifferences = c.Bool("wait"), c.Bool("allow-differences")
 			if config.Cut.NoFence && !config.Cut.DryRun {
 				return &usageError{"--no-fence goes with --dry-run", "a cutover without a fence would lose what is written meanwhile"}
 			}

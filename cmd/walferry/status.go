@@ -162,6 +162,15 @@ func statusText(s migration.Status) string {
 	for _, t := range s.InsertOnlyBroken {
 		row("note", "%s was updated in spite of --insert-only: it is to be copied again while following", t)
 	}
+	if c := s.LastComparison; c != nil {
+		text := fmt.Sprintf("%d tables at %s, %s", c.Compared, c.Position, c.At.UTC().Format("2006-01-02 15:04:05 MST"))
+		if len(c.Differ) > 0 {
+			text += fmt.Sprintf("; %d DIFFER: %s", len(c.Differ), strings.Join(c.Differ[:min(len(c.Differ), 10)], ", "))
+		} else {
+			text += "; no difference"
+		}
+		row("compared", "%s", text)
+	}
 	for _, o := range s.Refused {
 		row("note", "the target refuses %s", o)
 	}

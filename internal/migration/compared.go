@@ -141,7 +141,11 @@ func hasResult(ctx context.Context, conn *pgx.Conn) (there bool, err error) {
 // upgrade gives a record that an older version has made what it lacks.
 func (s *store) upgrade(ctx context.Context) error {
 	return s.do(ctx, func(conn *pgx.Conn) error {
-		there, err := hasResult(ctx, conn)
+		var there bool
+		err := conn.QueryRow(ctx, `
+select count(*) = 5 from pg_attribute where not attisdropped
+   and (attrelid = 'walferry.migration'::regclass and attname in ('cutover', 'comparison', 'refused')
+        or attrelid = 'walferry.request'::regclass and attname in ('taken_at', 'withdrawn_at'))`).Scan(&there)
 		if err == nil && !there {
 			err = catalog.Own(ctx, conn, upgradeDDL)
 		}

@@ -78,6 +78,10 @@ type CutoverOptions struct {
 	// Without are objects of the source that the target lacks and need not have: kind and name,
 	// as in view:public.mon.
 	Without []string
+	// AllowDifferences lets a cutover go on over what the last comparison has found.
+	AllowDifferences bool
+	// Wait makes Cutover wait for a migrate that does not follow yet. Timeout begins after it.
+	Wait bool
 }
 
 var nameRule = regexp.MustCompile(`^[a-z0-9_]{1,40}$`)

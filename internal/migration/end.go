@@ -22,12 +22,18 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 		return nil, err
 	}
 	target, err := openLink(ctx, c.Target, c.Name+" cutover")
+	if err != nil && ctx.Err() != nil {
+		err = errNotBegun
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer target.close()
 	s := &store{link: target, name: c.Name}
-	r, err := s.load(ctx)
+	r, err := s.awaitFollowing(ctx, c.Cut.Wait, onStep)
+	if err != nil && ctx.Err() != nil {
+		err = errNotBegun
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -49,11 +55,55 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	}
 	a, err := s.ask(ctx, "cutover", requestArgs{
 		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
+		AllowDifferences: c.Cut.AllowDifferences,
 	}, onStep)
 	if err == nil && a.Cutover != nil {
 		err = a.Cutover.verdict()
 	}
 	return a.Cutover, err
+}
+
+// awaitFollowing reads the record of a migration that is to be cut over. One that does not follow
+// yet is a gate, with how far it is: nothing is switched hours after somebody has asked for it. With
+// wait it is waited for.
+func (s *store) awaitFollowing(ctx context.Context, wait bool, onStep func(string)) (*record, error) {
+	for told := ""; ; {
+		r, err := s.loadAlive(ctx)
+		if err != nil || r == nil {
+			return r, err
+		}
+		if !slices.Contains([]Phase{New, Prepared, Copying, Indexing}, r.Phase) {
+			return r, nil
+		}
+		where := farness(r)
+		if !wait || !r.Alive {
+			return r, &GateError{"the migration does not follow yet: " + where, "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
+		}
+		if where != told && onStep != nil {
+			onStep("waiting until it follows: " + where)
+			told = where
+		}
+		select {
+		case <-ctx.Done():
+			return r, errNotBegun
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// farness says how far a migration is that does not follow yet.
+func farness(r *record) string {
+	switch c := r.Live.Copy; r.Phase {
+	case Copying:
+		text := fmt.Sprintf("it copies: %d of %d tables, %d of %d MB", c.TablesDone, c.Tables, c.Bytes>>20, c.BytesTotal>>20)
+		if !r.Alive {
+			text += ", and no migrate is running"
+		}
+		return text
+	case Indexing:
+		return fmt.Sprintf("indexes of %d of %d tables are there", r.Live.Indexes.TablesDone, r.Live.Indexes.Tables)
+	}
+	return "it is in phase " + string(r.Phase)
 }
 
 // Abort gives a migration up: the source is un-fenced and has nothing of it any

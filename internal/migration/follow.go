@@ -261,7 +261,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 		stop(errCaughtUp)
 		return
 	}
-	_, err := f.cutover(ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
+	_, err := f.cutover(ctx, ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
 	if err == nil {
 		err = errFinished
 	}

@@ -380,10 +380,11 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	host, _ := os.Hostname()
+	ended := false
 	write := func(ctx context.Context) {
 		view := r.Watch()
 		live := view.Live
-		live.Host, live.PID, live.Goroutines = host, os.Getpid(), runtime.NumGoroutine()
+		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		if err := r.store.setLive(ctx, live); err != nil && ctx.Err() == nil {
@@ -407,6 +408,7 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	return func() {
 		cancel()
 		<-done
+		ended = true
 		write(context.Background())
 	}
 }

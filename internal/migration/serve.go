@@ -82,8 +82,17 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 		}
 		options := CutoverOptions{
 			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
+			AllowDifferences: q.Args.AllowDifferences,
 		}
-		a.Cutover, err = f.cutover(ctx, options.fill(), step)
+		wanted, stop := f.r.store.whileWanted(ctx, q.ID)
+		defer stop()
+		a.Cutover, err = f.cutover(ctx, wanted, options.fill(), step)
+		if err != nil && !a.Cutover.sealed && errors.Is(context.Cause(wanted), errWithdrawn) {
+			var gate *GateError
+			if errors.As(err, &gate) || !a.Cutover.touched { // everything is as before
+				err = &GateError{errWithdrawn.Problem + ": everything is as before", errWithdrawn.Advice}
+			}
+		}
 		if a.Cutover.sealed {
 			// There is no way back: the run ends here, and the next one goes forward.
 			if end = err; end == nil {

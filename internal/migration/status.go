@@ -36,6 +36,9 @@ type Status struct {
 	// since they were copied; they are copied again while following.
 	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
 
+	// LastComparison is what verify has found last; nil: nobody has compared.
+	LastComparison *LastComparison `json:"last_comparison"`
+
 	// Refused are objects of the source that the target does not take, and why.
 	Refused []schema.Refused `json:"refused,omitempty"`
 
@@ -183,6 +186,9 @@ func (st *Status) fromRecord(r *record) {
 func (st *Status) readProgress(ctx context.Context, s *store) error {
 	var err error
 	if st.Refused, err = s.refused(ctx); err != nil {
+		return err
+	}
+	if st.LastComparison, err = s.lastComparison(ctx); err != nil {
 		return err
 	}
 	return s.do(ctx, func(conn *pgx.Conn) error {

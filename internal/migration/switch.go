@@ -28,6 +28,7 @@ type CutoverResult struct {
 	Already    bool        `json:"already,omitempty"`   // it was done before it was asked for
 	ExpectMS   *int64      `json:"expect_ms,omitempty"` // by a rehearsal: its own pause, and what it left out, by measurement
 	LeftOut    []LeftOut   `json:"left_out,omitempty"`
+	touched    bool        // something was done that has to be undone
 	sealed     bool        // there is no way back: the fence has no deadline any more
 	position   decoder.LSN // of the fence: every write is before it
 	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
@@ -38,11 +39,11 @@ type CutoverResult struct {
 // cutover runs the gates, then fence, drain, sequences, seal, finished. Until the
 // fence is sealed every failure, and the deadline, un-fences and leaves everything
 // as before; the fence also opens by itself, by the source's clock, when this
-// process dies. After the seal there is only the way forward, also for the next run.
-func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
+// process dies. So does the end of wanted, as long as nothing is sealed. After the seal there is only
+// the way forward, also for the next run.
+func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
 	result := &CutoverResult{DryRun: o.DryRun}
-	whole := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, &GateError{
+	ctx, cancel := context.WithTimeoutCause(wanted, o.Timeout, &GateError{
 		fmt.Sprintf("the cutover was not done within %s", o.Timeout), "give a longer --timeout, or try when there is less load",
 	})
 	defer cancel()
@@ -72,6 +73,7 @@ func (f *following) cutover(ctx context.Context, o CutoverOptions, step func(str
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 
+	result.touched = true
 	var since time.Time
 	fence, _, err := cutover.NewFence(ctx, conn, f.r.c.Name, f.r.tables)
 	if err == nil && !o.DryRun {
@@ -196,6 +198,9 @@ func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Durat
 		return r.writerGates(ctx, conn)
 	})
 	if err != nil {
+		return lag, err
+	}
+	if err := r.comparisonGate(ctx, o); err != nil {
 		return lag, err
 	}
 	return lag, r.targetGates(ctx, o.Without)

@@ -82,7 +82,10 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		}
 		// A snapshot does not see through TRUNCATE: such tables are compared again.
 		if tables = uncompared(v.Report, tables); len(tables) == 0 || round == rounds {
-			return v, nil
+			if r.rec.Phase == Following {
+				err = r.keepComparison(ctx, &v)
+			}
+			return v, err
 		}
 	}
 }

@@ -18,6 +18,7 @@ type Live struct {
 	Received   string  `json:"received_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
 	Goroutines int     `json:"goroutines"`
+	Ended      bool    `json:"ended,omitempty"` // the run has ended by itself
 
 	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
 	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, as it grows now; -1: it does not, or there is no limit
