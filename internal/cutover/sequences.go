@@ -10,11 +10,19 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Sequence is a sequence and where it stands.
+// Sequence is a sequence of the source and where it stands.
 type Sequence struct {
 	catalog.Sequence
-	LastValue int64
-	IsCalled  bool
+	Position
+
+	// Placed is where an earlier cutover, which was not finished, has put the target's. nil: none has.
+	Placed *Position
+}
+
+// Position is where a sequence stands.
+type Position struct {
+	LastValue int64 `json:"last_value"`
+	IsCalled  bool  `json:"is_called"`
 }
 
 // perQuery bounds the branches of one UNION ALL.
@@ -54,8 +62,9 @@ func ReadSequences(ctx context.Context, q catalog.Querier, list []catalog.Sequen
 }
 
 // SetSequences moves the target's sequences to where the source's are, in one
-// statement. One that the target has taken further stays there, so that the
-// target never hands out a value twice. A CYCLE sequence has no further and is set
+// statement. One that somebody has taken further on the target stays there, so that the
+// target never hands out a value twice; one that nobody has drawn from there takes the
+// source's position, wherever that is. A CYCLE sequence has no further and is set
 // as it is. The target's others are not looked at.
 func SetSequences(ctx context.Context, q catalog.Querier, source []Sequence) error {
 	if len(source) == 0 {
@@ -69,11 +78,17 @@ func SetSequences(ctx context.Context, q catalog.Querier, source []Sequence) err
 	if err != nil {
 		return err
 	}
+	starts, err := startsOf(ctx, q, list)
+	if err != nil {
+		return err
+	}
 	var names []string
 	var values []int64
 	var called []bool
 	for i, s := range source {
-		if !s.Cycle && further(target[i], s) {
+		t := target[i].Position
+		drawn := t != Position{LastValue: starts[i]} && (s.Placed == nil || t != *s.Placed)
+		if drawn && !s.Cycle && further(t, s) {
 			continue
 		}
 		names, values, called = append(names, s.String()), append(values, s.LastValue), append(called, s.IsCalled)
@@ -86,8 +101,29 @@ func SetSequences(ctx context.Context, q catalog.Querier, source []Sequence) err
 	return nil
 }
 
+// startsOf reads what the server's own START of each sequence is.
+func startsOf(ctx context.Context, q catalog.Querier, list []catalog.Sequence) ([]int64, error) {
+	names := make([]string, len(list))
+	for i := range list {
+		names[i] = list[i].String()
+	}
+	rows, err := q.Query(ctx, `select s.seqstart from unnest($1::text[]) with ordinality n(name, i)
+  join pg_sequence s on s.seqrelid = n.name::regclass order by n.i`, names)
+	if err != nil {
+		return nil, fmt.Errorf("read the start of sequences: %w", err)
+	}
+	starts, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err == nil && len(starts) < len(list) {
+		err = fmt.Errorf("%d of %d are there", len(starts), len(list))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the start of sequences: %w", err)
+	}
+	return starts, nil
+}
+
 // further tells whether t has gone past s in s's direction.
-func further(t, s Sequence) bool {
+func further(t Position, s Sequence) bool {
 	if t.LastValue == s.LastValue {
 		return t.IsCalled || !s.IsCalled
 	}
