@@ -177,6 +177,9 @@ func statusText(s migration.Status) string {
 	for _, sql := range s.Unvalidated {
 		row("note", "a foreign key is not validated yet: %s", sql)
 	}
+	for _, sql := range s.Disabled {
+		row("disabled", "the opening could not enable it; run on the target: %s", sql)
+	}
 	for _, t := range s.NewTables {
 		row("note", "%s was created later: it is not followed, and stays behind", t)
 	}

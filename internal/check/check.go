@@ -95,6 +95,7 @@ type run struct {
 	all            []catalog.Table // of the source
 	tables         []catalog.Table // selected
 	insertOnly     map[uint32]bool
+	replica        bool // the target's role may set session_replication_role
 	findings       []Finding
 }
 

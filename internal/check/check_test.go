@@ -219,7 +219,7 @@ func TestRun_Dump(t *testing.T) {
 			source: []string{`create table inv (a int primary key)`, `create index inv_i on inv (a)`, `update pg_index set indisvalid = false where indexrelid = 'inv_i'::regclass`},
 		},
 		{
-			id: "trigger-always", on: "source", severity: Warn,
+			id: "trigger-always", on: "source", severity: Info, noMend: true,
 			source: []string{`create table trg (a int primary key)`, trigger, `create trigger "T" before insert on trg for each row execute procedure f()`, `alter table trg enable always trigger "T"`},
 		},
 		{
@@ -290,11 +290,11 @@ func TestRun_SchemaNone(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 17)
 	situations := []situation{
 		{
-			id: "trigger-always", on: "target", severity: Warn, object: `"public"."trg"`, source: []string{`create table trg (a int primary key)`},
+			id: "trigger-always", on: "target", severity: Info, noMend: true, object: `"public"."trg"`, source: []string{`create table trg (a int primary key)`},
 			target: []string{`create table trg (a int primary key)`, trigger, `create trigger r before insert on trg for each row execute procedure f()`, `alter table trg enable replica trigger r`},
 		},
 		{
-			id: "trigger-always", on: "target", severity: Warn, object: `"public"."rul"`, source: []string{`create table rul (a int primary key)`},
+			id: "trigger-always", on: "target", severity: Info, noMend: true, object: `"public"."rul"`, source: []string{`create table rul (a int primary key)`},
 			target: []string{`create table rul (a int primary key)`, `create rule r as on insert to rul do also select 1`, `alter table rul enable always rule r`},
 		},
 		{

@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
@@ -46,9 +47,6 @@ select n.nspname::text, x.relname::text, c.relname::text
 		return err
 	}
 	r.addEach(invalid)
-	if err := r.replicaTriggers(ctx, s, selected); err != nil {
-		return err
-	}
 	return r.eventTriggers(ctx, s)
 }
 
@@ -60,32 +58,48 @@ func (r *run) oids() []uint32 {
 	return oids
 }
 
-// replicaTriggers finds triggers and rules that fire for what the applier writes.
-func (r *run) replicaTriggers(ctx context.Context, s *server, tables []uint32) error {
-	var findings []Finding
-	err := s.records(ctx, "triggers", `
-select n.nspname::text, c.relname::text, x.kind, x.name::text, x.enabled::text
-  from (select tgrelid, 'trigger', tgname, tgenabled from pg_trigger where not tgisinternal and tgenabled in ('A', 'R')
-           and not exists (select from pg_proc p join pg_namespace w on w.oid = p.pronamespace where p.oid = tgfoid and w.nspname = 'walferry') -- our own
-        union all
-        select ev_class, 'rule', rulename, ev_enabled from pg_rewrite where ev_enabled in ('A', 'R')) x(relid, kind, name, enabled)
-  join pg_class c on c.oid = x.relid join pg_namespace n on n.oid = c.relnamespace
- where c.oid = any($1::oid[]) order by 1, 2, 4`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
-		how := map[string]string{"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[row[4]]
-		f := Finding{
-			ID: "trigger-always", Severity: Warn, On: s.side, Object: name,
-			Seen: fmt.Sprintf("%s %s is %s: it would fire for every row that is copied; while following it is disabled, until the cutover", row[2], catalog.Quote(row[3]), how),
-			Do:   "nothing on the source; on a target that has its schema already (--schema none): let it fire for ordinary sessions only, until the copy is done",
-			SQL:  []string{fmt.Sprintf("alter table %s enable %s %s", name, row[2], catalog.Quote(row[3]))},
+// firing finds triggers and rules that act on what is copied and applied unless they are
+// disabled until the cutover, and those that this role could not disable.
+func (r *run) firing(ctx context.Context, s *server) error {
+	var findings, closed []Finding
+	list, err := catalog.FiringOn(ctx, s.tx, r.tables, r.replica)
+	if err != nil {
+		return fmt.Errorf("check the %s: %w", s.side, err)
+	}
+	for _, f := range list {
+		name, how := catalog.Name(f.Schema, f.Table), map[string]string{"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[f.State]
+		if s.side == "source" && strings.HasPrefix(f.Name, "walferry_") {
+			continue
+		}
+		// What pg_dump will bring of a partition are copies of its parent's triggers.
+		holding := f.Holding
+		if s.side == "source" {
+			holding = r.target.Superuser || !f.Copy || r.target.Major >= 13
+		}
+		if !holding && (s.side == "target" || r.c.Schema != "none") {
+			closed = append(closed, Finding{
+				ID: "trigger-not-held", Severity: Block, On: "target", Object: name,
+				Seen: fmt.Sprintf("%s %s would act on rows that are copied and applied, and %s may not disable it until the cutover", f.Kind, catalog.Quote(f.Name), r.target.User),
+				Do:   "connect as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the triggers that partitions have of their parent)",
+			})
+			continue
+		}
+		if how == "" || f.Copy && f.Like {
+			continue
+		}
+		finding := Finding{
+			ID: "trigger-always", Severity: Info, On: s.side, Object: name,
+			Seen: fmt.Sprintf("%s %s is %s: it is disabled from before the copy until the cutover", f.Kind, catalog.Quote(f.Name), how),
+			Do:   "nothing: it is enabled so again when the target opens",
 		}
 		if s.side == "source" {
-			f.Seen = fmt.Sprintf("%s %s is %s and will be so on the target, where it is disabled until the cutover", row[2], catalog.Quote(row[3]), how)
+			finding.Seen = fmt.Sprintf("%s %s is %s and will be so on the target, where it is disabled until the cutover", f.Kind, catalog.Quote(f.Name), how)
 		}
-		findings = append(findings, f)
-	}, tables)
+		findings = append(findings, finding)
+	}
+	r.addEach(closed)
 	r.addEach(findings)
-	return err
+	return nil
 }
 
 // eventTriggers: walferry's own DDL fires those of the source that it may not leave out, the

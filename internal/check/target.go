@@ -21,6 +21,9 @@ func (r *run) targetServer(ctx context.Context) error {
 	if err := r.replicaRole(ctx); err != nil {
 		return err
 	}
+	if err := r.firing(ctx, r.source); err != nil {
+		return err
+	}
 	r.encodings()
 	if r.source.Collation != r.target.Collation {
 		r.add(Finding{
@@ -108,18 +111,20 @@ select n.nspname::text, o.rolname::text
 func (r *run) replicaRole(ctx context.Context) error {
 	t := r.target
 	user := catalog.Quote(t.User)
+	r.replica = true
 	return t.try(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `set local session_replication_role = replica`)
 		return err
 	}, func(err error) {
+		r.replica = false
 		f := Finding{
 			ID: "session-replication-role", Severity: Warn, On: "target", Object: user,
 			Seen: "the role may not set session_replication_role: " + reason(err),
-			Do:   "it works without: triggers are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer and takes the tables' ownership. Otherwise run this as a superuser",
+			Do:   "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer and takes the tables' ownership. Otherwise run this as a superuser",
 		}
 		switch {
 		case t.Platform != "":
-			f.Do = "connect as a member of rds_superuser; it works without: triggers are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer"
+			f.Do = "connect as a member of rds_superuser; it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer"
 		case t.Major >= 15:
 			f.SQL = []string{"grant set on parameter session_replication_role to " + user}
 		default:
@@ -336,7 +341,7 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 	if err := r.broughtSequences(ctx); err != nil {
 		return err
 	}
-	return r.replicaTriggers(ctx, t, oids)
+	return r.firing(ctx, t)
 }
 
 // broughtSequences checks that the cutover will be able to set those of --schema none.

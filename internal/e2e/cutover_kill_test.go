@@ -272,15 +272,20 @@ var moments = []struct {
 		i.start()
 		return 0
 	}},
-	{"sealed, not open", true, func(i *interruption) int {
+	{"the opening is prepared", false, func(i *interruption) int {
 		i.prepare()
 		trigger := hold(i.T, i.Target, `lock table held in row exclusive mode`)
 		i.quiet.commit()
 		i.waitBlocked(i.Target, `alter table .*held.* enable`)
-		if !i.sealed() {
-			i.Error("the target is being opened, but the fence is not sealed")
+		if i.sealed() {
+			i.Error("the fence is sealed, but a lock that the opening needs is not to be had")
 		}
 		i.kill(trigger.rollback)
+		i.start()
+		return 0
+	}},
+	{"sealed, not open", true, func(i *interruption) int {
+		i.stopBeforeOpening()
 		i.start()
 		return 0
 	}},

@@ -70,6 +70,14 @@ func (c *Comparison) verdict() error {
 	return nil
 }
 
+// verdict is the error that what is known of a cutover means, if any: the worst of it.
+func (r *CutoverResult) verdict() error {
+	if err := r.Comparison.verdict(); err != nil || len(r.Disabled) == 0 {
+		return err
+	}
+	return &DisabledError{r.Disabled}
+}
+
 // UnprovedError says that the comparison as of the cutover, which was asked for, could not be made.
 type UnprovedError struct{ Reason string }
 

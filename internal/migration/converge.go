@@ -104,9 +104,6 @@ func (r *runner) converge(ctx context.Context) error {
 		return nil
 	}
 	r.c.Logger.Info("tables were copied under several snapshots: applying the changes between them", "applied", f.applier.Applied(), "until", until)
-	if err := r.holdTriggers(ctx); err != nil {
-		return err
-	}
 	r.step("bring all tables to one commit")
 	err = f.run(ctx, func(helpers context.Context, stop context.CancelCauseFunc) {
 		for {

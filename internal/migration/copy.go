@@ -60,6 +60,10 @@ func (r *runner) copy(ctx context.Context) error {
 	if err := r.readCopyState(ctx); err != nil {
 		return err
 	}
+	// With --schema none the target has its triggers and rules already.
+	if _, err := r.holdTriggers(ctx); err != nil {
+		return err
+	}
 	resumes := r.exported == nil
 	if resumes {
 		if err := r.continuous(ctx); err != nil {

@@ -257,6 +257,12 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	}
 	var left []Left
 	if r.rec != nil {
+		// What is held belongs to the target's schema, and is forgotten with the record.
+		if sql, err := r.enableRest(ctx, 10*time.Second); len(sql) > 0 {
+			return nil, &GateError{err.Error() + "; nothing was removed", "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
+		} else if err != nil {
+			return nil, err
+		}
 		late, _, err := r.unvalidated(ctx)
 		if err != nil {
 			return nil, err

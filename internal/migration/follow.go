@@ -45,7 +45,8 @@ func (r *runner) following(ctx context.Context) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	if err := errors.Join(r.holdTriggers(ctx), r.dropLateForeignKeys(ctx),
+	_, err := r.holdTriggers(ctx)
+	if err := errors.Join(err, r.dropLateForeignKeys(ctx),
 		r.unfence(ctx, func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
 		return err
 	}

@@ -254,6 +254,10 @@ func (r *runner) index(ctx context.Context) error {
 	if err := r.readCopyState(ctx); err != nil {
 		return err
 	}
+	// What a run brought that did not come as far as to hold it must not act on what converge applies.
+	if _, err := r.holdTriggers(ctx); err != nil {
+		return err
+	}
 	if err := r.indexes(ctx, false, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name) }); err != nil {
 		return err
 	}
@@ -268,7 +272,7 @@ func (r *runner) index(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.holdTriggers(ctx); err != nil {
+	if _, err := r.holdTriggers(ctx); err != nil {
 		return err
 	}
 	r.step("gather statistics")

@@ -76,10 +76,12 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	late      error     // of validateKeys, after the opening
-	keys      *lateKeys // between prepareLateKeys and closeLateKeys
-	mark      string    // of the source's catalogue, when the gates were passed
-	prover    *prover   // opened inside the fence; nil: no proof is wanted
+	late      error                                    // of validateKeys, after the opening
+	keys      *lateKeys                                // between prepareLateKeys and closeLateKeys
+	mark      string                                   // of the source's catalogue, when the gates were passed
+	prover    *prover                                  // opened inside the fence; nil: no proof is wanted
+	opening   *opening                                 // prepared inside the fence
+	gated     map[[2]string]catalog.SequenceDefinition // the source's sequences as the gates have seen them
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -201,7 +203,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
 		late := r.validateKeys(ctx, func(s string) { r.c.Logger.Info(s) })
-		result, err := r.store.cutoverResult(ctx)
+		result, err := r.enableLeft(ctx)
 		if err != nil || result == nil {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
 		}
@@ -333,7 +335,10 @@ func (r *runner) run(ctx context.Context) error {
 			next, err = Indexing, r.copy(ctx)
 		case Indexing:
 			if next, err = Following, r.index(ctx); err == nil && r.c.Until == UntilCopied {
-				next, err = Finished, r.dropSource(ctx)
+				next = Finished
+				if _, err = r.enableRest(ctx, time.Minute); err == nil {
+					err = r.dropSource(ctx)
+				}
 			}
 		case Following:
 			return r.following(ctx)

@@ -2,11 +2,17 @@ package migration
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -61,63 +67,6 @@ func (r *runner) postData(ctx context.Context) error {
 	return r.keepRefused(ctx, conn, distinctRefused(slices.Concat(report.Refused, refused, more)))
 }
 
-// holdTriggers disables, until the target opens, what would act on the rows that
-// are applied: triggers and rules that are enabled ALWAYS or REPLICA and, where the
-// role may not set session_replication_role, every trigger of a user. What enables
-// them again is recorded in the same transaction.
-func (r *runner) holdTriggers(ctx context.Context) error {
-	may, err := r.replicaRole(ctx)
-	if err != nil {
-		return err
-	}
-	names := make([]string, len(r.tables))
-	for i := range r.tables {
-		names[i] = r.tables[i].String()
-	}
-	return r.store.do(ctx, func(conn *pgx.Conn) error {
-		tx, err := conn.Begin(ctx)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the error before it is told
-		rows, err := tx.Query(ctx, `
-with ours as (select to_regclass(t.name) as oid, t.name from unnest($1::text[]) as t(name))
-select format('alter table %s disable trigger %I', o.name, g.tgname),
-       format('alter table %s enable %s trigger %I', o.name, case g.tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, g.tgname)
-  from pg_trigger g join ours o on o.oid = g.tgrelid
- where not g.tgisinternal and (g.tgenabled in ('A', 'R') or g.tgenabled = 'O' and not $2)
-   and (current_setting('server_version_num')::int < 130000
-        or not exists (select from pg_trigger p where p.oid = (to_jsonb(g) ->> 'tgparentid')::oid))
-union all
-select format('alter table %s disable rule %I', o.name, w.rulename),
-       format('alter table %s enable %s rule %I', o.name, case w.ev_enabled when 'A' then 'always' else 'replica' end, w.rulename)
-  from pg_rewrite w join ours o on o.oid = w.ev_class
- where w.ev_enabled in ('A', 'R')`, names, may)
-		if err != nil {
-			return fmt.Errorf("look for triggers on the target: %w", err)
-		}
-		type hold struct{ Off, On string }
-		holds, err := pgx.CollectRows(rows, pgx.RowToStructByPos[hold])
-		if err != nil {
-			return fmt.Errorf("look for triggers on the target: %w", err)
-		}
-		var on []string
-		for _, h := range holds {
-			if _, err := tx.Exec(ctx, h.Off); err != nil {
-				return fmt.Errorf("hold a trigger until the cutover: %s: %w", h.Off, err)
-			}
-			on = append(on, h.On)
-		}
-		if _, err := tx.Exec(ctx, `update walferry.migration set on_open = on_open || $2::text[] where name = $1`, r.c.Name, on); err != nil {
-			return fmt.Errorf("record the held triggers: %w", err)
-		}
-		if len(on) > 0 {
-			r.c.Logger.Info("triggers are held until the cutover", "count", len(on))
-		}
-		return tx.Commit(ctx)
-	})
-}
-
 // dropLateForeignKeys undoes lateForeignKeys, for a cutover that was not finished.
 func (r *runner) dropLateForeignKeys(ctx context.Context) error {
 	if r.c.Schema == "none" {
@@ -159,28 +108,282 @@ select format('alter table %s drop constraint if exists %I', t.name, c.conname)
 	})
 }
 
-// enableHeld enables what holdTriggers has disabled.
-func (r *runner) enableHeld(ctx context.Context) error {
-	return r.store.do(ctx, func(conn *pgx.Conn) error {
-		tx, err := conn.Begin(ctx)
+// opening is the transaction that opens the target. Everything that has waited for the
+// opening is done in it before the fence is sealed, and its locks are held; only its COMMIT is left.
+type opening struct{ conn *pgx.Conn }
+
+// prepareOpening enables in a transaction what is held, and leaves it open. It goes on until ctx
+// ends, but nobody has to queue behind us for longer than a moment.
+func (r *runner) prepareOpening(ctx context.Context, step func(string)) error {
+	for told := false; ; {
+		conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " open"})
+		if err != nil {
+			return fmt.Errorf("prepare the opening of the target: %w", err)
+		}
+		at, err := enableAll(ctx, conn, r.c.Name)
+		if err == nil {
+			r.opening = &opening{conn}
+			return nil
+		}
+		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // which takes everything back
+		if at == nil || ctx.Err() == nil && !lockBusy(err) {
+			return fmt.Errorf("prepare the opening of the target: %w", err)
+		}
+		table := catalog.Name(at.Schema, at.Table)
+		if ctx.Err() != nil {
+			return fmt.Errorf("prepare the opening of the target: lock %s, held by %s: %w", table, r.blockers(ctx, table, at.exclusive), err)
+		}
+		if !told {
+			step(fmt.Sprintf("waiting for a lock of %s on the target, held by %s", table, r.blockers(ctx, table, at.exclusive)))
+		}
+		told = true
+		select {
+		case <-ctx.Done():
+		case <-time.After(200*time.Millisecond + rand.N(300*time.Millisecond)):
+		}
+	}
+}
+
+// enableAll begins a transaction and enables in it what is held. With an error that a statement
+// had it returns that.
+func enableAll(ctx context.Context, conn *pgx.Conn, name string) (at *openStatement, err error) {
+	for _, sql := range []string{`begin`, lockTimeout} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return nil, err
+		}
+	}
+	list, err := readDisabled(ctx, conn, name)
+	if err != nil {
+		return nil, err
+	}
+	statements, _, err := opens(ctx, conn, list) // what has gone was told before the fence
+	if err != nil {
+		return nil, err
+	}
+	for i := range statements {
+		if _, err := conn.Exec(ctx, statements[i].SQL); err != nil {
+			return &statements[i], fmt.Errorf("%s: %w", statements[i].SQL, err)
+		}
+	}
+	return nil, nil
+}
+
+// commit commits the opening together with what is recorded of it: one message to the server.
+func (o *opening) commit(ctx context.Context, record string) error {
+	if o == nil {
+		return errors.New("it was not prepared")
+	}
+	_, err := o.conn.PgConn().Exec(ctx, record+"; commit").ReadAll()
+	return err
+}
+
+// close takes back an opening that was not committed.
+func (o *opening) close() {
+	if o != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		o.conn.Close(ctx) //nolint:errcheck // which takes it back
+	}
+}
+
+// finishedSQL records the end, and what is known of the cutover by then. What is held still stays recorded.
+func (r *runner) finishedSQL(result CutoverResult, left []held) (string, error) {
+	texts, err := heldTexts(left)
+	if err != nil {
+		return "", err
+	}
+	for i := range texts {
+		texts[i] = catalog.Literal(texts[i])
+	}
+	cutover, err := json.Marshal(result)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(`update walferry.migration set phase = 'finished', error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s`,
+		catalog.Literal(result.FinishedAt.UTC().Format(time.RFC3339Nano)), result.PauseMS, strings.Join(texts, ", "), catalog.Literal(string(cutover)), catalog.Literal(r.c.Name)), nil
+}
+
+// conclude opens the target: the fence is sealed. since is when writes began to be refused. Where
+// the opening was prepared it is a COMMIT. Otherwise, as in a run that finds a cutover interrupted, what is held
+// is enabled one by one, and what cannot be in a moment does not keep the target closed for the rest: result has the SQL.
+func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverResult, step func(string)) error {
+	done := *result
+	if r.prover != nil {
+		done.Comparison = &Comparison{Error: unfinished}
+	}
+	end := func(left []leftHeld) (string, error) {
+		now := time.Now()
+		done.FinishedAt, done.PauseMS, done.Disabled = &now, now.Sub(since).Milliseconds(), sqlOf(left)
+		return r.finishedSQL(done, actionsOf(left))
+	}
+	record, err := end(nil)
+	if err == nil {
+		err = r.opening.commit(ctx, record)
+		r.opening.close()
+	}
+	for ; err != nil; waitOr(ctx, time.Second) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("open the target: %w", err)
+		}
+		r.c.Logger.Warn("opening the target step by step", "reason", err)
+		var left []leftHeld
+		if left, err = r.enableHeld(ctx); err == nil {
+			record, err = end(left)
+		}
+		if err == nil {
+			err = r.store.exec(ctx, record)
+		}
+		if err == nil {
+			break
+		}
+	}
+	*result = done
+	r.mu.Lock()
+	r.rec.Phase, r.cutover = Finished, result
+	r.mu.Unlock()
+	step(fmt.Sprintf("finished: writes were refused for %d ms; the target is open", result.PauseMS))
+	return nil
+}
+
+// leftHeld is what could not be enabled, and why.
+type leftHeld struct {
+	held
+	sql string
+	err error
+}
+
+func actionsOf(left []leftHeld) (list []held) {
+	for _, l := range left {
+		list = append(list, l.held)
+	}
+	return list
+}
+
+func sqlOf(left []leftHeld) (sql []string) {
+	for _, l := range left {
+		sql = append(sql, l.sql)
+	}
+	return sql
+}
+
+// openingPatience is the most that enabling one by one waits for locks altogether; after that it takes what is free.
+const openingPatience = 10 * time.Second
+
+// enableHeld enables what is held, each for itself, and records it. It returns what it could not enable;
+// with an error, the target could not be asked.
+func (r *runner) enableHeld(ctx context.Context) (left []leftHeld, err error) {
+	began := time.Now()
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the error before it is told
-		var on []string
-		if err := tx.QueryRow(ctx, `select on_open from walferry.migration where name = $1`, r.c.Name).Scan(&on); err != nil {
-			return fmt.Errorf("read the held triggers: %w", err)
+		statements, gone, err := opens(ctx, conn, list)
+		if err != nil {
+			return err
 		}
-		for _, sql := range on {
-			if _, err := tx.Exec(ctx, sql); err != nil {
-				return fmt.Errorf("enable a held trigger: %s: %w", sql, err)
+		for _, h := range gone {
+			r.c.Logger.Warn("the target does not have any more what was to be enabled", "action", h)
+		}
+		left = nil
+		for _, s := range statements {
+			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+				timeout := lockTimeout
+				if time.Since(began) > openingPatience {
+					timeout = `set local lock_timeout = '50ms'`
+				}
+				if _, err := tx.Exec(ctx, timeout); err != nil {
+					return err
+				}
+				if _, err := tx.Exec(ctx, s.SQL); err != nil {
+					return err
+				}
+				rest := slices.DeleteFunc(slices.Clone(list), func(h held) bool { return h.Kind == s.held.Kind && h.OID == s.held.OID && h.Name == s.held.Name })
+				if err := writeHeld(ctx, tx, r.c.Name, rest); err != nil {
+					return err
+				}
+				list = rest
+				return nil
+			})
+			if err != nil && (conn.IsClosed() || ctx.Err() != nil) {
+				return err
+			}
+			if err != nil {
+				left = append(left, leftHeld{s.held, s.SQL, err})
 			}
 		}
-		if _, err := tx.Exec(ctx, `update walferry.migration set on_open = '{}' where name = $1`, r.c.Name); err != nil {
-			return fmt.Errorf("record that no trigger is held: %w", err)
-		}
-		return tx.Commit(ctx)
+		return nil
 	})
+	return left, err
+}
+
+// enableRest goes on trying, for a while, to enable what the opening has left. What then is left
+// stays recorded: status shows it, and migrate and cleanup try again.
+func (r *runner) enableRest(ctx context.Context, patience time.Duration) ([]string, error) {
+	var left []leftHeld
+	var err error
+	for end := time.Now().Add(patience); ; waitOr(ctx, time.Second) {
+		if left, err = r.enableHeld(ctx); err == nil && len(left) == 0 {
+			return nil, nil
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("enable what was disabled on the target until the cutover: %w", err)
+	}
+	return sqlOf(left), fmt.Errorf("%d triggers and rules of the target are still disabled: %s: %w", len(left), left[0].held, left[0].err)
+}
+
+// enableLeft tries again to enable what the opening of a cutover that is done has left, and returns
+// what is recorded of that.
+func (r *runner) enableLeft(ctx context.Context) (*CutoverResult, error) {
+	result, err := r.store.cutoverResult(ctx)
+	if err != nil || result == nil || len(result.Disabled) == 0 {
+		return result, err
+	}
+	disabled, err := r.enableRest(ctx, 0)
+	if err != nil && len(disabled) == 0 {
+		return nil, err
+	}
+	result.Disabled = disabled
+	return result, r.store.keepResult(ctx, result, nil)
+}
+
+// DisabledError says that the cutover is done, but for what somebody's lock has kept from being enabled.
+type DisabledError struct{ SQL []string }
+
+func (e *DisabledError) Error() string {
+	return fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(e.SQL))
+}
+
+// Hint is what the operator can do.
+func (e *DisabledError) Hint() string {
+	return "run on the target: " + strings.Join(e.SQL, "; ") + "; or `walferry migrate` again, which tries it"
+}
+
+// disabled is the SQL that enables what is held.
+func (s *store) disabled(ctx context.Context) (sql []string, err error) {
+	err = s.do(ctx, func(conn *pgx.Conn) error {
+		list, err := readDisabled(ctx, conn, s.name)
+		if err != nil {
+			return err
+		}
+		statements, _, err := opens(ctx, conn, list)
+		for _, st := range statements {
+			sql = append(sql, st.SQL)
+		}
+		return err
+	})
+	return sql, err
+}
+
+func waitOr(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // afterOpen does what may take its time: the target is in use. What fails here
@@ -194,6 +397,18 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 		}
 		if err != nil {
 			step("materialized views that are as they were after the copy; refresh them by hand: " + err.Error())
+		}
+	}
+	if len(result.Disabled) > 0 {
+		var err error
+		if result.Disabled, err = r.enableRest(ctx, 30*time.Second); err != nil {
+			step(err.Error())
+		}
+		for _, sql := range result.Disabled {
+			step("to be run on the target: " + sql)
+		}
+		if err := r.store.keepResult(ctx, result, nil); err != nil {
+			r.c.Logger.Error("record what is still disabled", "error", err)
 		}
 	}
 	if r.prover != nil {

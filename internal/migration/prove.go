@@ -41,8 +41,15 @@ func (r *runner) connectProver(ctx context.Context) error {
 	}
 	tables = slices.DeleteFunc(tables, func(t catalog.Table) bool { return t.Kind == 'p' })
 	slices.SortStableFunc(tables, func(a, b catalog.Table) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	// A rule is enabled under a lock that waits for every other one: those tables must not be locked.
+	ruled, err := r.tablesWithHeldRules(ctx)
+	if err != nil {
+		return err
+	}
+	free := slices.DeleteFunc(slices.Clone(tables), func(t catalog.Table) bool { return ruled[t.String()] })
+	tables = append(free, slices.DeleteFunc(tables, func(t catalog.Table) bool { return !ruled[t.String()] })...)
 	n := 0
-	for n < len(tables) && n < smallTables && tables[n].Bytes <= smallBytes {
+	for n < len(free) && n < smallTables && free[n].Bytes <= smallBytes {
 		n++
 	}
 	p := &prover{report: verify.Report{Tables: []verify.TableReport{}}}

@@ -48,6 +48,9 @@ type Status struct {
 
 	// NewTables were created on the source after the migration had begun; they are not followed.
 	NewTables []string `json:"new_tables,omitempty"`
+
+	// Disabled is the SQL that enables on the target what the opening could not.
+	Disabled []string `json:"disabled,omitempty"`
 }
 
 // SourceStatus is what the source says. Error is set when it could not be asked.
@@ -148,6 +151,13 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		})
 		if err != nil {
 			return st, err
+		}
+		if r.Phase == Finished {
+			disabled, err := s.disabled(ctx)
+			if err != nil {
+				return st, err
+			}
+			st.Disabled = disabled
 		}
 	}
 	if err == nil {

@@ -116,6 +116,7 @@ create table if not exists walferry.migration (
     proof            jsonb,                         -- both sides compared as of the cutover
     comparison       jsonb,                         -- what verify has found last, while it follows
     cutover          jsonb,                         -- what it has measured, once it is done
+    sequences        jsonb,                         -- the source's as they were defined; null: not known
     live             jsonb not null default '{}',
     fenced_at        timestamptz,
     drained_at       timestamptz,
@@ -144,6 +145,7 @@ create table if not exists walferry.request (
 const upgradeDDL = `
 alter table walferry.migration add column if not exists cutover jsonb;
 alter table walferry.migration add column if not exists comparison jsonb;
+alter table walferry.migration add column if not exists sequences jsonb;
 alter table walferry.migration add column if not exists refused jsonb not null default '[]';
 alter table walferry.request add column if not exists taken_at timestamptz;
 alter table walferry.request add column if not exists withdrawn_at timestamptz`

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 )
 
@@ -32,6 +30,7 @@ type CutoverResult struct {
 	sealed     bool        // there is no way back: the fence has no deadline any more
 	position   decoder.LSN // of the fence: every write is before it
 	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
+	Disabled   []string    `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
 
 	*Comparison // both sides as of the cutover; nil: not asked for
 }
@@ -58,6 +57,12 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	}
 	result.LagMS = lag.Milliseconds()
 	step(fmt.Sprintf("lag %d ms", result.LagMS))
+	if err := f.r.openingGate(ctx, o, step); err != nil {
+		return result, err
+	}
+	if err := f.r.sequenceGate(ctx, o, step); err != nil {
+		return result, err
+	}
 	if o.DryRun && o.NoFence {
 		return result, nil
 	}
@@ -137,6 +142,8 @@ func (f *following) quietMoment(ctx context.Context, o CutoverOptions) error {
 func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.Time, result *CutoverResult, err error, step func(string)) error {
 	f.r.prover.close()
 	f.r.prover = nil
+	f.r.opening.close()
+	f.r.opening = nil
 	// The caller's time may be over; un-fencing is not for it to stop. While the
 	// fence is up nothing comes that cascades could act on.
 	back := within(ctx, time.Minute, func(ctx context.Context) error {
@@ -315,53 +322,26 @@ func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fe
 	if err := r.prover.open(ctx); err != nil {
 		return err
 	}
-	// Last of all: what is a claim of the fence's until here is proved by the stream.
-	if _, err := f.canary(ctx); err != nil {
-		return fmt.Errorf("look whether anybody has passed the fence: %w", err)
+	// What is a claim of the fence's until here is proved by the stream; once more when the target's
+	// tables are locked: there may have been locks to wait for, and what comes through then cannot be applied.
+	if err := f.proveFence(ctx, conn, fence, result); err != nil {
+		return err
 	}
-	if err := errors.Join(f.passed(result.position), fence.Unchanged(ctx, conn), r.lastGate(ctx, conn)); err != nil {
+	if err := r.prepareOpening(ctx, step); err != nil {
+		return err
+	}
+	if err := f.proveFence(ctx, conn, fence, result); err != nil {
 		return err
 	}
 	return fence.Seal(ctx, conn)
 }
 
-// conclude opens the target. since is when writes began to be refused.
-func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverResult, step func(string)) error {
-	if err := r.enableHeld(ctx); err != nil {
-		return err
+// proveFence makes sure that nobody has passed the fence, and that the source is what it was at the gates.
+func (f *following) proveFence(ctx context.Context, conn *pgx.Conn, fence cutover.Fence, result *CutoverResult) error {
+	if _, err := f.canary(ctx); err != nil {
+		return fmt.Errorf("look whether anybody has passed the fence: %w", err)
 	}
-	now := time.Now()
-	result.FinishedAt, result.PauseMS = &now, now.Sub(since).Milliseconds()
-	if r.prover != nil {
-		result.Comparison = &Comparison{Error: unfinished}
-	}
-	text, err := json.Marshal(result)
-	if err != nil {
-		return err
-	}
-	err = r.store.exec(ctx, `update walferry.migration set phase = 'finished', error = '', finished_at = $2, pause_ms = $3, cutover = $4::text::jsonb where name = $1`,
-		r.c.Name, now, result.PauseMS, string(text))
-	if err != nil {
-		return fmt.Errorf("record phase finished: %w", err)
-	}
-	r.mu.Lock()
-	r.rec.Phase, r.cutover = Finished, result
-	r.mu.Unlock()
-	step(fmt.Sprintf("finished: writes were refused for %d ms; the target is open", result.PauseMS))
-	return nil
-}
-
-// setSequences carries over the sequences of the selection and those of no table.
-func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) {
-	all, err := catalog.Sequences(ctx, conn)
-	if err != nil {
-		return 0, err
-	}
-	sequences, err := cutover.ReadSequences(ctx, conn, catalog.SequencesOf(all, r.tables))
-	if err != nil {
-		return 0, err
-	}
-	return len(sequences), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
+	return errors.Join(f.passed(result.position), fence.Unchanged(ctx, conn), f.r.lastGate(ctx, conn))
 }
 
 // afterInterruptedCutover decides for a run that finds the phase Fenced or Drained:
@@ -383,18 +363,22 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	}
 	r.c.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
 	if _, err := r.setSequences(ctx, conn); err != nil {
-		return "", err
+		r.c.Logger.Warn("the sequences stay as the run that sealed the fence has set them", "reason", err)
 	}
 	since := time.Now()
 	if r.rec.FencedAt != nil {
 		since = *r.rec.FencedAt
 	}
 	result := &CutoverResult{FencedAt: r.rec.FencedAt, DrainedAt: r.rec.DrainedAt, Tables: state.Triggers}
-	if err := r.connectProver(ctx); err != nil {
-		return "", err
+	err = r.connectProver(ctx)
+	if err == nil {
+		err = r.prover.open(ctx)
 	}
-	if err := r.prover.open(ctx); err != nil {
-		return "", err
+	if err != nil { // the target must be opened all the same
+		r.c.Logger.Error("both sides cannot be compared as of the cutover", "error", err)
+		result.Comparison = &Comparison{Error: err.Error()}
+		r.prover.close()
+		r.prover = nil
 	}
 	step := func(s string) { r.c.Logger.Info("cutover: " + s) }
 	// The run that sealed the fence had them; but where it did not learn of its seal it

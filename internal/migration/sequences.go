@@ -1,0 +1,198 @@
+package migration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+)
+
+// sequenceState is what a migration remembers of a sequence of the source.
+type sequenceState struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+
+	// As it was when the migration began. What the target has otherwise from the beginning it
+	// was given on purpose; what the source has altered since is carried over by the cutover.
+	catalog.SequenceDefinition
+
+	// Placed is where a cutover that was not finished has put the target's.
+	Placed *cutover.Position `json:"placed,omitempty"`
+}
+
+// rememberSequences notes how the source's sequences are defined, once: before the schema is dumped.
+func (r *runner) rememberSequences(ctx context.Context) error {
+	var known bool
+	if err := r.store.row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{r.c.Name}, &known); err != nil {
+		return fmt.Errorf("look for the sequences that are remembered: %w", err)
+	}
+	if known {
+		return nil
+	}
+	var states []sequenceState
+	err := r.source.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		for _, s := range all {
+			states = append(states, sequenceState{Schema: s.Schema, Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return r.writeSequences(ctx, states)
+}
+
+func (r *runner) writeSequences(ctx context.Context, states []sequenceState) error {
+	text, err := json.Marshal(states)
+	if err != nil {
+		return err
+	}
+	if err := r.store.exec(ctx, `update walferry.migration set sequences = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
+		return fmt.Errorf("remember the source's sequences: %w", err)
+	}
+	return nil
+}
+
+// readSequences reads what is remembered, and where in it each sequence is.
+func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at map[[2]string]int, err error) {
+	var text []byte
+	if err := r.store.row(ctx, `select coalesce(sequences, '[]')::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
+		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
+	}
+	if err := json.Unmarshal(text, &states); err != nil {
+		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
+	}
+	at = make(map[[2]string]int, len(states))
+	for i, s := range states {
+		at[[2]string{s.Schema, s.Name}] = i
+	}
+	return states, at, nil
+}
+
+// sequenceGate makes the target's sequences what the source's have become since the migration
+// began: increment, limits, cycle, cache, type and start. It is done before the fence, as ALTER
+// SEQUENCE locks; where the role may not, the cutover is refused with the SQL. Where the target could not take
+// a position of the source, for limits that are its own, it is refused as well.
+func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(string)) error {
+	if err := r.rememberSequences(ctx); err != nil { // of an older version's migration
+		return err
+	}
+	states, at, err := r.readSequences(ctx)
+	if err != nil {
+		return err
+	}
+	var source, target []cutover.Sequence
+	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		if err == nil {
+			source, err = cutover.ReadSequences(ctx, conn, catalog.SequencesOf(all, r.tables))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	now := map[[2]string]cutover.Sequence{}
+	r.gated = map[[2]string]catalog.SequenceDefinition{}
+	for _, s := range source {
+		now[[2]string{s.Schema, s.Name}], r.gated[[2]string{s.Schema, s.Name}] = s, s.SequenceDefinition
+	}
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(t catalog.Sequence) bool { _, ok := now[[2]string{t.Schema, t.Name}]; return !ok })
+		target, err = cutover.ReadSequences(ctx, conn, all)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, t := range target {
+		s, was := now[[2]string{t.Schema, t.Name}], t.SequenceDefinition // of one that is younger than the migration
+		if i, ok := at[[2]string{t.Schema, t.Name}]; ok {
+			was = states[i].SequenceDefinition
+		}
+		if err := r.alterSequence(ctx, s, t, was, o, step); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alterSequence brings one sequence t of the target to what s has become of was.
+func (r *runner) alterSequence(ctx context.Context, s, t cutover.Sequence, was catalog.SequenceDefinition, o CutoverOptions, step func(string)) error {
+	alter := t.Alter(was, s.SequenceDefinition)
+	if alter == "" {
+		if s.LastValue < t.Min || s.LastValue > t.Max {
+			return &GateError{
+				fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue),
+				fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max),
+			}
+		}
+		return nil
+	}
+	if t.LastValue < s.Min || t.LastValue > s.Max {
+		alter += fmt.Sprintf(" restart with %d", s.LastValue)
+	}
+	sql := fmt.Sprintf("alter sequence %s %s", t, alter)
+	if o.DryRun {
+		step("the source has altered a sequence; the cutover will run on the target: " + sql)
+		return nil
+	}
+	err := r.onTarget(ctx, o.Timeout/4, nil, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, sql)
+		return err
+	})
+	if err != nil {
+		return &GateError{
+			fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err),
+			"on the target: " + sql + "; then ask again",
+		}
+	}
+	step("altered on the target, as on the source: " + sql)
+	return nil
+}
+
+// setSequences carries over the sequences of the selection and those of no table.
+func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) {
+	all, err := catalog.Sequences(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	list := catalog.SequencesOf(all, r.tables)
+	for _, s := range list {
+		if was, ok := r.gated[[2]string{s.Schema, s.Name}]; ok && was != s.SequenceDefinition {
+			return 0, fmt.Errorf("sequence %s was altered on the source while the cutover went on", s)
+		}
+	}
+	sequences, err := cutover.ReadSequences(ctx, conn, list)
+	if err != nil {
+		return 0, err
+	}
+	states, at, err := r.readSequences(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i := range sequences {
+		s := &sequences[i]
+		n, ok := at[[2]string{s.Schema, s.Name}]
+		if !ok {
+			n = len(states)
+			states = append(states, sequenceState{Schema: s.Schema, Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+		}
+		s.Placed, states[n].Placed = states[n].Placed, &s.Position
+	}
+	// Noted before it is done: where it is not done after all, nothing stands there.
+	if err := r.writeSequences(ctx, states); err != nil {
+		return 0, err
+	}
+	return len(sequences), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
+}
