@@ -105,8 +105,11 @@ func (there SequenceDefinition) Alter(was, now SequenceDefinition) string {
 		keyword         string
 		was, now, there int64
 	}{
-		{"increment by", was.Increment, now.Increment, there.Increment}, {"minvalue", was.Min, now.Min, there.Min}, {"maxvalue", was.Max, now.Max, there.Max},
-		{"start with", was.Start, now.Start, there.Start}, {"cache", was.Cache, now.Cache, there.Cache},
+		{"increment by", was.Increment, now.Increment, there.Increment},
+		{"minvalue", was.Min, now.Min, there.Min},
+		{"maxvalue", was.Max, now.Max, there.Max},
+		{"start with", was.Start, now.Start, there.Start},
+		{"cache", was.Cache, now.Cache, there.Cache},
 	} {
 		if p.was != p.now && (p.there != p.now || retyped) {
 			parts = append(parts, fmt.Sprintf("%s %d", p.keyword, p.now))
