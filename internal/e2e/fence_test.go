@@ -296,6 +296,36 @@ func TestEventTriggers_LeftOut(t *testing.T) {
 	}
 }
 
+// Event triggers come along with the schema. Those that forbid what opens the target, or what
+// leaves nothing there, keep it neither closed nor unclean.
+func TestEventTriggers_OfTheTarget(t *testing.T) {
+	for _, to := range []int{15, 18} {
+		t.Run(fmt.Sprint(to), func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, 13, to)
+			pgtest.Exec(t, source, `
+create table t (id int primary key);
+create function f() returns trigger language plpgsql as 'begin return null; end';
+create trigger held after insert on t for each row execute function f();
+alter table t enable always trigger held;
+create function forbid() returns event_trigger language plpgsql as 'begin raise exception ''not here''; end';
+create event trigger no_ddl on ddl_command_start execute function forbid();
+create event trigger no_drop on sql_drop execute function forbid()`)
+			m := newMoving(t, "forbidden", source, target)
+			r := m.start()
+			r.waitFor(migration.Following)
+			m.cutover(r)
+			if got := one[string](t, target, `select concat((select count(*) from pg_event_trigger), (select tgenabled from pg_trigger where tgname = 'held'))`); got != "2A" {
+				t.Errorf("event triggers and the state of the trigger are %s, want 2A", got)
+			}
+			m.cleanup()
+			for _, dsn := range []string{source, target} {
+				pgtest.Exec(t, dsn, `drop event trigger no_ddl`)
+			}
+		})
+	}
+}
+
 // Where the role may not leave them out, what they do to a cutover, and to the end, is said
 // with their name and with what to do. Nothing that a trigger forbids keeps the source closed.
 func TestEventTriggers_Named(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/snapshot"
@@ -65,7 +66,7 @@ select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.i
 	if err != nil {
 		return err
 	}
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " index"})
+	conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " index"})
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func (r *runner) mayAbort(ctx context.Context) error {
 // the one of the migration that the target knows: nothing is done to another.
 func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 	r := &runner{c: c}
-	target, err := openLink(ctx, c.Target, c.Name)
+	target, err := linkTarget(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -55,7 +56,7 @@ func (r *runner) prepareLateKeys(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create walferry.validation on the target: %w", err)
 	}
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " foreign keys"})
+	conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " foreign keys"})
 	if err != nil {
 		return err
 	}

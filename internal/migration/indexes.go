@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -140,7 +141,7 @@ func (b *indexBuilder) work(ctx context.Context) error {
 				// What a target that crashes forgets is built when the copy is done: the record of that is flushed, and what comes before it.
 				config.Settings = map[string]string{"synchronous_commit": "off"}
 			}
-			if conn, err = session.Open(ctx, config); err != nil {
+			if conn, err = online.Open(ctx, config); err != nil {
 				return err
 			}
 			if err := schema.Tune(ctx, conn, b.r.c.IndexJobs); err != nil {

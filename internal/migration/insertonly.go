@@ -13,6 +13,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -231,7 +232,7 @@ func (f *following) copyAgain(ctx context.Context, t catalog.Table) (rows int64,
 		return 0, err
 	}
 	defer func() { source.Close(context.WithoutCancel(ctx)) }()
-	target, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " copy again"})
+	target, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " copy again"})
 	if err != nil {
 		return 0, err
 	}

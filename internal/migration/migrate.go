@@ -94,7 +94,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	r := &runner{c: c, view: View{Live: Live{RetainedLeft: -1}}}
-	target, err := openLink(ctx, c.Target, c.Name)
+	target, err := linkTarget(ctx, c)
 	if err != nil {
 		return Outcome{}, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -53,7 +54,7 @@ func (r *runner) postData(ctx context.Context) error {
 		}
 	}
 	r.step("create triggers, policies, privileges and the rest; fill materialized views")
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " schema"})
+	conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " schema"})
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ type opening struct{ conn *pgx.Conn }
 // ends, but nobody has to queue behind us for longer than a moment.
 func (r *runner) prepareOpening(ctx context.Context, step func(string)) error {
 	for told := false; ; {
-		conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " open"})
+		conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " open"})
 		if err != nil {
 			return fmt.Errorf("prepare the opening of the target: %w", err)
 		}
@@ -418,7 +419,7 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " schema"})
+	conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " schema"})
 	if err != nil {
 		return 0, err
 	}

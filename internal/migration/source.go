@@ -48,15 +48,13 @@ func linkSource(ctx context.Context, c Config) (*link, error) {
 
 // openSource connects to the source for DDL.
 func openSource(ctx context.Context, c Config, what string) (*pgx.Conn, error) {
-	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " " + what})
-	if err != nil {
-		return nil, err
-	}
-	if err := online.Quiet(ctx, conn); err != nil {
-		conn.Close(context.WithoutCancel(ctx))
-		return nil, err
-	}
-	return conn, nil
+	return online.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " " + what})
+}
+
+// linkTarget is a link to the target, for DDL too: the source's event triggers come along with
+// the schema, and what they do must not decide whether the target opens.
+func linkTarget(ctx context.Context, c Config) (*link, error) {
+	return (&link{dsn: c.Target, name: c.Name, ready: online.Quiet}).open(ctx)
 }
 
 // proveSource tells whether c.Source is the source of a migration. Whatever asks, changes

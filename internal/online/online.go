@@ -159,6 +159,19 @@ func exec(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return explain(ctx, conn, err)
 }
 
+// Open connects for DDL: Quiet.
+func Open(ctx context.Context, c session.Config) (*pgx.Conn, error) {
+	conn, err := session.Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := Quiet(ctx, conn); err != nil {
+		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was done
+		return nil, err
+	}
+	return conn, nil
+}
+
 // Quiet keeps event triggers from firing for what this session does, where the role may say
 // so: from 17 on all of them; before, with session_replication_role, those that are enabled
 // as usual. A session of ours writes to no table that has a trigger or a rule of somebody's.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -21,7 +22,7 @@ import (
 // What is there is passed over. All foreign keys are tried; the error joins
 // the *ObjectErrors of those that failed.
 func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) error {
-	conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
+	conn, err := online.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs i
 	var g errgroup.Group
 	for i := range failed {
 		g.Go(func() error {
-			conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
+			conn, err := online.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
 			if err != nil {
 				return err
 			}

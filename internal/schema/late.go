@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -189,7 +190,7 @@ func Validate(ctx context.Context, targetDSN string, list []Validation, jobs int
 	var g errgroup.Group
 	for i := range workers {
 		g.Go(func() error {
-			conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
+			conn, err := online.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
 			if err != nil {
 				return err
 			}
@@ -218,7 +219,7 @@ func Validate(ctx context.Context, targetDSN string, list []Validation, jobs int
 			return nil // it would look at all rows while nobody can write
 		}
 	}
-	conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
+	conn, err := online.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
 	if err != nil {
 		return err
 	}
