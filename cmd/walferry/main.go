@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -40,13 +41,21 @@ func main() {
 		ui.column()
 		ui.note("%s: finishing what is in hand; again to stop at once", got)
 		stop(errStopped)
-		<-signals
+		for since := time.Now(); ; {
+			// timeout(1), and a Ctrl-C that reaches a group and is passed on as well, send one signal twice.
+			if <-signals; time.Since(since) > sameSignal {
+				break
+			}
+		}
 		ui.note("stopped at once")
 		os.Exit(exitFailed)
 	}()
 	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of its writer, not the end of a migration
 	os.Exit(run(ctx, ui, os.Args))
 }
+
+// sameSignal is within which a second signal is the first one again: nobody asks twice so fast.
+const sameSignal = 250 * time.Millisecond
 
 var errStopped = errors.New("stopped by a signal")
 

@@ -97,7 +97,8 @@ func (u *ui) finished(o migration.Outcome, c migration.Config) error {
 		}
 		b.WriteString("the target is the database now; when no client uses the source any more: walferry cleanup\n")
 	case o.Phase == migration.Finished && c.Until == migration.UntilCopied:
-		fmt.Fprintf(&b, "copied %s rows; slot and publication are gone again\n", countText(o.Rows))
+		fmt.Fprintf(&b, "copied %s rows, set %d sequences; slot and publication are gone again\n"+
+			"the target can be used; what the source has written since the copy began is not in it\n", countText(o.Rows), o.Sequences)
 	case o.Phase == migration.Finished:
 		b.WriteString(finishedAlready)
 	case c.Until == migration.UntilCaughtUp:

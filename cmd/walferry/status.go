@@ -86,9 +86,25 @@ func pause(ctx context.Context, d time.Duration) bool {
 // lagText is the lag, or that nobody knows it: a source that does not answer is no lag of 0.
 func lagText(s migration.StreamStatus) string {
 	if s.LagSeconds == nil || s.LagBytes == nil {
-		return "not known: the source does not answer"
+		if s.LagBytes == nil {
+			return "not known: the source does not answer"
+		}
+		return "not known yet, " + bytesText(*s.LagBytes)
 	}
 	return secondsText(*s.LagSeconds) + ", " + bytesText(*s.LagBytes)
+}
+
+// fenceText says whether the source refuses writes.
+func fenceText(f migration.FenceStatus) string {
+	switch {
+	case f.Sealed:
+		return fmt.Sprintf("sealed on %d tables: the source refuses writes to them until cleanup", f.Tables)
+	case f.Closed && f.Deadline != nil:
+		return fmt.Sprintf("closed on %d tables: the source refuses writes to them, until %s at the latest", f.Tables, f.Deadline.UTC().Format("2006-01-02 15:04:05 MST"))
+	case f.Closed:
+		return fmt.Sprintf("closed on %d tables: the source refuses writes to them", f.Tables)
+	}
+	return fmt.Sprintf("open; its triggers are still on %d tables, and let everybody pass; the next cutover, run of migrate, or cleanup takes them", f.Tables)
 }
 
 // statusText is the status for people.
@@ -153,11 +169,21 @@ func statusText(s migration.Status) string {
 		row("indexes", "%d of %d tables", s.Indexes.TablesDone, s.Indexes.Tables)
 	}
 	if s.Stream.AppliedLSN != "" {
-		row("stream", "applied %s of %s, acknowledged %s", s.Stream.AppliedLSN, s.Stream.SourceLSN, s.Stream.AckedLSN)
+		stream := "applied " + s.Stream.AppliedLSN
+		if s.Stream.SourceLSN != "" {
+			stream += " of " + s.Stream.SourceLSN
+		}
+		if s.Stream.AckedLSN != "" {
+			stream += ", acknowledged " + s.Stream.AckedLSN
+		}
+		row("stream", "%s", stream)
 		row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
 		if s.Phase == migration.Following {
 			row("lag", "%s", lagText(s.Stream))
 		}
+	}
+	if f := s.Source.Fence; f != nil {
+		row("fence", "%s", fenceText(*f))
 	}
 	for _, t := range s.InsertOnlyBroken {
 		row("note", "%s was updated in spite of --insert-only: it is to be copied again while following", t)

@@ -39,7 +39,22 @@ type Fence struct {
 	Tables  []catalog.Table  // ordinary and partitioned ones
 	Parents []catalog.Parent // that are not migrated; statements on them reach rows of Tables
 	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
+	Waits   func(string)     // told for whom Prepare and Raise wait, when that takes longer than a moment; nil: nobody is
 }
+
+// WaitError is a step of the fence that others have kept from its end in the time there was.
+type WaitError struct {
+	Problem string
+	Holders []online.Holder
+	Err     error // the end of that time, by the clock or by the server
+}
+
+func (e *WaitError) Error() string { return e.Problem }
+
+func (e *WaitError) Unwrap() error { return e.Err }
+
+// Hint is what the operator can do.
+func (e *WaitError) Hint() string { return "on the source, " + online.EndHint(e.Holders) }
 
 // oids are those of the tables that have a trigger for statements.
 func (f Fence) oids() []uint32 {
@@ -160,7 +175,13 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 	if sql == "" {
 		return nil
 	}
-	err := online.Run(ctx, conn, lock, sql)
+	var tell func([]online.Holder)
+	if f.Waits != nil {
+		tell = func(holders []online.Holder) {
+			f.Waits(fmt.Sprintf("waiting for a lock of %s on the source; held by %s", table, online.List(holders)))
+		}
+	}
+	err := online.RunTelling(ctx, conn, lock, sql, tell)
 	if err == nil {
 		return nil
 	}
@@ -168,7 +189,8 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if holders, _ := online.Holders(ask, conn, table); len(holders) > 0 {
-			return fmt.Errorf("put the fence's trigger on %s, which %s keeps from it: %w", table, online.List(holders), err)
+			problem := fmt.Sprintf("put the fence's trigger on %s, which %s keeps from it", table, online.List(holders))
+			return &WaitError{problem, holders, err}
 		}
 	}
 	return fmt.Errorf("put the fence's trigger on %s: %w", table, err)
@@ -246,7 +268,7 @@ func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (l
 		if err := online.Exec(ctx, conn, refuseFunction(f.Name, lowest, deadline)); err != nil {
 			return "", since, fmt.Errorf("raise fence: %w", err)
 		}
-		if err := waitForWriters(ctx, conn, f.oids()); err != nil {
+		if err := f.waitForWriters(ctx, conn); err != nil {
 			return "", since, err
 		}
 	}
@@ -259,41 +281,53 @@ func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (l
 // writersSQL lists who holds a lock under which rows of the tables can change. A
 // prepared transaction has no process.
 const writersSQL = `
-select l.virtualtransaction, coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(max(a.application_name), '')
+select l.virtualtransaction, ` + online.HolderColumns + `
   from pg_locks l left join pg_stat_activity a on a.pid = l.pid
  where l.locktype = 'relation' and l.granted and l.relation = any($1::oid[])
    and l.database = (select oid from pg_database where datname = current_database())
    and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
    and l.pid is distinct from pg_backend_pid()
- group by 1, 2`
+ group by l.virtualtransaction, l.pid`
+
+// writer is a transaction that can have changed a table.
+type writer struct {
+	Transaction string
+	online.Holder
+}
+
+func writers(ctx context.Context, conn *pgx.Conn, oids []uint32) (list []writer, err error) {
+	rows, err := conn.Query(ctx, writersSQL, oids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (w writer, err error) {
+		return w, row.Scan(&w.Transaction, &w.PID, &w.User, &w.Application, &w.Seconds, &w.State, &w.Query)
+	})
+}
 
 // waitForWriters waits until the transactions that can have changed the tables when it
 // was called have ended.
-func waitForWriters(ctx context.Context, conn *pgx.Conn, oids []uint32) error {
-	type writer struct {
-		Transaction       string
-		PID               int32
-		User, Application string
-	}
-	list := func() ([]writer, error) {
-		rows, err := conn.Query(ctx, writersSQL, oids)
-		if err != nil {
-			return nil, err
-		}
-		return pgx.CollectRows(rows, pgx.RowToStructByPos[writer])
-	}
-	before, err := list()
+func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
+	before, err := writers(ctx, conn, f.oids())
 	if err != nil {
 		return fmt.Errorf("raise fence: list the transactions that write: %w", err)
 	}
-	for wait := time.Millisecond; len(before) > 0; wait = min(2*wait, 20*time.Millisecond) {
-		now, err := list()
+	told := f.Waits == nil
+	for began, wait := time.Now(), time.Millisecond; len(before) > 0; wait = min(2*wait, 20*time.Millisecond) {
+		now, err := writers(ctx, conn, f.oids())
 		if err == nil {
-			before = slices.DeleteFunc(before, func(w writer) bool {
-				return !slices.ContainsFunc(now, func(n writer) bool { return n.Transaction == w.Transaction })
-			})
-			if len(before) == 0 {
+			var still []writer // as they are now: older
+			for _, n := range now {
+				if slices.ContainsFunc(before, func(w writer) bool { return w.Transaction == n.Transaction }) {
+					still = append(still, n)
+				}
+			}
+			if before = still; len(before) == 0 {
 				return nil
+			}
+			if !told && time.Since(began) > time.Second {
+				told = true
+				f.Waits("the fence is closed, and waits for transactions that wrote before it: " + online.List(holdersOf(before)))
 			}
 			select {
 			case <-ctx.Done():
@@ -302,13 +336,21 @@ func waitForWriters(ctx context.Context, conn *pgx.Conn, oids []uint32) error {
 				continue
 			}
 		}
-		var who []string
-		for _, w := range before {
-			who = append(who, fmt.Sprintf("pid %d (%s, %q)", w.PID, w.User, w.Application))
+		holders := holdersOf(before)
+		waited := &WaitError{"raise fence: wait for transactions that wrote before it, of " + online.List(holders), holders, err}
+		if ctx.Err() == nil {
+			return fmt.Errorf("%s: %w", waited.Problem, err)
 		}
-		return fmt.Errorf("raise fence: wait for transactions that wrote before it, of %s: %w", strings.Join(who, ", "), err)
+		return waited
 	}
 	return nil
+}
+
+func holdersOf(list []writer) (holders []online.Holder) {
+	for _, w := range list {
+		holders = append(holders, w.Holder)
+	}
+	return holders
 }
 
 // Seal takes the deadline away. It fails when the deadline has passed by then, as

@@ -38,9 +38,19 @@ func TestInterruptedTwice(t *testing.T) {
 	})
 	cmd.Process.Signal(os.Interrupt) //nolint:errcheck // the next lines tell
 	eventually(t, "an answer to the signal", func() (bool, string) { return strings.Contains(told.String(), "again to stop at once"), told.String() })
-	cmd.Process.Signal(os.Interrupt) //nolint:errcheck // Wait tells
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
-		t.Errorf("interrupted twice: %v, want exit code 1:\n%s", err, told.String())
+	over := make(chan struct{})
+	go func() { cmd.Wait(); close(over) }()          //nolint:errcheck // the exit code tells
+	eventually(t, "its end", func() (bool, string) { // a signal at once after the first is that one again
+		cmd.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended
+		select {
+		case <-over:
+			return true, ""
+		default:
+			return false, told.String()
+		}
+	})
+	if cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("interrupted twice: %v, want exit code 1:\n%s", cmd.ProcessState, told.String())
 	}
 	lock.rollback()
 	process(t, c, "--insert-only", "public.log")

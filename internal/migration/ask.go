@@ -13,7 +13,7 @@ import (
 // ErrNoRunner is returned by what needs a running migrate.
 var ErrNoRunner = &GateError{
 	Problem: "no migrate is running for this migration",
-	Advice:  "start `walferry migrate` with the same options (it resumes) and ask again",
+	Advice:  "start `walferry migrate`, which resumes it, and ask again",
 }
 
 // errUnanswered is that of a request whose runner has ended.

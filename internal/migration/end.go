@@ -38,6 +38,9 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 		return nil, err
 	}
 	if r != nil {
+		if r.Phase == Aborted {
+			return nil, aborted(c.Name)
+		}
 		if r.Phase == Finished && c.Cut.DryRun {
 			return nil, &GateError{"the cutover is done already", "see `walferry status`"}
 		}

@@ -45,6 +45,7 @@ type Outcome struct {
 	Cutover *CutoverResult // when it cut over, in this run or one before; also beside a DifferenceError or UnprovedError
 
 	Rows         int64 // copied
+	Sequences    int   // that a one-time copy (UntilCopied) has set
 	Transactions int64 // followed
 	Changes      int64 // in them
 }
@@ -77,6 +78,7 @@ type runner struct {
 	follow    *following
 	cutover   *CutoverResult
 	late      error                                    // of validateKeys, after the opening
+	sequences int                                      // set by endCopy
 	keys      *lateKeys                                // between prepareLateKeys and closeLateKeys
 	mark      string                                   // of the source's catalogue, when the gates were passed
 	prover    *prover                                  // opened inside the fence; nil: no proof is wanted
@@ -169,6 +171,7 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 	if err := st.readProgress(ctx, r.store); err != nil {
 		r.c.Logger.Debug("count what was done", "error", err)
 	}
+	o.Sequences = r.sequences
 	o.Rows, o.Transactions, o.Changes = st.Copy.Rows, st.Stream.Transactions, st.Stream.Changes
 }
 
@@ -210,10 +213,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 		result.Already = true
 		return Outcome{Phase: Finished, Cutover: result}, true, errors.Join(result.verdict(), late)
 	case Aborted:
-		return Outcome{}, true, &GateError{
-			fmt.Sprintf("migration %q was aborted: the target's data are unfit", r.c.Name),
-			"run `walferry cleanup`, empty the target, and start again",
-		}
+		return Outcome{}, true, aborted(r.c.Name)
 	}
 	if err := r.c.resume(r.rec.Options); err != nil {
 		return Outcome{}, true, err
@@ -222,6 +222,13 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 		return Outcome{}, true, err
 	}
 	return Outcome{}, false, nil
+}
+
+func aborted(name string) *GateError {
+	return &GateError{
+		fmt.Sprintf("migration %q was aborted: the target's data are unfit", name),
+		"run `walferry cleanup`, empty the target, and start again",
+	}
 }
 
 // begin records a new migration, before anything else is made: from here on slot
@@ -335,10 +342,7 @@ func (r *runner) run(ctx context.Context) error {
 			next, err = Indexing, r.copy(ctx)
 		case Indexing:
 			if next, err = Following, r.index(ctx); err == nil && r.c.Until == UntilCopied {
-				next = Finished
-				if _, err = r.enableRest(ctx, time.Minute); err == nil {
-					err = r.dropSource(ctx)
-				}
+				next, err = Finished, r.endCopy(ctx)
 			}
 		case Following:
 			return r.following(ctx)
@@ -356,6 +360,36 @@ func (r *runner) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// endCopy is the end of a one-time copy: the target gets what otherwise the cutover brings, as it is to
+// be used, and the source has nothing of ours any more. Sequences are read when the rows are
+// there: each row's number was drawn before.
+func (r *runner) endCopy(ctx context.Context) error {
+	step := func(text string) { r.c.Logger.Info(text) }
+	r.step("set sequences, create late foreign keys, enable triggers")
+	if err := r.sequenceGate(ctx, CutoverOptions{}.fill(), step); err != nil {
+		return err
+	}
+	conn, err := openSource(ctx, r.c, "sequences")
+	if err != nil {
+		return err
+	}
+	r.sequences, err = r.setSequences(ctx, conn)
+	conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
+	if err == nil {
+		err = r.lateForeignKeys(ctx, step)
+	}
+	if err == nil {
+		err = r.validateKeys(ctx, step)
+	}
+	if err == nil {
+		_, err = r.enableRest(ctx, time.Minute)
+	}
+	if err != nil {
+		return err
+	}
+	return r.dropSource(ctx)
 }
 
 func (r *runner) phase() Phase {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -67,6 +68,8 @@ type SourceStatus struct {
 	RetainedLimit *int64   `json:"retained_limit_bytes"`
 	RetainedLeft  *float64 `json:"retained_left_seconds"`
 
+	Fence *FenceStatus `json:"fence"` // nil: there is none
+
 	Error string `json:"error,omitempty"`
 }
 
@@ -74,6 +77,28 @@ type SourceStatus struct {
 type TargetStatus struct {
 	Version  string `json:"version"`
 	Database string `json:"database"`
+}
+
+// FenceStatus is what stands of the fence. One that is neither closed nor sealed lets everybody pass.
+type FenceStatus struct {
+	Tables   int        `json:"tables"` // that have its trigger
+	Closed   bool       `json:"closed"`
+	Sealed   bool       `json:"sealed"`
+	Deadline *time.Time `json:"deadline"` // when it opens by itself; nil: it does not
+}
+
+// readFence asks the source for the fence. One whose deadline is past is open.
+func (st *Status) readFence(ctx context.Context, conn *pgx.Conn, name string) error {
+	fence, err := cutover.Look(ctx, conn, name)
+	if err != nil || fence.Triggers == 0 {
+		return err
+	}
+	st.Source.Fence = &FenceStatus{Tables: fence.Triggers, Closed: fence.Raised, Sealed: fence.Sealed}
+	if fence.Raised && !fence.Deadline.IsZero() {
+		st.Source.Fence.Deadline = &fence.Deadline
+		err = conn.QueryRow(ctx, `select clock_timestamp() < $1::timestamptz`, fence.Deadline).Scan(&st.Source.Fence.Closed)
+	}
+	return err
 }
 
 // StreamStatus is the stream's positions, as text LSNs; empty before there is one. Each is
@@ -275,6 +300,9 @@ func (st *Status) readSource(ctx context.Context, c Config, s *store, conn *pgx.
 		return fmt.Errorf("ask the source: %w", err)
 	}
 	st.Stream.SourceLSN = oneForm(position)
+	if err := st.readFence(ctx, conn, c.Name); err != nil {
+		return err
+	}
 	if r == nil || r.Phase != Following && r.Phase != Fenced {
 		return nil
 	}

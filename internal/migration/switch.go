@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/schema"
 )
 
 // CutoverResult is what a cutover, or its rehearsal, measured.
@@ -51,7 +54,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 		return result, err
 	}
 	defer end()
-	lag, err := f.gates(ctx, o)
+	lag, err := f.gates(ctx, o, step)
 	if err != nil {
 		return result, err
 	}
@@ -81,6 +84,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	result.touched = true
 	var since time.Time
 	fence, _, err := cutover.NewFence(ctx, conn, f.r.c.Name, f.r.tables)
+	fence.Waits = step
 	if err == nil && !o.DryRun {
 		err = f.r.connectProver(ctx)
 	}
@@ -92,7 +96,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 		err = fence.Prepare(ctx, conn)
 	}
 	if err == nil {
-		err = f.quietMoment(ctx, o)
+		err = f.quietMoment(ctx, o, step)
 	}
 	if err == nil && !o.DryRun {
 		err = f.r.advance(ctx, Fenced)
@@ -126,9 +130,9 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 // quietMoment waits, for a part of the time there is, until no transaction that has
 // written is older than a second and the target is close: what would be waited for
 // inside the fence is cheaper to wait for outside.
-func (f *following) quietMoment(ctx context.Context, o CutoverOptions) error {
+func (f *following) quietMoment(ctx context.Context, o CutoverOptions, step func(string)) error {
 	for end := time.Now().Add(o.Timeout / 4); ; {
-		if err := f.r.waitForWriters(ctx, time.Until(end)); err != nil {
+		if err := f.r.waitForWriters(ctx, time.Until(end), step); err != nil {
 			return err
 		}
 		lag, err := f.canary(ctx)
@@ -172,7 +176,11 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 	}
 	var deadline *GateError
 	if ctx.Err() != nil && errors.As(context.Cause(ctx), &deadline) {
-		gate = &GateError{deadline.Problem + ": " + err.Error(), deadline.Advice}
+		advice := deadline.Advice
+		if waited := (*cutover.WaitError)(nil); errors.As(err, &waited) {
+			advice = waited.Hint() + "; or " + advice
+		}
+		gate = &GateError{deadline.Problem + ": " + err.Error(), advice}
 	} else if errors.As(err, &deadline) {
 		gate = deadline
 	}
@@ -183,7 +191,7 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 }
 
 // gates are the conditions for a cutover.
-func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Duration, err error) {
+func (f *following) gates(ctx context.Context, o CutoverOptions, step func(string)) (lag time.Duration, err error) {
 	r := f.r
 	if phase := r.phase(); phase != Following {
 		return 0, &GateError{fmt.Sprintf("the migration is in phase %s, not following", phase), "wait until it follows"}
@@ -210,7 +218,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions) (lag time.Durat
 	if err := r.comparisonGate(ctx, o); err != nil {
 		return lag, err
 	}
-	return lag, r.targetGates(ctx, o.Without)
+	return lag, r.targetGates(ctx, o.Without, step)
 }
 
 // noPrepared: the source has no prepared transaction.
@@ -235,14 +243,39 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// targetGates: every index and constraint, statistics on every table that has rows.
-func (r *runner) targetGates(ctx context.Context, without []string) error {
-	var bare []string
+// targetGates: every index and constraint, statistics on every table that has rows. Those that
+// are missing, as after a crash of the target, are gathered.
+func (r *runner) targetGates(ctx context.Context, without []string, step func(string)) error {
+	bare, err := r.withoutStatistics(ctx)
+	if err == nil && len(bare) > 0 {
+		var tables []catalog.Table
+		for _, t := range r.ordinary() {
+			if slices.Contains(bare, t.String()) {
+				tables = append(tables, t)
+			}
+		}
+		step("the target has no statistics of some tables, as after a crash; gathering them: " + list(bare))
+		if err := schema.Analyze(ctx, r.c.Target, identifiers(tables), nil, r.c.Jobs); err != nil {
+			return &GateError{"tables of the target have no statistics, and they could not be gathered: " + err.Error(), "ANALYZE them on the target: " + list(bare)}
+		}
+		bare, err = r.withoutStatistics(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if len(bare) > 0 {
+		return &GateError{"tables of the target have no statistics: " + list(bare), "ANALYZE them on the target"}
+	}
+	return r.schemaGate(ctx, without)
+}
+
+// withoutStatistics are the tables of the target that have rows and no statistics.
+func (r *runner) withoutStatistics(ctx context.Context) (bare []string, err error) {
 	var names []string
 	for _, t := range r.ordinary() {
 		names = append(names, t.String())
 	}
-	err := r.store.row(ctx, `
+	err = r.store.row(ctx, `
 select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
  where pg_relation_size(to_regclass(t.name)) > 0
    and exists (select from pg_attribute a where a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped)
@@ -256,12 +289,9 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
    and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null`, []any{names}, &bare)
 	}
 	if err != nil {
-		return fmt.Errorf("look for statistics on the target: %w", err)
+		return nil, fmt.Errorf("look for statistics on the target: %w", err)
 	}
-	if len(bare) > 0 {
-		return &GateError{"tables of the target have no statistics: " + list(bare), "ANALYZE them"}
-	}
-	return r.schemaGate(ctx, without)
+	return bare, nil
 }
 
 // fenceAndDrain returns the moment from which writes were refused; the zero time

@@ -46,6 +46,11 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		return v, err
 	}
 	defer closeAll()
+	if r.rec != nil && r.rec.Phase == Following && !r.rec.Alive { // or is taking its lock again
+		if r.rec, err = r.store.loadAlive(ctx); err != nil {
+			return v, err
+		}
+	}
 	if r.rec == nil {
 		return v, r.store.noMigration(ctx)
 	}
@@ -199,7 +204,7 @@ func (r *runner) proof(ctx context.Context) (*Verified, error) {
 // openAtOnePosition opens the sessions of both sides so that they see the same.
 func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, v *Verified) error {
 	// Old writers would make the slot wait, and the applier with it: let them end first.
-	if err := r.waitForWriters(ctx, time.Minute); err != nil {
+	if err := r.waitForWriters(ctx, time.Minute, func(text string) { r.c.Logger.Warn(text) }); err != nil {
 		return err
 	}
 	if err := compare.Connect(ctx); err != nil {
@@ -314,25 +319,4 @@ func (r *runner) openQuiet(ctx context.Context, compare *verify.Verifier, v *Ver
 		return err
 	}
 	return compare.OpenTarget(ctx)
-}
-
-// waitForWriters returns when no transaction that writes is older than a second,
-// or patience is over.
-func (r *runner) waitForWriters(ctx context.Context, patience time.Duration) error {
-	for began := time.Now(); time.Since(began) < patience; {
-		var old int
-		err := r.source.row(ctx, `select count(*) from pg_stat_activity where backend_xid is not null and xact_start < clock_timestamp() - interval '1 second'`, nil, &old)
-		if err != nil {
-			return fmt.Errorf("look for open transactions: %w", err)
-		}
-		if old == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-	return nil
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
 )
 
 // writerGates: nobody can change rows of the tables whom the fence does not see.
@@ -96,4 +98,63 @@ func (f *following) passed(position decoder.LSN) error {
 			catalog.Name(f.written.Namespace, f.written.Name), f.writtenAt, position),
 		"find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again",
 	}
+}
+
+// waitForWriters returns when no transaction that writes is older than a second,
+// or patience is over. The age of other roles' transactions is hidden from a role without
+// pg_read_all_stats: those that are there at the beginning are waited for, whatever it is.
+// With tell it says for whom it waits.
+func (r *runner) waitForWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
+	type writer struct {
+		online.Holder
+		Transaction string
+	}
+	var hidden map[string]bool
+	told := tell == nil
+	for began := time.Now(); time.Since(began) < patience; {
+		var all []writer
+		err := r.source.do(ctx, func(conn *pgx.Conn) error {
+			rows, err := conn.Query(ctx, `
+select `+online.HolderColumns+`, l.backend_xid::text
+  from pg_stat_activity l join pg_stat_activity a on a.pid = l.pid
+ where l.backend_xid is not null and l.pid <> pg_backend_pid()
+ group by l.pid, l.backend_xid::text order by 4 desc`)
+			if err != nil {
+				return err
+			}
+			all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w writer, err error) {
+				return w, row.Scan(&w.PID, &w.User, &w.Application, &w.Seconds, &w.State, &w.Query, &w.Transaction)
+			})
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+		first := hidden == nil
+		if first {
+			hidden = map[string]bool{}
+		}
+		var old []online.Holder
+		for _, w := range all {
+			if first && w.Seconds < 0 {
+				hidden[w.Transaction] = true
+			}
+			if w.Seconds > 1 || hidden[w.Transaction] {
+				old = append(old, w.Holder)
+			}
+		}
+		if len(old) == 0 {
+			return nil
+		}
+		if !told && time.Since(began) > time.Second {
+			told = true
+			tell("waiting for transactions of the source that have written: " + online.List(old))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
 }

@@ -5,9 +5,11 @@
 package online
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -59,6 +61,12 @@ func TryPastVacuum(ctx context.Context, conn *pgx.Conn, table, sql string) error
 // Run tries until it succeeds, fails for another reason than that something is busy, or ctx
 // ends. With a table, it does not stay behind an autovacuum of that.
 func Run(ctx context.Context, conn *pgx.Conn, table, sql string) error {
+	return RunTelling(ctx, conn, table, sql, nil)
+}
+
+// RunTelling is Run, and tells whose locks of the table it waits for, each of them once.
+func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql string, tell func([]Holder)) error {
+	seen := map[int32]int{}
 	// An attempt that is under way when ctx ends comes to its own end, which is near; the
 	// connection stays, to ask who was in the way.
 	attempt, cancel := Lingering(ctx)
@@ -74,7 +82,13 @@ func Run(ctx context.Context, conn *pgx.Conn, table, sql string) error {
 		if state(err) == internalError {
 			internal++
 		}
-		if err == nil || !Busy(err) || internal > mostInternal || Pause(ctx, n) != nil {
+		if err == nil || !Busy(err) || internal > mostInternal {
+			return err
+		}
+		if tell != nil && table != "" && n >= 2 { // about a second
+			tellNew(attempt, conn, table, seen, tell)
+		}
+		if Pause(ctx, n) != nil {
 			return err
 		}
 	}
@@ -242,34 +256,68 @@ func explain(ctx context.Context, conn *pgx.Conn, err error) error {
 	return err
 }
 
-// Holder is a transaction that has a lock of a table.
+// tellNew tells of those holders of a table's locks who were there at the last look, and the
+// one before: others come and go. seen counts the looks.
+func tellNew(ctx context.Context, conn *pgx.Conn, table string, seen map[int32]int, tell func([]Holder)) {
+	holders, err := Holders(ctx, conn, table)
+	if err != nil {
+		return // the next attempt has the same connection, and says what is wrong
+	}
+	var fresh []Holder
+	now := map[int32]int{}
+	for _, h := range holders {
+		now[h.PID] = seen[h.PID] + 1
+		if now[h.PID] == 2 {
+			fresh = append(fresh, h)
+		}
+	}
+	clear(seen)
+	maps.Copy(seen, now)
+	if len(fresh) > 0 {
+		tell(fresh)
+	}
+}
+
+// Holder is a transaction that has a lock of a table. What we may not see of it is empty.
 type Holder struct {
 	PID               int32 // 0: a prepared transaction
 	User, Application string
 	Seconds           float64 // that it has been open for; negative: we may not see it
+	State             string  // of its session, such as "idle in transaction"
+	Query             string  // kind of the statement that it runs or ran last, such as UPDATE: nothing that may be a secret
 }
 
 func (h Holder) String() string {
 	if h.PID == 0 {
 		return "a prepared transaction"
 	}
-	text := fmt.Sprintf("pid %d (%s, %q", h.PID, h.User, h.Application)
+	text := fmt.Sprintf("pid %d (%s, %q", h.PID, cmp.Or(h.User, "a process of the server"), h.Application)
 	if h.Seconds >= 0 {
 		text += fmt.Sprintf(", a transaction of %.0f s", h.Seconds)
+	}
+	if h.State != "" {
+		text += ", " + h.State
+	}
+	if h.Query != "" {
+		text += ", " + h.Query
 	}
 	return text + ")"
 }
 
+// HolderColumns are those of a Holder, of a pg_locks l with the pg_stat_activity a that belongs to it.
+const HolderColumns = `coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(nullif(max(a.application_name), ''), max(a.backend_type), ''),
+       coalesce(extract(epoch from clock_timestamp() - min(a.xact_start)), -1)::float8,
+       coalesce(max(a.state), ''), coalesce(upper(substring(max(a.query) from '^\s*([A-Za-z]+)')), '')`
+
 // Holders lists who has a lock of a table, the oldest first.
 func Holders(ctx context.Context, conn *pgx.Conn, table string) ([]Holder, error) {
 	rows, err := conn.Query(ctx, `
-select coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(max(a.application_name), ''),
-       coalesce(extract(epoch from clock_timestamp() - min(a.xact_start)), -1)::float8
+select `+HolderColumns+`
   from pg_catalog.pg_locks l left join pg_catalog.pg_stat_activity a on a.pid = l.pid
  where l.locktype = 'relation' and l.granted and l.relation = pg_catalog.to_regclass($1)
    and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
    and l.pid is distinct from pg_catalog.pg_backend_pid()
- group by 1 order by 4 desc`, table)
+ group by l.pid order by 4 desc`, table)
 	if err != nil {
 		return nil, fmt.Errorf("list who holds locks of %s: %w", table, err)
 	}
@@ -278,6 +326,20 @@ select coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(max(a.ap
 		return nil, fmt.Errorf("list who holds locks of %s: %w", table, err)
 	}
 	return holders, nil
+}
+
+// EndHint is the SQL that ends transactions.
+func EndHint(holders []Holder) string {
+	var sql []string
+	for _, h := range holders {
+		if h.PID != 0 {
+			sql = append(sql, fmt.Sprintf("select pg_terminate_backend(%d)", h.PID))
+		}
+	}
+	if len(sql) == 0 {
+		return "COMMIT PREPARED or ROLLBACK PREPARED what pg_prepared_xacts lists"
+	}
+	return "let them end, or end them: " + strings.Join(sql, "; ")
 }
 
 // List joins holders for a sentence.

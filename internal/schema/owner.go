@@ -18,6 +18,7 @@ type roles struct {
 	current   string
 	superuser bool            // the connected role
 	may       map[string]bool // may the connected role give objects to it? missing: no such role
+	super     map[string]bool // superusers
 }
 
 func loadRoles(ctx context.Context, q catalog.Querier) (*roles, error) {
@@ -34,11 +35,11 @@ func loadRoles(ctx context.Context, q catalog.Querier) (*roles, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list roles: %w", err)
 	}
-	r := &roles{may: map[string]bool{}}
+	r := &roles{may: map[string]bool{}, super: map[string]bool{}}
 	var name string
 	var can, current, superuser bool
 	_, err = pgx.ForEachRow(rows, []any{&name, &can, &current, &superuser}, func() error {
-		r.may[name] = can
+		r.may[name], r.super[name] = can, superuser
 		if current {
 			r.current, r.superuser = name, superuser
 		}
@@ -132,6 +133,11 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 	switch {
 	case !exists:
 		f.deny("the target has no role "+e.owner+", which owns them on the source", e.String())
+		return nil
+	case !may && f.roles.super[e.owner]: // whose member nobody should be made for this
+		if e.kind != "SCHEMA" || e.tag != "public" { // which the target has, with an owner of its own
+			f.deny("only a superuser of the target can give objects to "+e.owner+", who is one", e.String())
+		}
 		return nil
 	case !may:
 		f.deny("the target's role "+f.roles.current+" may not give objects to "+e.owner+" (grant "+catalog.Quote(e.owner)+" to "+catalog.Quote(f.roles.current)+")", e.String())
