@@ -130,8 +130,11 @@ func TestFence_Subscription(t *testing.T) {
 	for _, major := range []int{13, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
-			upstream, _ := pgtest.Pair(t, 15, 18)
-			source, target := pgtest.Pair(t, major, 18)
+			// Servers of their own: on one that tests share, a subscription waits for the others' transactions
+			// when it makes its slot, and for a free worker.
+			upstream := pgtest.New(t, pgtest.Options{Major: 15}).Database(t)
+			source := pgtest.New(t, pgtest.Options{Major: major}).Database(t)
+			_, target := pgtest.Pair(t, 15, 18)
 			const ddl = `create table t (id int primary key, b text)`
 			pgtest.Exec(t, upstream, ddl+`; create publication p for table t; insert into t values (1, 'copied')`)
 			for _, dsn := range []string{source, target} {

@@ -147,7 +147,7 @@ func (w *wire) step(kind byte, body []byte) string {
 var (
 	spaces  = regexp.MustCompile(`\s+`)
 	before  = regexp.MustCompile(`^(select pg_catalog\.set_config\(.*?, true\); ?)+`) // settings for the rest of a transaction
-	differs = regexp.MustCompile(`'[^']*'|\b[0-9a-fA-F]{6,}\b|_[0-9a-f]{6,}(?:\b|_)|\b\d+\b`)
+	differs = regexp.MustCompile(`'[^']*'|\b[0-9a-fA-F]{6,}\b|_[0-9a-f]{6,}(?:\b|_\d*)|\b\d+\b`)
 )
 
 // general is the beginning of a statement without names and numbers of one run.

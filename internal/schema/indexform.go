@@ -28,11 +28,12 @@ func IndexForms(ctx context.Context, q catalog.Querier) ([]IndexForm, error) {
 		return nil, err
 	}
 	s := server{major: major}
+	// The type name has had the collation "C" since 12, and none before, which orders it the same.
 	rows, err := q.Query(ctx, `
 select x.indrelid, quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_catalog.pg_get_indexdef(x.indexrelid),
        concat_ws(' ', m.amname, case when x.indisunique then 'unique' end, case when `+s.since(15, "x.indnullsnotdistinct", "false")+` then 'nulls not distinct' end,
          case when not x.indimmediate then 'deferrable' end,
-         (select string_agg(concat_ws(' ', pg_catalog.pg_get_indexdef(x.indexrelid, k, false), o.opcname, l.collname, x.indoption[k - 1]), ', ' order by k)
+         (select string_agg(concat_ws(' ', pg_catalog.pg_get_indexdef(x.indexrelid, k, false), o.opcname, case when o.opcname !~ '^name_' then l.collname end, x.indoption[k - 1]), ', ' order by k)
             from generate_series(1, `+s.since(11, "x.indnkeyatts", "x.indnatts")+`) k
             left join pg_catalog.pg_opclass o on o.oid = x.indclass[k - 1] left join pg_catalog.pg_collation l on l.oid = x.indcollation[k - 1]),
          'include ' || (select string_agg(pg_catalog.pg_get_indexdef(x.indexrelid, k, false), ', ' order by k)

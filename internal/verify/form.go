@@ -37,6 +37,7 @@ type typeInfo struct {
 	baseName string
 	domain   bool
 	element  uint32 // of an array (the base): its elements' type; else 0
+	lsn      bool   // there is a pg_lsn somewhere in it
 }
 
 func (t typeInfo) isBinary() bool {
@@ -50,8 +51,16 @@ const selectTypes = `
 with recursive t(oid, base) as (
     select o, o from unnest($1::oid[]) o
     union all
-    select t.oid, d.typbasetype from t join pg_type d on d.oid = t.base where d.typtype = 'd')
-select t.oid, b.oid, format_type(b.oid, -1), case when b.typcategory = 'A' then b.typelem else 0 end
+    select t.oid, d.typbasetype from t join pg_type d on d.oid = t.base where d.typtype = 'd'),
+parts(oid, part) as (
+    select o, o from unnest($1::oid[]) o
+    union
+    select p.oid, x.part from parts p join pg_type d on d.oid = p.part cross join lateral (
+        select d.typbasetype union all select d.typelem union all select r.rngsubtype from pg_range r where r.rngtypid = d.oid
+        union all select a.atttypid from pg_attribute a where a.attrelid = d.typrelid and a.attnum > 0 and not a.attisdropped) x(part)
+     where x.part <> 0)
+select t.oid, b.oid, format_type(b.oid, -1), case when b.typcategory = 'A' then b.typelem else 0 end,
+       exists(select from parts where parts.oid = t.oid and part = 'pg_lsn'::regtype)
   from t join pg_type b on b.oid = t.base where b.typtype <> 'd'`
 
 // types reads what is under the types with these OIDs.
@@ -64,7 +73,7 @@ func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]ty
 	found := map[uint32]typeInfo{}
 	var oid uint32
 	var info typeInfo
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &info.base, &info.baseName, &info.element}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &info.base, &info.baseName, &info.element, &info.lsn}, func() error {
 		info.domain = info.base != oid
 		found[oid] = info
 		return nil
@@ -85,16 +94,25 @@ func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]ty
 //   - every other type (enums, composites, extensions' types, user-defined ranges, xml), and
 //     a column that has another type on the target, as its output function writes it. Where that
 //     holds floats and exactly one of the sides is older than 12, they are compared by 15 digits
-//     (float4: 6), the longest form that both write; see Verifier.settle.
-func columnForm(name string, source, target typeInfo) string {
+//     (float4: 6), the longest form that both write; see Verifier.settle. Where it holds a
+//     pg_lsn and exactly one of the sides is older than 19, that of the other is written as before.
+func columnForm(name string, source, target typeInfo, otherLSN bool) string {
 	quoted := catalog.Quote(name)
 	switch {
+	case (source.base != target.base || !source.isBinary()) && otherLSN && (source.lsn || target.lsn):
+		return "case when " + quoted + " is distinct from null then " + olderLSN("concat("+quoted+")") + " end"
 	case source.base != target.base || !source.isBinary():
 		return output(quoted)
 	case source.domain || target.domain:
 		return quoted + "::" + source.baseName
 	}
 	return quoted
+}
+
+// olderLSN writes the positions in a text as versions up to 18 do: 19 fills their second half up
+// to eight digits.
+func olderLSN(text string) string {
+	return "case when current_setting('server_version_num')::int < 190000 then " + text + " else regexp_replace(" + text + `, '/(?=[0-9A-F]{8}(?![0-9A-Za-z]))0{1,7}', '/', 'g') end`
 }
 
 // output is the expression of a value as its type's output function writes it, which is what

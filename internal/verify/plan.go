@@ -106,6 +106,7 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		return nil, fmt.Errorf("target: %w", err)
 	}
 
+	otherLSN := (v.source.major < 19) != (v.target.major < 19)
 	var tables []*table
 	for _, c := range v.config.Tables {
 		if c.Kind == 'p' {
@@ -115,7 +116,7 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
 		tables = append(tables, t)
 		if other, ok := onTarget[[2]string{c.Schema, c.Name}]; ok {
-			t.match(other, sourceTypes, targetTypes)
+			t.match(otherLSN, other, sourceTypes, targetTypes)
 		}
 	}
 	for which, conn := range []*pgx.Conn{sourceConn, targetConn} {
@@ -192,7 +193,7 @@ select n.nspname::text, c.relname::text, coalesce(a.attname::text, ''), coalesce
 }
 
 // match decides which columns are compared, in what form, and by what key.
-func (t *table) match(target map[string]uint32, sourceTypes, targetTypes map[uint32]typeInfo) {
+func (t *table) match(otherLSN bool, target map[string]uint32, sourceTypes, targetTypes map[uint32]typeInfo) {
 	var leads []string
 	for _, c := range t.source.Columns {
 		oid, ok := target[c.Name]
@@ -206,7 +207,7 @@ func (t *table) match(target map[string]uint32, sourceTypes, targetTypes map[uin
 			lead = from.baseName
 		}
 		t.columns = append(t.columns, c.Name)
-		t.forms = append(t.forms, columnForm(c.Name, from, to))
+		t.forms = append(t.forms, columnForm(c.Name, from, to, otherLSN))
 		leads = append(leads, lead)
 	}
 	names := t.source.PrimaryKey
