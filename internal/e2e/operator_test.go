@@ -188,3 +188,28 @@ func TestCutover_AfterAbort(t *testing.T) {
 	}
 	m.cleanup()
 }
+
+// Somebody on the target holds a lock that the applier needs: the cutover says who, and not only
+// that the target lags.
+func TestCutover_SaysWhoHoldsTheApplier(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (id int primary key)`)
+	m := newMoving(t, "applier", source, target)
+	r := m.start()
+	r.waitFor(migration.Following)
+	lock := hold(t, target, `lock table t in share mode`)
+	pgtest.Exec(t, source, `insert into t values (1)`)
+	m.eventually("an applier that waits", func() bool {
+		return one[bool](t, target, `select exists(select from pg_stat_activity where wait_event_type = 'Lock' and application_name like 'walferry % apply' and datname = current_database())`)
+	})
+	c := m.Config
+	c.Cut.MaxLag, c.Cut.Timeout = time.Second, patience
+	if _, err := migration.Cutover(t.Context(), c, nil); err == nil || !strings.Contains(err.Error(), "the applier waits for a lock on the target, held by pid") || !strings.Contains(hint(err), "pg_terminate_backend") {
+		t.Errorf("got %v, hint %s", err, hint(err))
+	}
+	lock.rollback()
+	m.caughtUp(r)
+	m.cutover(r)
+	m.cleanup()
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 )
 
@@ -204,7 +205,12 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 	lag, err = f.canary(lagCtx)
 	cancel()
 	if err != nil || lag > o.MaxLag {
-		return lag, &GateError{fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
+		gate := &GateError{fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
+		if holders := r.inApplierWay(ctx); len(holders) > 0 {
+			gate.Problem += "; the applier waits for a lock on the target, held by " + online.List(holders)
+			gate.Advice = "on the target, " + online.EndHint(holders) + "; then ask again"
+		}
+		return lag, gate
 	}
 	err = r.source.do(ctx, func(conn *pgx.Conn) error {
 		if err := noPrepared(ctx, conn); err != nil {
@@ -219,6 +225,28 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 		return lag, err
 	}
 	return lag, r.targetGates(ctx, o.Without, step)
+}
+
+// inApplierWay are those whose locks on the target the applier waits for now, also when the time is over.
+func (r *runner) inApplierWay(ctx context.Context) (holders []online.Holder) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := r.store.do(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `
+select `+online.HolderColumns+`
+  from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
+ where w.datname = current_database() and w.application_name = $1
+ group by l.pid order by 4 desc`, "walferry "+r.c.Name+" apply")
+		if err != nil {
+			return err
+		}
+		holders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[online.Holder])
+		return err
+	})
+	if err != nil {
+		r.c.Logger.Debug("look who is in the applier's way", "error", err)
+	}
+	return holders
 }
 
 // noPrepared: the source has no prepared transaction.
@@ -310,6 +338,9 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	}
 	// The beat is written after the fence: when it has come back, everything has.
 	if _, err := f.canary(ctx); err != nil {
+		if holders := f.r.inApplierWay(ctx); len(holders) > 0 {
+			return since, fmt.Errorf("drain: the applier waits for a lock on the target, held by %s: %w", online.List(holders), err)
+		}
 		return since, fmt.Errorf("drain: %w", err)
 	}
 	// The applier itself may not know yet what the target has committed: ask the target,
