@@ -48,14 +48,14 @@ SEED    ?=
 .PHONY: chaos
 chaos: ## moves a database while everything fails: SECONDS=600 SEED=...
 	go run ./internal/pgtest/servers 15 18
-	WALFERRY_CHAOS_SECONDS=$(SECONDS) WALFERRY_CHAOS_SEED=$(SEED) go test -count=1 -v -timeout $$(($(SECONDS) + 900))s -run '^TestChaos$$' ./internal/e2e
+	WALFERRY_TEST_CHAOS_SECONDS=$(SECONDS) WALFERRY_TEST_CHAOS_SEED=$(SEED) go test -count=1 -v -timeout $$(($(SECONDS) + 900))s -run '^TestChaos$$' ./internal/e2e
 
 HOURS ?= 0.7
 
 .PHONY: soak
 soak: ## follows for HOURS, with faults now and then, and draws what must not grow
 	go run ./internal/pgtest/servers 15 18
-	WALFERRY_SOAK_MINUTES=$$(awk 'BEGIN { print $(HOURS) * 60 }') go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./internal/e2e
+	WALFERRY_TEST_SOAK_MINUTES=$$(awk 'BEGIN { print $(HOURS) * 60 }') go test -count=1 -v -timeout 0 -run '^TestSoak$$' ./internal/e2e
 
 # Flags of the benchmark, such as BENCH='-run S1 -pairs 3'.
 BENCH ?=

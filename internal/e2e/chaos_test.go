@@ -23,19 +23,19 @@ import (
 // second on, one at a time and two together. Then everything is let heal, the clients are switched over,
 // and what they were told is held against what is there. `make chaos` runs it for longer.
 //
-//	WALFERRY_CHAOS_SECONDS  how long faults come; 60 unless given
-//	WALFERRY_CHAOS_SEED     a run's choices again; what they meet differs
-//	WALFERRY_CHAOS_FAULTS   a regular expression: these faults only
+//	WALFERRY_TEST_CHAOS_SECONDS  how long faults come; 60 unless given
+//	WALFERRY_TEST_CHAOS_SEED     a run's choices again; what they meet differs
+//	WALFERRY_TEST_CHAOS_FAULTS   a regular expression: these faults only
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	seconds, seed := 60, uint64(time.Now().UnixNano())%1e9
-	if n, err := strconv.Atoi(os.Getenv("WALFERRY_CHAOS_SECONDS")); err == nil {
+	if n, err := strconv.Atoi(os.Getenv("WALFERRY_TEST_CHAOS_SECONDS")); err == nil {
 		seconds = n
 	}
-	if n, err := strconv.ParseUint(os.Getenv("WALFERRY_CHAOS_SEED"), 10, 64); err == nil {
+	if n, err := strconv.ParseUint(os.Getenv("WALFERRY_TEST_CHAOS_SEED"), 10, 64); err == nil {
 		seed = n
 	}
-	only, err := regexp.Compile(os.Getenv("WALFERRY_CHAOS_FAULTS"))
+	only, err := regexp.Compile(os.Getenv("WALFERRY_TEST_CHAOS_FAULTS"))
 	if err != nil {
 		t.Fatal(err)
 	}

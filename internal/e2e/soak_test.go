@@ -26,12 +26,12 @@ type gauge struct {
 	slack  float64 // by which the end may be above the beginning, besides half of that
 }
 
-// TestSoak follows shop for as long as WALFERRY_SOAK_MINUTES says, with faults now and then,
+// TestSoak follows shop for as long as WALFERRY_TEST_SOAK_MINUTES says, with faults now and then,
 // and draws what must not grow: memory, goroutines, files, slots, walferry's own tables. `make soak` runs it.
 func TestSoak(t *testing.T) {
-	minutes, err := strconv.ParseFloat(os.Getenv("WALFERRY_SOAK_MINUTES"), 64)
+	minutes, err := strconv.ParseFloat(os.Getenv("WALFERRY_TEST_SOAK_MINUTES"), 64)
 	if err != nil {
-		t.Skip("WALFERRY_SOAK_MINUTES is not set: it takes as long as one wants it to")
+		t.Skip("WALFERRY_TEST_SOAK_MINUTES is not set: it takes as long as one wants it to")
 	}
 	seed := uint64(time.Now().UnixNano()) % 1e9
 	a := newArena(t, seed)
