@@ -70,7 +70,7 @@ func (f Fence) oids() []uint32 {
 
 // State is what stands on the source.
 type State struct {
-	Raised   bool            // there are triggers, and their function refuses
+	Raised   bool            // its function refuses; a database without tables has no trigger of it
 	Sealed   bool            // it has refused everything since it was raised, and has no deadline
 	Deadline time.Time       // the fence lets everything pass after it, by the source's clock
 	Triggers int             // tables that have one for statements
@@ -404,7 +404,7 @@ select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p
 		return s, err
 	}
 	s.Triggers = len(s.on)
-	s.Raised = s.Triggers > 0 && strings.Contains(body, "raise exception")
+	s.Raised = strings.Contains(body, "raise exception")
 	if _, rest, ok := strings.Cut(body, "timestamptz '"); ok {
 		text, _, _ := strings.Cut(rest, "'")
 		if err := q.QueryRow(ctx, `select $1::text::timestamptz`, text).Scan(&s.Deadline); err != nil {

@@ -46,6 +46,26 @@ alter sequence limited as bigint; select setval('limited', 3000000000); alter se
 	}
 }
 
+// A database without tables is moved for its sequences and functions: what has been rehearsed goes through.
+func TestSequences_NoTables(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 15)
+	pgtest.Exec(t, source, `create sequence s; select setval('s', 50); create function f() returns int language sql as 'select 1'`)
+	m := newMoving(t, "no_tables", source, target)
+	r := m.start()
+	r.waitFor(migration.Following)
+	c := m.Config
+	c.Cut.MaxLag, c.Cut.Timeout, c.Cut.DryRun = patience, patience, true
+	if _, err := migration.Cutover(t.Context(), c, nil); err != nil {
+		t.Fatalf("rehearsal: %v", err)
+	}
+	m.cutover(r)
+	if got := pgtest.Query(t, target, `select nextval('s'), f()`)[0]; strings.Join(got, " ") != "51 1" {
+		t.Errorf("next value and the function's: %v, want 51 and 1", got)
+	}
+	m.cleanup()
+}
+
 // A role that may set a sequence of the target but does not own it is told the SQL before the
 // fence; and so is who has given the target's own limits that the source's position is beyond.
 func TestSequences_Refused(t *testing.T) {

@@ -312,7 +312,7 @@ func (r *runner) openQuiet(ctx context.Context, compare *verify.Verifier, v *Ver
 		return err
 	}
 	v.Caveat = "the target is open for writing: what was written there after the cutover shows as a difference (`migrate --verify` compares as of the cutover)"
-	if !state.Raised || !state.Sealed {
+	if !state.Sealed || state.Triggers == 0 {
 		v.Caveat = "the source is not fenced: what either side has written since shows as a difference"
 	}
 	if err := compare.OpenSource(ctx, ""); err != nil {
