@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -64,6 +66,9 @@ func explainFlag(app *cli.App, command *cli.Command, err error) error {
 		flags, help = append(command.Flags[:len(command.Flags):len(command.Flags)], flags...), "walferry "+command.Name+" --help"
 	}
 	given, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: ")
+	if m := noNumber.FindStringSubmatch(err.Error()); m != nil {
+		return &usageError{fmt.Sprintf("%s %s is no whole number", cmp.Or(m[2], "--"+m[4]), m[1]+m[3]), "see `" + help + "`"}
+	}
 	if !ok {
 		return &usageError{strings.ReplaceAll(err.Error(), " -", " --"), "see `" + help + "`"}
 	}
@@ -84,6 +89,9 @@ func explainFlag(app *cli.App, command *cli.Command, err error) error {
 	}
 	return &usageError{fmt.Sprintf("there is no option --%s here", given), didYouMean(given, names, "--", help)}
 }
+
+// noNumber is what the package says of a variable, and of an option, that wants a number.
+var noNumber = regexp.MustCompile(`^could not parse (".*") as int value from environment variable "(\w+)"|^invalid value (".*") for flag -([\w-]+): parse error$`)
 
 // didYouMean names the nearest of names, if one is near, or else where to look.
 func didYouMean(given string, names []string, prefix, help string) string {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -171,7 +172,8 @@ func TestTargetWasRestarted(t *testing.T) {
 	}
 }
 
-// A cutover of what was aborted says so, and not that migrate would resume it.
+// A cutover of what was aborted says so, and not that migrate would resume it. A one-time copy
+// is not gone on with where the migration follows.
 func TestCutover_AfterAbort(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
@@ -179,10 +181,17 @@ func TestCutover_AfterAbort(t *testing.T) {
 	m := newMoving(t, "after_abort", source, target)
 	r := m.start()
 	r.waitFor(migration.Following)
+	r.cancel()
+	<-r.done
+	c := m.Config
+	c.Until = migration.UntilCopied // which nothing would ever end any more
+	var gate *migration.GateError
+	if _, err := migration.Migrate(t.Context(), c, migration.Observer{}); !errors.As(err, &gate) {
+		t.Errorf("a one-time copy of what follows: %v", err)
+	}
 	if err := migration.Abort(t.Context(), m.Config); err != nil {
 		t.Fatal(err)
 	}
-	r.end() //nolint:errcheck // that it was aborted
 	if _, err := migration.Cutover(t.Context(), m.Config, nil); err == nil || !strings.Contains(err.Error(), "was aborted") {
 		t.Errorf("got %v, want that it was aborted", err)
 	}

@@ -97,7 +97,7 @@ func (r *runner) createLateKeys(ctx context.Context, step func(string)) error {
 		return err
 	}
 	if n := len(r.keys.Add); n > 0 {
-		step(fmt.Sprintf("created %d foreign keys, which this role could not have while following; they are validated when the target is open", n))
+		step(fmt.Sprintf("created %d foreign keys, which this role could not have while rows came; they are validated when everything else is done", n))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -217,6 +218,12 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	}
 	if err := r.c.resume(r.rec.Options); err != nil {
 		return Outcome{}, true, err
+	}
+	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
+		return Outcome{}, true, &GateError{
+			fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name),
+			"leave --until out and cut over, or abort, clean up and begin anew",
+		}
 	}
 	if err := proveSource(ctx, r.c, r.rec); err != nil {
 		return Outcome{}, true, err
