@@ -36,6 +36,7 @@ const (
 // is no statement, by such triggers for each row.
 type Fence struct {
 	Name    string           // of the migration
+	Run     string           // of the migrate that raises it; what another one has raised is let be. Empty: nobody else is about
 	Tables  []catalog.Table  // ordinary and partitioned ones
 	Parents []catalog.Parent // that are not migrated; statements on them reach rows of Tables
 	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
@@ -100,7 +101,7 @@ const sealMark = "-- sealed"
 // a transaction id below first. A fence with a deadline opens by itself when
 // walferry is dead: nothing but the source's own clock is needed. Its search_path is
 // pinned: it runs in the application's sessions, where `<` may be somebody's operator.
-func refuseFunction(name string, first int64, deadline string) string {
+func refuseFunction(name, run string, first int64, deadline string) string {
 	open := ""
 	switch deadline {
 	case "":
@@ -111,6 +112,7 @@ func refuseFunction(name string, first int64, deadline string) string {
 	}
 	return fmt.Sprintf(`create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$
 begin
+  %s
   if pg_catalog.txid_current_if_assigned() < %d then null;
   elsif pg_catalog.current_setting('%s', true) = %s then null;
 %s  else raise exception 'walferry: %%.%% is fenced: this database is moving to another server', tg_table_schema, tg_table_name
@@ -118,7 +120,7 @@ begin
   end if;
   %s
 end
-$walferry$`, function(name), first, PassSetting, catalog.Literal(name), open, SQLState, pass)
+$walferry$`, function(name), runMark(run), first, PassSetting, catalog.Literal(name), open, SQLState, pass)
 }
 
 // UnfenceSQL is what an operator can run with psql when walferry is gone. The
@@ -134,8 +136,8 @@ func UnfenceSQL(name string) string {
 // no deadlock can come of it; where it is not to be had in a fraction of a second
 // the writers behind it are let go first. It goes on until ctx ends.
 func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
-	if err := online.Own(ctx, conn, openFunction(f.Name)); err != nil {
-		return fmt.Errorf("create the fence's function: %w", err)
+	if err := online.Own(ctx, conn, unlessOthers(f.Name, f.Run, openFunction(f.Name))); err != nil {
+		return fmt.Errorf("create the fence's function: %w", ofOthers(err))
 	}
 	have, haveRow, err := fenced(ctx, conn, f.Name)
 	if err != nil {
@@ -265,7 +267,7 @@ func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (l
 	}
 	since = time.Now()
 	for _, lowest := range []int64{first, 0} {
-		if err := online.Exec(ctx, conn, refuseFunction(f.Name, lowest, deadline)); err != nil {
+		if err := f.replace(ctx, conn, lowest, deadline); err != nil {
 			return "", since, fmt.Errorf("raise fence: %w", err)
 		}
 		if err := f.waitForWriters(ctx, conn); err != nil {
@@ -374,7 +376,7 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	// the deadline, and nobody is left who would see that it was late. So a fence
 	// without a deadline proves nothing; the mark does, which comes after the look at
 	// the clock, when the fence cannot open any more.
-	if err := online.Exec(ctx, conn, refuseFunction(f.Name, 0, "")); err != nil {
+	if err := f.replace(ctx, conn, 0, ""); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
 	}
 	var late bool
@@ -384,7 +386,7 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	if late {
 		return errors.New("seal fence: its deadline passed before it was sealed, so that writes may have gone through")
 	}
-	if err := online.Exec(ctx, conn, refuseFunction(f.Name, 0, sealMark)); err != nil {
+	if err := f.replace(ctx, conn, 0, sealMark); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
 	}
 	return nil
@@ -416,8 +418,8 @@ select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p
 }
 
 // Open lets everybody through at once: it takes no lock of a table. Nothing happens when
-// there is no fence.
-func Open(ctx context.Context, conn *pgx.Conn, name string) error {
+// there is no fence. With a run it leaves the fence of another one closed: ErrOtherRun.
+func Open(ctx context.Context, conn *pgx.Conn, name, run string) error {
 	triggers, err := triggers(ctx, conn, name)
 	if err != nil {
 		return fmt.Errorf("open fence: %w", err)
@@ -425,8 +427,8 @@ func Open(ctx context.Context, conn *pgx.Conn, name string) error {
 	if len(triggers) == 0 {
 		return nil
 	}
-	if err := online.Exec(ctx, conn, openFunction(name)); err != nil {
-		return fmt.Errorf("open fence: %w", err)
+	if err := online.Exec(ctx, conn, unlessOthers(name, run, openFunction(name))); err != nil {
+		return fmt.Errorf("open fence: %w", ofOthers(err))
 	}
 	return nil
 }

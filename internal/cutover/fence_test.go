@@ -39,7 +39,7 @@ func refused(t *testing.T, conn *pgx.Conn, sql string) bool {
 // drop takes the fence x down.
 func drop(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
-	if err := Open(t.Context(), conn, "x"); err != nil {
+	if err := Open(t.Context(), conn, "x", ""); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := Remove(t.Context(), conn, "x"); err != nil || len(left) > 0 {

@@ -161,7 +161,7 @@ func TestRemove_LongReader(t *testing.T) {
 	if _, err := reader.Exec(t.Context(), `set application_name = 'reports'; begin; select from t`); err != nil {
 		t.Fatal(err)
 	}
-	if err := Open(t.Context(), conn, "x"); err != nil {
+	if err := Open(t.Context(), conn, "x", ""); err != nil {
 		t.Fatal(err)
 	}
 	if refused(t, app, `insert into t values (1)`) {

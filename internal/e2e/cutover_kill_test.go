@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -380,4 +382,70 @@ func TestAskerKilledInCutover(t *testing.T) {
 	i.asked.Wait()         //nolint:errcheck // killed
 	writer.commit()
 	i.finished(1)
+}
+
+// A migrate stands still inside the fence, as with its host, until its sessions are gone, another
+// one has taken over and has cut over. When it wakes up it knows of nothing of that, and takes its
+// cutover back: nothing of it comes to the source, which is sealed, or to the record.
+func TestFrozenInCutover(t *testing.T) {
+	t.Parallel()
+	i := newInterruption(t)
+	i.prepare()
+	trigger := hold(t, i.Target, `lock table held in row exclusive mode`)
+	i.quiet.commit()
+	i.waitBlocked(i.Target, `alter table .*held.* enable`)
+	frozen := i.migrate
+	frozen.Process.Signal(syscall.SIGSTOP) //nolint:errcheck // what follows tells
+	i.asked.Process.Kill()                 //nolint:errcheck // Wait tells
+	i.asked.Wait()                         //nolint:errcheck // killed
+	for _, dsn := range []string{i.Source, i.Target} {
+		pgtest.Exec(t, dsn, fmt.Sprintf(`select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ '^walferry %s'`, i.Name))
+	}
+	trigger.rollback()
+	i.start()
+	follows(t, i.Config, 0)
+	i.clients.goOn(10)
+	i.ask()
+	if err := i.asked.Wait(); err != nil {
+		t.Fatalf("the cutover of the one that has taken over: %v", err)
+	}
+	frozen.Process.Signal(syscall.SIGCONT) //nolint:errcheck // Wait tells
+	if frozen.Wait(); frozen.ProcessState.ExitCode() != 4 {
+		t.Errorf("the one that stood still ended with %v, want exit code 4", frozen.ProcessState)
+	}
+	i.finished(0)
+}
+
+// The source cannot be reached when a cutover is taken back: it is un-fenced as soon as it can.
+func TestUnfenceLate(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, switching)
+	proxy := pgtest.ProxyFor(t, source)
+	i := &interruption{
+		T: t, Config: migration.Config{Source: proxy.Through(source), Target: target, Name: fmt.Sprintf("late_%06x", rand.N(1<<24))},
+		clients: startClients(t, source, 2, false),
+	}
+	i.start()
+	follows(t, i.Config, 0)
+	i.prepare()
+	trigger := hold(t, i.Target, `lock table held in row exclusive mode`)
+	i.quiet.commit()
+	i.waitBlocked(i.Target, `alter table .*held.* enable`)
+	i.clients.areRefused()
+	proxy.Set(pgtest.Network{Down: true})
+	proxy.Reset()
+	i.asked.Process.Signal(os.Interrupt) //nolint:errcheck // Wait tells
+	i.waitStep("un-fencing failed, trying again")
+	proxy.Set(pgtest.Network{})
+	if err := i.asked.Wait(); i.asked.ProcessState.ExitCode() != 4 {
+		t.Errorf("the cutover ended with %v, want exit code 4", err)
+	}
+	i.clients.goOn(1)
+	trigger.rollback()
+	i.ask()
+	if err := i.asked.Wait(); err != nil {
+		t.Fatalf("the second cutover: %v", err)
+	}
+	i.finished(0)
 }

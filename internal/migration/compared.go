@@ -151,8 +151,8 @@ func (s *store) upgrade(ctx context.Context) error {
 	return s.do(ctx, func(conn *pgx.Conn) error {
 		var there bool
 		err := conn.QueryRow(ctx, `
-select count(*) = 5 from pg_attribute where not attisdropped
-   and (attrelid = 'walferry.migration'::regclass and attname in ('cutover', 'comparison', 'refused')
+select count(*) = 6 from pg_attribute where not attisdropped
+   and (attrelid = 'walferry.migration'::regclass and attname in ('cutover', 'comparison', 'refused', 'run')
         or attrelid = 'walferry.request'::regclass and attname in ('taken_at', 'withdrawn_at'))`).Scan(&there)
 		if err == nil && !there {
 			err = catalog.Own(ctx, conn, upgradeDDL)

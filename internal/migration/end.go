@@ -52,7 +52,9 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			result.Already = true
 			return result, result.verdict()
 		}
-		if err := proveSource(ctx, c, r); err != nil {
+		if err := proveSource(ctx, c, r); err != nil && ctx.Err() != nil {
+			return nil, errNotBegun
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -142,6 +144,9 @@ func Abort(ctx context.Context, c Config) error {
 		return err
 	}
 	defer r.lock.Close(context.WithoutCancel(ctx))
+	if err := r.store.take(ctx); err != nil {
+		return err
+	}
 	if r.rec, err = r.store.load(ctx); err != nil {
 		return err
 	}

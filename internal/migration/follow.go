@@ -30,7 +30,8 @@ type following struct {
 	lag       time.Duration // trip of the last one that has come back
 	lagBytes  int64
 	held      *heldFor // nil: no verify holds the applier
-	cutting   bool     // a cutover is under way: no verify may hold the applier
+	cutting   bool     // a cutover is under way: no verify may hold the applier, and no other one begins
+	closed    bool     // a cutover that was taken back could not un-fence
 	again     *copyingAgain
 	writtenAt decoder.LSN       // CommitLSN of the last transaction that changed a migrated table
 	written   *decoder.Relation // such a table; nil: none was changed
@@ -47,7 +48,7 @@ func (r *runner) following(ctx context.Context) error {
 	// only puts the triggers up, are interrupted in this very phase.
 	_, err := r.holdTriggers(ctx)
 	if err := errors.Join(err, r.dropLateForeignKeys(ctx),
-		r.unfence(ctx, func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
+		r.unfence(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
 		return err
 	}
 	r.step("follow")
@@ -233,6 +234,9 @@ func (f *following) guardLock(ctx context.Context, stop context.CancelCauseFunc)
 		}
 		f.r.lock.Close(ctx)
 		err := f.r.takeLock(ctx)
+		if err == nil {
+			err = f.r.store.mine(ctx)
+		}
 		var gate *GateError
 		if errors.As(err, &gate) {
 			stop(gate)

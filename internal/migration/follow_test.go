@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -47,5 +48,26 @@ func TestOvertaken(t *testing.T) {
 	other := &decoder.SlotError{Slot: "s", Reason: decoder.SlotMissing}
 	if got := f.overtaken(t.Context(), other); !errors.Is(got, other) {
 		t.Errorf("a slot that is gone: %v", got)
+	}
+}
+
+// Two cutovers, of which one is that of --cutover auto, are carried out one after the other: what one
+// takes back the other would have sealed.
+func TestBeginCutting(t *testing.T) {
+	f := &following{}
+	end, err := f.beginCutting(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.beginCutting(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second cutover began within the first one: %v", err)
+	}
+	end()
+	if end, err = f.beginCutting(over); err != nil {
+		t.Errorf("the next one: %v", err)
+	} else {
+		end()
 	}
 }

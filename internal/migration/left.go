@@ -22,7 +22,7 @@ import (
 // the schema walferry when no other migration uses it.
 func dropSource(ctx context.Context, source *link, name string) error {
 	return source.do(ctx, func(conn *pgx.Conn) error {
-		if err := cutover.Open(ctx, conn, name); err != nil {
+		if err := cutover.Open(ctx, conn, name, ""); err != nil {
 			return err
 		}
 		if err := decoder.DropSlot(ctx, conn, slotName(name)); err != nil {

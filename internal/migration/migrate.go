@@ -250,7 +250,14 @@ func (r *runner) begin(ctx context.Context) error {
 		// What an earlier run has copied and received stays what status shows.
 		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
 		r.mu.Unlock()
-		if err := r.store.upgrade(ctx); err != nil {
+		if err := r.store.take(ctx); err != nil {
+			return err
+		}
+		now, err := r.store.load(ctx)
+		if err == nil && (now == nil || now.Phase != r.rec.Phase) {
+			err = &GateError{"the migration has gone on while this process looked at both servers: another one was at work", "run the same command again"}
+		}
+		if err != nil {
 			return err
 		}
 		if err := r.store.setError(ctx, ""); err != nil { // of an earlier run: this one is at work
@@ -281,6 +288,9 @@ values ($1, 'new', $2, $3, $4, $5, $6, $7::text::jsonb)`,
 	})
 	if err != nil {
 		return fmt.Errorf("record migration %q on the target: %w", r.c.Name, err)
+	}
+	if err := r.store.take(ctx); err != nil {
+		return err
 	}
 	r.rec, err = r.store.load(ctx)
 	if err == nil && r.rec == nil {

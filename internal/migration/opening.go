@@ -200,8 +200,11 @@ func (r *runner) finishedSQL(result CutoverResult, left []held) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf(`update walferry.migration set phase = 'finished', error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s`,
-		catalog.Literal(result.FinishedAt.UTC().Format(time.RFC3339Nano)), result.PauseMS, strings.Join(texts, ", "), catalog.Literal(string(cutover)), catalog.Literal(r.c.Name)), nil
+	// It fails, and what opens the target with it, where another process has taken over.
+	return fmt.Sprintf(`with mine as (
+  update walferry.migration set phase = 'finished', error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s and run = %s returning 1)
+select 1 / count(*) from mine`,
+		catalog.Literal(result.FinishedAt.UTC().Format(time.RFC3339Nano)), result.PauseMS, strings.Join(texts, ", "), catalog.Literal(string(cutover)), catalog.Literal(r.c.Name), catalog.Literal(r.store.run)), nil
 }
 
 // conclude opens the target: the fence is sealed. since is when writes began to be refused. Where
@@ -225,6 +228,9 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 	for ; err != nil; waitOr(ctx, time.Second) {
 		if ctx.Err() != nil {
 			return fmt.Errorf("open the target: %w", err)
+		}
+		if gone := r.store.mine(ctx); errors.Is(gone, errOvertaken) {
+			return gone
 		}
 		r.c.Logger.Warn("opening the target step by step", "reason", err)
 		var left []leftHeld

@@ -25,11 +25,16 @@ type heldFor struct {
 // is taken back.
 var errEnding = &GateError{"the running migrate is ending", "start `walferry migrate` again if it shall go on, and ask again"}
 
+// errLeaveIt is for a request that the end of the run answers: the cutover by itself of --cutover
+// auto was done first, and what is known of that is told then.
+var errLeaveIt = errors.New("the cutover was done by itself")
+
 // serve carries out what other processes ask, one request after the other.
 func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for ; ctx.Err() == nil; waitTick(ctx, tick) {
+		f.openLate(ctx)
 		held := f.holder()
 		if held != nil && time.Now().After(held.until) {
 			f.r.c.Logger.Warn(held.owner + " has not let go of the applier in time: following again")
@@ -49,6 +54,9 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		}
 		f.r.c.Logger.Info("asked for "+q.Kind, "request", q.ID)
 		a, end, err := f.carryOut(ctx, q)
+		if errors.Is(err, errLeaveIt) {
+			return
+		}
 		if err != nil {
 			var gate *GateError
 			a.Error, a.Gate = err.Error(), errors.As(err, &gate)
@@ -87,6 +95,9 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 		wanted, stop := f.r.store.whileWanted(ctx, q.ID)
 		defer stop()
 		a.Cutover, err = f.cutover(ctx, wanted, options.fill(), step)
+		if err != nil && !a.Cutover.sealed && f.r.phase() == Finished {
+			return a, nil, errLeaveIt
+		}
 		if err != nil && !a.Cutover.sealed && errors.Is(context.Cause(wanted), errWithdrawn) {
 			var gate *GateError
 			if errors.As(err, &gate) || !a.Cutover.touched { // everything is as before
@@ -191,12 +202,12 @@ func (f *following) letGo() {
 	<-f.holding
 }
 
-// beginCutting keeps everybody from holding the applier until the returned function is called,
-// and waits for one who does.
+// beginCutting keeps everybody from holding the applier, and from another cutover, until the
+// returned function is called, and waits for one who does either.
 func (f *following) beginCutting(ctx context.Context) (end func(), err error) {
 	for {
 		f.mu.Lock()
-		free := f.held == nil
+		free := f.held == nil && !f.cutting
 		f.cutting = f.cutting || free
 		f.mu.Unlock()
 		if free {

@@ -147,6 +147,7 @@ alter table walferry.migration add column if not exists cutover jsonb;
 alter table walferry.migration add column if not exists comparison jsonb;
 alter table walferry.migration add column if not exists sequences jsonb;
 alter table walferry.migration add column if not exists refused jsonb not null default '[]';
+alter table walferry.migration add column if not exists run text not null default '';
 alter table walferry.request add column if not exists taken_at timestamptz;
 alter table walferry.request add column if not exists withdrawn_at timestamptz`
 
@@ -154,8 +155,9 @@ alter table walferry.request add column if not exists withdrawn_at timestamptz`
 type store struct {
 	*link
 	name    string
-	trusted bool // nobody else has a hand in schema walferry; only used by a function of do
-	reading bool // see read
+	run     string // of a process that has taken the migration over; empty: it only looks and asks
+	trusted bool   // nobody else has a hand in schema walferry; only used by a function of do
+	reading bool   // see read
 }
 
 // has tells whether the target has a table of our schema. Before anything of it is read it
@@ -272,7 +274,11 @@ func (s *store) noMigration(ctx context.Context) error {
 
 // setPhase moves the phase on and clears the error.
 func (s *store) setPhase(ctx context.Context, phase Phase) error {
-	err := s.exec(ctx, `update walferry.migration set phase = $2, error = '' where name = $1`, s.name, string(phase))
+	var name string
+	err := s.row(ctx, `update walferry.migration set phase = $2, error = '' where name = $1 and run = $3 returning name`, []any{s.name, string(phase), s.run}, &name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errOvertaken
+	}
 	if err != nil {
 		return fmt.Errorf("record phase %s: %w", phase, err)
 	}
@@ -280,7 +286,7 @@ func (s *store) setPhase(ctx context.Context, phase Phase) error {
 }
 
 func (s *store) setError(ctx context.Context, text string) error {
-	return s.exec(ctx, `update walferry.migration set error = $2 where name = $1`, s.name, text)
+	return s.exec(ctx, `update walferry.migration set error = $2 where name = $1 and run = $3`, s.name, text, s.run)
 }
 
 func (s *store) setLive(ctx context.Context, live Live) error {
@@ -288,7 +294,7 @@ func (s *store) setLive(ctx context.Context, live Live) error {
 	if err != nil {
 		return err
 	}
-	return s.exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1`, s.name, string(text))
+	return s.exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1 and run = $3`, s.name, string(text), s.run)
 }
 
 // request is a row of walferry.request.

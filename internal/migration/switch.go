@@ -86,6 +86,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	var since time.Time
 	fence, _, err := cutover.NewFence(ctx, conn, f.r.c.Name, f.r.tables)
 	fence.Waits = step
+	fence.Run = f.r.store.run
 	if err == nil && !o.DryRun {
 		err = f.r.connectProver(ctx)
 	}
@@ -143,27 +144,48 @@ func (f *following) quietMoment(ctx context.Context, o CutoverOptions, step func
 	}
 }
 
+// lateKeysPatience is how long the source stays closed, when a cutover is taken back, for what is to
+// be undone on the target first.
+const lateKeysPatience = 5 * time.Second
+
 // takeBack un-fences after a rehearsal, or after a cutover that err has stopped.
 func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.Time, result *CutoverResult, err error, step func(string)) error {
 	f.r.prover.close()
 	f.r.prover = nil
 	f.r.opening.close()
 	f.r.opening = nil
-	// The caller's time may be over; un-fencing is not for it to stop. While the
-	// fence is up nothing comes that cascades could act on.
+	// The caller's time may be over; un-fencing is not for it to stop.
+	if err := within(ctx, lateKeysPatience, f.r.store.mine); errors.Is(err, errOvertaken) {
+		return err
+	}
+	// While the fence is up nothing comes that cascades could act on. But the source is not kept
+	// closed by a target that does not answer, or whose tables somebody has.
+	late := within(ctx, lateKeysPatience, f.r.dropLateForeignKeys)
+	if late != nil {
+		defer f.standStill(ctx)() // until they are gone after all
+	}
 	back := within(ctx, time.Minute, func(ctx context.Context) error {
-		late := f.r.dropLateForeignKeys(ctx)
-		return errors.Join(late, f.r.unfence(ctx, func() {
+		return f.r.unfenceOwn(ctx, func() {
 			if !since.IsZero() {
 				result.PauseMS = time.Since(since).Milliseconds()
 				step("un-fenced")
 			}
-		}, step))
+		}, step)
 	})
+	if errors.Is(back, errOvertaken) {
+		return back
+	}
 	var closed *stillFencedError
 	if errors.As(back, &closed) {
-		step("UN-FENCING FAILED: run the SQL printed above on the source; unless it was being sealed, the fence also opens by itself at its deadline: " + back.Error())
+		f.mu.Lock()
+		f.closed = true
+		f.mu.Unlock()
+		step("UN-FENCING FAILED: migrate goes on trying; run the SQL printed above on the source; unless it was being sealed, the fence also opens by itself at its deadline: " + back.Error())
 	}
+	if late != nil {
+		late = within(ctx, time.Minute, f.r.dropLateForeignKeys)
+	}
+	back = errors.Join(late, back)
 	if !o.DryRun {
 		back = errors.Join(back, within(ctx, time.Minute, func(ctx context.Context) error { return f.r.advance(ctx, Following) }))
 	}
@@ -423,6 +445,9 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 		return Following, nil // which takes down what stands
 	}
 	r.c.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
+	if err := (cutover.Fence{Name: r.c.Name, Run: r.store.run}).Adopt(ctx, conn); err != nil {
+		return "", err
+	}
 	if _, err := r.setSequences(ctx, conn); err != nil {
 		r.c.Logger.Warn("the sequences stay as the run that sealed the fence has set them", "reason", err)
 	}
