@@ -1,12 +1,17 @@
 package applier
 
-import "github.com/walferry/walferry/decoder"
+import (
+	"strings"
+
+	"github.com/walferry/walferry/decoder"
+)
 
 // alteration is what keeps the rows of a table from being applied: one side was
 // altered since the table was copied, and the other was not.
 type alteration struct {
 	what    string
 	columns []string
+	advice  string // where it is not to alter the target as the source was
 }
 
 // firstUnpinned is where OIDs begin that servers do not share (FirstGenbkiObjectId in
@@ -47,19 +52,25 @@ func findAlteration(original Original, now []decoder.Column, target map[string]c
 		}
 	}
 	if displaced := original.displaced(now, target); displaced != nil {
-		return &alteration{"the source has given columns each other's names, or dropped and added them again", displaced}
+		if original.untouched(now) {
+			return &alteration{
+				"the target's columns were dropped and added again before this was applied, which is for the old ones: " + strings.Join(displaced, ", "), nil,
+				"what it has for the old ones must not go into the new ones, and the old ones are gone: begin the migration anew, with a new copy",
+			}
+		}
+		return &alteration{what: "the source has given columns each other's names, or dropped and added them again", columns: displaced}
 	}
 	switch {
 	case dropped != nil && lacking != nil:
-		return &alteration{"the source has added or renamed columns that the target lacks, and dropped or renamed columns that the target still has", append(lacking, dropped...)}
+		return &alteration{what: "the source has added or renamed columns that the target lacks, and dropped or renamed columns that the target still has", columns: append(lacking, dropped...)}
 	case lacking != nil:
-		return &alteration{"the target's table lacks columns", lacking}
+		return &alteration{what: "the target's table lacks columns", columns: lacking}
 	case dropped != nil:
-		return &alteration{"the source has dropped or renamed columns that the target still has", dropped}
+		return &alteration{what: "the source has dropped or renamed columns that the target still has", columns: dropped}
 	case retyped != nil:
-		return &alteration{"the source has changed the type of columns", retyped}
+		return &alteration{what: "the source has changed the type of columns", columns: retyped}
 	case computed != nil:
-		return &alteration{"columns are generated on the target and not on the source", computed}
+		return &alteration{what: "columns are generated on the target and not on the source", columns: computed}
 	}
 	return nil
 }

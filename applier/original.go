@@ -2,6 +2,7 @@ package applier
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/walferry/walferry/decoder"
@@ -90,32 +91,49 @@ func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	return was, nil
 }
 
-// displaced are columns of the source that cannot be those which they were under their names, although the
-// target's still are. The stream has no numbers of columns, but their order: whatever was before a column that
-// is still there was already before it, and what is added comes last.
+// displaced are columns of the source that cannot be those of the target that have their names. A column of
+// the target is what it was copied from, whatever it is called; one that nothing was copied to is new on the source, too. The stream
+// has no numbers of columns, but their order: whatever was before a column that
+// is still there was already before it, and what is added comes last. So it shows as well where the target
+// was altered, and this change is of before the source was.
 func (o *Original) displaced(now []decoder.Column, target map[string]column) (names []string) {
-	was := map[string]OriginalColumn{}
+	was, of := map[string]bool{}, map[int16]OriginalColumn{}
 	for _, c := range o.Columns {
 		if c.Number == 0 {
 			return nil
 		}
-		was[c.Name] = c
+		was[c.Name] = true
+		if c.Target == 0 {
+			c.Target = target[c.Name].number
+		}
+		of[c.Target] = c
 	}
 	type place struct {
 		name   string
-		number int // that it had
+		number int // of the source's column
 	}
 	var kept []place
+	var fresh []string  // those of the source's names that are new columns on the target, since the one before
 	at, number := -1, 0 // of the kept column before
 	for i, c := range now {
-		w, known := was[c.Name]
 		to, there := target[c.Name]
-		if !known || !there || w.Target != 0 && w.Target != to.number {
+		if !there {
 			continue
 		}
+		w, known := of[to.number]
+		if !known {
+			if was[c.Name] {
+				fresh = append(fresh, c.Name)
+			}
+			continue
+		}
+		names = append(names, fresh...) // it stands before one that was there
+		fresh = nil
 		if room := int(w.Number) - number - 1; i-at-1 > room {
 			for _, c := range now[at+1 : i+1] { // one of them is new, or was behind
-				names = append(names, c.Name)
+				if !slices.Contains(names, c.Name) {
+					names = append(names, c.Name)
+				}
 			}
 		}
 		kept = append(kept, place{c.Name, int(w.Number)})
@@ -129,4 +147,42 @@ func (o *Original) displaced(now []decoder.Column, target map[string]column) (na
 		}
 	}
 	return names
+}
+
+// places are the target's columns by the names that the source has for them. These are the target's own, unless
+// the change is of before the source's columns were renamed and the target's have been renamed already: as when a transaction
+// writes, renames and writes again. Then a column goes to the one that it was copied to.
+func (o *Original) places(now []decoder.Column, target map[string]column) map[string]column {
+	if !slices.ContainsFunc(now, func(c decoder.Column) bool { _, ok := target[c.Name]; return !ok }) && o.displaced(now, target) == nil {
+		return target
+	}
+	if !o.untouched(now) {
+		return target
+	}
+	called := map[int16]string{} // what the target has
+	for name, to := range target {
+		called[to.number] = name
+	}
+	placed := maps.Clone(target)
+	for _, c := range o.Columns {
+		delete(placed, called[c.Target])
+	}
+	for _, c := range o.Columns {
+		if name, ok := called[c.Target]; ok {
+			placed[c.Name] = target[name]
+		}
+	}
+	return placed
+}
+
+// untouched tells that nothing shows in the columns that the source would have altered of those that it had.
+func (o *Original) untouched(now []decoder.Column) bool {
+	copied := map[string]column{}
+	for _, c := range o.Columns {
+		if c.Number == 0 || c.Target == 0 || !slices.ContainsFunc(now, func(n decoder.Column) bool { return n.Name == c.Name }) {
+			return false
+		}
+		copied[c.Name] = column{number: c.Target}
+	}
+	return len(copied) > 0 && o.displaced(now, copied) == nil
 }

@@ -42,6 +42,9 @@ func TestDisplaced(t *testing.T) {
 		{"renamed likewise on the target", "1 id, 2 a, 3 b", "id x a", "101 id, 102 x, 103 a", ""},
 		{"renamed otherwise on the target", "1 id, 2 a, 3 b", "id x a", "101 id, 102 a, 103 x", "a x"},
 		{"in another order on the target from the beginning, which is that of the source now", "1 id, 2 a, 3 b", "id b a", "101 id, 103 b, 102 a", "a b"},
+		{"swapped on the target alone", "1 id, 2 a, 3 b", "id a b", "101 id, 102 b, 103 a", "a b"},
+		{"added again on the target alone", "1 id, 2 a, 3 b", "id a b", "101 id, 103 b, 104 a", "a"},
+		{"in a circle on the target alone", "1 id, 2 a, 3 b, 4 c", "id a b c", "101 id, 102 c, 103 a, 104 b", "a b c"},
 		{"of an older version, without numbers", "0 id, 0 a, 0 b", "id b a", "", ""},
 		{"nothing is known", "", "id b a", "101 id, 102 b, 103 a", ""},
 	} {
@@ -70,6 +73,59 @@ func TestDisplaced(t *testing.T) {
 		}
 		got := o.displaced(now, target)
 		slices.Sort(got)
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: got %v, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+// A change of before the source's columns were renamed goes where they were copied to.
+func TestPlaces(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		was    string // number name, of the source; the target's numbers are a hundred more
+		now    string
+		target string // what the target has now, by number
+		want   string // the target's numbers, by the source's columns; 0: it has none
+	}{
+		{"as it was", "1 id, 2 a, 3 b", "id a b", "101 id, 102 a, 103 b", "101 102 103"},
+		{"renamed", "1 id, 2 a, 3 b", "id a b", "101 id, 102 x, 103 b", "101 102 103"},
+		{"renamed on both", "1 id, 2 a, 3 b", "id x b", "101 id, 102 x, 103 b", "101 102 103"},
+		{"swapped", "1 id, 2 a, 3 b", "id a b", "101 id, 102 b, 103 a", "101 102 103"},
+		{"swapped on both", "1 id, 2 a, 3 b", "id b a", "101 id, 102 b, 103 a", "101 102 103"},
+		{"swapped on the source", "1 id, 2 a, 3 b", "id b a", "101 id, 102 a, 103 b", "101 103 102"},
+		{"one of two was renamed so far", "1 id, 2 a, 3 b", "id x b", "101 id, 102 x, 103 y", "101 102 0"},
+		{"dropped", "1 id, 2 a, 3 b", "id a b", "101 id, 102 a", "101 102 0"},
+		{"dropped, and one renamed", "1 id, 2 a, 3 b", "id a b", "101 id, 102 x", "101 102 0"},
+		{"another one has the new name", "1 id, 2 a, 3 b", "id a b x", "101 id, 102 x, 103 b", "101 102 103 0"},
+		{"one has the name of another that was dropped", "1 id, 2 a, 3 b", "id a", "101 id, 102 old, 103 a", "101 103"},
+		{"its own of the target", "1 id, 2 a", "id a", "101 id, 102 x, 103 own", "101 102"},
+		{"of an older version, without numbers", "0 id, 0 a", "id a", "101 id, 102 x", "101 0"},
+		{"nothing is known", "", "id a", "101 id, 102 x", "101 0"},
+	} {
+		var o Original
+		for _, text := range strings.Split(test.was, ", ") {
+			var c OriginalColumn
+			if fmt.Sscanf(text, "%d %s", &c.Number, &c.Name); c.Name != "" {
+				c.Target = 100 + c.Number
+				o.Columns = append(o.Columns, c)
+			}
+		}
+		target := map[string]column{}
+		for _, text := range strings.Split(test.target, ", ") {
+			var c column
+			fmt.Sscanf(text, "%d %s", &c.number, &c.name)
+			target[c.name] = c
+		}
+		var now []decoder.Column
+		var got []string
+		for _, name := range strings.Fields(test.now) {
+			now = append(now, decoder.Column{Name: name})
+		}
+		placed := o.places(now, target)
+		for _, c := range now {
+			got = append(got, fmt.Sprint(placed[c.Name].number))
+		}
 		if strings.Join(got, " ") != test.want {
 			t.Errorf("%s: got %v, want %s", test.name, got, test.want)
 		}

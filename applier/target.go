@@ -210,9 +210,15 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	columns := maps.Clone(target.columns)
 	var altered *alteration
 	if len(r.Columns) > 0 { // the truncation that a trigger has noted, on version 10, names none
+		columns = was.places(r.Columns, columns)
 		altered = findAlteration(was, r.Columns, columns)
 	}
 	if altered != nil {
+		if altered.advice != "" {
+			err := drift("%s", altered.what)
+			err.advice = altered.advice
+			return err
+		}
 		err := drift("%s: %s", altered.what, strings.Join(altered.columns, ", "))
 		err.Columns = altered.columns
 		return err
@@ -261,7 +267,23 @@ type key struct {
 
 // choose decides how rows are found: by the source's replica identity or, when
 // that is FULL, by the first key of the target whose columns the source has too.
-func (t *table) choose(keys []key) {
+func (t *table) choose(targets []key) {
+	names := map[string]string{} // that the source has, by the target's
+	for i := range t.columns {
+		names[t.columns[i].name] = t.relation.Columns[i].Name
+	}
+	var keys []key // with the source's names
+	for _, k := range targets {
+		k.columns = slices.Clone(k.columns)
+		for i, name := range k.columns {
+			of, ok := names[catalog.Quote(name)]
+			if !ok {
+				of = "\x00" + name // the source has none, whatever is called so there
+			}
+			k.columns[i] = of
+		}
+		keys = append(keys, k)
+	}
 	index := map[string]int{}
 	for i, c := range t.relation.Columns {
 		index[c.Name] = i
@@ -290,9 +312,9 @@ func (t *table) choose(keys []key) {
 				t.key = append(t.key, i)
 			}
 		}
-		names := t.keyNames()
+		identity := t.keyNames()
 		for _, k := range keys {
-			if len(k.columns) == len(names) && !slices.ContainsFunc(k.columns, func(name string) bool { return !slices.Contains(names, name) }) {
+			if len(k.columns) == len(identity) && !slices.ContainsFunc(k.columns, func(name string) bool { return !slices.Contains(identity, name) }) {
 				use(k)
 				break
 			}

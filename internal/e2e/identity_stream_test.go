@@ -90,3 +90,71 @@ func TestStream_AnothersName(t *testing.T) {
 		})
 	}
 }
+
+// What was written before the source's columns were altered goes into the columns that it was for, also where the target was
+// altered before it came, and where one transaction writes, alters and writes again.
+func TestIdentity_Pending(t *testing.T) {
+	t.Parallel()
+	const cross = `alter table a rename v to x; alter table a rename w to v; alter table a rename x to w;`
+	from, to := pgtest.Default()
+	for _, test := range []struct {
+		name   string
+		source []string // statements, each a transaction, while migrate does not run
+		early  string   // on the target, before migrate runs
+		says   string   // empty: it goes on at once
+		target string   // what is done then
+	}{
+		{"crosswise", []string{`update a set v = 'v before', w = 'w before' where id = 1`, cross}, cross, "", ""},
+		{"crosswise, and written since", []string{`update a set v = 'v before' where id = 1`, cross, `update a set v = 'after' where id = 2`}, cross, "", ""},
+		{"crosswise, later on the target", []string{`update a set v = 'v before' where id = 1`, cross, `update a set v = 'after' where id = 2`}, "", "each other's names", cross},
+		{
+			"added again", []string{`update a set v = 'v before' where id = 1`, `alter table a drop v; alter table a add v text`, `update a set v = 'after' where id = 2`}, "",
+			"dropped and added them again", `alter table a drop v; alter table a add v text`,
+		},
+		{
+			"renamed within a transaction", []string{`begin; update a set w = 'before' where id = 1; alter table a rename w to n; update a set n = 'after' where id = 2; commit`}, "",
+			"the source has added or renamed columns", `alter table a rename w to n`,
+		},
+		{
+			"the key, within a transaction", []string{`begin; update a set w = 'before' where id = 1; update a set id = 11 where id = 1; alter table a rename id to n; update a set w = 'after' where n = 2; delete from a where n = 3; commit`}, "",
+			"the source has added or renamed columns", `alter table a rename id to n`,
+		},
+		{
+			"all columns as the key, within a transaction", []string{`begin; update f set v = 'before' where id = 1; alter table f rename id to n; update f set v = 'after' where n = 2; delete from f where n = 3; commit`}, "",
+			"the source has added or renamed columns", `alter table f rename id to n`,
+		},
+		{"crosswise within a transaction", []string{`begin; update a set v = 'before' where id = 1; ` + cross + ` update a set v = 'after' where id = 2; commit`}, "", "each other's names", cross},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, from, to)
+			pgtest.Exec(t, source, `create table a (id int primary key, v text, w text); insert into a select i, 'v' || i, 'w' || i from generate_series(1, 4) i;
+				create table f (id int, v text); alter table f replica identity full; insert into f select i, 'v' || i from generate_series(1, 4) i; create unique index on f (id); alter table f alter id set not null`)
+			m := newMoving(t, "pending", source, target)
+			m.Cut.MaxLag, m.Cut.Timeout = patience, patience
+			r := m.start()
+			r.waitFor(migration.Following)
+			r.cancel()
+			r.end() //nolint:errcheck // it was stopped
+			for _, sql := range test.source {
+				pgtest.Exec(t, source, sql)
+			}
+			if test.early != "" {
+				pgtest.Exec(t, target, test.early)
+			}
+			r = m.start()
+			if test.says != "" {
+				if _, err := r.end(); err == nil || !strings.Contains(err.Error(), test.says) {
+					t.Fatalf("migrate ended with %v, want %q", err, test.says)
+				}
+				pgtest.Exec(t, target, test.target)
+				r = m.start()
+			}
+			r.waitFor(migration.Following)
+			m.caughtUp(r)
+			sameRows(t, source, target)
+			m.cutover(r)
+			sameRows(t, source, target)
+		})
+	}
+}

@@ -54,14 +54,15 @@ func (e *newTablesError) Hint() string {
 // guard watches what may end a migration from outside while a run goes on: the WAL that
 // the slot holds back, what has become of the tables, and tables that are new.
 type guard struct {
-	r      *runner
-	stop   context.CancelCauseFunc
-	warned int64  // percent of the limit, or the doubled size without one
-	status string // wal_status that was told last
-	rate   rate
-	tables string // new ones that were told last
-	places string // likewise
-	marks  string // of both catalogues, when all of them was read last
+	r       *runner
+	stop    context.CancelCauseFunc
+	warned  int64  // percent of the limit, or the doubled size without one
+	status  string // wal_status that was told last
+	rate    rate
+	tables  string // new ones that were told last
+	places  string // likewise
+	swapped string
+	marks   string // of both catalogues, when all of them was read last
 }
 
 // rate is how fast something grows, over the last samples.
@@ -211,6 +212,12 @@ func (g *guard) identity(ctx context.Context) error {
 	if err := found.end(); err != nil {
 		g.stop(err)
 		return nil
+	}
+	if swapped := strings.Join(found.swapped, "; "); swapped != g.swapped {
+		g.swapped = swapped
+		if swapped != "" {
+			r.c.Logger.Warn("columns are not what they were; migrate ends before the first change that is for the new ones, and the cutover will refuse", "columns", swapped)
+		}
 	}
 	if places := strings.Join(found.places, "; "); places != g.places {
 		g.places = places

@@ -38,7 +38,8 @@ type changes struct {
 	marked    bool     // the record has changed
 }
 
-// end is why the run cannot go on; nil: it can.
+// end is why the run cannot go on; nil: it can. Columns that were swapped, or made again, do not end it: changes of
+// before that may be on their way, for columns that are as they were. The applier ends it at the first that is of after.
 func (c *changes) end() error {
 	switch {
 	case len(c.replaced) > 0:
@@ -47,8 +48,6 @@ func (c *changes) end() error {
 		return explainGap(c.published)
 	case len(c.renamed) > 0:
 		return &identityError{strings.Join(c.renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
-	case len(c.swapped) > 0:
-		return &identityError{strings.Join(c.swapped, "; "), "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back; the slot is kept, and the same command goes on"}
 	}
 	return nil
 }
@@ -57,6 +56,9 @@ func (c *changes) end() error {
 func (c *changes) gate() error {
 	if err := c.end(); err != nil {
 		return &GateError{err.Error(), hintOf(err)}
+	}
+	if len(c.swapped) > 0 {
+		return &GateError{strings.Join(c.swapped, "; "), "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
 	}
 	if len(c.exchanged) > 0 {
 		return &GateError{
