@@ -42,8 +42,9 @@ func findAlteration(original Original, now []decoder.Column, target map[string]c
 		}
 		c, ok := current[old.Name]
 		switch {
-		case !ok:
+		case !ok && (old.Target == 0 || old.Target == to.number): // or it is the target's own
 			dropped = append(dropped, old.Name)
+		case !ok:
 		case c.TypeOID == old.TypeOID && c.TypeMod == old.TypeMod:
 		case c.TypeOID >= firstUnpinned && to.oid >= firstUnpinned:
 			// The numbers say nothing about the other server; the values will.
@@ -52,7 +53,7 @@ func findAlteration(original Original, now []decoder.Column, target map[string]c
 		}
 	}
 	if displaced := original.displaced(now, target); displaced != nil {
-		if original.untouched(now) {
+		if original.untouched(now, target) {
 			return &alteration{
 				"the target's columns were dropped and added again before this was applied, which is for the old ones: " + strings.Join(displaced, ", "), nil,
 				"what it has for the old ones must not go into the new ones, and the old ones are gone: begin the migration anew, with a new copy",

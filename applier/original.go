@@ -156,13 +156,10 @@ func (o *Original) places(now []decoder.Column, target map[string]column) map[st
 	if !slices.ContainsFunc(now, func(c decoder.Column) bool { _, ok := target[c.Name]; return !ok }) && o.displaced(now, target) == nil {
 		return target
 	}
-	if !o.untouched(now) {
+	if !o.untouched(now, target) {
 		return target
 	}
-	called := map[int16]string{} // what the target has
-	for name, to := range target {
-		called[to.number] = name
-	}
+	called := names(target)
 	placed := maps.Clone(target)
 	for _, c := range o.Columns {
 		delete(placed, called[c.Target])
@@ -175,14 +172,27 @@ func (o *Original) places(now []decoder.Column, target map[string]column) map[st
 	return placed
 }
 
-// untouched tells that nothing shows in the columns that the source would have altered of those that it had.
-func (o *Original) untouched(now []decoder.Column) bool {
-	copied := map[string]column{}
+// names are those of the target's columns, by number.
+func names(target map[string]column) map[int16]string {
+	names := map[int16]string{}
+	for name, to := range target {
+		names[to.number] = name
+	}
+	return names
+}
+
+// untouched tells that nothing shows in the columns that the source would have altered of those that it had, but for
+// what it has dropped together with the target.
+func (o *Original) untouched(now []decoder.Column, target map[string]column) bool {
+	called, copied := names(target), map[string]column{}
 	for _, c := range o.Columns {
-		if c.Number == 0 || c.Target == 0 || !slices.ContainsFunc(now, func(n decoder.Column) bool { return n.Name == c.Name }) {
+		there := slices.ContainsFunc(now, func(n decoder.Column) bool { return n.Name == c.Name })
+		switch _, ok := called[c.Target]; {
+		case c.Number == 0 || c.Target == 0 || !there && ok:
 			return false
+		case there:
+			copied[c.Name] = column{number: c.Target}
 		}
-		copied[c.Name] = column{number: c.Target}
 	}
 	return len(copied) > 0 && o.displaced(now, copied) == nil
 }

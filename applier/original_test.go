@@ -99,6 +99,8 @@ func TestPlaces(t *testing.T) {
 		{"dropped, and one renamed", "1 id, 2 a, 3 b", "id a b", "101 id, 102 x", "101 102 0"},
 		{"another one has the new name", "1 id, 2 a, 3 b", "id a b x", "101 id, 102 x, 103 b", "101 102 103 0"},
 		{"one has the name of another that was dropped", "1 id, 2 a, 3 b", "id a", "101 id, 102 old, 103 a", "101 103"},
+		{"after another one was dropped on both", "1 id, 2 a, 3 b", "id b", "101 id, 103 x", "101 103"},
+		{"another one was dropped on the source alone", "1 id, 2 a, 3 b", "id b", "101 id, 102 a, 103 x", "101 0"},
 		{"its own of the target", "1 id, 2 a", "id a", "101 id, 102 x, 103 own", "101 102"},
 		{"of an older version, without numbers", "0 id, 0 a", "id a", "101 id, 102 x", "101 0"},
 		{"nothing is known", "", "id a", "101 id, 102 x", "101 0"},

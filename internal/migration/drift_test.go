@@ -125,19 +125,22 @@ func TestMend(t *testing.T) {
 		columns []string
 		now     []alteredColumn
 		want    []string
+		target  map[string]string
 	}{
-		{"renamed", []string{"c", "b"}, []alteredColumn{id, column(2, "a"), column(3, "c")}, []string{`rename column "b" to "c"`}},
-		{"dropped", []string{"b"}, []alteredColumn{id, column(2, "a")}, []string{`drop column "b"`}},
-		{"dropped and added", []string{"c", "b"}, []alteredColumn{id, column(2, "a"), column(4, "c")}, []string{`drop column "b"`, `add column "c" text`}},
-		{"added again", []string{"a", "b"}, []alteredColumn{id, column(3, "b"), column(4, "a")}, []string{`drop column "a"`, `add column "a" text`}},
-		{"the last one added again", []string{"b"}, []alteredColumn{id, column(2, "a"), {number: 4, name: "b", typ: "integer", oid: integer, mod: -1}}, []string{`drop column "b"`, `add column "b" integer`}},
-		{"swapped", []string{"a", "b"}, []alteredColumn{id, column(2, "b"), column(3, "a")}, []string{`rename column "a" to "walferry_1"`, `rename column "b" to "a"`, `rename column "walferry_1" to "b"`}},
-		{"into another's place", []string{"x", "a"}, []alteredColumn{id, column(2, "x"), column(3, "a")}, []string{`rename column "a" to "x"`, `rename column "b" to "a"`}},
-		{"into the place of one that is gone", []string{"b"}, []alteredColumn{id, column(3, "a")}, []string{`drop column "a"`, `rename column "b" to "a"`}},
-		{"of another type", []string{"b"}, []alteredColumn{id, column(2, "a"), retyped}, []string{`alter column "b" type integer`}},
-		{"what is not concerned has been followed", []string{"a"}, []alteredColumn{id, retyped}, []string{`drop column "a"`}},
+		{"renamed", []string{"c", "b"}, []alteredColumn{id, column(2, "a"), column(3, "c")}, []string{`rename column "b" to "c"`}, nil},
+		{"dropped", []string{"b"}, []alteredColumn{id, column(2, "a")}, []string{`drop column "b"`}, nil},
+		{"dropped and added", []string{"c", "b"}, []alteredColumn{id, column(2, "a"), column(4, "c")}, []string{`drop column "b"`, `add column "c" text`}, nil},
+		{"added again", []string{"a", "b"}, []alteredColumn{id, column(3, "b"), column(4, "a")}, []string{`drop column "a"`, `add column "a" text`}, nil},
+		{"the last one added again", []string{"b"}, []alteredColumn{id, column(2, "a"), {number: 4, name: "b", typ: "integer", oid: integer, mod: -1}}, []string{`drop column "b"`, `add column "b" integer`}, nil},
+		{"swapped", []string{"a", "b"}, []alteredColumn{id, column(2, "b"), column(3, "a")}, []string{`rename column "a" to "walferry_1"`, `rename column "b" to "a"`, `rename column "walferry_1" to "b"`}, nil},
+		{"into another's place", []string{"x", "a"}, []alteredColumn{id, column(2, "x"), column(3, "a")}, []string{`rename column "a" to "x"`, `rename column "b" to "a"`}, nil},
+		{"into the place of one that is gone", []string{"b"}, []alteredColumn{id, column(3, "a")}, []string{`drop column "a"`, `rename column "b" to "a"`}, nil},
+		{"of another type", []string{"b"}, []alteredColumn{id, column(2, "a"), retyped}, []string{`alter column "b" type integer`}, nil},
+		{"dropped on the target before its time", []string{"b"}, []alteredColumn{id, column(2, "a")}, []string{`add column "b" text`}, map[string]string{"id": "", "a": ""}},
+		{"no longer generated", []string{"g"}, []alteredColumn{id, column(2, "a"), column(4, "g")}, []string{`alter column "g" drop expression`}, map[string]string{"id": "", "a": "", "b": "", "g": "s"}},
+		{"what is not concerned has been followed", []string{"a"}, []alteredColumn{id, retyped}, []string{`drop column "a"`}, nil},
 	} {
-		m := mend{table: "t", columns: test.columns}
+		m := mend{table: "t", columns: test.columns, target: test.target, types: map[string]string{"b": "text"}, major: 15}
 		m.byNumber(was, test.now)
 		want := slices.Clone(test.want)
 		for i := range want {

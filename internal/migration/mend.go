@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // driftError is a SchemaError with the DDL that mends the target.
@@ -31,21 +32,26 @@ func (r *runner) explainDrift(ctx context.Context, err error) error {
 	if !errors.As(err, &drift) || len(drift.Columns) == 0 {
 		return err
 	}
-	var sql []string
-	rewritten, again := false, false
-	explained := r.source.do(ctx, func(conn *pgx.Conn) error {
-		m, err := r.mending(ctx, conn, drift)
-		sql, rewritten, again = m.sql, m.rewritten, m.again
+	var m mend
+	explained := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+		m, err = r.mending(ctx, conn, drift)
 		return err
 	})
-	if explained != nil || len(sql) == 0 {
+	switch {
+	case explained != nil:
 		return err
-	}
-	if again {
+	case m.gone:
+		return &driftError{err, "both sides have dropped the column, and this is of before: the target's had to be there until it was applied; begin anew: " + anew}
+	case len(m.sql) == 0:
+		return err
+	case m.again:
 		return &driftError{err, "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; begin anew: " + anew}
 	}
-	advice := "on the target: " + strings.Join(sql, " ")
-	if rewritten {
+	advice := "on the target: " + strings.Join(m.sql, " ")
+	if m.back {
+		advice += " Both sides have dropped it, and this is of before; drop it again once it is applied;"
+	}
+	if m.rewritten {
 		advice += " But the source has written the rows of this table anew, for a default or an expression that is not constant: those values do not come by themselves. " +
 			"Bring them over by hand (`walferry verify --table` names the rows), or begin anew;"
 	}
@@ -93,7 +99,26 @@ select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttyp
 	if err != nil {
 		return m, err
 	}
-	m = mend{table: table, columns: slices.Clone(drift.Columns), moved: copied != "" && copied != filenode}
+	m = mend{table: table, columns: slices.Clone(drift.Columns), moved: copied != "" && copied != filenode, target: map[string]string{}, types: map[string]string{}}
+	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		m.major = session.Major(conn.PgConn())
+		var name, generated string
+		rows, err := conn.Query(ctx, `select attname::text, coalesce(to_jsonb(a) ->> 'attgenerated', '') from pg_attribute a where attrelid = to_regclass($1) and attnum > 0 and not attisdropped`, table)
+		if err == nil {
+			_, err = pgx.ForEachRow(rows, []any{&name, &generated}, func() error { m.target[name] = generated; return nil })
+		}
+		return err
+	})
+	if err != nil {
+		return m, err
+	}
+	for _, c := range was.Columns {
+		var typ string
+		if err := conn.QueryRow(ctx, `select format_type($1, $2)`, c.TypeOID, c.TypeMod).Scan(&typ); err != nil {
+			return m, err
+		}
+		m.types[c.Name] = typ
+	}
 	if slices.ContainsFunc(was.Columns, func(c columnState) bool { return c.Number == 0 }) {
 		m.byName(was.Columns, now)
 	} else {
@@ -106,10 +131,15 @@ select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttyp
 type mend struct {
 	table     string // as SQL
 	columns   []string
-	moved     bool // the source has written the table's rows anew
+	moved     bool              // the source has written the table's rows anew
+	target    map[string]string // pg_attribute.attgenerated of the target's columns
+	major     int               // of the target
+	types     map[string]string // of the source's columns, as they were
 	sql       []string
 	rewritten bool // and what it has written is not what the DDL makes of the target's rows
 	again     bool // the last column was dropped and added again under its name
+	back      bool // the target has dropped a column that it needs for a while
+	gone      bool // the same, but where it was can be told
 }
 
 func (m *mend) alter(format string, args ...any) {
@@ -148,7 +178,14 @@ func (m *mend) byNumber(was []columnState, now []alteredColumn) {
 	}
 	for _, w := range pending {
 		if m.concerns(w.Name) && !slices.ContainsFunc(now, func(c alteredColumn) bool { return c.number == w.Number }) {
-			m.alter("drop column %s", catalog.Quote(w.Name))
+			if _, there := m.target[w.Name]; there || m.target == nil {
+				m.alter("drop column %s", catalog.Quote(w.Name))
+			} else if last(was, now, w.Number) { // what this has for it is of no use to anybody
+				m.alter("add column %s %s", catalog.Quote(w.Name), m.types[w.Name])
+				m.back = true
+			} else {
+				m.gone = true
+			}
 		}
 	}
 	m.rename(renamed)
@@ -158,6 +195,12 @@ func (m *mend) byNumber(was []columnState, now []alteredColumn) {
 		case !m.concerns(c.name):
 		case i < 0:
 			m.again = m.again || slices.ContainsFunc(pending, func(w columnState) bool { return w.Name == c.name && w.Number != c.number && last(was, now, w.Number) })
+			if generated := m.target[c.name]; generated == "s" && m.major >= 13 {
+				m.alter("alter column %s drop expression", catalog.Quote(c.name))
+				continue
+			} else if generated != "" {
+				m.alter("drop column %s", catalog.Quote(c.name))
+			}
 			m.add(c)
 		case was[i].TypeOID != c.oid || was[i].TypeMod != c.mod:
 			m.alter("alter column %s type %s", catalog.Quote(c.name), c.typ)
