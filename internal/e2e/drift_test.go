@@ -17,7 +17,7 @@ import (
 func TestCutover_RefusesDrift(t *testing.T) {
 	from, to := pgtest.Default()
 	source, target := pgtest.Pair(t, from, to)
-	pgtest.Exec(t, source, `create table t (id int primary key, a int, b text); insert into t values (1, 1, 'b')`)
+	pgtest.Exec(t, source, `create type inner_pair as (x int); create type pair as (p inner_pair, q text); create table t (id int primary key, a int, b text); create table composed (id int primary key, c pair[]); insert into t values (1, 1, 'b')`)
 	m := newMoving(t, "drift", source, target)
 	m.Cut.MaxLag, m.Cut.Timeout = patience, patience
 	m.Heartbeat = 30 * time.Second // migrate ends when it sees a new table, after some heartbeats: here the cutover comes first
@@ -29,6 +29,8 @@ func TestCutover_RefusesDrift(t *testing.T) {
 		{`alter table t alter column a type bigint`, `alter table t alter column a type int`, "bigint"},
 		{`create table more (id int primary key)`, `drop table more`, "more"},
 		{`create sequence counter`, `drop sequence counter`, "counter"},
+		{`alter type pair add attribute z int`, `alter type pair drop attribute z`, "z integer"},
+		{`alter type inner_pair rename attribute x to y`, `alter type inner_pair rename attribute y to x`, "inner_pair"},
 		{`alter table t rename to u`, `alter table u rename to t`, `"public"."t" is called "public"."u"`},
 	} {
 		pgtest.Exec(t, source, drift.ddl)

@@ -85,7 +85,7 @@ func explainGap(err error) error {
 	)
 	switch {
 	case errors.As(err, &slot) && slot.Reason == decoder.SlotForeign:
-		advice = "gap: the migration's slot is gone, and another has its name; if nobody needs that, select pg_drop_replication_slot(" + catalog.Literal(slot.Slot) + "); then begin anew"
+		advice = "gap: the migration's slot is gone, and another has its name: that of a migration of another database of this server, then begin with another --name; or, if nobody needs it, select pg_drop_replication_slot(" + catalog.Literal(slot.Slot) + "); then begin anew"
 	case errors.As(err, &slot) && (slot.Reason == decoder.SlotMissing || slot.Reason == decoder.SlotLost || slot.Reason == decoder.SlotAhead):
 		advice = slot.Hint()
 	case errors.As(err, &publication) && !publication.Exists && !publication.Renamed:

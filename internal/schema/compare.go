@@ -66,6 +66,9 @@ func Compare(ctx context.Context, source, target catalog.Querier, tables []catal
 	if err := c.enums(ctx, source, target); err != nil {
 		return nil, fmt.Errorf("compare schemas: %w", err)
 	}
+	if err := c.composites(ctx, source, target, tables); err != nil {
+		return nil, fmt.Errorf("compare schemas: %w", err)
+	}
 	if err := c.extensions(ctx, source, target, tables); err != nil {
 		return nil, fmt.Errorf("compare schemas: %w", err)
 	}
