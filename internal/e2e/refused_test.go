@@ -72,7 +72,11 @@ create view fine as select * from t`)
 			t.Errorf("the gate does not name %s: %s; %s", part, gate.Problem, gate.Advice)
 		}
 	}
-	pgtest.Exec(t, target, `
+	pgtest.Exec(t, target, `create table mon (x int)`)
+	if gate := m.gate(); !strings.Contains(gate.Problem, "view:public.mon ") {
+		t.Errorf("a table of the view's name was taken for it: %s", gate.Problem)
+	}
+	pgtest.Exec(t, target, `drop table mon;
 create view mon as select 1::bigint as buffers_checkpoint;
 create aggregate array_accum (anycompatible) (sfunc = array_append, stype = anycompatiblearray)`)
 	if gate := m.gate(); strings.Contains(gate.Problem, "view:public.mon ") || !strings.Contains(gate.Problem, "view:public.sums") {

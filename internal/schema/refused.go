@@ -142,8 +142,17 @@ func (d *Dump) late() (list []*entry) {
 
 // exists asks whether an object is there which has no key: somebody may have made it by hand.
 func (e *entry) exists(ctx context.Context, q catalog.Querier) (bool, error) {
+	if kind := map[string]string{"VIEW": "v", "MATERIALIZED VIEW": "m", "FOREIGN TABLE": "f"}[e.kind]; kind != "" {
+		var found bool
+		err := q.QueryRow(ctx, `
+select exists(select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = $1 and c.relname = $2 and c.relkind = $3::text::"char")`, e.namespace, e.tag, kind).Scan(&found)
+		if err != nil {
+			return false, fmt.Errorf("look for %s: %w", e, err)
+		}
+		return found, nil
+	}
 	lookUp := map[string]string{
-		"VIEW": "to_regclass", "MATERIALIZED VIEW": "to_regclass", "FOREIGN TABLE": "to_regclass",
 		"FUNCTION": "to_regprocedure", "PROCEDURE": "to_regprocedure", "AGGREGATE": "to_regprocedure",
 		"TYPE": "to_regtype", "DOMAIN": "to_regtype",
 	}[e.kind]
