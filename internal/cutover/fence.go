@@ -139,6 +139,9 @@ func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err := online.Own(ctx, conn, unlessOthers(f.Name, f.Run, openFunction(f.Name))); err != nil {
 		return fmt.Errorf("create the fence's function: %w", ofOthers(err))
 	}
+	if err := f.revive(ctx, conn); err != nil {
+		return err
+	}
 	have, haveRow, err := fenced(ctx, conn, f.Name)
 	if err != nil {
 		return err
@@ -158,6 +161,29 @@ func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
 		}
 		if err := f.put(ctx, conn, p.String(), lock, !have[p.OID], false); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// revive enables triggers of an earlier fence that a long reader has kept from going, and that
+// somebody has enabled or disabled since with all others of their table.
+func (f Fence) revive(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `
+select quote_ident(tn.nspname) || '.' || quote_ident(c.relname), t.tgname::text
+  from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace n on n.oid = p.pronamespace
+  join pg_class c on c.oid = t.tgrelid join pg_namespace tn on tn.oid = c.relnamespace
+ where n.nspname = 'walferry' and p.proname = $1 and t.tgname in ($2, $3) and t.tgenabled <> 'A'`, "fence_"+f.Name, triggerName, rowTriggerName)
+	if err != nil {
+		return fmt.Errorf("list the fence's triggers: %w", err)
+	}
+	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Table, Trigger string }])
+	if err != nil {
+		return fmt.Errorf("list the fence's triggers: %w", err)
+	}
+	for _, l := range left {
+		if err := online.Run(ctx, conn, l.Table, fmt.Sprintf(`alter table only %s enable always trigger %s`, l.Table, l.Trigger)); err != nil {
+			return fmt.Errorf("enable the fence's trigger on %s: %w", l.Table, err)
 		}
 	}
 	return nil

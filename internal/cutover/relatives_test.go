@@ -181,3 +181,25 @@ func TestRemove_LongReader(t *testing.T) {
 	}
 	drop(t, conn)
 }
+
+// What an earlier fence has left, and an application has switched off and on with all triggers of
+// its table, is a trigger of the next fence.
+func TestPrepare_TriggerSwitched(t *testing.T) {
+	dsn, _ := pgtest.Pair(t, 15, 15)
+	pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key); create table u (id int primary key)`)
+	fence := raised(t, dsn, false, "t", "u")
+	conn, app := connect(t, dsn), connect(t, dsn)
+	pgtest.Exec(t, dsn, `alter table t disable trigger all; alter table t enable trigger all; alter table u disable trigger user`)
+	if err := fence.Prepare(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := fence.Raise(t.Context(), conn, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{`insert into t values (1)`, `set session_replication_role = replica; insert into u values (1)`} {
+		if !refused(t, app, sql) {
+			t.Errorf("%s is not refused", sql)
+		}
+	}
+	drop(t, conn)
+}
