@@ -145,7 +145,7 @@ func (w *wire) step(kind byte, body []byte) string {
 }
 
 var (
-	spaces  = regexp.MustCompile(`\s+`)
+	spaces = regexp.MustCompile(`\s+`)
 	// Settings for the rest of a transaction, and the weak lock that ends an autovacuum where one is in the way.
 	before  = regexp.MustCompile(`^((select pg_catalog\.set_config\(.*?, true\)|lock table only [^;]* in share update exclusive mode); ?)+`)
 	differs = regexp.MustCompile(`'[^']*'|\b[0-9a-fA-F]{6,}\b|_[0-9a-f]{6,}(?:\b|_\d*)|\b\d+\b`)
