@@ -162,6 +162,7 @@ func DropSlot(ctx context.Context, conn *pgx.Conn, name string) error {
 			if err := terminate(ctx, conn.PgConn(), info.PID); err != nil {
 				return fmt.Errorf("drop replication slot %q: %w", name, err)
 			}
+			pause = 20 * time.Millisecond // its stream will connect again in a second: the slot is to be gone by then
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return fmt.Errorf("drop replication slot %q: %w", name, err)

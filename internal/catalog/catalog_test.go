@@ -124,7 +124,13 @@ create table emptied (a int); create table read (a int); create table other (a i
 		owner, reader, waiting, conn := connect(), connect(), connect(), connect()
 		run(owner, `begin; lock table filled in access exclusive mode; truncate emptied`)
 		run(reader, `begin; lock table read in access share mode`)
-		go waiting.Exec(context.Background(), `alter table read add b int`) //nolint:errcheck // it ends with the test
+		ctx, end := context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			waiting.Exec(ctx, `alter table read add b int`) //nolint:errcheck // it ends with the test
+		}()
+		t.Cleanup(func() { end(); <-ended }) // before its connection is closed
 		for waits := false; !waits; {
 			if err := conn.QueryRow(t.Context(), `select exists(select from pg_locks where relation = 'read'::regclass and not granted)`).Scan(&waits); err != nil {
 				t.Fatal(err)
