@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -428,45 +426,6 @@ func (r *runner) advance(ctx context.Context, phase Phase) error {
 	r.mu.Unlock()
 	r.c.Logger.Info("phase " + string(phase))
 	return context.Cause(ctx)
-}
-
-// liveLoop writes what status shows, now and once a second, until the returned function
-// is called. From the first phase of this run on nobody sees what an earlier one has left.
-func (r *runner) liveLoop(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	host, _ := os.Hostname()
-	ended := false
-	write := func(ctx context.Context) {
-		view := r.Watch()
-		live := view.Live
-		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := r.store.setLive(ctx, live); err != nil && ctx.Err() == nil {
-			r.c.Logger.Debug("write status", "error", err)
-		}
-	}
-	write(ctx)
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				write(ctx)
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
-		ended = true
-		write(context.Background())
-	}
 }
 
 // Check runs the preflight alone. Of a migration that has begun it checks what going

@@ -1,6 +1,9 @@
 package migration
 
 import (
+	"context"
+	"os"
+	"runtime"
 	"time"
 
 	"github.com/walferry/walferry/snapshot"
@@ -96,4 +99,43 @@ func (r *runner) step(text string) {
 	r.view.Step = text
 	r.mu.Unlock()
 	r.c.Logger.Debug(text)
+}
+
+// liveLoop writes what status shows, now and once a second, until the returned function
+// is called. From the first phase of this run on nobody sees what an earlier one has left.
+func (r *runner) liveLoop(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	host, _ := os.Hostname()
+	ended := false
+	write := func(ctx context.Context) {
+		view := r.Watch()
+		live := view.Live
+		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := r.store.setLive(ctx, live); err != nil && ctx.Err() == nil {
+			r.c.Logger.Debug("write status", "error", err)
+		}
+	}
+	write(ctx)
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				write(ctx)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		ended = true
+		write(context.Background())
+	}
 }
