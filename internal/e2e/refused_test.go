@@ -203,7 +203,7 @@ func TestCutover_MissingLogin(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	role := "login_" + migrationName("gate")
 	pgtest.Exec(t, source, `create table t (id int primary key); create role `+role+` login`)
-	t.Cleanup(func() { execBackground(t, source, `drop role `+role) })
+	atEnd(t, source, `drop role `+role)
 	u, err := url.Parse(source)
 	if err != nil {
 		t.Fatal(err)
@@ -223,17 +223,4 @@ func TestCutover_MissingLogin(t *testing.T) {
 	m.Cut.Without = []string{"role:" + role}
 	m.cutover(r)
 	m.cleanup()
-}
-
-func execBackground(t *testing.T, dsn, sql string) {
-	t.Helper()
-	conn, err := pgconn.Connect(context.Background(), dsn)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(context.Background(), sql).ReadAll(); err != nil {
-		t.Error(err)
-	}
 }

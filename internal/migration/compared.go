@@ -151,8 +151,8 @@ func (s *store) upgrade(ctx context.Context) error {
 	return s.do(ctx, func(conn *pgx.Conn) error {
 		var there bool
 		err := conn.QueryRow(ctx, `
-select count(*) = 6 from pg_attribute where not attisdropped
-   and (attrelid = 'walferry.migration'::regclass and attname in ('cutover', 'comparison', 'refused', 'run')
+select count(*) = 7 from pg_attribute where not attisdropped
+   and (attrelid = 'walferry.migration'::regclass and attname in ('cutover', 'comparison', 'sequences', 'refused', 'run')
         or attrelid = 'walferry.request'::regclass and attname in ('taken_at', 'withdrawn_at'))`).Scan(&there)
 		if err == nil && !there {
 			err = catalog.Own(ctx, conn, upgradeDDL)
