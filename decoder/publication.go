@@ -109,7 +109,7 @@ func (p PublicationIdentity) entryDifference(got PublicationIdentity) (renamed b
 		case now.Columns != was.Columns:
 			return false, "publishes other columns of " + was.Name + " than before"
 		case now.Name != was.Name && names == "":
-			names = "has table " + was.Name + " under the name " + now.Name + ": it was renamed"
+			names = "has table " + was.Name + " renamed: " + was.Name + " is called " + now.Name + " now"
 		}
 	}
 	return names != "", names

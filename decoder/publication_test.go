@@ -36,10 +36,10 @@ func TestPublicationIdentity_Difference(t *testing.T) {
 		{func(p *PublicationIdentity) { p.Entries[0].OID, p.Entries[0].Table = 22, 32 }, `has another table of the name "s"."a"`, false, false},
 		{func(p *PublicationIdentity) { p.Entries[1].Filter = "(id < 9)" }, `publishes only rows of "s"."b" that its filter lets through: (id < 9)`, false, false},
 		{func(p *PublicationIdentity) { p.Entries[1].Columns = "1 2" }, `publishes other columns of "s"."b" than before`, false, false},
-		{func(p *PublicationIdentity) { p.Entries[0].Name, p.Tables[0] = `"s"."c"`, `"s"."c"` }, `has table "s"."a" under the name "s"."c"`, true, true},
+		{func(p *PublicationIdentity) { p.Entries[0].Name, p.Tables[0] = `"s"."c"`, `"s"."c"` }, `has table "s"."a" renamed: "s"."a" is called "s"."c" now`, true, true},
 		{func(p *PublicationIdentity) {
 			p.Entries[0].Name, p.Entries[1].Name = p.Entries[1].Name, p.Entries[0].Name
-		}, `has table "s"."a" under the name "s"."b"`, true, false},
+		}, `has table "s"."a" renamed: "s"."a" is called "s"."b" now`, true, false},
 		{func(p *PublicationIdentity) {
 			p.Entries, p.Tables = append(p.Entries, PublicationEntry{OID: 22, Table: 32, Name: `"s"."c"`}), append(p.Tables, `"s"."c"`)
 		}, `has a new table "s"."c"`, false, true},
