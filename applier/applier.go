@@ -36,7 +36,7 @@ type Config struct {
 	// otherwise on purpose, and is a SchemaError, before any change of the new form is applied, until
 	// the target has followed. It is not changed while there is an Applier. Zero: nobody knows of any table,
 	// and only columns that the target lacks are noticed.
-	Originals map[[2]string]Original
+	Originals map[decoder.Name]Original
 
 	// GroupChanges is how many changes of a backlog are committed together. A
 	// transaction of the source is never split, so that one may exceed it. Zero: 2000.

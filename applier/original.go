@@ -42,8 +42,8 @@ type OriginalColumn struct {
 
 // original is what is known of a table of the source, and the name that it had; zero: nothing.
 // replaced tells that it was another table that had its name.
-func (c *Config) original(r *decoder.Relation) (was Original, name [2]string, replaced bool) {
-	name = [2]string{r.Namespace, r.Name}
+func (c *Config) original(r *decoder.Relation) (was Original, name decoder.Name, replaced bool) {
+	name = r.Table()
 	was, known := c.Originals[name]
 	if known && (was.OID == r.OID || was.OID == 0) || r.OID == 0 { // a TRUNCATE of version 10 may name no OID
 		return was, name, false
@@ -61,12 +61,12 @@ func (c *Config) original(r *decoder.Relation) (was Original, name [2]string, re
 func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	r := t.relation
 	was, name, replaced := c.original(r)
-	old := name[0] + "." + name[1]
+	old := name.Schema + "." + name.Name
 	unlike := func(advice, reason string, args ...any) error {
 		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(reason, args...), advice: advice}
 	}
 	const anew = "what has been written to it before, or to the one that it was, is not on the target: begin the migration anew, with a new copy"
-	renamed := name != [2]string{r.Namespace, r.Name}
+	renamed := name != r.Table()
 	restore := fmt.Sprintf("give the source's tables their old names back. What was changed under others comes under these, so that "+
 		"the target's must be renamed likewise (%s to %s.%s) until that is applied; start again, it goes on where it stopped", old, r.Namespace, r.Name)
 	switch {
@@ -77,7 +77,7 @@ func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	case target == nil:
 		return was, unlike("", "the target has no such table")
 	case renamed && was.Target == 0:
-		if _, taken := c.Originals[[2]string{r.Namespace, r.Name}]; taken {
+		if _, taken := c.Originals[r.Table()]; taken {
 			return was, unlike(anew, "when it was copied the source's table was called %s, and another one had this name: they were renamed", old)
 		}
 	case was.Target == 0 || was.Target == target.oid:

@@ -235,8 +235,8 @@ func droppedOnly(o *Original, now []decoder.Column) bool {
 
 // originals are what the tables of the target are copies of: each was the source's table of
 // its name, whose numbers are a thousand less.
-func (g *target) originals() map[[2]string]Original {
-	all := map[[2]string]Original{}
+func (g *target) originals() map[decoder.Name]Original {
+	all := map[decoder.Name]Original{}
 	for _, row := range g.exec(`select n.nspname, c.relname, c.oid, a.attname, a.attnum, a.atttypid, a.atttypmod from pg_class c join pg_namespace n on n.oid = c.relnamespace
  join pg_attribute a on a.attrelid = c.oid and attnum > 0 where c.relkind = 'r' and n.nspname = 'public' order by c.oid, attnum`) {
 		var c OriginalColumn
@@ -246,7 +246,7 @@ func (g *target) originals() map[[2]string]Original {
 		fmt.Sscan(string(row[5]), &c.TypeOID)
 		fmt.Sscan(string(row[6]), &c.TypeMod)
 		c.Name, c.Target = string(row[3]), c.Number
-		name := [2]string{string(row[0]), string(row[1])}
+		name := decoder.Name{Schema: string(row[0]), Name: string(row[1])}
 		o := all[name]
 		o.OID, o.Target, o.Columns = oid-1000, oid, append(o.Columns, c)
 		all[name] = o
@@ -276,8 +276,8 @@ func TestApply_Identity(t *testing.T) {
 create table a (id int primary key, v text, w text); insert into a values (1, 'a', 'a');
 create table b (id int primary key, v text, w text); insert into b values (1, 'b', 'b');
 create table c (id int primary key, v text, w text); insert into c values (1, 'c', 'c')`
-	type originals = map[[2]string]Original
-	at := func(o originals, name string) Original { return o[[2]string{"public", name}] }
+	type originals = map[decoder.Name]Original
+	at := func(o originals, name string) Original { return o[decoder.Name{Schema: "public", Name: name}] }
 	const columns = "id* v w"
 	for _, test := range []struct {
 		name   string
@@ -379,9 +379,9 @@ func TestApply_IdentityKept(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table a (id int primary key, v text); create table b (id int primary key, v text); create table log (id int primary key)`)
 	o := g.originals()
-	delete(o, [2]string{"public", "log"})
+	delete(o, decoder.Name{Schema: "public", Name: "log"})
 	g.config.Originals = o
-	a, b := o[[2]string{"public", "a"}], o[[2]string{"public", "b"}]
+	a, b := o[decoder.Name{Schema: "public", Name: "a"}], o[decoder.Name{Schema: "public", Name: "b"}]
 	const columns = "id* v"
 	g.apply(insert(a.as("a", columns), "1", "a"), insert(b.as("b", columns), "1", "b"), insert(Original{OID: 5}.as("log", "id*"), "1"))
 

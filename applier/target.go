@@ -174,7 +174,7 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 	for i, m := range fresh {
 		t := tables[i]
 		if !t.left {
-			err = s.fit(c, t, found[[2]string{t.schema, t.name}])
+			err = s.fit(c, t, found[decoder.Name{Schema: t.schema, Name: t.name}])
 		}
 		var schema *SchemaError
 		if errors.As(err, &schema) {
@@ -326,8 +326,8 @@ func (t *table) choose(targets []key) {
 }
 
 // readTables reads the tables of these names, as far as there are any.
-func (s *session) readTables(ctx context.Context, schemas, names []string) (map[[2]string]*targetTable, error) {
-	found := map[[2]string]*targetTable{}
+func (s *session) readTables(ctx context.Context, schemas, names []string) (map[decoder.Name]*targetTable, error) {
+	found := map[decoder.Name]*targetTable{}
 	byOID := map[uint32]*targetTable{}
 	rows, err := s.conn.Query(ctx, tableQuery, pgx.QueryExecModeExec, schemas, names, firing(s.replica))
 	if err != nil {
@@ -341,7 +341,7 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 	_, err = pgx.ForEachRow(rows, []any{&oid, &schema, &name, &kind, &policies, &watched, &instead}, func() error {
 		t := &targetTable{oid: oid, kind: kind, policies: policies, watched: watched, instead: instead, columns: map[string]column{}}
 		instead = nil // it is in use
-		found[[2]string{schema, name}], byOID[oid] = t, t
+		found[decoder.Name{Schema: schema, Name: name}], byOID[oid] = t, t
 		oids = append(oids, oid)
 		return nil
 	})

@@ -34,7 +34,7 @@ type Windows struct {
 	// replica identity other than FULL, and on the target, besides the index of that, no
 	// other unique index and no column GENERATED ALWAYS AS IDENTITY outside of it. Until
 	// the target is past the last To of such a table, transactions are applied one change after the other.
-	Tables map[[2]string]Window
+	Tables map[decoder.Name]Window
 
 	// Read returns a row of the source as it is now, in the order of the relation's
 	// columns, nil if there is none; key is a row of which only the columns of the replica
@@ -50,7 +50,7 @@ type windows struct {
 	read func(context.Context, *decoder.Relation, []decoder.Value) ([]decoder.Value, decoder.LSN, error)
 
 	mu     sync.Mutex
-	tables map[[2]string]Window
+	tables map[decoder.Name]Window
 	until  decoder.LSN // the largest To
 	mixed  decoder.LSN // the largest To of those that differ from From
 }
@@ -76,14 +76,14 @@ func (w *windows) of(r *decoder.Relation) Window {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.tables[[2]string{r.Namespace, r.Name}]
+	return w.tables[r.Table()]
 }
 
 func (w *windows) extend(t *table, to decoder.LSN) {
 	t.window.To = max(t.window.To, to)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.tables[[2]string{t.relation.Namespace, t.relation.Name}] = t.window
+	w.tables[t.relation.Table()] = t.window
 	w.until, w.mixed = max(w.until, to), max(w.mixed, to)
 }
 

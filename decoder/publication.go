@@ -176,7 +176,7 @@ select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case 
 	}
 	for _, row := range rows {
 		p := found[row[0]]
-		p.Tables = append(p.Tables, catalog.Name(row[1], row[2]))
+		p.Tables = append(p.Tables, catalog.Name{Schema: row[1], Name: row[2]}.String())
 		found[row[0]] = p
 	}
 	rows, err = query(ctx, conn, `
@@ -194,7 +194,7 @@ select p.pubname, r.oid, r.prrelid, n.nspname, c.relname,
 			return nil, fmt.Errorf("read tables of publications: %w", err)
 		}
 		p := found[row[0]]
-		p.Entries = append(p.Entries, PublicationEntry{uint32(oid), uint32(table), catalog.Name(row[3], row[4]), row[5], row[6]})
+		p.Entries = append(p.Entries, PublicationEntry{uint32(oid), uint32(table), catalog.Name{Schema: row[3], Name: row[4]}.String(), row[5], row[6]})
 		found[row[0]] = p
 	}
 	for _, p := range found {

@@ -94,7 +94,7 @@ select n.nspname::text, c.relname::text
 		return fmt.Errorf("drop triggers on truncate: %w", err)
 	}
 	for _, t := range tables {
-		name := catalog.Name(t.Schema, t.Name)
+		name := catalog.Name{Schema: t.Schema, Name: t.Name}.String()
 		if err := online.Run(ctx, conn, name, `drop trigger if exists walferry_truncation on `+name); err != nil {
 			return fmt.Errorf("drop the trigger on truncate of %s: %w", name, err)
 		}

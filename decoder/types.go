@@ -4,10 +4,17 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // LSN is a position in the source's WAL. Its zero value is before everything.
 type LSN = pglogrepl.LSN
+
+// Name is the schema and name of a table, unquoted; its String is SQL. It is a comparable
+// struct of two texts, Schema and Name: what maps are keyed by where a caller says something
+// of tables. Lists of tables are pgx.Identifier.
+type Name = catalog.Name
 
 // Op is the kind of a change.
 type Op byte
@@ -36,6 +43,9 @@ type Relation struct {
 	ReplicaIdentity byte   // d, n, f or i
 	Columns         []Column
 }
+
+// Table is the relation's name, as one value.
+func (r *Relation) Table() Name { return Name{Schema: r.Namespace, Name: r.Name} }
 
 // Column is a column of a Relation, in the source's order without dropped and
 // generated ones.

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -311,7 +312,7 @@ func (c *Copier) missing(s state) (pieces []piece) {
 			continue
 		}
 		t.done, t.rows, t.stream = 0, 0, 0
-		finished := s.pieces[[2]string{t.Schema, t.Name}]
+		finished := s.pieces[catalog.Name{Schema: t.Schema, Name: t.Name}]
 		for n := range t.bounds {
 			if f, ok := finished[n]; ok {
 				t.done++
@@ -344,11 +345,11 @@ func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matc
 	for _, m := range tables {
 		t := &tableCopy{matched: m, bytes: m.source.bytes, running: map[*pipe]struct{}{}}
 		copies = append(copies, t)
-		if p, ok := state.plan[[2]string{m.Schema, m.Name}]; ok {
+		if p, ok := state.plan[catalog.Name{Schema: m.Schema, Name: m.Name}]; ok {
 			t.bytes, t.bounds = p.bytes, p.bounds
 			continue
 		}
-		if len(state.pieces[[2]string{m.Schema, m.Name}]) > 0 {
+		if len(state.pieces[catalog.Name{Schema: m.Schema, Name: m.Name}]) > 0 {
 			return nil, fmt.Errorf("resume copy of table %s: walferry.copy_state has pieces of it, walferry.copy_plan has not", m)
 		}
 		var err error

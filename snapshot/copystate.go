@@ -93,8 +93,8 @@ type finished struct {
 
 // state is what earlier runs have left.
 type state struct {
-	plan   map[[2]string]planned
-	pieces map[[2]string]map[int]finished
+	plan   map[catalog.Name]planned
+	pieces map[catalog.Name]map[int]finished
 }
 
 // Prepare makes the tables on the target in which the state of copies is kept, where they
@@ -116,12 +116,12 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 
 // openState reads it. A row of another snapshot than that as of asOf is an error, unless asOf is zero.
 func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglogrepl.LSN) (state, error) {
-	s := state{plan: map[[2]string]planned{}, pieces: map[[2]string]map[int]finished{}}
+	s := state{plan: map[catalog.Name]planned{}, pieces: map[catalog.Name]map[int]finished{}}
 	if err := Prepare(ctx, conn); err != nil {
 		return s, err
 	}
 
-	var key [2]string
+	var key catalog.Name
 	var lsn string
 	position := func(to *pglogrepl.LSN) (err error) {
 		if *to, err = pglogrepl.ParseLSN(lsn); err == nil && asOf != 0 && *to != asOf {
@@ -132,7 +132,7 @@ func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglog
 	var p planned
 	rows, err := conn.Query(ctx, selectPlan, migration)
 	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &lsn, &p.bytes, &p.bounds, &p.filenode}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &lsn, &p.bytes, &p.bounds, &p.filenode}, func() error {
 			one := p
 			one.bounds = slices.Clone(p.bounds)
 			err := position(&one.asOf)
@@ -147,7 +147,7 @@ func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglog
 	var f finished
 	rows, err = conn.Query(ctx, selectState, migration)
 	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &piece, &lsn, &f.rows, &f.bytes}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &piece, &lsn, &f.rows, &f.bytes}, func() error {
 			if s.pieces[key] == nil {
 				s.pieces[key] = map[int]finished{}
 			}

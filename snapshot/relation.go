@@ -34,7 +34,7 @@ type column struct {
 	generated  bool
 }
 
-func (r *relation) String() string { return catalog.Name(r.schema, r.name) }
+func (r *relation) String() string { return catalog.Name{Schema: r.schema, Name: r.name}.String() }
 
 // %s is selectSize or withoutSize.
 const selectRelations = `
@@ -63,8 +63,8 @@ select a.attrelid, a.attname::text, a.atttypid, format_type(a.atttypid, -1), %s
  order by a.attrelid, a.attnum`
 
 // relations finds tables by schema and name. Those that are not there are left out. size is selectSize or withoutSize.
-func relations(ctx context.Context, conn *pgx.Conn, size string, schemas, names []string) (map[[2]string]*relation, error) {
-	found := make(map[[2]string]*relation, len(names))
+func relations(ctx context.Context, conn *pgx.Conn, size string, schemas, names []string) (map[catalog.Name]*relation, error) {
+	found := make(map[catalog.Name]*relation, len(names))
 	byOID := make(map[uint32]*relation, len(names))
 	var oids []uint32
 	rows, err := conn.Query(ctx, fmt.Sprintf(selectRelations, size), schemas, names)
@@ -74,7 +74,7 @@ func relations(ctx context.Context, conn *pgx.Conn, size string, schemas, names 
 	var r relation
 	_, err = pgx.ForEachRow(rows, []any{&r.oid, &r.schema, &r.name, &r.partitioned, &r.filenode, &r.heap, &r.bytes, &r.pages, &r.key}, func() error {
 		one := r
-		found[[2]string{r.schema, r.name}] = &one
+		found[catalog.Name{Schema: r.schema, Name: r.name}] = &one
 		byOID[r.oid] = &one
 		oids = append(oids, r.oid)
 		return nil

@@ -75,9 +75,9 @@ update walferry.copy_plan set converge_until = greatest(converge_until, $4::text
 // key and are still stored where they were cut; else it is emptied, and forgotten.
 func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*matched) error {
 	var again []Table
-	var identities map[[2]string][]string
+	var identities map[catalog.Name][]string
 	for _, m := range tables {
-		key := [2]string{m.Schema, m.Name}
+		key := catalog.Name{Schema: m.Schema, Name: m.Name}
 		p, ok := state.plan[key]
 		done := state.pieces[key]
 		if !ok || len(done) == len(p.bounds) {
@@ -151,7 +151,7 @@ select i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is n
   from pg_index i where i.indrelid = $1::text::regclass and (i.indisunique or i.indisexclusion))
 select count(*) filter (where own), count(*) filter (where not own),
        (select count(*) from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and attidentity = 'a' and attname::text <> all ($2::text[]))
-  from uniques`, catalog.Name(schema, name), identity).Scan(&own, &others, &always)
+  from uniques`, catalog.Name{Schema: schema, Name: name}.String(), identity).Scan(&own, &others, &always)
 	switch {
 	case err != nil:
 		return nil, "", fmt.Errorf("target: look for keys of table %s: %w", m.Table, err)
@@ -170,7 +170,7 @@ select count(*) filter (where own), count(*) filter (where not own),
 
 // identities are the columns of the tables' replica identities as the snapshot has them;
 // none with FULL or NOTHING.
-func (w *worker) identities(ctx context.Context) (map[[2]string][]string, error) {
+func (w *worker) identities(ctx context.Context) (map[catalog.Name][]string, error) {
 	all, err := catalog.Tables(ctx, w.source)
 	if err == nil {
 		_, err = w.source.PgConn().Exec(ctx, "rollback to savepoint piece").ReadAll()
@@ -178,9 +178,9 @@ func (w *worker) identities(ctx context.Context) (map[[2]string][]string, error)
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	found := map[[2]string][]string{}
+	found := map[catalog.Name][]string{}
 	for i := range all {
-		found[[2]string{all[i].Schema, all[i].Name}] = all[i].Identity
+		found[catalog.Name{Schema: all[i].Schema, Name: all[i].Name}] = all[i].Identity
 	}
 	return found, nil
 }
@@ -202,7 +202,7 @@ select n.nspname::text, c.relname::text, c.relkind = 'p'
 		var schema, name string
 		var partitioned bool
 		_, err = pgx.ForEachRow(rows, []any{&schema, &name, &partitioned}, func() error {
-			target := catalog.Name(schema, name)
+			target := catalog.Name{Schema: schema, Name: name}.String()
 			if !partitioned {
 				target = "only " + target
 			}

@@ -68,10 +68,10 @@ func match(ctx context.Context, source, target *pgx.Conn, tables []Table) ([]*ma
 
 	var all []*matched
 	var differences []string
-	seen := map[[2]string]bool{}
+	seen := map[catalog.Name]bool{}
 	for i, t := range tables {
-		key := [2]string{t.Schema, t.Name}
-		from, to := sources[key], targets[[2]string{targetSchemas[i], targetNames[i]}]
+		key := catalog.Name{Schema: t.Schema, Name: t.Name}
+		from, to := sources[key], targets[catalog.Name{Schema: targetSchemas[i], Name: targetNames[i]}]
 		switch {
 		case seen[key]:
 			differences = append(differences, fmt.Sprintf("%s is listed twice", t))

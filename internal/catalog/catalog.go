@@ -67,7 +67,7 @@ type Column struct {
 }
 
 // String is the table's name as SQL, quoted where it must be.
-func (t *Table) String() string { return Name(t.Schema, t.Name) }
+func (t *Table) String() string { return Name{t.Schema, t.Name}.String() }
 
 // HasIdentity tells whether UPDATE and DELETE of the table can be published
 // without making them fail (CheckCmdReplicaIdentity in execReplication.c).
@@ -83,9 +83,6 @@ func (t *Table) Copied() []string {
 	}
 	return names
 }
-
-// Name quotes schema.name for SQL, always.
-func Name(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
 
 // Quote quotes one identifier for SQL, always.
 func Quote(name string) string { return pgx.Identifier{name}.Sanitize() }

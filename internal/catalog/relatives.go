@@ -19,7 +19,7 @@ type Parent struct {
 }
 
 // String is the table's name as SQL.
-func (p Parent) String() string { return Name(p.Schema, p.Name) }
+func (p Parent) String() string { return Name{p.Schema, p.Name}.String() }
 
 // Subscription is one of the database's own, into some tables. An apply worker runs no
 // statement on them, and so fires no statement trigger.

@@ -31,7 +31,7 @@ type Sequence struct {
 }
 
 // String is the sequence's name as SQL.
-func (s Sequence) String() string { return Name(s.Schema, s.Name) }
+func (s Sequence) String() string { return Name{s.Schema, s.Name}.String() }
 
 // Sequences lists the application's sequences by schema and name, without those
 // that belong to an extension.
@@ -124,12 +124,12 @@ func (there SequenceDefinition) Alter(was, now SequenceDefinition) string {
 // Unsettable are the sequences of the source of which the target has none of the
 // same name, and those that it has but current_user may not read and set there.
 func Unsettable(source, target []Sequence) (missing, denied []Sequence) {
-	there := make(map[[2]string]Sequence, len(target))
+	there := make(map[Name]Sequence, len(target))
 	for _, s := range target {
-		there[[2]string{s.Schema, s.Name}] = s
+		there[Name{s.Schema, s.Name}] = s
 	}
 	for _, s := range source {
-		switch t, ok := there[[2]string{s.Schema, s.Name}]; {
+		switch t, ok := there[Name{s.Schema, s.Name}]; {
 		case !ok:
 			missing = append(missing, s)
 		case !t.CanSelect || !t.CanUpdate:

@@ -19,14 +19,14 @@ type Action struct {
 
 // String is what the action is called in a sentence.
 func (a Action) String() string {
-	return fmt.Sprintf("%s %s of %s", a.Kind, Quote(a.Name), Name(a.Schema, a.Table))
+	return fmt.Sprintf("%s %s of %s", a.Kind, Quote(a.Name), Name{a.Schema, a.Table}.String())
 }
 
 // Enable is the SQL that gives the action a state. It leaves the partitions' copies of a
 // trigger alone: they are actions of their own.
 func (a Action) Enable(state string) string {
 	how := map[string]string{"O": "enable", "D": "disable", "A": "enable always", "R": "enable replica"}[state]
-	return fmt.Sprintf("alter table only %s %s %s %s", Name(a.Schema, a.Table), how, a.Kind, Quote(a.Name))
+	return fmt.Sprintf("alter table only %s %s %s %s", Name{a.Schema, a.Table}.String(), how, a.Kind, Quote(a.Name))
 }
 
 // Firing is an action that acts on rows that are copied or applied.

@@ -18,7 +18,7 @@ func (r *run) constraints(ctx context.Context) error {
 select n.nspname::text, c.relname::text, k.conname::text
   from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
  where not k.convalidated and k.contype in ('c', 'f', 'n') and c.oid = any($1::oid[]) order by 1, 2, 3`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
+		name := catalog.Name{Schema: row[0], Name: row[1]}.String()
 		notValid = append(notValid, Finding{
 			ID: "constraint-not-valid", Severity: Warn, On: "source", Object: name,
 			Seen: fmt.Sprintf("constraint %s is NOT VALID: rows may break it", catalog.Quote(row[2])),
@@ -35,10 +35,10 @@ select n.nspname::text, x.relname::text, c.relname::text
   from pg_index i join pg_class x on x.oid = i.indexrelid join pg_class c on c.oid = i.indrelid
   join pg_namespace n on n.oid = c.relnamespace
  where not (i.indisvalid and i.indisready) and x.relkind = 'i' and c.oid = any($1::oid[]) order by 1, 2`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
+		name := catalog.Name{Schema: row[0], Name: row[1]}.String()
 		invalid = append(invalid, Finding{
 			ID: "index-invalid", Severity: Warn, On: "source", Object: name,
-			Seen: "the index, of " + catalog.Name(row[0], row[2]) + ", is not valid: pg_dump leaves it out",
+			Seen: "the index, of " + catalog.Name{Schema: row[0], Name: row[2]}.String() + ", is not valid: pg_dump leaves it out",
 			Do:   "build it again (drop index concurrently, create index concurrently), or drop it",
 			SQL:  []string{"reindex index " + name},
 		})
@@ -67,7 +67,7 @@ func (r *run) firing(ctx context.Context, s *server) error {
 		return fmt.Errorf("check the %s: %w", s.side, err)
 	}
 	for _, f := range list {
-		name, how := catalog.Name(f.Schema, f.Table), map[string]string{"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[f.State]
+		name, how := catalog.Name{Schema: f.Schema, Name: f.Table}.String(), map[string]string{"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}[f.State]
 		if s.side == "source" && strings.HasPrefix(f.Name, "walferry_") {
 			continue
 		}
@@ -145,7 +145,7 @@ select schemaname::text, sequencename::text, data_type::text, last_value::text,
  where `+catalog.NotOurs+` and not cycle
    and case when increment_by > 0 then last_value::numeric / nullif(max_value, 0) else last_value::numeric / nullif(min_value, 0) end > 0.8
  order by 1, 2`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
+		name := catalog.Name{Schema: row[0], Name: row[1]}.String()
 		f := Finding{
 			ID: "sequence-exhaustion", Severity: Warn, On: "source", Object: name,
 			Seen: fmt.Sprintf("at %s of %s, %s %%", row[3], row[4], row[5]),

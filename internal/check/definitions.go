@@ -75,11 +75,11 @@ select 'type', t.nspname, t.relname, x.nspname, x.relname, '', ''
   join left_out x on x.reltype in (y.oid, y.typelem)
  where t.oid = any($1::oid[]) and a.attnum > 0 and not a.attisdropped
 order by 2, 3, 4, 5`, func(row []string) {
-		excluded := catalog.Name(row[3], row[4])
-		f := Finding{ID: "needs-excluded", Severity: Block, On: "source", Object: catalog.Name(row[1], row[2])}
+		excluded := catalog.Name{Schema: row[3], Name: row[4]}.String()
+		f := Finding{ID: "needs-excluded", Severity: Block, On: "source", Object: catalog.Name{Schema: row[1], Name: row[2]}.String()}
 		switch row[0] {
 		case "sequence":
-			sequence := catalog.Name(row[5], row[6])
+			sequence := catalog.Name{Schema: row[5], Name: row[6]}.String()
 			f.Seen = "it draws from the sequence " + sequence + " of " + excluded + ", which is left out"
 			f.Do = "let the sequence be nobody's, so that it moves with who draws from it; or move " + excluded + " too"
 			f.SQL = []string{"alter sequence " + sequence + " owned by none"}
@@ -111,7 +111,7 @@ select n.nspname::text, c.relname::text, k.conname::text,
         or exists(select from pg_proc p where p.oid::text in (select m[1] from regexp_matches(k.conbin::text, ':(?:funcid|opfuncid) (\d+)', 'g') m)
                    and (p.provolatile <> 'i' or p.oid >= 16384)))
  order by 1, 2, 3`, func(row []string) {
-		name, constraint := catalog.Name(row[0], row[1]), catalog.Quote(row[2])
+		name, constraint := catalog.Name{Schema: row[0], Name: row[1]}.String(), catalog.Quote(row[2])
 		findings = append(findings, Finding{
 			ID: "check-may-fail", Severity: Warn, On: "source", Object: name,
 			Seen: fmt.Sprintf("the check %s depends on %s: rows that passed it when they were written may not pass it while they are copied", constraint, row[3]),
@@ -131,7 +131,7 @@ func (r *run) domainsNotValid(ctx context.Context) error {
 select n.nspname::text, t.typname::text, k.conname::text from pg_constraint k join pg_type t on t.oid = k.contypid join pg_namespace n on n.oid = t.typnamespace
  where not k.convalidated and exists(select from pg_attribute a where a.atttypid = t.oid and a.attrelid = any($1::oid[]) and a.attnum > 0 and not a.attisdropped)
  order by 1, 2, 3`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
+		name := catalog.Name{Schema: row[0], Name: row[1]}.String()
 		findings = append(findings, Finding{
 			ID: "constraint-not-valid", Severity: Warn, On: "source", Object: name,
 			Seen: fmt.Sprintf("constraint %s of the domain is NOT VALID: rows may break it, and the target refuses to copy or to change them", catalog.Quote(row[2])),

@@ -250,11 +250,11 @@ select n.nspname::text, c.relname::text, pg_stat_get_tuples_updated(c.oid)::text
  where c.oid = any($1::oid[]) and pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) > 0
  order by 1, 2`, func(row []string) {
 		findings = append(findings, Finding{
-			ID: "insert-only-changed", Severity: Warn, On: "source", Object: catalog.Name(row[0], row[1]),
+			ID: "insert-only-changed", Severity: Warn, On: "source", Object: catalog.Name{Schema: row[0], Name: row[1]}.String(),
 			Seen: fmt.Sprintf("said to be inserted into only, but the server has counted %s updated and %s deleted rows", row[2], row[3]),
 			Do: "take it out of --insert-only and give it an identity. If that was long ago, reset its counters; " +
 				"each further change means that the table is copied again, before the cutover",
-			SQL: []string{fmt.Sprintf("select pg_stat_reset_single_table_counters(%s::regclass)", catalog.Literal(catalog.Name(row[0], row[1])))},
+			SQL: []string{fmt.Sprintf("select pg_stat_reset_single_table_counters(%s::regclass)", catalog.Literal(catalog.Name{Schema: row[0], Name: row[1]}.String()))},
 		})
 	}, oids)
 	r.addEach(findings)

@@ -327,7 +327,7 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
  where c.oid = any($1::oid[]) and not (has_table_privilege(c.oid, 'SELECT') and has_table_privilege(c.oid, 'INSERT')
    and has_table_privilege(c.oid, 'UPDATE') and has_table_privilege(c.oid, 'DELETE') and has_table_privilege(c.oid, 'TRUNCATE'))
  order by 1, 2`, func(row []string) {
-		name := catalog.Name(row[0], row[1])
+		name := catalog.Name{Schema: row[0], Name: row[1]}.String()
 		denied = append(denied, Finding{
 			ID: "target-table-privileges", Severity: Block, On: "target", Object: name,
 			Seen: t.User + " may not read and write the table",

@@ -343,7 +343,7 @@ func Open(ctx context.Context, conn *pgx.Conn, name, run string) error {
 // trigger is one of the fence's.
 type trigger struct{ Schema, Table, Name, Kind string }
 
-func (t trigger) table() string { return catalog.Name(t.Schema, t.Table) }
+func (t trigger) table() string { return catalog.Name{Schema: t.Schema, Name: t.Table}.String() }
 
 func triggers(ctx context.Context, q catalog.Querier, name string) ([]trigger, error) {
 	rows, err := q.Query(ctx, `

@@ -26,9 +26,9 @@ func (r *runner) readWindows(ctx context.Context) error {
 		windows, err := snapshot.Windows(ctx, conn, r.c.Name)
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.windows = map[[2]string]applier.Window{}
+		r.windows = map[catalog.Name]applier.Window{}
 		for _, w := range windows {
-			r.windows[[2]string{w.Table.Schema, w.Table.Name}] = applier.Window{From: w.From, To: w.To}
+			r.windows[catalog.Name{Schema: w.Table.Schema, Name: w.Table.Name}] = applier.Window{From: w.From, To: w.To}
 		}
 		return err
 	})
@@ -39,7 +39,7 @@ func (r *runner) readWindows(ctx context.Context) error {
 func (r *runner) mixed(schema, name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.windows[[2]string{schema, name}]
+	w := r.windows[catalog.Name{Schema: schema, Name: name}]
 	return w.From != w.To
 }
 
@@ -47,9 +47,9 @@ func (r *runner) mixed(schema, name string) bool {
 // the replica identity.
 func (r *runner) onResume(ctx context.Context, t snapshot.Table) error {
 	r.mu.Lock()
-	w := r.windows[[2]string{t.Schema, t.Name}]
+	w := r.windows[catalog.Name{Schema: t.Schema, Name: t.Name}]
 	w.To++ // for mixed; what it will be is read when the copy is done
-	r.windows[[2]string{t.Schema, t.Name}] = w
+	r.windows[catalog.Name{Schema: t.Schema, Name: t.Name}] = w
 	r.mu.Unlock()
 	if r.c.Schema == "none" {
 		return nil
@@ -58,7 +58,7 @@ func (r *runner) onResume(ctx context.Context, t snapshot.Table) error {
 	err := r.source.row(ctx, `
 select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.indrelid = c.oid join pg_class x on x.oid = i.indexrelid
  where c.oid = to_regclass($1) and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end`,
-		[]any{catalog.Name(t.Schema, t.Name)}, &index)
+		[]any{catalog.Name{Schema: t.Schema, Name: t.Name}.String()}, &index)
 	if err != nil {
 		return fmt.Errorf("look for the replica identity: %w", err)
 	}
@@ -140,7 +140,7 @@ func (r *runner) readRow(ctx context.Context, rel *decoder.Relation, key []decod
 			conditions = append(conditions, fmt.Sprintf("%s = $%d", catalog.Quote(c.Name), len(params)))
 		}
 	}
-	sql := "select " + strings.Join(columns, ", ") + " from only " + catalog.Name(rel.Namespace, rel.Name) + " where " + strings.Join(conditions, " and ")
+	sql := "select " + strings.Join(columns, ", ") + " from only " + rel.Table().String() + " where " + strings.Join(conditions, " and ")
 	err = r.source.do(ctx, func(conn *pgx.Conn) error {
 		result := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Read()
 		if result.Err != nil {

@@ -26,16 +26,16 @@ func columnStates(t *catalog.Table) (states []columnState) {
 }
 
 // originals tells the applier what the source's tables were, and where they were copied to.
-func (r *runner) originals() map[[2]string]applier.Original {
+func (r *runner) originals() map[catalog.Name]applier.Original {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	originals := map[[2]string]applier.Original{}
+	originals := map[catalog.Name]applier.Original{}
 	for _, t := range r.rec.Tables {
 		o := applier.Original{OID: t.OID, Target: t.TargetOID}
 		for _, c := range t.Columns {
 			o.Columns = append(o.Columns, applier.OriginalColumn{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod, Number: c.Number, Target: c.Target})
 		}
-		originals[[2]string{t.Schema, t.Name}] = o
+		originals[catalog.Name{Schema: t.Schema, Name: t.Name}] = o
 	}
 	return originals
 }
@@ -129,16 +129,15 @@ func names(sequences []catalog.Sequence) (names []string) {
 // alterations are what the source has done to its tables since the migration began
 // and the target, of which there are the tables, has not.
 func (r *runner) alterations(there []catalog.Table) (found []string) {
-	type key = [2]string
-	now, target := map[key]*catalog.Table{}, map[key]*catalog.Table{}
+	now, target := map[catalog.Name]*catalog.Table{}, map[catalog.Name]*catalog.Table{}
 	for i := range r.tables {
-		now[key{r.tables[i].Schema, r.tables[i].Name}] = &r.tables[i]
+		now[catalog.Name{Schema: r.tables[i].Schema, Name: r.tables[i].Name}] = &r.tables[i]
 	}
 	for i := range there {
-		target[key{there[i].Schema, there[i].Name}] = &there[i]
+		target[catalog.Name{Schema: there[i].Schema, Name: there[i].Name}] = &there[i]
 	}
 	for _, state := range r.rec.Tables {
-		s, t := now[key{state.Schema, state.Name}], target[key{state.Schema, state.Name}]
+		s, t := now[catalog.Name{Schema: state.Schema, Name: state.Name}], target[catalog.Name{Schema: state.Schema, Name: state.Name}]
 		if s == nil || t == nil {
 			continue // told by identityGate, or by schema.Compare
 		}

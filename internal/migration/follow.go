@@ -188,7 +188,7 @@ func (r *runner) streamConfig(ctx context.Context, start decoder.LSN) (decoder.C
 	for name, p := range publications {
 		c.Publications = append(c.Publications, name)
 		for _, t := range p.Tables {
-			if schema, name, _ := strings.Cut(decoder.TruncationTable, "."); t == catalog.Name(schema, name) {
+			if schema, name, _ := strings.Cut(decoder.TruncationTable, "."); t == (catalog.Name{Schema: schema, Name: name}).String() {
 				c.Truncations = decoder.TruncationTable
 			}
 		}

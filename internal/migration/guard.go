@@ -247,7 +247,7 @@ func (r *runner) newTables(all []catalog.Table) (added []string) {
 		return nil // nothing is selected any more
 	}
 	for i := range selected {
-		if t := &selected[i]; t.Persistence == 'p' && !known[[2]string{t.Schema, t.Name}] {
+		if t := &selected[i]; t.Persistence == 'p' && !known[catalog.Name{Schema: t.Schema, Name: t.Name}] {
 			added = append(added, t.String())
 		}
 	}
@@ -255,12 +255,12 @@ func (r *runner) newTables(all []catalog.Table) (added []string) {
 }
 
 // known are the tables that the publications were made of.
-func (r *runner) known() map[[2]string]bool {
+func (r *runner) known() map[catalog.Name]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := map[[2]string]bool{}
+	known := map[catalog.Name]bool{}
 	for _, t := range r.rec.Tables {
-		known[[2]string{t.Schema, t.Name}] = true
+		known[catalog.Name{Schema: t.Schema, Name: t.Name}] = true
 	}
 	return known
 }

@@ -138,7 +138,7 @@ func byTable(list []catalog.Firing) func(yield func([]catalog.Firing) bool) {
 // disable disables actions of one table.
 func (r *runner) disable(ctx context.Context, actions []catalog.Firing) error {
 	waits := func(err error) {
-		r.c.Logger.Warn("waiting for a lock of the target, to disable triggers and rules until the cutover", "table", catalog.Name(actions[0].Schema, actions[0].Table), "reason", err)
+		r.c.Logger.Warn("waiting for a lock of the target, to disable triggers and rules until the cutover", "table", catalog.Name{Schema: actions[0].Schema, Name: actions[0].Table}.String(), "reason", err)
 	}
 	err := r.onTarget(ctx, 0, waits, func(ctx context.Context, tx pgx.Tx) error {
 		list, err := readDisabled(ctx, tx, r.c.Name)
@@ -229,7 +229,7 @@ func (r *runner) tablesWithHeldRules(ctx context.Context) (map[string]bool, erro
 		statements, _, err := opens(ctx, conn, list)
 		for _, s := range statements {
 			if s.exclusive {
-				ruled[catalog.Name(s.Schema, s.Table)] = true
+				ruled[catalog.Name{Schema: s.Schema, Name: s.Table}.String()] = true
 			}
 		}
 		return err
@@ -363,7 +363,7 @@ var errTried = errors.New("it works")
 // tryOpen tries the statements of one table.
 func (r *runner) tryOpen(ctx context.Context, patience time.Duration, statements []openStatement, step func(string)) error {
 	first := statements[0]
-	table := catalog.Name(first.Schema, first.Table)
+	table := catalog.Name{Schema: first.Schema, Name: first.Table}.String()
 	exclusive := slices.ContainsFunc(statements, func(s openStatement) bool { return s.exclusive })
 	waits := func(error) {
 		step(fmt.Sprintf("waiting for a lock of %s on the target, which its opening needs; held by %s", table, r.blockers(ctx, table, exclusive)))

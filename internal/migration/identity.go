@@ -88,14 +88,14 @@ func hintOf(err error) string {
 type catalogs struct {
 	all     []catalog.Table // of the source
 	foreign []catalog.Table // of the source
-	source  map[[2]string]*catalog.Table
-	target  map[[2]string]*catalog.Table
+	source  map[catalog.Name]*catalog.Table
+	target  map[catalog.Name]*catalog.Table
 }
 
-func byName(tables []catalog.Table) map[[2]string]*catalog.Table {
-	found := make(map[[2]string]*catalog.Table, len(tables))
+func byName(tables []catalog.Table) map[catalog.Name]*catalog.Table {
+	found := make(map[catalog.Name]*catalog.Table, len(tables))
 	for i := range tables {
-		found[[2]string{tables[i].Schema, tables[i].Name}] = &tables[i]
+		found[catalog.Name{Schema: tables[i].Schema, Name: tables[i].Name}] = &tables[i]
 	}
 	return found
 }

@@ -123,7 +123,7 @@ func (r *runner) brokenWords(ctx context.Context) (broken []catalog.Table, err e
 		return nil, err
 	}
 	for _, t := range tables {
-		if mark := marks[t.OID]; mark == "" || mark != kept[[2]string{t.Schema, t.Name}] {
+		if mark := marks[t.OID]; mark == "" || mark != kept[catalog.Name{Schema: t.Schema, Name: t.Name}] {
 			broken = append(broken, t)
 		}
 	}
@@ -131,8 +131,8 @@ func (r *runner) brokenWords(ctx context.Context) (broken []catalog.Table, err e
 }
 
 // words are the marks that are kept, and the tables that were copied again.
-func (r *runner) words(ctx context.Context) (kept map[[2]string]string, again []string, err error) {
-	kept = map[[2]string]string{}
+func (r *runner) words(ctx context.Context) (kept map[catalog.Name]string, again []string, err error) {
+	kept = map[catalog.Name]string{}
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
 		again = nil
 		if there, err := r.store.has(ctx, conn, "word"); err != nil || !there {
@@ -142,13 +142,13 @@ func (r *runner) words(ctx context.Context) (kept map[[2]string]string, again []
 		if err != nil {
 			return err
 		}
-		var key [2]string
+		var key catalog.Name
 		var mark string
 		var copied int
-		_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &mark, &copied}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &mark, &copied}, func() error {
 			kept[key] = mark
 			if copied > 0 {
-				again = append(again, catalog.Name(key[0], key[1]))
+				again = append(again, key.String())
 			}
 			return nil
 		})

@@ -30,7 +30,7 @@ func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
 	}
 	last.At, last.Position, last.Compared = time.Now().UTC().Truncate(time.Second), v.Position, v.Compared
 	for _, t := range v.Tables {
-		name := catalog.Name(t.Schema, t.Name)
+		name := catalog.Name{Schema: t.Schema, Name: t.Name}.String()
 		known := slices.Index(last.Differ, name)
 		switch {
 		case t.Error != "": // nothing is known of it

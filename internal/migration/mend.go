@@ -75,7 +75,7 @@ func (r *runner) mending(ctx context.Context, conn *pgx.Conn, drift *applier.Sch
 	if i < 0 {
 		return m, nil
 	}
-	was, table := r.rec.Tables[i], catalog.Name(r.rec.Tables[i].Schema, r.rec.Tables[i].Name)
+	was, table := r.rec.Tables[i], catalog.Name{Schema: r.rec.Tables[i].Schema, Name: r.rec.Tables[i].Name}.String()
 	rows, err := conn.Query(ctx, `
 select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attnotnull, coalesce(pg_get_expr(d.adbin, d.adrelid), ''),
        coalesce((to_jsonb(a) ->> 'atthasmissing')::bool, false)

@@ -69,20 +69,20 @@ type runner struct {
 	exported *snapshot.Exported
 
 	mu        sync.Mutex
-	windows   map[[2]string]applier.Window // as of when tables were copied, by the source's schema and table
+	windows   map[catalog.Name]applier.Window // as of when tables were copied, by the source's schema and table
 	view      View
 	analyzed  []pgx.Identifier   // tables whose statistics were gathered beside the copy
 	copiers   []*snapshot.Copier // one for each snapshot; each has what those before have put aside
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	late      error                                    // of validateKeys, after the opening
-	sequences int                                      // set by endCopy
-	keys      *lateKeys                                // between prepareLateKeys and closeLateKeys
-	mark      string                                   // of the source's catalogue, when the gates were passed
-	prover    *prover                                  // opened inside the fence; nil: no proof is wanted
-	opening   *opening                                 // prepared inside the fence
-	gated     map[[2]string]catalog.SequenceDefinition // the source's sequences as the gates have seen them
+	late      error                                       // of validateKeys, after the opening
+	sequences int                                         // set by endCopy
+	keys      *lateKeys                                   // between prepareLateKeys and closeLateKeys
+	mark      string                                      // of the source's catalogue, when the gates were passed
+	prover    *prover                                     // opened inside the fence; nil: no proof is wanted
+	opening   *opening                                    // prepared inside the fence
+	gated     map[catalog.Name]catalog.SequenceDefinition // the source's sequences as the gates have seen them
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -309,13 +309,13 @@ func (r *runner) selectTables(ctx context.Context) error {
 			return err
 		}
 		// Those that came after the publications are not followed, so that they must not be copied.
-		var known map[[2]string]bool
+		var known map[catalog.Name]bool
 		if r.rec != nil && r.rec.Phase != New {
 			known = r.known()
 		}
 		kept := r.tables[:0]
 		for _, t := range r.tables {
-			if t.Persistence == 'p' && (known == nil || known[[2]string{t.Schema, t.Name}]) {
+			if t.Persistence == 'p' && (known == nil || known[catalog.Name{Schema: t.Schema, Name: t.Name}]) {
 				kept = append(kept, t)
 			}
 		}

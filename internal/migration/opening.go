@@ -130,7 +130,7 @@ func (r *runner) prepareOpening(ctx context.Context, step func(string)) error {
 		if at == nil || ctx.Err() == nil && !lockBusy(err) {
 			return fmt.Errorf("prepare the opening of the target: %w", err)
 		}
-		table := catalog.Name(at.Schema, at.Table)
+		table := catalog.Name{Schema: at.Schema, Name: at.Table}.String()
 		if ctx.Err() != nil {
 			return fmt.Errorf("prepare the opening of the target: lock %s, held by %s: %w", table, r.blockers(ctx, table, at.exclusive), err)
 		}

@@ -142,7 +142,7 @@ func (r *runner) prove(ctx context.Context, result *CutoverResult, step func(str
 	var rewritten, failed []string
 	for i := range report.Tables {
 		t := &report.Tables[i]
-		switch name := catalog.Name(t.Schema, t.Name); {
+		switch name := (catalog.Name{Schema: t.Schema, Name: t.Name}).String(); {
 		case t.Rewritten:
 			rewritten = append(rewritten, name)
 		case t.Error != "":

@@ -60,7 +60,7 @@ func (r *runner) writeSequences(ctx context.Context, states []sequenceState) err
 }
 
 // readSequences reads what is remembered, and where in it each sequence is.
-func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at map[[2]string]int, err error) {
+func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at map[catalog.Name]int, err error) {
 	var text []byte
 	if err := r.store.row(ctx, `select coalesce(sequences, '[]')::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
 		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
@@ -68,9 +68,9 @@ func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at 
 	if err := json.Unmarshal(text, &states); err != nil {
 		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
 	}
-	at = make(map[[2]string]int, len(states))
+	at = make(map[catalog.Name]int, len(states))
 	for i, s := range states {
-		at[[2]string{s.Schema, s.Name}] = i
+		at[catalog.Name{Schema: s.Schema, Name: s.Name}] = i
 	}
 	return states, at, nil
 }
@@ -98,17 +98,17 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 	if err != nil {
 		return err
 	}
-	now := map[[2]string]cutover.Sequence{}
-	r.gated = map[[2]string]catalog.SequenceDefinition{}
+	now := map[catalog.Name]cutover.Sequence{}
+	r.gated = map[catalog.Name]catalog.SequenceDefinition{}
 	for _, s := range source {
-		now[[2]string{s.Schema, s.Name}], r.gated[[2]string{s.Schema, s.Name}] = s, s.SequenceDefinition
+		now[catalog.Name{Schema: s.Schema, Name: s.Name}], r.gated[catalog.Name{Schema: s.Schema, Name: s.Name}] = s, s.SequenceDefinition
 	}
 	err = r.store.do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		if err != nil {
 			return err
 		}
-		all = slices.DeleteFunc(all, func(t catalog.Sequence) bool { _, ok := now[[2]string{t.Schema, t.Name}]; return !ok })
+		all = slices.DeleteFunc(all, func(t catalog.Sequence) bool { _, ok := now[catalog.Name{Schema: t.Schema, Name: t.Name}]; return !ok })
 		target, err = cutover.ReadSequences(ctx, conn, all)
 		return err
 	})
@@ -116,8 +116,8 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 		return err
 	}
 	for _, t := range target {
-		s, was := now[[2]string{t.Schema, t.Name}], t.SequenceDefinition // of one that is younger than the migration
-		if i, ok := at[[2]string{t.Schema, t.Name}]; ok {
+		s, was := now[catalog.Name{Schema: t.Schema, Name: t.Name}], t.SequenceDefinition // of one that is younger than the migration
+		if i, ok := at[catalog.Name{Schema: t.Schema, Name: t.Name}]; ok {
 			was = states[i].SequenceDefinition
 		}
 		if err := r.alterSequence(ctx, s, t, was, o, step); err != nil {
@@ -169,7 +169,7 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 	}
 	list := catalog.SequencesOf(all, r.tables)
 	for _, s := range list {
-		if was, ok := r.gated[[2]string{s.Schema, s.Name}]; ok && was != s.SequenceDefinition {
+		if was, ok := r.gated[catalog.Name{Schema: s.Schema, Name: s.Name}]; ok && was != s.SequenceDefinition {
 			return 0, fmt.Errorf("sequence %s was altered on the source while the cutover went on", s)
 		}
 	}
@@ -183,7 +183,7 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 	}
 	for i := range sequences {
 		s := &sequences[i]
-		n, ok := at[[2]string{s.Schema, s.Name}]
+		n, ok := at[catalog.Name{Schema: s.Schema, Name: s.Name}]
 		if !ok {
 			n = len(states)
 			states = append(states, sequenceState{Schema: s.Schema, Name: s.Name, SequenceDefinition: s.SequenceDefinition})

@@ -116,12 +116,12 @@ func (r *runner) migrated(ctx context.Context) (tables []catalog.Table, err erro
 	if err != nil {
 		return nil, err
 	}
-	now := map[[2]string]catalog.Table{}
+	now := map[catalog.Name]catalog.Table{}
 	for _, t := range all {
-		now[[2]string{t.Schema, t.Name}] = t
+		now[catalog.Name{Schema: t.Schema, Name: t.Name}] = t
 	}
 	for _, t := range r.rec.Tables {
-		found, ok := now[[2]string{t.Schema, t.Name}]
+		found, ok := now[catalog.Name{Schema: t.Schema, Name: t.Name}]
 		if !ok || t.OID != 0 && found.OID != t.OID {
 			found = catalog.Table{OID: t.OID, Schema: t.Schema, Name: t.Name, Kind: 'r'}
 		}

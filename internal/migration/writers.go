@@ -95,7 +95,7 @@ func (f *following) passed(position decoder.LSN) error {
 	}
 	return &GateError{
 		fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
-			catalog.Name(f.written.Namespace, f.written.Name), f.writtenAt, position),
+			f.written.Table().String(), f.writtenAt, position),
 		"find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again",
 	}
 }

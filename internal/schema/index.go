@@ -67,7 +67,7 @@ func (x Index) build(ctx context.Context, conn *pgx.Conn, found Present) error {
 		if s.ok || x.entry.kind != "INDEX" {
 			return nil
 		}
-		sql = "drop index " + catalog.Name(x.entry.namespace, x.Name) + ";\n" + sql
+		sql = "drop index " + catalog.Name{Schema: x.entry.namespace, Name: x.Name}.String() + ";\n" + sql
 	}
 	if err := x.dump.do(ctx, conn, sql); err != nil && !present(err) {
 		return objectError(x.entry, x.entry.sql, err)

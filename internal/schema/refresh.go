@@ -30,7 +30,7 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 	}
 	var failed []error
 	for _, v := range views {
-		name := catalog.Name(v.Schema, v.Name)
+		name := catalog.Name{Schema: v.Schema, Name: v.Name}.String()
 		if err := execute(ctx, conn, asItsOwner+`refresh materialized view `+name); err != nil {
 			failed = append(failed, fmt.Errorf("refresh materialized view %s: %w", name, err))
 			if conn.IsClosed() || ctx.Err() != nil {

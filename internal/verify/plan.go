@@ -115,7 +115,7 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 		t := &table{source: c, sums: [2]map[int]sum{{}, {}}}
 		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
 		tables = append(tables, t)
-		if other, ok := onTarget[[2]string{c.Schema, c.Name}]; ok {
+		if other, ok := onTarget[catalog.Name{Schema: c.Schema, Name: c.Name}]; ok {
 			t.match(otherLSN, other, sourceTypes, targetTypes)
 		}
 	}
@@ -161,7 +161,7 @@ func (v *Verifier) settle(ctx context.Context) error {
 
 // columns reads the types of the target's columns, by table and name. It asks for nothing
 // that fails for a table which has been dropped since the snapshot.
-func columns(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[[2]string]map[string]uint32, []uint32, error) {
+func columns(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[catalog.Name]map[string]uint32, []uint32, error) {
 	var schemas, names []string
 	for i := range tables {
 		schemas, names = append(schemas, tables[i].Schema), append(names, tables[i].Name)
@@ -174,12 +174,12 @@ select n.nspname::text, c.relname::text, coalesce(a.attname::text, ''), coalesce
 	if err != nil {
 		return nil, nil, fmt.Errorf("list columns: %w", err)
 	}
-	found := map[[2]string]map[string]uint32{}
+	found := map[catalog.Name]map[string]uint32{}
 	var oids []uint32
 	var schema, name, column string
 	var oid uint32
 	if _, err := pgx.ForEachRow(rows, []any{&schema, &name, &column, &oid}, func() error {
-		table := [2]string{schema, name}
+		table := catalog.Name{Schema: schema, Name: name}
 		if found[table] == nil {
 			found[table] = map[string]uint32{}
 		}
@@ -247,10 +247,10 @@ select n.nspname::text, c.relname::text, c.oid, c.relfilenode,
 // addRelations reads where the rows of the tables are on one side. locking: the session holds
 // locks, so that it must not wait for the lock of each table that its real size takes.
 func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*table, locking bool) error {
-	byName := map[[2]string]*table{}
+	byName := map[catalog.Name]*table{}
 	var schemas, names []string
 	for _, t := range tables {
-		byName[[2]string{t.source.Schema, t.source.Name}] = t
+		byName[catalog.Name{Schema: t.source.Schema, Name: t.source.Name}] = t
 		schemas, names = append(schemas, t.source.Schema), append(names, t.source.Name)
 	}
 	rows, err := q.Query(ctx, selectRelations, schemas, names, locking)
@@ -261,7 +261,7 @@ func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*t
 	var r relation
 	var indexed []string
 	if _, err := pgx.ForEachRow(rows, []any{&schema, &name, &r.oid, &r.filenode, &r.heap, &r.pages, &indexed}, func() error {
-		t := byName[[2]string{schema, name}]
+		t := byName[catalog.Name{Schema: schema, Name: name}]
 		r.name = t.source.String()
 		r.leading = len(t.key) > 0 && slices.Contains(indexed, t.columns[t.key[0]])
 		t.sides[which] = r
