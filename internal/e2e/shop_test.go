@@ -18,25 +18,43 @@ import (
 // target the whole time. The clients switch over by themselves; no transaction that
 // one of them was told of is missing, and none is there twice.
 //
-// WALFERRY_TEST_PAIRS=all moves it between every pair of versions, old to newer.
+// WALFERRY_TEST_PAIRS=all moves it between every pair of versions, old to newer; 13-19,18-19 between those.
 func TestShop(t *testing.T) {
-	if os.Getenv("WALFERRY_TEST_PAIRS") == "all" {
-		for from := pgtest.Oldest; from < pgtest.Newest; from++ {
-			for to := from + 1; to <= pgtest.Newest; to++ {
-				t.Run(fmt.Sprintf("%d-%d", from, to), func(t *testing.T) { moveShop(t, from, to, 5, 0, 50) })
-			}
+	if chosen := os.Getenv("WALFERRY_TEST_PAIRS"); chosen != "" {
+		for _, pair := range pairs(t, chosen) {
+			t.Run(fmt.Sprintf("%d-%d", pair[0], pair[1]), func(t *testing.T) { moveShop(t, pair[0], pair[1], 5, 0, 50) })
 		}
 		return
 	}
 	for _, pair := range [][2]int{{13, 17}, {15, 18}} {
 		t.Run(fmt.Sprintf("%d-%d", pair[0], pair[1]), func(t *testing.T) { moveShop(t, pair[0], pair[1], 20, 0, 500) })
 	}
-	for _, pair := range [][2]int{{10, 12}, {10, 18}, {11, 18}, {12, 18}, {14, 18}, {16, 18}} {
+	for _, pair := range [][2]int{{10, 12}, {10, 18}, {11, 18}, {12, 18}, {14, 18}, {16, 18}, {13, 19}, {18, 19}} {
 		t.Run(fmt.Sprintf("%d-%d", pair[0], pair[1]), func(t *testing.T) {
 			t.Parallel()
 			moveShop(t, pair[0], pair[1], 4, 40, 50)
 		})
 	}
+}
+
+// pairs reads WALFERRY_TEST_PAIRS.
+func pairs(t *testing.T, chosen string) (found [][2]int) {
+	if chosen == "all" {
+		for from := pgtest.Oldest; from < pgtest.Newest; from++ {
+			for to := from + 1; to <= pgtest.Newest; to++ {
+				found = append(found, [2]int{from, to})
+			}
+		}
+		return found
+	}
+	for text := range strings.SplitSeq(chosen, ",") {
+		var pair [2]int
+		if _, err := fmt.Sscanf(text, "%d-%d", &pair[0], &pair[1]); err != nil {
+			t.Fatalf("WALFERRY_TEST_PAIRS=%s: %q is not of the form 13-19", chosen, text)
+		}
+		found = append(found, pair)
+	}
+	return found
 }
 
 // moveShop moves a shop of so many MB. Each client does tps transactions a second, or as many as

@@ -20,5 +20,6 @@
 // @embedded-postgres/*, kept in a cache; see [Prepare].
 //
 // Two environment variables name running servers that [Pair] uses instead:
-// WALFERRY_TEST_SOURCE and WALFERRY_TEST_TARGET.
+// WALFERRY_TEST_SOURCE and WALFERRY_TEST_TARGET. WALFERRY_TEST_INSTEAD=18=19 runs the tests that
+// name version 18 on 19; it is for a new version, of which few tests know yet.
 package pgtest

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 // Every major version starts, says who it is, decodes, and has an identity of
 // its own.
 func TestShared_EveryMajor(t *testing.T) {
+	t.Setenv(insteadVariable, "")
 	identities := map[string]int{}
 	for major := Oldest; major <= Newest; major++ {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {
@@ -59,6 +60,24 @@ func TestShared_EveryMajor(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// A test that names a version runs on the one that is to stand in for it.
+func TestInstead(t *testing.T) {
+	t.Setenv(insteadVariable, "15=10,18=11")
+	t.Setenv("WALFERRY_TEST_SOURCE_MAJOR", "")
+	t.Setenv("WALFERRY_TEST_TARGET_MAJOR", "")
+	if from, to := Default(); from != 10 || to != 11 {
+		t.Errorf("the default is %d to %d, want 10 to 11", from, to)
+	}
+	for asked, want := range map[int]int{15: 10, 13: 13} {
+		if got := Query(t, Shared(t, asked).Database(t), `show server_version_num`)[0][0]; got[:2] != strconv.Itoa(want) {
+			t.Errorf("who asks for %d gets %s, want a %d", asked, got, want)
+		}
+	}
+	if got := New(t, Options{Major: 18}).Major; got != 11 {
+		t.Errorf("a server of 18 of the test's own is a %d, want 11", got)
 	}
 }
 

@@ -98,6 +98,7 @@ func Launch(ctx context.Context, o Options) (*Server, error) {
 	if o.Major == 0 {
 		o.Major = newest()
 	}
+	o.Major = instead(o.Major)
 	s, err := launch(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("launch PostgreSQL %d: %w", o.Major, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ var shared struct {
 // Tests must neither stop it nor change its settings.
 func Shared(tb testing.TB, major int) *Server {
 	tb.Helper()
+	major = instead(major)
 	shared.Lock()
 	start, ok := shared.servers[major]
 	if !ok {
@@ -119,12 +121,34 @@ func Default() (source, target int) {
 func majorFrom(variable string, otherwise int) int {
 	text := os.Getenv(variable)
 	if text == "" {
-		return otherwise
+		return instead(otherwise)
 	}
 	major, err := strconv.Atoi(text)
 	if err != nil {
 		// A wrong value must not quietly test another version.
 		panic(fmt.Sprintf("%s=%q is not a major version", variable, text))
+	}
+	return major
+}
+
+// insteadVariable moves tests that name a version to another one: 18=19 gives each that asks for a
+// server of 18 one of 19; several are separated by commas.
+const insteadVariable = "WALFERRY_TEST_INSTEAD"
+
+// instead is the major version that a test gets which asks for this one.
+func instead(major int) int {
+	text := os.Getenv(insteadVariable)
+	if text == "" {
+		return major
+	}
+	for rule := range strings.SplitSeq(text, ",") {
+		var from, to int
+		if _, err := fmt.Sscanf(rule, "%d=%d", &from, &to); err != nil {
+			panic(fmt.Sprintf("%s=%q: %q is not of the form 18=19", insteadVariable, text, rule))
+		}
+		if from == major {
+			return to
+		}
 	}
 	return major
 }
