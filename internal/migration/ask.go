@@ -60,7 +60,7 @@ func (s *store) ask(ctx context.Context, kind string, args requestArgs, onStep f
 	// Not under ctx: whoever is interrupted must know whether he has asked. A request is only
 	// taken once its asker has looked at it, so that one whose writing came to no answer is not.
 	err = within(ctx, 10*time.Second, func(ctx context.Context) error {
-		return s.row(ctx, `
+		return s.Row(ctx, `
 insert into walferry.request (migration, kind, args, requested_at, seen_at) select $1, $2, $3::text::jsonb, now, now from clock_timestamp() now returning id`, []any{s.name, kind, string(text)}, &q.id)
 	})
 	if err != nil {
@@ -94,7 +94,7 @@ func (q *asking) wait(ctx context.Context) (a answer, err error) {
 		var steps []string
 		var ok *bool
 		var raw []byte
-		err := s.do(ctx, func(conn *pgx.Conn) error {
+		err := s.Do(ctx, func(conn *pgx.Conn) error {
 			return conn.QueryRow(ctx, `update walferry.request set seen_at = clock_timestamp() where id = $1 returning steps, ok, answer::text`, q.id).Scan(&steps, &ok, &raw)
 		})
 		if ctx.Err() != nil {
@@ -150,7 +150,7 @@ func (q *asking) takeBack(ctx context.Context, why error) (a answer, err error) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackPatience)
 	defer cancel()
 	var begun bool
-	err = q.store.row(ctx, `
+	err = q.store.Row(ctx, `
 update walferry.request set withdrawn_at = clock_timestamp(),
        answered_at = case when taken_at is null then coalesce(answered_at, clock_timestamp()) else answered_at end,
        ok = case when taken_at is null then coalesce(ok, false) else ok end
@@ -185,7 +185,7 @@ func (s *store) whileWanted(ctx context.Context, id int64) (wanted context.Conte
 		defer tick.Stop()
 		for wanted.Err() == nil {
 			var withdrawn bool
-			err := s.row(wanted, `select withdrawn_at is not null from walferry.request where id = $1`, []any{id}, &withdrawn)
+			err := s.Row(wanted, `select withdrawn_at is not null from walferry.request where id = $1`, []any{id}, &withdrawn)
 			if err == nil && withdrawn {
 				cancel(errWithdrawn)
 			}

@@ -115,7 +115,7 @@ func (f *following) writeBeat(ctx context.Context) (*beat, error) {
 	var xid int64
 	content := f.beats.content()
 	args := []any{messages + f.r.c.Name, content}
-	err := f.r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err := f.r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		if session.Major(conn.PgConn()) >= 14 {
 			written = f.beats.want(beatKey{content: content})
 			return conn.QueryRow(ctx, beatSQL, args...).Scan(&at, &position, &xid)

@@ -123,7 +123,7 @@ func (s *store) outcome(ctx context.Context, onStep func(string)) (*CutoverResul
 // cutoverResult reads what is recorded of a cutover that is done, or nil. A record of an older
 // version has it not.
 func (s *store) cutoverResult(ctx context.Context) (result *CutoverResult, err error) {
-	err = s.do(ctx, func(conn *pgx.Conn) error {
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		if there, err := hasResult(ctx, conn); err != nil || !there {
 			return err
 		}
@@ -148,7 +148,7 @@ func hasResult(ctx context.Context, conn *pgx.Conn) (there bool, err error) {
 
 // upgrade gives a record that an older version has made what it lacks.
 func (s *store) upgrade(ctx context.Context) error {
-	return s.do(ctx, func(conn *pgx.Conn) error {
+	return s.Do(ctx, func(conn *pgx.Conn) error {
 		var there bool
 		err := conn.QueryRow(ctx, `
 select count(*) = 7 from pg_attribute where not attisdropped
@@ -170,11 +170,11 @@ func (s *store) keepResult(ctx context.Context, result *CutoverResult, proof *Ve
 	if err != nil {
 		return err
 	}
-	if err := s.exec(ctx, `update walferry.migration set cutover = $2::text::jsonb where name = $1`, s.name, string(text)); err != nil || proof == nil {
+	if err := s.Exec(ctx, `update walferry.migration set cutover = $2::text::jsonb where name = $1`, s.name, string(text)); err != nil || proof == nil {
 		return err
 	}
 	if text, err = json.Marshal(proof); err != nil {
 		return err
 	}
-	return s.exec(ctx, `update walferry.migration set proof = $2::text::jsonb where name = $1`, s.name, string(text))
+	return s.Exec(ctx, `update walferry.migration set proof = $2::text::jsonb where name = $1`, s.name, string(text))
 }

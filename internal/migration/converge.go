@@ -22,7 +22,7 @@ var errSettled = errors.New("all tables are as of one commit")
 
 // readWindows notes as of when each table was copied.
 func (r *runner) readWindows(ctx context.Context) error {
-	return r.store.do(ctx, func(conn *pgx.Conn) error {
+	return r.store.Do(ctx, func(conn *pgx.Conn) error {
 		windows, err := snapshot.Windows(ctx, conn, r.c.Name)
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -55,7 +55,7 @@ func (r *runner) onResume(ctx context.Context, t snapshot.Table) error {
 		return nil
 	}
 	var index string
-	err := r.source.row(ctx, `
+	err := r.source.Row(ctx, `
 select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.indrelid = c.oid join pg_class x on x.oid = i.indexrelid
  where c.oid = to_regclass($1) and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end`,
 		[]any{catalog.Name{Schema: t.Schema, Name: t.Name}.String()}, &index)
@@ -141,7 +141,7 @@ func (r *runner) readRow(ctx context.Context, rel *decoder.Relation, key []decod
 		}
 	}
 	sql := "select " + strings.Join(columns, ", ") + " from only " + rel.Table().String() + " where " + strings.Join(conditions, " and ")
-	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
 		result := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Read()
 		if result.Err != nil {
 			return result.Err
@@ -165,7 +165,7 @@ func (r *runner) readRow(ctx context.Context, rel *decoder.Relation, key []decod
 		return nil
 	})
 	if err == nil {
-		err = r.store.do(ctx, func(conn *pgx.Conn) error {
+		err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 			return snapshot.Extend(ctx, conn, r.c.Name, snapshot.Table{Schema: rel.Namespace, Name: rel.Name}, at)
 		})
 	}

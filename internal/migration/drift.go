@@ -60,8 +60,8 @@ func (r *runner) schemaGate(ctx context.Context, without []string) error {
 	}
 	var altered, missing, denied []string
 	var lost []schema.Loss
-	err = r.source.do(ctx, func(source *pgx.Conn) error {
-		return r.store.do(ctx, func(target *pgx.Conn) error {
+	err = r.source.Do(ctx, func(source *pgx.Conn) error {
+		return r.store.Do(ctx, func(target *pgx.Conn) error {
 			lost, altered = nil, nil
 			differences, err := schema.Compare(ctx, source, target, r.tables)
 			if err != nil {

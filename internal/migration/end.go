@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
@@ -21,15 +22,15 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	if err != nil {
 		return nil, err
 	}
-	target, err := openLink(ctx, c.Target, c.Name+" cutover")
+	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " cutover"}, nil)
 	if err != nil && ctx.Err() != nil {
 		err = errNotBegun
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer target.close()
-	s := &store{link: target, name: c.Name}
+	defer target.Close()
+	s := &store{Link: target, name: c.Name}
 	r, err := s.awaitFollowing(ctx, c.Cut.Wait, onStep)
 	if err != nil && ctx.Err() != nil {
 		err = errNotBegun
@@ -156,7 +157,7 @@ func Abort(ctx context.Context, c Config) error {
 	if err := r.dropSource(ctx); err != nil {
 		return err
 	}
-	err = r.store.exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, c.Name)
+	err = r.store.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, c.Name)
 	if err != nil {
 		return err
 	}
@@ -189,11 +190,11 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r.store = &store{link: target, name: c.Name}
+	r.store = &store{Link: target, name: c.Name}
 	closeAll := func() {
-		target.close()
+		target.Close()
 		if r.source != nil {
-			r.source.close()
+			r.source.Close()
 		}
 	}
 	if r.rec, err = r.store.load(ctx); err == nil {
@@ -287,9 +288,9 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	}
 	for _, side := range []struct {
 		on                 string
-		l                  *link
+		l                  *session.Link
 		asSource, asTarget string
-	}{{"source", r.source, c.Name, ""}, {"target", r.store.link, "", c.Name}} {
+	}{{"source", r.source, c.Name, ""}, {"target", r.store.Link, "", c.Name}} {
 		objects, err := leftovers(ctx, side.l, side.on, side.asSource, side.asTarget)
 		if err != nil {
 			return nil, err
@@ -312,7 +313,7 @@ func (r *runner) mayCleanUp() error {
 
 // dropTarget removes the migration's rows, and the schema with the last migration.
 func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) {
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		// A migration that has failed early has not all of the tables.
 		rows, err := conn.Query(ctx, `select relname::text from pg_class where relnamespace = 'walferry'::regnamespace and relkind = 'r'`)
 		if err != nil {

@@ -153,7 +153,7 @@ func (f *following) overtaken(ctx context.Context, err error) error {
 // applied asks the target where it is, whoever has brought it there.
 func (r *runner) applied(ctx context.Context) (decoder.LSN, error) {
 	var applied string
-	err := r.store.row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{r.c.Name}, &applied)
+	err := r.store.Row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{r.c.Name}, &applied)
 	return parseLSN(applied), err
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // A slot ahead of this process is a gap only if the target is not as far: to copy everything again
@@ -25,12 +26,12 @@ func TestOvertaken(t *testing.T) {
 	if err := applier.SetProgress(t.Context(), conn, "test", 0); err != nil {
 		t.Fatal(err)
 	}
-	link, err := openLink(t.Context(), target, "test")
+	link, err := session.OpenLink(t.Context(), session.Config{DSN: target, Application: "test"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer link.close()
-	f := &following{r: &runner{c: Config{Name: "test"}, store: &store{link: link, name: "test"}}}
+	defer link.Close()
+	f := &following{r: &runner{c: Config{Name: "test"}, store: &store{Link: link, name: "test"}}}
 	for _, test := range []struct {
 		applied decoder.LSN
 		gap     bool

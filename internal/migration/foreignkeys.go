@@ -52,7 +52,7 @@ func (r *runner) prepareLateKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.store.do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
 	if err != nil {
 		return fmt.Errorf("create walferry.validation on the target: %w", err)
 	}
@@ -82,7 +82,7 @@ func (r *runner) createLateKeys(ctx context.Context, step func(string)) error {
 	if r.keys == nil {
 		return nil
 	}
-	err := r.store.do(ctx, func(conn *pgx.Conn) error {
+	err := r.store.Do(ctx, func(conn *pgx.Conn) error {
 		batch := &pgx.Batch{}
 		batch.Queue(`delete from walferry.validation where migration = $1`, r.c.Name)
 		for i, v := range r.keys.Later {
@@ -113,7 +113,7 @@ func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
 
 // unvalidated are the statements that are still to be run, and why the last try failed.
 func (r *runner) unvalidated(ctx context.Context) (list []schema.Validation, failures []string, err error) {
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		list, failures = nil, nil
 		if there, err := r.store.has(ctx, conn, "validation"); err != nil || !there {
 			return err
@@ -154,10 +154,10 @@ func (r *runner) validateKeys(ctx context.Context, step func(string)) error {
 		defer mu.Unlock()
 		var recorded error
 		if err == nil {
-			recorded = r.store.exec(ctx, `delete from walferry.validation where migration = $1 and sql = $2`, r.c.Name, v.SQL)
+			recorded = r.store.Exec(ctx, `delete from walferry.validation where migration = $1 and sql = $2`, r.c.Name, v.SQL)
 		} else {
 			failed = append(failed, v.SQL+": "+err.Error())
-			recorded = r.store.exec(ctx, `update walferry.validation set error = $3 where migration = $1 and sql = $2`, r.c.Name, v.SQL, err.Error())
+			recorded = r.store.Exec(ctx, `update walferry.validation set error = $3 where migration = $1 and sql = $2`, r.c.Name, v.SQL, err.Error())
 		}
 		unrecorded = errors.Join(unrecorded, recorded)
 	})

@@ -110,7 +110,7 @@ func (g *guard) slot(ctx context.Context) error {
 	r := g.r
 	var info decoder.SlotInfo
 	var retained, keep int64
-	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		if info, err = decoder.Slot(ctx, conn, slotName(r.c.Name)); err != nil {
 			return err
 		}
@@ -199,7 +199,7 @@ func (g *guard) identity(ctx context.Context) error {
 	}
 	var found changes
 	var marks string
-	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		if marks, err = r.marks(ctx, conn); err == nil && marks != g.marks {
 			found, err = r.changes(ctx, conn)
 		}
@@ -272,6 +272,6 @@ func (r *runner) giveUp(ctx context.Context, why error) error {
 			return err
 		}
 		err := r.dropSource(ctx)
-		return errors.Join(err, r.store.exec(ctx, `update walferry.migration set phase = 'aborted', error = $2 where name = $1`, r.c.Name, why.Error()))
+		return errors.Join(err, r.store.Exec(ctx, `update walferry.migration set phase = 'aborted', error = $2 where name = $1`, r.c.Name, why.Error()))
 	})
 }

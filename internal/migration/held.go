@@ -93,7 +93,7 @@ func (r *runner) holdTriggers(ctx context.Context) (fresh []catalog.Firing, err 
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		fresh, err = catalog.FiringOn(ctx, conn, r.tables, may)
 		return err
 	})
@@ -221,7 +221,7 @@ type openStatement struct {
 // tablesWithHeldRules are those whose readers the opening has to wait for.
 func (r *runner) tablesWithHeldRules(ctx context.Context) (map[string]bool, error) {
 	ruled := map[string]bool{}
-	return ruled, r.store.do(ctx, func(conn *pgx.Conn) error {
+	return ruled, r.store.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err != nil {
 			return err
@@ -242,7 +242,7 @@ func (r *runner) tablesWithHeldRules(ctx context.Context) (map[string]bool, erro
 func (r *runner) onTarget(ctx context.Context, patience time.Duration, waits func(error), f func(context.Context, pgx.Tx) error) error {
 	began := time.Now()
 	for told := false; ; {
-		err := r.store.do(ctx, func(conn *pgx.Conn) error {
+		err := r.store.Do(ctx, func(conn *pgx.Conn) error {
 			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				if _, err := tx.Exec(ctx, lockTimeout); err != nil {
 					return err
@@ -285,7 +285,7 @@ func (r *runner) blockers(ctx context.Context, table string, exclusive bool) str
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // also when the time for the lock is over
 	defer cancel()
 	var found []blocker
-	err := r.store.do(ctx, func(conn *pgx.Conn) error {
+	err := r.store.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select distinct coalesce(l.pid, 0), coalesce(a.usename::text, ''), coalesce(nullif(a.application_name, ''), a.backend_type, 'a prepared transaction'), coalesce(a.state, ''),
        coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::int8
@@ -330,7 +330,7 @@ func (r *runner) openingGate(ctx context.Context, o CutoverOptions, step func(st
 	}
 	var statements []openStatement
 	var gone []held
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err == nil {
 			statements, gone, err = opens(ctx, conn, list)

@@ -110,7 +110,7 @@ func (r *runner) readCatalogs(ctx context.Context, conn *pgx.Conn) (c catalogs, 
 		return c, fmt.Errorf("read the source's catalogue: %w", err)
 	}
 	c.source = byName(c.all)
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		tables, _, err := catalog.Outline(ctx, conn)
 		c.target = byName(tables)
 		return err
@@ -157,7 +157,7 @@ func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
 func (r *runner) publications(ctx context.Context) (map[string]decoder.PublicationIdentity, error) {
 	publications := map[string]decoder.PublicationIdentity{}
 	var raw []byte
-	err := r.store.row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw)
+	err := r.store.Row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw)
 	if err == nil {
 		err = json.Unmarshal(raw, &publications)
 	}
@@ -173,7 +173,7 @@ func (r *runner) keepTables(ctx context.Context) error {
 	text, err := json.Marshal(r.rec.Tables)
 	r.mu.Unlock()
 	if err == nil {
-		err = r.store.exec(ctx, `update walferry.migration set tables = $2::text::jsonb where name = $1`, r.c.Name, string(text))
+		err = r.store.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb where name = $1`, r.c.Name, string(text))
 	}
 	if err != nil {
 		return fmt.Errorf("record what is known of the tables: %w", err)
@@ -215,7 +215,7 @@ func (r *runner) marks(ctx context.Context, conn *pgx.Conn) (string, error) {
 		return "", fmt.Errorf("source: %w", err)
 	}
 	var target string
-	err = r.store.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) (err error) {
 		target, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
 		return err
 	})
@@ -255,7 +255,7 @@ func (r *runner) sameIdentity(ctx context.Context) error {
 			"a table, column or publication that was made again, swapped or attached is noticed only where that version had noticed it")
 	}
 	var found changes
-	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		found, err = r.changes(ctx, conn)
 		return err
 	})

@@ -71,7 +71,7 @@ func (r *runner) watchWords(ctx context.Context, conn *pgx.Conn, tables []catalo
 	if err != nil {
 		return err
 	}
-	return r.store.do(ctx, func(target *pgx.Conn) error {
+	return r.store.Do(ctx, func(target *pgx.Conn) error {
 		if err := catalog.Own(ctx, target, wordDDL); err != nil {
 			return fmt.Errorf("create walferry.word on the target: %w", err)
 		}
@@ -115,7 +115,7 @@ func (r *runner) brokenWords(ctx context.Context) (broken []catalog.Table, err e
 		return nil, err
 	}
 	var marks map[uint32]string
-	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		marks, err = cutover.Marks(ctx, conn, r.c.Name, oidsOf(tables))
 		return err
 	})
@@ -133,7 +133,7 @@ func (r *runner) brokenWords(ctx context.Context) (broken []catalog.Table, err e
 // words are the marks that are kept, and the tables that were copied again.
 func (r *runner) words(ctx context.Context) (kept map[catalog.Name]string, again []string, err error) {
 	kept = map[catalog.Name]string{}
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		again = nil
 		if there, err := r.store.has(ctx, conn, "word"); err != nil || !there {
 			return err // a migration that an older version began has none

@@ -42,7 +42,7 @@ func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
 	}
 	text, err := json.Marshal(last)
 	if err == nil {
-		err = r.store.exec(ctx, `update walferry.migration set comparison = $2::text::jsonb where name = $1`, r.c.Name, string(text))
+		err = r.store.Exec(ctx, `update walferry.migration set comparison = $2::text::jsonb where name = $1`, r.c.Name, string(text))
 	}
 	if err != nil {
 		return fmt.Errorf("keep the comparison: %w", err)
@@ -53,7 +53,7 @@ func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
 // lastComparison reads it; nil: nobody has compared.
 func (s *store) lastComparison(ctx context.Context) (last *LastComparison, err error) {
 	var text *string
-	err = s.row(ctx, `select to_jsonb(m) ->> 'comparison' from walferry.migration m where name = $1`, []any{s.name}, &text)
+	err = s.Row(ctx, `select to_jsonb(m) ->> 'comparison' from walferry.migration m where name = $1`, []any{s.name}, &text)
 	if err == nil && text != nil {
 		err = json.Unmarshal([]byte(*text), &last)
 	}

@@ -20,8 +20,8 @@ import (
 
 // dropSource removes slot, publications, fence and triggers of a migration, and
 // the schema walferry when no other migration uses it.
-func dropSource(ctx context.Context, source *link, name string) error {
-	return source.do(ctx, func(conn *pgx.Conn) error {
+func dropSource(ctx context.Context, source *session.Link, name string) error {
+	return source.Do(ctx, func(conn *pgx.Conn) error {
 		if err := cutover.Open(ctx, conn, name, ""); err != nil {
 			return err
 		}
@@ -200,8 +200,8 @@ union all select 'replication origin ' || roname, '' from pg_replication_origin 
 order by 1`
 
 // leftovers lists what a server has of walferry, of any migration.
-func leftovers(ctx context.Context, l *link, on, asSource, asTarget string) (left []Left, err error) {
-	err = l.do(ctx, func(conn *pgx.Conn) error {
+func leftovers(ctx context.Context, l *session.Link, on, asSource, asTarget string) (left []Left, err error) {
+	err = l.Do(ctx, func(conn *pgx.Conn) error {
 		others, err := otherMigrations(ctx, conn, asSource, asTarget)
 		if err != nil {
 			return err

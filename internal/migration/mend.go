@@ -33,7 +33,7 @@ func (r *runner) explainDrift(ctx context.Context, err error) error {
 		return err
 	}
 	var m mend
-	explained := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	explained := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		m, err = r.mending(ctx, conn, drift)
 		return err
 	})
@@ -94,13 +94,13 @@ select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttyp
 		return m, err
 	}
 	var copied string
-	err = r.store.row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
+	err = r.store.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
 		[]any{r.c.Name, was.Schema, was.Name}, &copied)
 	if err != nil {
 		return m, err
 	}
 	m = mend{table: table, columns: slices.Clone(drift.Columns), moved: copied != "" && copied != filenode, target: map[string]string{}, types: map[string]string{}}
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		m.major = session.Major(conn.PgConn())
 		var name, generated string
 		rows, err := conn.Query(ctx, `select attname::text, coalesce(to_jsonb(a) ->> 'attgenerated', '') from pg_attribute a where attrelid = to_regclass($1) and attnum > 0 and not attisdropped`, table)

@@ -61,7 +61,7 @@ var (
 type runner struct {
 	c      Config
 	store  *store
-	source *link
+	source *session.Link
 	lock   *pgx.Conn
 	rec    *record
 
@@ -99,12 +99,12 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	defer target.close()
-	r.store = &store{link: target, name: c.Name}
+	defer target.Close()
+	r.store = &store{Link: target, name: c.Name}
 	if r.source, err = linkSource(ctx, c); err != nil {
 		return Outcome{}, err
 	}
-	defer r.source.close()
+	defer r.source.Close()
 	if err := r.waitForLock(ctx, lockPatience); err != nil {
 		return Outcome{}, err
 	}
@@ -274,7 +274,7 @@ func (r *runner) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		if err := catalog.Own(ctx, conn, ddl+upgradeDDL); err != nil {
 			return err
 		}
@@ -299,7 +299,7 @@ values ($1, 'new', $2, $3, $4, $5, $6, $7::text::jsonb)`,
 
 // selectTables reads the source's tables and applies the patterns.
 func (r *runner) selectTables(ctx context.Context) error {
-	return r.source.do(ctx, func(conn *pgx.Conn) error {
+	return r.source.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Tables(ctx, conn)
 		if err != nil {
 			return err
@@ -436,13 +436,13 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 		return check.Report{}, err
 	}
 	begun := false
-	if target, err := openLink(ctx, c.Target, "check"); err == nil { // otherwise check.Run says why
-		defer target.close()
-		r, err := (&store{link: target, name: c.Name}).load(ctx)
+	if target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: "check"}, nil); err == nil { // otherwise check.Run says why
+		defer target.Close()
+		r, err := (&store{Link: target, name: c.Name}).load(ctx)
 		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
 		var strangers *catalog.StrangersError
 		if errors.As(err, &strangers) { // the record is not read then: no SQL must be offered that ends its migration
-			if err := target.row(ctx, `select to_regclass('walferry.migration') is not null`, nil, &begun); err != nil {
+			if err := target.Row(ctx, `select to_regclass('walferry.migration') is not null`, nil, &begun); err != nil {
 				return check.Report{}, fmt.Errorf("look for a migration on the target: %w", err)
 			}
 		} else if begun {

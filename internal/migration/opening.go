@@ -21,7 +21,7 @@ import (
 // replicaRole tells whether the target's role may set session_replication_role,
 // so that neither ordinary triggers nor foreign keys act on what is applied.
 func (r *runner) replicaRole(ctx context.Context) (may bool, err error) {
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		tx, err := conn.Begin(ctx)
 		if err != nil {
 			return err
@@ -83,12 +83,12 @@ func (r *runner) dropLateForeignKeys(ctx context.Context) error {
 	}
 	list, _, err := r.unvalidated(ctx)
 	if err == nil && len(list) > 0 {
-		err = r.store.exec(ctx, `delete from walferry.validation where migration = $1`, r.c.Name)
+		err = r.store.Exec(ctx, `delete from walferry.validation where migration = $1`, r.c.Name)
 	}
 	if err != nil {
 		return err
 	}
-	return r.store.do(ctx, func(conn *pgx.Conn) error {
+	return r.store.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select format('alter table %s drop constraint if exists %I', t.name, c.conname)
   from unnest($1::text[]) as t(name) join pg_constraint c on c.conrelid = to_regclass(t.name)
@@ -238,7 +238,7 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 			record, err = end(left)
 		}
 		if err == nil {
-			err = r.store.exec(ctx, record)
+			err = r.store.Exec(ctx, record)
 		}
 		if err == nil {
 			break
@@ -280,7 +280,7 @@ const openingPatience = 10 * time.Second
 // with an error, the target could not be asked.
 func (r *runner) enableHeld(ctx context.Context) (left []leftHeld, err error) {
 	began := time.Now()
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err != nil {
 			return err
@@ -372,7 +372,7 @@ func (e *DisabledError) Hint() string {
 
 // disabled is the SQL that enables what is held.
 func (s *store) disabled(ctx context.Context) (sql []string, err error) {
-	err = s.do(ctx, func(conn *pgx.Conn) error {
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, s.name)
 		if err != nil {
 			return err

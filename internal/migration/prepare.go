@@ -44,7 +44,7 @@ func (r *runner) makeSchema(ctx context.Context) error {
 		return nil
 	}
 	var made bool
-	if err := r.store.row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{r.c.Name}, &made); err != nil {
+	if err := r.store.Row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{r.c.Name}, &made); err != nil {
 		return fmt.Errorf("look for the schema dump on the target: %w", err)
 	}
 	if made {
@@ -64,7 +64,7 @@ func (r *runner) makeSchema(ctx context.Context) error {
 		return err
 	}
 	r.step("create the schema, without indexes")
-	return r.store.do(ctx, func(conn *pgx.Conn) error {
+	return r.store.Do(ctx, func(conn *pgx.Conn) error {
 		tx, err := conn.Begin(ctx)
 		if err != nil {
 			return err
@@ -94,9 +94,9 @@ func (r *runner) tell(report schema.Report) {
 
 func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
 	var from, to int
-	err := r.source.do(ctx, func(conn *pgx.Conn) error { from = session.Major(conn.PgConn()); return nil })
+	err := r.source.Do(ctx, func(conn *pgx.Conn) error { from = session.Major(conn.PgConn()); return nil })
 	if err == nil {
-		err = r.store.do(ctx, func(conn *pgx.Conn) error { to = session.Major(conn.PgConn()); return nil })
+		err = r.store.Do(ctx, func(conn *pgx.Conn) error { to = session.Major(conn.PgConn()); return nil })
 	}
 	if err != nil {
 		return schema.Tools{}, err
@@ -107,7 +107,7 @@ func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
 // archive returns the dump that is kept on the target.
 func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
 	var archive []byte
-	if err := r.store.row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{r.c.Name}, &archive); err != nil {
+	if err := r.store.Row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{r.c.Name}, &archive); err != nil {
 		return nil, fmt.Errorf("read the schema dump from the target: %w", err)
 	}
 	if archive == nil {
@@ -131,7 +131,7 @@ func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error
 	for i := range r.tables {
 		in[r.tables[i].OID] = true
 	}
-	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Tables(ctx, conn)
 		for i := range all {
 			if t := &all[i]; !in[t.OID] && t.Extension == "" && t.Persistence == 'p' {
@@ -157,7 +157,7 @@ func (r *runner) publish(ctx context.Context) error {
 			insertOnly[only[i].OID] = true
 		}
 	}
-	return r.source.do(ctx, func(conn *pgx.Conn) error {
+	return r.source.Do(ctx, func(conn *pgx.Conn) error {
 		if err := online.Own(ctx, conn, `create schema if not exists walferry`); err != nil {
 			return fmt.Errorf("create the schema walferry on the source: %w", err)
 		}
@@ -236,7 +236,7 @@ func (r *runner) publish(ctx context.Context) error {
 		r.mu.Lock()
 		r.rec.Tables = states
 		r.mu.Unlock()
-		return r.store.exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
+		return r.store.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
 			r.c.Name, string(tablesJSON), string(publicationsJSON))
 	})
 }
@@ -266,7 +266,7 @@ func (r *runner) export(ctx context.Context) error {
 		return err
 	}
 	r.exported = exported
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		if err := applier.SetProgress(ctx, conn, r.c.Name, exported.ConsistentPoint); err != nil {
 			return err
 		}
@@ -296,7 +296,7 @@ func (r *runner) exportConfig(slot string) snapshot.ExportConfig {
 }
 
 func (r *runner) dropSlot(ctx context.Context) error {
-	return r.source.do(ctx, func(conn *pgx.Conn) error { return decoder.DropSlot(ctx, conn, slotName(r.c.Name)) })
+	return r.source.Do(ctx, func(conn *pgx.Conn) error { return decoder.DropSlot(ctx, conn, slotName(r.c.Name)) })
 }
 
 // dropSource removes what the source has of this migration, the schema walferry

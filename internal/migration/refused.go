@@ -34,7 +34,7 @@ func (r *runner) keepRefused(ctx context.Context, q catalog.Querier, refused []s
 // refused reads what the target does not take. A record of an older version has none.
 func (s *store) refused(ctx context.Context) (refused []schema.Refused, err error) {
 	var text []byte
-	err = s.row(ctx, `select coalesce(to_jsonb(m) ->> 'refused', '[]') from walferry.migration m where name = $1`, []any{s.name}, &text)
+	err = s.Row(ctx, `select coalesce(to_jsonb(m) ->> 'refused', '[]') from walferry.migration m where name = $1`, []any{s.name}, &text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -74,7 +74,7 @@ func (r *runner) missing(ctx context.Context) (missing []schema.Refused, err err
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) (err error) {
 		missing, err = dump.Missing(ctx, conn, refused)
 		return err
 	})
@@ -120,14 +120,14 @@ func (r *runner) missingGate(ctx context.Context, lost []schema.Loss, without []
 
 // missingLogins are the roles that have sessions on the source and cannot log in to the target.
 func (r *runner) missingLogins(ctx context.Context) (missing []string, err error) {
-	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		missing, err = check.Logins(ctx, conn)
 		return err
 	})
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
-	err = r.store.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) (err error) {
 		missing, err = check.MissingLogins(ctx, conn, missing)
 		return err
 	})

@@ -23,7 +23,7 @@ func (s *store) take(ctx context.Context) error {
 		return err
 	}
 	run := fmt.Sprintf("%016x", rand.Uint64())
-	if err := s.exec(ctx, `update walferry.migration set run = $2 where name = $1`, s.name, run); err != nil {
+	if err := s.Exec(ctx, `update walferry.migration set run = $2 where name = $1`, s.name, run); err != nil {
 		return fmt.Errorf("take the migration over: %w", err)
 	}
 	s.run = run
@@ -33,7 +33,7 @@ func (s *store) take(ctx context.Context) error {
 // mine tells whether nobody has taken the migration over since take; otherwise it is errOvertaken.
 func (s *store) mine(ctx context.Context) error {
 	var run string
-	err := s.row(ctx, `select run from walferry.migration where name = $1`, []any{s.name}, &run)
+	err := s.Row(ctx, `select run from walferry.migration where name = $1`, []any{s.name}, &run)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && run != s.run {
 		return errOvertaken
 	}

@@ -28,14 +28,14 @@ type sequenceState struct {
 // rememberSequences notes how the source's sequences are defined, once: before the schema is dumped.
 func (r *runner) rememberSequences(ctx context.Context) error {
 	var known bool
-	if err := r.store.row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{r.c.Name}, &known); err != nil {
+	if err := r.store.Row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{r.c.Name}, &known); err != nil {
 		return fmt.Errorf("look for the sequences that are remembered: %w", err)
 	}
 	if known {
 		return nil
 	}
 	var states []sequenceState
-	err := r.source.do(ctx, func(conn *pgx.Conn) error {
+	err := r.source.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		for _, s := range all {
 			states = append(states, sequenceState{Schema: s.Schema, Name: s.Name, SequenceDefinition: s.SequenceDefinition})
@@ -53,7 +53,7 @@ func (r *runner) writeSequences(ctx context.Context, states []sequenceState) err
 	if err != nil {
 		return err
 	}
-	if err := r.store.exec(ctx, `update walferry.migration set sequences = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
+	if err := r.store.Exec(ctx, `update walferry.migration set sequences = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
 		return fmt.Errorf("remember the source's sequences: %w", err)
 	}
 	return nil
@@ -62,7 +62,7 @@ func (r *runner) writeSequences(ctx context.Context, states []sequenceState) err
 // readSequences reads what is remembered, and where in it each sequence is.
 func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at map[catalog.Name]int, err error) {
 	var text []byte
-	if err := r.store.row(ctx, `select coalesce(sequences, '[]')::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
+	if err := r.store.Row(ctx, `select coalesce(sequences, '[]')::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
 		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
 	}
 	if err := json.Unmarshal(text, &states); err != nil {
@@ -88,7 +88,7 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 		return err
 	}
 	var source, target []cutover.Sequence
-	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		if err == nil {
 			source, err = cutover.ReadSequences(ctx, conn, catalog.SequencesOf(all, r.tables))
@@ -103,7 +103,7 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 	for _, s := range source {
 		now[catalog.Name{Schema: s.Schema, Name: s.Name}], r.gated[catalog.Name{Schema: s.Schema, Name: s.Name}] = s, s.SequenceDefinition
 	}
-	err = r.store.do(ctx, func(conn *pgx.Conn) error {
+	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		if err != nil {
 			return err
@@ -194,5 +194,5 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 	if err := r.writeSequences(ctx, states); err != nil {
 		return 0, err
 	}
-	return len(sequences), r.store.do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
+	return len(sequences), r.store.Do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
 }

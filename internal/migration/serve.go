@@ -180,7 +180,7 @@ func (f *following) hold(ctx context.Context, q *request) (a answer, err error) 
 	f.mu.Lock()
 	f.held = &heldFor{q.Args.Token, q.Args.Asker, time.Now().Add(holdLimit)}
 	f.mu.Unlock()
-	if a.Progress, err = readHeld(ctx, f.r.store.row, f.r.c.Name); err != nil {
+	if a.Progress, err = readHeld(ctx, f.r.store.Row, f.r.c.Name); err != nil {
 		f.letGo()
 	}
 	return a, err

@@ -42,8 +42,8 @@ func identify(ctx context.Context, c Config) (id identity, err error) {
 }
 
 // linkSource is a link to the source, for DDL too.
-func linkSource(ctx context.Context, c Config) (*link, error) {
-	return (&link{dsn: c.Source, name: c.Name, ready: online.Quiet}).open(ctx)
+func linkSource(ctx context.Context, c Config) (*session.Link, error) {
+	return session.OpenLink(ctx, session.Config{DSN: c.Source, Application: c.Name}, online.Quiet)
 }
 
 // openSource connects to the source for DDL.
@@ -53,8 +53,8 @@ func openSource(ctx context.Context, c Config, what string) (*pgx.Conn, error) {
 
 // linkTarget is a link to the target, for DDL too: the source's event triggers come along with
 // the schema, and what they do must not decide whether the target opens.
-func linkTarget(ctx context.Context, c Config) (*link, error) {
-	return (&link{dsn: c.Target, name: c.Name, ready: online.Quiet}).open(ctx)
+func linkTarget(ctx context.Context, c Config) (*session.Link, error) {
+	return session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name}, online.Quiet)
 }
 
 // proveSource tells whether c.Source is the source of a migration. Whatever asks, changes

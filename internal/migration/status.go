@@ -133,13 +133,13 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		return Status{}, err
 	}
 	st := Status{Name: c.Name}
-	target, err := openLink(ctx, c.Target, c.Name+" status")
+	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " status"}, nil)
 	if err != nil {
 		return st, err
 	}
-	defer target.close()
-	s := &store{link: target, name: c.Name}
-	err = target.row(ctx, `select current_setting('server_version'), current_database()`, nil, &st.Target.Version, &st.Target.Database)
+	defer target.Close()
+	s := &store{Link: target, name: c.Name}
+	err = target.Row(ctx, `select current_setting('server_version'), current_database()`, nil, &st.Target.Version, &st.Target.Database)
 	if err != nil {
 		return st, fmt.Errorf("ask the target: %w", err)
 	}
@@ -163,10 +163,10 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 			st.Cutover.Comparison = result.Comparison
 		}
 	}
-	source, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"})
+	source, err := session.OpenLink(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"}, nil)
 	if err == nil {
-		defer func() { source.Close(context.WithoutCancel(ctx)) }()
-		err = st.readSlot(ctx, source, r)
+		defer source.Close()
+		err = source.Do(ctx, func(conn *pgx.Conn) error { return st.readSlot(ctx, conn, r) })
 	}
 	if r != nil {
 		err := s.read(ctx, func() error {
@@ -186,7 +186,10 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		}
 	}
 	if err == nil {
-		err = st.readSource(ctx, c, s, source, r)
+		err = source.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, c.Name, r) })
+	}
+	if err == nil && follows(r) {
+		err = st.readBroken(ctx, &runner{c: c, rec: r, store: s, source: source})
 	}
 	if err != nil {
 		st.Source.Error = err.Error()
@@ -226,7 +229,7 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 	if st.LastComparison, err = s.lastComparison(ctx); err != nil {
 		return err
 	}
-	return s.do(ctx, func(conn *pgx.Conn) error {
+	return s.Do(ctx, func(conn *pgx.Conn) error {
 		progress, err := s.has(ctx, conn, "progress")
 		if err != nil {
 			return fmt.Errorf("ask the target: %w", err)
@@ -294,16 +297,16 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
 
 // readSource asks the source where it is, after the target was asked where it is, and for
 // what makes a lag of that.
-func (st *Status) readSource(ctx context.Context, c Config, s *store, conn *pgx.Conn, r *record) error {
+func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *record) error {
 	var position string
 	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
 		return fmt.Errorf("ask the source: %w", err)
 	}
 	st.Stream.SourceLSN = oneForm(position)
-	if err := st.readFence(ctx, conn, c.Name); err != nil {
+	if err := st.readFence(ctx, conn, name); err != nil {
 		return err
 	}
-	if r == nil || r.Phase != Following && r.Phase != Fenced {
+	if !follows(r) {
 		return nil
 	}
 	lag := max(0, int64(parseLSN(st.Stream.SourceLSN))-int64(parseLSN(st.Stream.AppliedLSN)))
@@ -314,10 +317,19 @@ func (st *Status) readSource(ctx context.Context, c Config, s *store, conn *pgx.
 			return fmt.Errorf("ask the source: %w", err)
 		}
 	}
-	run := &runner{c: c, rec: r, store: s, source: &link{conn: conn}}
+	return nil
+}
+
+// follows reports whether a migration has a stream that lags.
+func follows(r *record) bool {
+	return r != nil && (r.Phase == Following || r.Phase == Fenced)
+}
+
+// readBroken asks for the --insert-only tables whose word is broken.
+func (st *Status) readBroken(ctx context.Context, r *runner) error {
 	var broken []catalog.Table
-	err := s.read(ctx, func() (err error) {
-		broken, err = run.brokenWords(ctx)
+	err := r.store.read(ctx, func() (err error) {
+		broken, err = r.brokenWords(ctx)
 		return err
 	})
 	for _, t := range broken {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // Phase is how far a migration is. It is persisted on the target.
@@ -153,7 +154,7 @@ alter table walferry.request add column if not exists withdrawn_at timestamptz`
 
 // store reads and writes the schema walferry on the target.
 type store struct {
-	*link
+	*session.Link
 	name    string
 	run     string // of a process that has taken the migration over; empty: it only looks and asks
 	trusted bool   // nobody else has a hand in schema walferry; only used by a function of do
@@ -186,20 +187,20 @@ func (s *store) has(ctx context.Context, conn *pgx.Conn, table string) (yes bool
 // read runs f, which only reads, with any role that may: also as a superuser where the
 // migration is another role's. What has looks at stays as it is until f has ended.
 func (s *store) read(ctx context.Context, f func() error) error {
-	if err := s.exec(ctx, `begin read only`); err != nil {
+	if err := s.Exec(ctx, `begin read only`); err != nil {
 		return err
 	}
 	s.reading = true
 	err := f()
 	s.reading = false
-	if rollback := s.exec(ctx, `rollback`); err == nil && rollback != nil {
+	if rollback := s.Exec(ctx, `rollback`); err == nil && rollback != nil {
 		return rollback
 	}
 	return err
 }
 
 func (s *store) exists(ctx context.Context) (yes bool, err error) {
-	err = s.do(ctx, func(conn *pgx.Conn) error {
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		yes, err = s.has(ctx, conn, "migration")
 		return err
 	})
@@ -219,7 +220,7 @@ func (s *store) load(ctx context.Context) (*record, error) {
 	r := &record{Name: s.name}
 	var options, tables, live []byte
 	var phase, consistent string
-	err = s.do(ctx, func(conn *pgx.Conn) error {
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `
 select phase, error, tool_version, system_id, timeline, database, slot, consistent_point::text, options::text, tables::text, live::text,
        fenced_at, drained_at, finished_at, pause_ms, seen_at,
@@ -257,7 +258,7 @@ func (s *store) known(ctx context.Context) (names []string, err error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	err = s.row(ctx, `select coalesce(array_agg(name order by name), '{}') from walferry.migration`, nil, &names)
+	err = s.Row(ctx, `select coalesce(array_agg(name order by name), '{}') from walferry.migration`, nil, &names)
 	if err != nil {
 		return nil, fmt.Errorf("list the target's migrations: %w", err)
 	}
@@ -275,7 +276,7 @@ func (s *store) noMigration(ctx context.Context) error {
 // setPhase moves the phase on and clears the error.
 func (s *store) setPhase(ctx context.Context, phase Phase) error {
 	var name string
-	err := s.row(ctx, `update walferry.migration set phase = $2, error = '' where name = $1 and run = $3 returning name`, []any{s.name, string(phase), s.run}, &name)
+	err := s.Row(ctx, `update walferry.migration set phase = $2, error = '' where name = $1 and run = $3 returning name`, []any{s.name, string(phase), s.run}, &name)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = errOvertaken
 	}
@@ -286,7 +287,7 @@ func (s *store) setPhase(ctx context.Context, phase Phase) error {
 }
 
 func (s *store) setError(ctx context.Context, text string) error {
-	return s.exec(ctx, `update walferry.migration set error = $2 where name = $1 and run = $3`, s.name, text, s.run)
+	return s.Exec(ctx, `update walferry.migration set error = $2 where name = $1 and run = $3`, s.name, text, s.run)
 }
 
 func (s *store) setLive(ctx context.Context, live Live) error {
@@ -294,7 +295,7 @@ func (s *store) setLive(ctx context.Context, live Live) error {
 	if err != nil {
 		return err
 	}
-	return s.exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1 and run = $3`, s.name, string(text), s.run)
+	return s.Exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1 and run = $3`, s.name, string(text), s.run)
 }
 
 // request is a row of walferry.request.
@@ -337,7 +338,7 @@ const staleAfter = 15 * time.Second
 func (s *store) nextRequest(ctx context.Context, later string) (*request, error) {
 	r := &request{}
 	var args []byte
-	err := s.do(ctx, func(conn *pgx.Conn) error {
+	err := s.Do(ctx, func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `
 update walferry.request set taken_at = clock_timestamp()
  where id = (select min(id) from walferry.request
@@ -355,7 +356,7 @@ returning id, kind, args::text`, s.name, staleAfter.Seconds(), later).Scan(&r.ID
 }
 
 func (s *store) addStep(ctx context.Context, id int64, step string) error {
-	return s.exec(ctx, `update walferry.request set steps = steps || $2::text where id = $1`, id, step)
+	return s.Exec(ctx, `update walferry.request set steps = steps || $2::text where id = $1`, id, step)
 }
 
 func (s *store) answer(ctx context.Context, id int64, ok bool, a answer) error {
@@ -363,7 +364,7 @@ func (s *store) answer(ctx context.Context, id int64, ok bool, a answer) error {
 	if err != nil {
 		return err
 	}
-	return s.exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
+	return s.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
 }
 
 // voidRequests answers what was asked of an earlier runner, which has left a phase.
@@ -376,6 +377,6 @@ func (s *store) voidRequests(ctx context.Context, phase Phase) error {
 	if err != nil {
 		return err
 	}
-	return s.exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
+	return s.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
  where migration = $1 and answered_at is null`, s.name, string(text))
 }

@@ -220,7 +220,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 		return 0, &GateError{fmt.Sprintf("the migration is in phase %s, not following", phase), "wait until it follows"}
 	}
 	// Before the barrier, which does not come back where the publication was altered.
-	if err := r.source.do(ctx, func(conn *pgx.Conn) error { return r.identityGate(ctx, conn) }); err != nil {
+	if err := r.source.Do(ctx, func(conn *pgx.Conn) error { return r.identityGate(ctx, conn) }); err != nil {
 		return 0, err
 	}
 	lagCtx, cancel := context.WithTimeout(ctx, o.MaxLag)
@@ -234,7 +234,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 		}
 		return lag, gate
 	}
-	err = r.source.do(ctx, func(conn *pgx.Conn) error {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
 		if err := noPrepared(ctx, conn); err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 func (r *runner) inApplierWay(ctx context.Context) (holders []online.Holder) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := r.store.do(ctx, func(conn *pgx.Conn) error {
+	err := r.store.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select `+online.HolderColumns+`
   from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
@@ -325,7 +325,7 @@ func (r *runner) withoutStatistics(ctx context.Context) (bare []string, err erro
 	for _, t := range r.ordinary() {
 		names = append(names, t.String())
 	}
-	err = r.store.row(ctx, `
+	err = r.store.Row(ctx, `
 select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
  where pg_relation_size(to_regclass(t.name)) > 0
    and exists (select from pg_attribute a where a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped)
@@ -333,7 +333,7 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
    and not exists (select from pg_statistic s where s.starelid = to_regclass(t.name))`, []any{names}, &bare)
 	if err != nil {
 		// pg_statistic is for superusers; an owner sees only the times.
-		err = r.store.row(ctx, `
+		err = r.store.Row(ctx, `
 select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
  where pg_relation_size(to_regclass(t.name)) > 0
    and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null`, []any{names}, &bare)
@@ -354,7 +354,7 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	result.FencedAt, result.Tables, result.position = &since, len(fence.Tables), parseLSN(position)
 	step(fmt.Sprintf("fenced %d tables; the last position is %s", len(fence.Tables), position))
 	if !o.DryRun {
-		if err := f.r.store.exec(ctx, `update walferry.migration set fenced_at = $2 where name = $1`, f.r.c.Name, since); err != nil {
+		if err := f.r.store.Exec(ctx, `update walferry.migration set fenced_at = $2 where name = $1`, f.r.c.Name, since); err != nil {
 			return since, err
 		}
 	}
@@ -386,7 +386,7 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 // finish does what needs the fence up, and ends with the seal.
 func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fence, result *CutoverResult, step func(string)) (err error) {
 	r := f.r
-	if err := r.store.exec(ctx, `update walferry.migration set drained_at = $2 where name = $1`, r.c.Name, *result.DrainedAt); err != nil {
+	if err := r.store.Exec(ctx, `update walferry.migration set drained_at = $2 where name = $1`, r.c.Name, *result.DrainedAt); err != nil {
 		return err
 	}
 	if err := r.advance(ctx, Drained); err != nil {

@@ -57,7 +57,7 @@ func (s *store) unanswered(ctx context.Context, id int64, q *request) (a answer,
 		return a, errUnanswered
 	}
 	var begun bool
-	err = s.do(ctx, func(conn *pgx.Conn) error {
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `update walferry.request set answered_at = coalesce(answered_at, clock_timestamp()), ok = coalesce(ok, false) where id = $1 returning steps <> '{}'`, id).Scan(&begun)
 	})
 	if err != nil {

@@ -37,7 +37,7 @@ func (r *runner) unfence(ctx context.Context, run string, opened func(), step fu
 		return &stillFencedError{err}
 	}
 	opened()
-	err = r.store.exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, r.c.Name)
+	err = r.store.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, r.c.Name)
 	if err != nil {
 		return err
 	}

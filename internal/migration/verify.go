@@ -109,7 +109,7 @@ const (
 // that it is reported.
 func (r *runner) migrated(ctx context.Context) (tables []catalog.Table, err error) {
 	var all []catalog.Table
-	err = r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		all, err = catalog.Tables(ctx, conn)
 		return err
 	})
@@ -187,7 +187,7 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 // proof is the comparison that was made as of the cutover, or nil.
 func (r *runner) proof(ctx context.Context) (*Verified, error) {
 	var text []byte
-	if err := r.store.row(ctx, `select proof::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
+	if err := r.store.Row(ctx, `select proof::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
 		return nil, fmt.Errorf("read the comparison as of the cutover: %w", err)
 	}
 	if text == nil {
@@ -304,7 +304,7 @@ func (r *runner) hold(ctx context.Context, me requestArgs) error {
 // any more, the target is in use.
 func (r *runner) openQuiet(ctx context.Context, compare *verify.Verifier, v *Verified) error {
 	var state cutover.State
-	err := r.source.do(ctx, func(conn *pgx.Conn) (err error) {
+	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		state, err = cutover.Look(ctx, conn, r.c.Name)
 		return err
 	})

@@ -113,7 +113,7 @@ func (r *runner) waitForWriters(ctx context.Context, patience time.Duration, tel
 	told := tell == nil
 	for began := time.Now(); time.Since(began) < patience; {
 		var all []writer
-		err := r.source.do(ctx, func(conn *pgx.Conn) error {
+		err := r.source.Do(ctx, func(conn *pgx.Conn) error {
 			rows, err := conn.Query(ctx, `
 select `+online.HolderColumns+`, l.backend_xid::text
   from pg_stat_activity l join pg_stat_activity a on a.pid = l.pid

@@ -1,0 +1,115 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Link is a connection for short statements that is made again when it has been lost: the
+// call that finds it gone connects anew. Its methods may be called by several goroutines;
+// one at a time has the connection, and whoever waits for it waits under its own context.
+type Link struct {
+	c     Config
+	ready func(context.Context, *pgx.Conn) error
+
+	turn chan struct{} // holds a token while somebody has the connection
+	conn *pgx.Conn
+	used time.Time // when it was used last
+}
+
+// restLimit is how long a connection may rest before it is looked at: the server may have
+// restarted meanwhile, and what is done first on it would fail for nothing.
+const restLimit = time.Second
+
+// OpenLink connects. Each connection that is made is handed to ready before it is used; nil:
+// there is nothing to do.
+func OpenLink(ctx context.Context, c Config, ready func(context.Context, *pgx.Conn) error) (*Link, error) {
+	l := &Link{c: c, ready: ready, turn: make(chan struct{}, 1)}
+	if err := l.Do(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Do runs f on the connection. f must not use the link.
+func (l *Link) Do(ctx context.Context, f func(*pgx.Conn) error) error {
+	if err := l.take(ctx); err != nil {
+		return err
+	}
+	defer l.release()
+	if err := l.connect(ctx); err != nil {
+		return err
+	}
+	return f(l.conn)
+}
+
+// take waits until nobody else has the connection.
+func (l *Link) take(ctx context.Context) error {
+	select {
+	case l.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case l.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the connection, which is in use: %w", ctx.Err())
+	}
+}
+
+func (l *Link) release() {
+	l.used = time.Now()
+	<-l.turn
+}
+
+// connect makes sure that there is a connection.
+func (l *Link) connect(ctx context.Context) error {
+	if l.conn != nil && !l.conn.IsClosed() && time.Since(l.used) > restLimit {
+		if err := l.conn.Ping(ctx); err != nil {
+			l.conn.Close(context.WithoutCancel(ctx))
+		}
+	}
+	if l.conn != nil && !l.conn.IsClosed() {
+		return nil
+	}
+	conn, err := Open(ctx, l.c)
+	if err != nil {
+		return err
+	}
+	if l.ready != nil {
+		if err := l.ready(ctx, conn); err != nil {
+			conn.Close(context.WithoutCancel(ctx))
+			return err
+		}
+	}
+	l.conn = conn
+	return nil
+}
+
+// Exec runs a statement.
+func (l *Link) Exec(ctx context.Context, sql string, args ...any) error {
+	return l.Do(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, args...)
+		return err
+	})
+}
+
+// Row runs a query of one row.
+func (l *Link) Row(ctx context.Context, sql string, args []any, into ...any) error {
+	return l.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, sql, args...).Scan(into...) })
+}
+
+// Close ends the connection, once nobody has it any more.
+func (l *Link) Close() {
+	l.turn <- struct{}{}
+	defer l.release()
+	if l.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		l.conn.Close(ctx)
+	}
+}
