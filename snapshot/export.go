@@ -24,9 +24,6 @@ type ExportConfig struct {
 	// changes can be read by nobody else: for a copy that is not followed.
 	Temporary bool
 
-	// Failover lets the slot be synchronised to physical standbys (17 and newer).
-	Failover bool
-
 	// LockTimeout is how long the first attempt waits for a single transaction to end before
 	// it gives way and the blockers are named. Later attempts wait twice as
 	// long each, up to two minutes. Zero means 10 seconds.
@@ -109,10 +106,7 @@ func Export(ctx context.Context, dsn string, c ExportConfig) (*Exported, error) 
 }
 
 func export(ctx context.Context, conn *pgconn.PgConn, dsn string, c ExportConfig) (*Exported, error) {
-	sql, err := createSlot(c, session.Major(conn))
-	if err != nil {
-		return nil, err
-	}
+	sql := createSlot(c)
 	began := time.Now()
 	timeout := c.LockTimeout
 	for {
@@ -161,21 +155,13 @@ func raced(err *pgconn.PgError) bool {
 	return err.Code == "40001" || strings.Contains(err.Message, "oldest safe xid")
 }
 
-// createSlot is the replication command. The words without parentheses are
-// understood by all versions, FAILOVER only within them.
-func createSlot(c ExportConfig, major int) (string, error) {
+// createSlot is the replication command, in the words that all versions understand.
+func createSlot(c ExportConfig) string {
 	sql := `CREATE_REPLICATION_SLOT "` + c.Slot + `"`
 	if c.Temporary {
 		sql += " TEMPORARY"
 	}
-	sql += " LOGICAL pgoutput "
-	if !c.Failover {
-		return sql + "EXPORT_SNAPSHOT", nil
-	}
-	if major < 17 {
-		return "", fmt.Errorf("create slot %s: a failover slot needs version 17 or newer, the source is %d", c.Slot, major)
-	}
-	return sql + "(SNAPSHOT 'export', FAILOVER true)", nil
+	return sql + " LOGICAL pgoutput EXPORT_SNAPSHOT"
 }
 
 // tryExport makes one attempt. It always hears the server's answer out: were the

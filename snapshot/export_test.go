@@ -134,22 +134,6 @@ func TestExport_Temporary(t *testing.T) {
 	eventually(t, "the temporary slot ends", func() bool { return slots(t, source, slot) == "0" })
 }
 
-func TestExport_Failover(t *testing.T) {
-	source, old := pgtest.Pair(t, 18, 15)
-	slot := slotFor(t)
-	e, err := Export(t.Context(), source, ExportConfig{Slot: slot, Failover: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close(t.Context())
-	if got := pgtest.Query(t, source, fmt.Sprintf(`select failover from pg_replication_slots where slot_name = '%s'`, slot))[0][0]; got != "t" {
-		t.Errorf("failover is %s", got)
-	}
-	if _, err := Export(t.Context(), old, ExportConfig{Slot: slot, Failover: true}); err == nil || !strings.Contains(err.Error(), "needs version 17") {
-		t.Errorf("on 15: got error %v", err)
-	}
-}
-
 func TestExport_Name(t *testing.T) {
 	for _, name := range []string{"", "Upper", "da-sh", `q"uote`, strings.Repeat("x", 64), "ü"} {
 		if _, err := Export(t.Context(), "host=/nonexistent", ExportConfig{Slot: name}); err == nil || !strings.Contains(err.Error(), "1 to 63") {

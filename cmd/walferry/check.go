@@ -27,15 +27,7 @@ func checkCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that mends it; changes nothing",
 		Flags: append(selectionFlags(), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"}, jsonFlag()),
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			side := c.String("sql")
 			if side != "" && side != "source" && side != "target" {
 				return &usageError{"--sql " + strconv.Quote(side) + " is neither source nor target", "it is the server that the SQL is run on: walferry check --sql source | psql ..."}
@@ -55,7 +47,7 @@ func checkCommand(ui *ui) *cli.Command {
 				err = &migration.CheckError{Report: report}
 			}
 			return err
-		},
+		}),
 	}
 }
 

@@ -37,6 +37,21 @@ func load(ui *ui, c *cli.Context) (*settings, error) {
 	return s, nil
 }
 
+// configured is the action of a command that needs a whole migration.Config.
+func configured(ui *ui, do func(c *cli.Context, config migration.Config) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		s, err := load(ui, c)
+		if err != nil {
+			return err
+		}
+		config, err := s.config(ui)
+		if err != nil {
+			return err
+		}
+		return do(c, config)
+	}
+}
+
 func (s *settings) text(name string) string {
 	if s.flags.IsSet(name) {
 		return s.flags.String(name)
@@ -104,6 +119,7 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 		Source: s.text("source"), Target: s.text("target"), Name: s.text("name"),
 		Include: s.list("include"), Exclude: s.list("exclude"), InsertOnly: s.list("insert-only"),
 		Schema: s.text("schema"), Until: migration.Until(s.text("until")),
+		Prove:       s.flags.Bool("verify") || s.file != nil && s.file.flag("verify"),
 		ToolVersion: toolVersion(), Logger: ui.logger,
 	}
 	if c.Jobs, err = s.number("jobs"); err != nil {

@@ -26,15 +26,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 			&cli.BoolFlag{Name: "allow-differences", Usage: "go on over differences that the last verify has found"},
 			&cli.BoolFlag{Name: "no-fence", Usage: "with --dry-run: measure the lag only"},
 			jsonFlag()),
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			config.Cut.DryRun, config.Cut.NoFence = c.Bool("dry-run"), c.Bool("no-fence")
 			config.Cut.Wait, config.Cut.AllowDifferences = c.Bool("wait"), c.Bool("allow-differences")
 			if config.Cut.NoFence && !config.Cut.DryRun {
@@ -55,7 +47,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 				return err
 			}
 			return writeErr(told)
-		},
+		}),
 	}
 }
 

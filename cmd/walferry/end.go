@@ -12,21 +12,13 @@ import (
 func abortCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "abort", Usage: "give the migration up: un-fence, drop slot and publication; the target's data are unfit then",
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			if err := migration.Abort(c.Context, config); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(ui.stdout, "aborted: the source has nothing of this migration any more; the target keeps its data, marked unfit")
+			_, err := fmt.Fprintln(ui.stdout, "aborted: the source has nothing of this migration any more; the target keeps its data, marked unfit")
 			return writeErr(err)
-		},
+		}),
 	}
 }
 
@@ -34,15 +26,7 @@ func cleanupCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "cleanup", Usage: "after the end: leave nothing of walferry on either server, and prove it",
 		Flags: []cli.Flag{jsonFlag()},
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			before, err := migration.ReadStatus(c.Context, config)
 			if err != nil {
 				return err
@@ -67,7 +51,7 @@ func cleanupCommand(ui *ui) *cli.Command {
 				ui.note("the fence is gone: the old source accepts writes again; shut it down, or see that no client still uses it")
 			}
 			return migration.NewLeftError(left)
-		},
+		}),
 	}
 }
 

@@ -26,18 +26,9 @@ func migrateCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done",
 		Flags: append(flags, cutoverFlags()...),
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
-			config.Prove = c.Bool("verify") || s.file != nil && s.file.flag("verify")
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			return migrate(ui, c, config)
-		},
+		}),
 	}
 }
 

@@ -17,15 +17,7 @@ func statusCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "where it stands, from what both servers hold; from any host",
 		Flags: []cli.Flag{jsonFlag(), &cli.BoolFlag{Name: "watch", Usage: "again every second, until interrupted"}},
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			for {
 				st, err := migration.ReadStatus(c.Context, config)
 				if c.Bool("watch") && c.Context.Err() != nil {
@@ -45,7 +37,7 @@ func statusCommand(ui *ui) *cli.Command {
 					return nil
 				}
 			}
-		},
+		}),
 	}
 }
 

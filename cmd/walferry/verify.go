@@ -59,15 +59,7 @@ func verifyCommand(ui *ui) *cli.Command {
 			&cli.IntFlag{Name: "jobs", Usage: "tables compared at a time", DefaultText: "4"},
 			jsonFlag(),
 		},
-		Action: func(c *cli.Context) error {
-			s, err := load(ui, c)
-			if err != nil {
-				return err
-			}
-			config, err := s.config(ui)
-			if err != nil {
-				return err
-			}
+		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			options := migration.VerifyOptions{Tables: c.StringSlice("table")}
 			if ui.terminal {
 				options.Progress = func(p verify.Progress) {
@@ -90,7 +82,7 @@ func verifyCommand(ui *ui) *cli.Command {
 				err = verdict(&v)
 			}
 			return err
-		},
+		}),
 	}
 }
 

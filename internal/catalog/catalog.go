@@ -73,17 +73,6 @@ func (t *Table) String() string { return Name{t.Schema, t.Name}.String() }
 // without making them fail (CheckCmdReplicaIdentity in execReplication.c).
 func (t *Table) HasIdentity() bool { return t.ReplicaIdentity == 'f' || len(t.Identity) > 0 }
 
-// Copied are the names of the columns that travel: all but the generated ones.
-func (t *Table) Copied() []string {
-	var names []string
-	for i := range t.Columns {
-		if t.Columns[i].Generated == 0 {
-			names = append(names, t.Columns[i].Name)
-		}
-	}
-	return names
-}
-
 // Quote quotes one identifier for SQL, always.
 func Quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 

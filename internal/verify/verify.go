@@ -19,10 +19,6 @@ import (
 type Config struct {
 	Source, Target string // connection strings, see internal/session
 
-	// SourceSnapshot and TargetSnapshot are names of exported snapshots that Run
-	// reads under. Empty: one of its own.
-	SourceSnapshot, TargetSnapshot string
-
 	// Tables are the source's, with their columns. Partitioned tables are skipped: their
 	// rows are in the leaves.
 	Tables []catalog.Table
@@ -64,8 +60,8 @@ type Verifier struct {
 	progress Progress
 }
 
-// Run compares two databases under the snapshots of c, or under one that it takes on
-// each side: those show the same only if nobody writes.
+// Run compares two databases, each under a snapshot that it takes: those show the same only
+// if nobody writes.
 func Run(ctx context.Context, c Config) (Report, error) {
 	v, err := New(c)
 	if err != nil {
@@ -73,8 +69,8 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	}
 	defer v.Close()
 	opening, openingCtx := errgroup.WithContext(ctx)
-	opening.Go(func() error { return v.OpenSource(openingCtx, c.SourceSnapshot) })
-	opening.Go(func() error { return v.openTarget(openingCtx, c.TargetSnapshot) })
+	opening.Go(func() error { return v.OpenSource(openingCtx, "") })
+	opening.Go(func() error { return v.OpenTarget(openingCtx) })
 	if err := opening.Wait(); err != nil {
 		return Report{}, err
 	}
@@ -119,10 +115,8 @@ func (v *Verifier) OpenSource(ctx context.Context, snapshot string) error {
 
 // OpenTarget opens the sessions on the target, all within one new snapshot. When
 // it returns nil, what is committed on the target from then on does not count.
-func (v *Verifier) OpenTarget(ctx context.Context) error { return v.openTarget(ctx, "") }
-
-func (v *Verifier) openTarget(ctx context.Context, snapshot string) error {
-	return v.open(ctx, v.target, v.config.Target, snapshot)
+func (v *Verifier) OpenTarget(ctx context.Context) error {
+	return v.open(ctx, v.target, v.config.Target, "")
 }
 
 func (v *Verifier) open(ctx context.Context, s *side, dsn, snapshot string) error {
