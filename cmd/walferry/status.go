@@ -100,85 +100,112 @@ func fenceText(f migration.FenceStatus) string {
 }
 
 // statusText is the status for people.
+// statusPage is a status as people read it: rows of a name and what there is to say.
+type statusPage struct{ strings.Builder }
+
+func (p *statusPage) row(name, format string, args ...any) {
+	fmt.Fprintf(p, "%-10s %s\n", name, indent(fmt.Sprintf(format, args...)))
+}
+
 func statusText(s migration.Status) string {
-	var b strings.Builder
-	row := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-10s %s\n", name, indent(fmt.Sprintf(format, args...)))
+	var p statusPage
+	p.migration(s)
+	if s.Phase == "" {
+		return p.String()
 	}
+	p.slot(s.Source)
+	p.moved(s)
+	p.findings(s)
+	p.cutover(s)
+	return p.String()
+}
+
+// migration is what it is, on which servers.
+func (p *statusPage) migration(s migration.Status) {
 	phase := string(s.Phase)
 	switch {
 	case phase == "":
-		row("migration", "%s: the target has none of that name", s.Name)
+		p.row("migration", "%s: the target has none of that name", s.Name)
 	case s.Running:
-		row("migration", "%s: %s (migrate runs on %s)", s.Name, phase, s.Runner)
+		p.row("migration", "%s: %s (migrate runs on %s)", s.Name, phase, s.Runner)
 	case s.Phase == migration.Finished || s.Phase == migration.Aborted:
-		row("migration", "%s: %s", s.Name, phase)
+		p.row("migration", "%s: %s", s.Name, phase)
 	default:
-		row("migration", "%s: %s; no migrate is running: the same command resumes it", s.Name, phase)
+		p.row("migration", "%s: %s; no migrate is running: the same command resumes it", s.Name, phase)
 	}
 	if s.Note != "" {
-		row("", "%s", s.Note)
+		p.row("", "%s", s.Note)
 	}
 	if s.Error != "" {
-		row("error", "%s", s.Error)
+		p.row("error", "%s", s.Error)
 	}
 	if s.Source.Error != "" {
-		row("source", "%s", s.Source.Error)
+		p.row("source", "%s", s.Source.Error)
 	} else {
-		row("source", "PostgreSQL %s, database %s", s.Source.Version, s.Source.Database)
+		p.row("source", "PostgreSQL %s, database %s", s.Source.Version, s.Source.Database)
 	}
-	row("target", "PostgreSQL %s, database %s", s.Target.Version, s.Target.Database)
-	if phase == "" {
-		return b.String()
+	p.row("target", "PostgreSQL %s, database %s", s.Target.Version, s.Target.Database)
+}
+
+func (p *statusPage) slot(s migration.SourceStatus) {
+	if s.Slot == "" || s.Error != "" {
+		return
 	}
-	if s.Source.Slot != "" && s.Source.Error == "" {
-		state := "not read by anybody"
-		if s.Source.SlotActive {
-			state = "active"
-		}
-		if s.Source.WALStatus == "missing" {
-			row("slot", "%s: the source has none of that name", s.Source.Slot)
-		} else {
-			if s.Source.WALStatus != "" {
-				state += ", WAL " + s.Source.WALStatus
-			}
-			held := bytesText(s.Source.RetainedBytes)
-			if s.Source.RetainedLimit != nil {
-				held += " of at most " + bytesText(*s.Source.RetainedLimit)
-			}
-			row("slot", "%s: %s, holds back %s of WAL", s.Source.Slot, state, held)
-			if s.Source.RetainedLeft != nil {
-				row("", "at this rate the limit is reached in %s", secondsText(*s.Source.RetainedLeft))
-			}
-		}
+	if s.WALStatus == "missing" {
+		p.row("slot", "%s: the source has none of that name", s.Slot)
+		return
 	}
+	state := "not read by anybody"
+	if s.SlotActive {
+		state = "active"
+	}
+	if s.WALStatus != "" {
+		state += ", WAL " + s.WALStatus
+	}
+	held := bytesText(s.RetainedBytes)
+	if s.RetainedLimit != nil {
+		held += " of at most " + bytesText(*s.RetainedLimit)
+	}
+	p.row("slot", "%s: %s, holds back %s of WAL", s.Slot, state, held)
+	if s.RetainedLeft != nil {
+		p.row("", "at this rate the limit is reached in %s", secondsText(*s.RetainedLeft))
+	}
+}
+
+// moved is what was copied and followed.
+func (p *statusPage) moved(s migration.Status) {
 	if s.Copy.Tables > 0 || s.Copy.PiecesDone > 0 {
 		copied := fmt.Sprintf("%d of %d tables, %s rows, %s of %s", s.Copy.TablesDone, s.Copy.Tables, countText(s.Copy.Rows), bytesText(s.Copy.Bytes), bytesText(s.Copy.BytesTotal))
 		if s.Copy.ETASeconds > 0 {
 			copied += ", about " + secondsText(s.Copy.ETASeconds) + " left"
 		}
-		row("copy", "%s", copied)
-		row("indexes", "%d of %d tables", s.Indexes.TablesDone, s.Indexes.Tables)
+		p.row("copy", "%s", copied)
+		p.row("indexes", "%d of %d tables", s.Indexes.TablesDone, s.Indexes.Tables)
 	}
-	if s.Stream.AppliedLSN != "" {
-		stream := "applied " + s.Stream.AppliedLSN
-		if s.Stream.SourceLSN != "" {
-			stream += " of " + s.Stream.SourceLSN
-		}
-		if s.Stream.AckedLSN != "" {
-			stream += ", acknowledged " + s.Stream.AckedLSN
-		}
-		row("stream", "%s", stream)
-		row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
-		if s.Phase == migration.Following {
-			row("lag", "%s", lagText(s.Stream))
-		}
+	if s.Stream.AppliedLSN == "" {
+		return
 	}
+	stream := "applied " + s.Stream.AppliedLSN
+	if s.Stream.SourceLSN != "" {
+		stream += " of " + s.Stream.SourceLSN
+	}
+	if s.Stream.AckedLSN != "" {
+		stream += ", acknowledged " + s.Stream.AckedLSN
+	}
+	p.row("stream", "%s", stream)
+	p.row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
+	if s.Phase == migration.Following {
+		p.row("lag", "%s", lagText(s.Stream))
+	}
+}
+
+// findings are what the operator should know of before, and after, the cutover.
+func (p *statusPage) findings(s migration.Status) {
 	if f := s.Source.Fence; f != nil {
-		row("fence", "%s", fenceText(*f))
+		p.row("fence", "%s", fenceText(*f))
 	}
 	for _, t := range s.InsertOnlyBroken {
-		row("note", "%s was updated in spite of --insert-only: it is to be copied again while following", t)
+		p.row("note", "%s was updated in spite of --insert-only: it is to be copied again while following", t)
 	}
 	if c := s.LastComparison; c != nil {
 		text := fmt.Sprintf("%d tables at %s, %s", c.Compared, c.Position, c.At.UTC().Format("2006-01-02 15:04:05 MST"))
@@ -187,33 +214,35 @@ func statusText(s migration.Status) string {
 		} else {
 			text += "; no difference"
 		}
-		row("compared", "%s", text)
+		p.row("compared", "%s", text)
 	}
 	for _, o := range s.Refused {
-		row("note", "the target refuses %s", o)
+		p.row("note", "the target refuses %s", o)
 	}
 	for _, sql := range s.Unvalidated {
-		row("note", "a foreign key is not validated yet: %s", sql)
+		p.row("note", "a foreign key is not validated yet: %s", sql)
 	}
 	for _, sql := range s.Disabled {
-		row("disabled", "the opening could not enable it; run on the target: %s", sql)
+		p.row("disabled", "the opening could not enable it; run on the target: %s", sql)
 	}
 	for _, t := range s.NewTables {
-		row("note", "%s was created later: it is not followed, and stays behind", t)
+		p.row("note", "%s was created later: it is not followed, and stays behind", t)
 	}
+}
+
+func (p *statusPage) cutover(s migration.Status) {
 	for _, moment := range []struct {
 		name string
 		at   *time.Time
 	}{{"fenced", s.Cutover.FencedAt}, {"drained", s.Cutover.DrainedAt}, {"finished", s.Cutover.FinishedAt}} {
 		if moment.at != nil {
-			row(moment.name, "%s", moment.at.UTC().Format("2006-01-02 15:04:05.000 MST"))
+			p.row(moment.name, "%s", moment.at.UTC().Format("2006-01-02 15:04:05.000 MST"))
 		}
 	}
 	if s.Cutover.PauseMS != nil {
-		row("pause", "writes were refused for %d ms", *s.Cutover.PauseMS)
+		p.row("pause", "writes were refused for %d ms", *s.Cutover.PauseMS)
 	}
 	if s.Cutover.Comparison != nil {
-		row("compared", "%s", s.Cutover.Words(countText))
+		p.row("compared", "%s", s.Cutover.Words(countText))
 	}
-	return b.String()
 }

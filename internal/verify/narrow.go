@@ -166,42 +166,7 @@ func (t *table) merge(ctx context.Context, pair [2]*session, condition string, m
 		return nil, err
 	}
 
-	r := &t.report
-	var found []finding
-	left := maxRows - len(r.Missing) - len(r.Extra) - len(r.Different)
-	var key []byte
-	// Of one key, the rows that the other side has not; there are several
-	// only where the key is not unique on a side, which is a finding too.
-	var alone [2]int64
-	var places [2][]string
-	settle := func() {
-		both := min(alone[src], alone[dst])
-		r.DifferentRows += both
-		r.MissingRows += alone[src] - both
-		r.ExtraRows += alone[dst] - both
-		for i := 0; i < max(len(places[src]), len(places[dst])) && len(found) < left; i++ {
-			var f finding
-			for which := range places {
-				if i < len(places[which]) {
-					f[which] = places[which][i]
-				}
-			}
-			found = append(found, f)
-		}
-		alone, places = [2]int64{}, [2][]string{}
-	}
-	only := func(which int) error {
-		c := &cursors[which]
-		if !bytes.Equal(c.key, key) {
-			settle()
-			key = append(key[:0], c.key...)
-		}
-		alone[which]++
-		if len(places[which]) < left {
-			places[which] = append(places[which], c.place)
-		}
-		return c.next()
-	}
+	m := merging{report: &t.report, left: maxRows - len(t.report.Missing) - len(t.report.Extra) - len(t.report.Different)}
 	for s, d := &cursors[src], &cursors[dst]; !s.end || !d.end; {
 		var order int
 		switch {
@@ -216,9 +181,9 @@ func (t *table) merge(ctx context.Context, pair [2]*session, condition string, m
 		}
 		switch {
 		case order < 0:
-			err = only(src)
+			err = m.only(src, s)
 		case order > 0:
-			err = only(dst)
+			err = m.only(dst, d)
 		default:
 			if err = s.next(); err == nil {
 				err = d.next()
@@ -228,6 +193,49 @@ func (t *table) merge(ctx context.Context, pair [2]*session, condition string, m
 			return nil, err
 		}
 	}
-	settle()
-	return found, nil
+	m.settle()
+	return m.found, nil
+}
+
+// merging is what merge knows of the rows of one key that the other side has not; there are
+// several only where the key is not unique on a side, which is a finding too.
+type merging struct {
+	report *TableReport
+	found  []finding
+	left   int // how many findings may be named
+
+	key    []byte
+	alone  [2]int64
+	places [2][]string
+}
+
+// only takes the row that c stands at, which the other side has not, and moves c on.
+func (m *merging) only(which int, c *cursor) error {
+	if !bytes.Equal(c.key, m.key) {
+		m.settle()
+		m.key = append(m.key[:0], c.key...)
+	}
+	m.alone[which]++
+	if len(m.places[which]) < m.left {
+		m.places[which] = append(m.places[which], c.place)
+	}
+	return c.next()
+}
+
+// settle counts and names the rows of a key that is complete.
+func (m *merging) settle() {
+	both := min(m.alone[src], m.alone[dst])
+	m.report.DifferentRows += both
+	m.report.MissingRows += m.alone[src] - both
+	m.report.ExtraRows += m.alone[dst] - both
+	for i := 0; i < max(len(m.places[src]), len(m.places[dst])) && len(m.found) < m.left; i++ {
+		var f finding
+		for which := range m.places {
+			if i < len(m.places[which]) {
+				f[which] = m.places[which][i]
+			}
+		}
+		m.found = append(m.found, f)
+	}
+	m.alone, m.places = [2]int64{}, [2][]string{}
 }
