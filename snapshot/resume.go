@@ -180,7 +180,7 @@ func (w *worker) identities(ctx context.Context) (map[catalog.Name][]string, err
 	}
 	found := map[catalog.Name][]string{}
 	for i := range all {
-		found[catalog.Name{Schema: all[i].Schema, Name: all[i].Name}] = all[i].Identity
+		found[all[i].Name] = all[i].Identity
 	}
 	return found, nil
 }

@@ -70,7 +70,7 @@ func tablesOf(t *testing.T, url string) []Table {
 	}
 	var tables []Table
 	for _, one := range all {
-		tables = append(tables, Table{Schema: one.Schema, Name: one.Name})
+		tables = append(tables, Table{Schema: one.Schema, Name: one.Name.Name})
 	}
 	return tables
 }

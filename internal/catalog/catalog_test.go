@@ -68,7 +68,7 @@ func TestTables(t *testing.T) {
 				if !x.OwnerLike || !x.CanSelect || x.Owner != "postgres" {
 					t.Errorf("%s: got %+v", x, x)
 				}
-				if big := x.Name == "toasted"; big != (x.Bytes > 100_000) || big != (x.Pages == 1) {
+				if big := x.Name.Name == "toasted"; big != (x.Bytes > 100_000) || big != (x.Pages == 1) {
 					t.Errorf("%s has %d bytes in %d pages", x, x.Bytes, x.Pages)
 				}
 			}
@@ -143,7 +143,7 @@ create table emptied (a int); create table read (a int); create table other (a i
 		}
 		pages := map[string]int64{}
 		for i := range tables {
-			pages[tables[i].Name] = tables[i].Pages
+			pages[tables[i].Name.Name] = tables[i].Pages
 		}
 		if want := map[string]int64{"filled": 1, "emptied": 1, "read": 1, "other": 1}; !maps.Equal(pages, want) {
 			t.Errorf("%d: pages %v, want %v", major, pages, want)

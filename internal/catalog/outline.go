@@ -27,7 +27,7 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 	}
 	tables, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Table, err error) {
 		var kind, persistence, identity string
-		err = row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &persistence, &identity, &t.IsPartition, &t.Bound, &t.Key)
+		err = row.Scan(&t.OID, &t.Schema, &t.Name.Name, &kind, &persistence, &identity, &t.IsPartition, &t.Bound, &t.Key)
 		t.Kind, t.Persistence, t.ReplicaIdentity = first(kind), first(persistence), first(identity)
 		return t, err
 	})

@@ -11,15 +11,12 @@ import (
 // Parent is a table above others, by inheritance or as what they are partitions of. A
 // statement on it changes rows of theirs, and fires no statement trigger of theirs.
 type Parent struct {
-	OID          uint32
-	Schema, Name string
-	Kind         byte // r, p, or f for a foreign table
-	Owner        string
-	OwnerLike    bool // current_user owns it, directly or by membership
+	OID uint32
+	Name
+	Kind      byte // r, p, or f for a foreign table
+	Owner     string
+	OwnerLike bool // current_user owns it, directly or by membership
 }
-
-// String is the table's name as SQL.
-func (p Parent) String() string { return Name{p.Schema, p.Name}.String() }
 
 // Subscription is one of the database's own, into some tables. An apply worker runs no
 // statement on them, and so fires no statement trigger.
@@ -43,7 +40,7 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, pg_catalog.pg_g
 	}
 	parents, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Parent, err error) {
 		var kind string
-		err = row.Scan(&p.OID, &p.Schema, &p.Name, &kind, &p.Owner, &p.OwnerLike)
+		err = row.Scan(&p.OID, &p.Schema, &p.Name.Name, &kind, &p.Owner, &p.OwnerLike)
 		p.Kind = (kind + "?")[0]
 		return p, err
 	})

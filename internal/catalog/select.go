@@ -65,7 +65,7 @@ func Select(tables []Table, include, exclude []string) ([]Table, error) {
 	var selected []Table
 	for i := range tables {
 		t := &tables[i]
-		if chosen[i] || (t.Kind == 'p' && (roots[t.Root] || roots[t.Schema+"."+t.Name])) {
+		if chosen[i] || (t.Kind == 'p' && (roots[t.Root] || roots[t.Plain()])) {
 			selected = append(selected, *t)
 		}
 	}
@@ -105,7 +105,7 @@ func match(tables []Table, own []bool, patterns []string) ([]bool, error) {
 		for i := range tables {
 			t := &tables[i]
 			switch {
-			case !p.matches(t.Schema, t.Name):
+			case !p.matches(t.Schema, t.Name.Name):
 				continue
 			case !own[i]:
 				extension = t.Extension
@@ -113,7 +113,7 @@ func match(tables []Table, own []bool, patterns []string) ([]bool, error) {
 			case t.Kind == 'p' && t.IsPartition:
 				middle = t.String()
 			case t.Kind == 'p':
-				roots[t.Schema+"."+t.Name] = true
+				roots[t.Plain()] = true
 			}
 			found, matched[i] = true, true
 		}
@@ -212,7 +212,7 @@ func (p *pattern) noMatch(tables []Table, extension string) error {
 	}
 	if lower, err := parsePattern(strings.ToLower(p.text)); err == nil {
 		for i := range tables {
-			if lower.matches(tables[i].Schema, tables[i].Name) {
+			if lower.matches(tables[i].Schema, tables[i].Name.Name) {
 				e.Help = fmt.Sprintf("names are matched as they are stored, and unquoted SQL stores them in lower case: %s", strings.ToLower(p.text))
 				return e
 			}
@@ -220,14 +220,14 @@ func (p *pattern) noMatch(tables []Table, extension string) error {
 	}
 	names := make([]string, len(tables))
 	for i := range tables {
-		names[i] = tables[i].Schema + "." + tables[i].Name
+		names[i] = tables[i].Plain()
 	}
 	word := p.text
 	if !strings.Contains(word, ".") {
 		word = "public." + word
 		// The same name in another schema is nearer than another name.
 		for i := range tables {
-			if p.table.MatchString(tables[i].Name) {
+			if p.table.MatchString(tables[i].Name.Name) {
 				e.Help = fmt.Sprintf("did you mean %s? A pattern without a schema means public", names[i])
 				return e
 			}

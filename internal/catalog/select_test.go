@@ -8,16 +8,16 @@ import (
 
 func TestSelect(t *testing.T) {
 	tables := []Table{
-		{Schema: "a.b", Name: "c", Kind: 'r'},
-		{Schema: "app", Name: "Orders", Kind: 'r'},
-		{Schema: "app", Name: "events", Kind: 'p'},
-		{Schema: "app", Name: "events_1", Kind: 'r', IsPartition: true, Root: "app.events"},
-		{Schema: "app", Name: "events_2", Kind: 'p', IsPartition: true, Root: "app.events"},
-		{Schema: "app", Name: "events_2_1", Kind: 'r', IsPartition: true, Root: "app.events"},
-		{Schema: "public", Name: "orders", Kind: 'r'},
-		{Schema: "public", Name: "spatial_ref_sys", Kind: 'r', Extension: "postgis"},
-		{Schema: "public", Name: "star*", Kind: 'r'},
-		{Schema: "public", Name: "users", Kind: 'r'},
+		{Name: Name{Schema: "a.b", Name: "c"}, Kind: 'r'},
+		{Name: Name{Schema: "app", Name: "Orders"}, Kind: 'r'},
+		{Name: Name{Schema: "app", Name: "events"}, Kind: 'p'},
+		{Name: Name{Schema: "app", Name: "events_1"}, Kind: 'r', IsPartition: true, Root: "app.events"},
+		{Name: Name{Schema: "app", Name: "events_2"}, Kind: 'p', IsPartition: true, Root: "app.events"},
+		{Name: Name{Schema: "app", Name: "events_2_1"}, Kind: 'r', IsPartition: true, Root: "app.events"},
+		{Name: Name{Schema: "public", Name: "orders"}, Kind: 'r'},
+		{Name: Name{Schema: "public", Name: "spatial_ref_sys"}, Kind: 'r', Extension: "postgis"},
+		{Name: Name{Schema: "public", Name: "star*"}, Kind: 'r'},
+		{Name: Name{Schema: "public", Name: "users"}, Kind: 'r'},
 	}
 	events := "app.events app.events_1 app.events_2 app.events_2_1"
 	for _, c := range []struct {
@@ -60,7 +60,7 @@ func TestSelect(t *testing.T) {
 		}
 		var names []string
 		for _, s := range got {
-			names = append(names, s.Schema+"."+s.Name)
+			names = append(names, s.Plain())
 		}
 		if got := strings.Join(names, " "); got != c.want {
 			t.Errorf("include %s, exclude %s: got %s, want %s", c.include, c.exclude, got, c.want)

@@ -22,16 +22,13 @@ type SequenceDefinition struct {
 
 // Sequence is a sequence of an application, that of an identity column too.
 type Sequence struct {
-	Schema, Name string
-	Owner        string // "schema.table" whose column owns it (serial, identity); empty: none
+	Name
+	Owner string // "schema.table" whose column owns it (serial, identity); empty: none
 	SequenceDefinition
 	Users     []string // "schema.table" that draw from it by a default or an identity column, whoever owns it
 	CanSelect bool     // current_user may read where it stands
 	CanUpdate bool     // and may set it
 }
-
-// String is the sequence's name as SQL.
-func (s Sequence) String() string { return Name{s.Schema, s.Name}.String() }
 
 // Sequences lists the application's sequences by schema and name, without those
 // that belong to an extension.
@@ -66,7 +63,7 @@ select n.nspname::text, c.relname::text,
 		return nil, fmt.Errorf("list sequences: %w", err)
 	}
 	sequences, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Sequence, err error) {
-		err = row.Scan(&s.Schema, &s.Name, &s.Owner, &s.Type, &s.Start, &s.Increment, &s.Min, &s.Max, &s.Cache, &s.Cycle,
+		err = row.Scan(&s.Schema, &s.Name.Name, &s.Owner, &s.Type, &s.Start, &s.Increment, &s.Min, &s.Max, &s.Cache, &s.Cycle,
 			&s.Users, &s.CanSelect, &s.CanUpdate)
 		return s, err
 	})
@@ -80,7 +77,7 @@ select n.nspname::text, c.relname::text,
 func SequencesOf(all []Sequence, tables []Table) []Sequence {
 	selected := map[string]bool{"": true}
 	for i := range tables {
-		selected[tables[i].Schema+"."+tables[i].Name] = true
+		selected[tables[i].Plain()] = true
 	}
 	var ours []Sequence
 	for _, s := range all {
@@ -126,10 +123,10 @@ func (there SequenceDefinition) Alter(was, now SequenceDefinition) string {
 func Unsettable(source, target []Sequence) (missing, denied []Sequence) {
 	there := make(map[Name]Sequence, len(target))
 	for _, s := range target {
-		there[Name{s.Schema, s.Name}] = s
+		there[s.Name] = s
 	}
 	for _, s := range source {
-		switch t, ok := there[Name{s.Schema, s.Name}]; {
+		switch t, ok := there[s.Name]; {
 		case !ok:
 			missing = append(missing, s)
 		case !t.CanSelect || !t.CanUpdate:

@@ -40,10 +40,10 @@ create table leaf partition of root for values from (0) to (10)`)
 		of := func(tables ...string) (names []string) {
 			var selected []Table
 			for _, name := range tables {
-				selected = append(selected, Table{Schema: "public", Name: name})
+				selected = append(selected, Table{Name: Name{Schema: "public", Name: name}})
 			}
 			for _, s := range SequencesOf(all, selected) {
-				names = append(names, s.Name)
+				names = append(names, s.Name.Name)
 			}
 			return names
 		}

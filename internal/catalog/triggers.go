@@ -48,7 +48,7 @@ const copies = `d.classid = 'pg_trigger'::regclass and d.refclassid = 'pg_trigge
 func FiringOn(ctx context.Context, q Querier, tables []Table, replica bool) ([]Firing, error) {
 	schemas, names := make([]string, len(tables)), make([]string, len(tables))
 	for i := range tables {
-		schemas[i], names[i] = tables[i].Schema, tables[i].Name
+		schemas[i], names[i] = tables[i].Schema, tables[i].Name.Name
 	}
 	rows, err := q.Query(ctx, `
 with ours as (select c.oid from unnest($1::text[], $2::text[]) as t(nsp, name)

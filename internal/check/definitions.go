@@ -41,7 +41,7 @@ func (r *run) excluded() (oids []uint32, names []pgx.Identifier) {
 	}
 	for i := range r.all {
 		if t := &r.all[i]; !in[t.OID] && t.Extension == "" {
-			oids, names = append(oids, t.OID), append(names, pgx.Identifier{t.Schema, t.Name})
+			oids, names = append(oids, t.OID), append(names, pgx.Identifier{t.Schema, t.Name.Name})
 		}
 	}
 	return oids, names

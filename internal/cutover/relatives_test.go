@@ -22,7 +22,7 @@ func raised(t *testing.T, dsn string, fed bool, names ...string) Fence {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables := slices.DeleteFunc(all, func(c catalog.Table) bool { return !slices.Contains(names, c.Name) })
+	tables := slices.DeleteFunc(all, func(c catalog.Table) bool { return !slices.Contains(names, c.Name.Name) })
 	fence, _, err := NewFence(t.Context(), conn, "x", tables)
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,7 @@ func TestWatch(t *testing.T) {
 		watch := Watch{Name: "x"}
 		for _, table := range all {
 			if table.Kind == 'r' {
-				oids[table.Name] = table.OID
+				oids[table.Name.Name] = table.OID
 				watch.Tables = append(watch.Tables, table)
 			}
 		}

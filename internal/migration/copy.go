@@ -30,7 +30,7 @@ func (r *runner) ordinary() []catalog.Table {
 func (r *runner) copied() []snapshot.Table {
 	var out []snapshot.Table
 	for _, t := range r.ordinary() {
-		out = append(out, snapshot.Table{Schema: t.Schema, Name: t.Name})
+		out = append(out, snapshot.Table{Schema: t.Schema, Name: t.Name.Name})
 	}
 	return out
 }

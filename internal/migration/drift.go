@@ -35,7 +35,7 @@ func (r *runner) originals() map[catalog.Name]applier.Original {
 		for _, c := range t.Columns {
 			o.Columns = append(o.Columns, applier.OriginalColumn{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod, Number: c.Number, Target: c.Target})
 		}
-		originals[catalog.Name{Schema: t.Schema, Name: t.Name}] = o
+		originals[t.Name] = o
 	}
 	return originals
 }
@@ -131,13 +131,13 @@ func names(sequences []catalog.Sequence) (names []string) {
 func (r *runner) alterations(there []catalog.Table) (found []string) {
 	now, target := map[catalog.Name]*catalog.Table{}, map[catalog.Name]*catalog.Table{}
 	for i := range r.tables {
-		now[catalog.Name{Schema: r.tables[i].Schema, Name: r.tables[i].Name}] = &r.tables[i]
+		now[r.tables[i].Name] = &r.tables[i]
 	}
 	for i := range there {
-		target[catalog.Name{Schema: there[i].Schema, Name: there[i].Name}] = &there[i]
+		target[there[i].Name] = &there[i]
 	}
 	for _, state := range r.rec.Tables {
-		s, t := now[catalog.Name{Schema: state.Schema, Name: state.Name}], target[catalog.Name{Schema: state.Schema, Name: state.Name}]
+		s, t := now[state.Name], target[state.Name]
 		if s == nil || t == nil {
 			continue // told by identityGate, or by schema.Compare
 		}

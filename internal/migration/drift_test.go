@@ -15,7 +15,7 @@ func TestCompareColumns(t *testing.T) {
 		number, into int16
 	}
 	side := func(columns ...any) *catalog.Table {
-		table := &catalog.Table{Schema: "public", Name: "t"}
+		table := &catalog.Table{Name: catalog.Name{Schema: "public", Name: "t"}}
 		for i := 0; i < len(columns); i += 2 {
 			table.Columns = append(table.Columns, catalog.Column{Name: columns[i].(string), Number: int16(columns[i+1].(int))})
 		}

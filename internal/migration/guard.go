@@ -247,7 +247,7 @@ func (r *runner) newTables(all []catalog.Table) (added []string) {
 		return nil // nothing is selected any more
 	}
 	for i := range selected {
-		if t := &selected[i]; t.Persistence == 'p' && !known[catalog.Name{Schema: t.Schema, Name: t.Name}] {
+		if t := &selected[i]; t.Persistence == 'p' && !known[t.Name] {
 			added = append(added, t.String())
 		}
 	}
@@ -260,7 +260,7 @@ func (r *runner) known() map[catalog.Name]bool {
 	defer r.mu.Unlock()
 	known := map[catalog.Name]bool{}
 	for _, t := range r.rec.Tables {
-		known[catalog.Name{Schema: t.Schema, Name: t.Name}] = true
+		known[t.Name] = true
 	}
 	return known
 }

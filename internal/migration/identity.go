@@ -95,7 +95,7 @@ type catalogs struct {
 func byName(tables []catalog.Table) map[catalog.Name]*catalog.Table {
 	found := make(map[catalog.Name]*catalog.Table, len(tables))
 	for i := range tables {
-		found[catalog.Name{Schema: tables[i].Schema, Name: tables[i].Name}] = &tables[i]
+		found[tables[i].Name] = &tables[i]
 	}
 	return found
 }

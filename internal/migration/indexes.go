@@ -259,13 +259,13 @@ func (r *runner) index(ctx context.Context) error {
 	if _, err := r.holdTriggers(ctx); err != nil {
 		return err
 	}
-	if err := r.indexes(ctx, false, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name) }); err != nil {
+	if err := r.indexes(ctx, false, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name.Name) }); err != nil {
 		return err
 	}
 	if err := r.converge(ctx); err != nil {
 		return err
 	}
-	if err := r.indexes(ctx, true, func(t *catalog.Table) bool { return r.mixed(t.Schema, t.Name) }); err != nil {
+	if err := r.indexes(ctx, true, func(t *catalog.Table) bool { return r.mixed(t.Schema, t.Name.Name) }); err != nil {
 		return err
 	}
 	if r.c.Schema != "none" {
@@ -291,7 +291,7 @@ func (r *runner) indexes(ctx context.Context, goesOn bool, of func(*catalog.Tabl
 		if !of(&t) {
 			continue
 		}
-		if err := indexes.table(t.Schema, t.Name); err != nil {
+		if err := indexes.table(t.Schema, t.Name.Name); err != nil {
 			break // wait says why
 		}
 	}

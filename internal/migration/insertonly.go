@@ -50,11 +50,11 @@ func (r *runner) insertOnly() (tables []catalog.Table) {
 		}
 		oid := t.OID
 		for i := range r.tables {
-			if oid == 0 && r.tables[i].Schema == t.Schema && r.tables[i].Name == t.Name {
+			if oid == 0 && r.tables[i].Name == t.Name {
 				oid = r.tables[i].OID
 			}
 		}
-		tables = append(tables, catalog.Table{OID: oid, Schema: t.Schema, Name: t.Name})
+		tables = append(tables, catalog.Table{OID: oid, Name: t.Name})
 	}
 	return tables
 }
@@ -79,7 +79,7 @@ func (r *runner) watchWords(ctx context.Context, conn *pgx.Conn, tables []catalo
 			return fmt.Errorf("forget earlier marks: %w", err)
 		}
 		for i := range tables {
-			if _, err := target.Exec(ctx, setWord, r.c.Name, tables[i].Schema, tables[i].Name, marks[tables[i].OID], 0); err != nil {
+			if _, err := target.Exec(ctx, setWord, r.c.Name, tables[i].Schema, tables[i].Name.Name, marks[tables[i].OID], 0); err != nil {
 				return fmt.Errorf("keep the mark of %s: %w", &tables[i], err)
 			}
 		}
@@ -123,7 +123,7 @@ func (r *runner) brokenWords(ctx context.Context) (broken []catalog.Table, err e
 		return nil, err
 	}
 	for _, t := range tables {
-		if mark := marks[t.OID]; mark == "" || mark != kept[catalog.Name{Schema: t.Schema, Name: t.Name}] {
+		if mark := marks[t.OID]; mark == "" || mark != kept[t.Name] {
 			broken = append(broken, t)
 		}
 	}
@@ -269,7 +269,7 @@ func (f *following) copyAgain(ctx context.Context, t catalog.Table) (rows int64,
 	if rows, err = replacement.Run(ctx); err != nil {
 		return 0, err
 	}
-	if _, err := target.Exec(ctx, setWord, r.c.Name, t.Schema, t.Name, marks[t.OID], 1); err != nil {
+	if _, err := target.Exec(ctx, setWord, r.c.Name, t.Schema, t.Name.Name, marks[t.OID], 1); err != nil {
 		return 0, fmt.Errorf("keep the mark: %w", err)
 	}
 	if _, err := target.Exec(ctx, `commit`); err != nil {
@@ -317,7 +317,7 @@ func (f *following) openAgain(ctx context.Context, source, target *pgx.Conn, t c
 	if _, err := target.PgConn().Exec(ctx, `begin isolation level repeatable read; set local lock_timeout = '20s'`).ReadAll(); err != nil {
 		return nil, fmt.Errorf("begin on the target: %w", err)
 	}
-	replacement, err := snapshot.NewReplacement(ctx, source, target, snapshot.Table{Schema: t.Schema, Name: t.Name})
+	replacement, err := snapshot.NewReplacement(ctx, source, target, snapshot.Table{Schema: t.Schema, Name: t.Name.Name})
 	if err != nil {
 		return nil, err
 	}

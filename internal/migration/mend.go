@@ -71,11 +71,11 @@ type alteredColumn struct {
 
 // mending is the DDL for the columns of a drift, and whether their rows were written anew.
 func (r *runner) mending(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m mend, err error) {
-	i := slices.IndexFunc(r.rec.Tables, func(t tableState) bool { return t.Schema+"."+t.Name == drift.Table })
+	i := slices.IndexFunc(r.rec.Tables, func(t tableState) bool { return t.Plain() == drift.Table })
 	if i < 0 {
 		return m, nil
 	}
-	was, table := r.rec.Tables[i], catalog.Name{Schema: r.rec.Tables[i].Schema, Name: r.rec.Tables[i].Name}.String()
+	was, table := r.rec.Tables[i], r.rec.Tables[i].String()
 	rows, err := conn.Query(ctx, `
 select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attnotnull, coalesce(pg_get_expr(d.adbin, d.adrelid), ''),
        coalesce((to_jsonb(a) ->> 'atthasmissing')::bool, false)
@@ -95,7 +95,7 @@ select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttyp
 	}
 	var copied string
 	err = r.store.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
-		[]any{r.c.Name, was.Schema, was.Name}, &copied)
+		[]any{r.c.Name, was.Schema, was.Name.Name}, &copied)
 	if err != nil {
 		return m, err
 	}

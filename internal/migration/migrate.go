@@ -315,7 +315,7 @@ func (r *runner) selectTables(ctx context.Context) error {
 		}
 		kept := r.tables[:0]
 		for _, t := range r.tables {
-			if t.Persistence == 'p' && (known == nil || known[catalog.Name{Schema: t.Schema, Name: t.Name}]) {
+			if t.Persistence == 'p' && (known == nil || known[t.Name]) {
 				kept = append(kept, t)
 			}
 		}

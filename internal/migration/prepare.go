@@ -135,7 +135,7 @@ func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error
 		all, err := catalog.Tables(ctx, conn)
 		for i := range all {
 			if t := &all[i]; !in[t.OID] && t.Extension == "" && t.Persistence == 'p' {
-				o.Exclude = append(o.Exclude, pgx.Identifier{t.Schema, t.Name})
+				o.Exclude = append(o.Exclude, pgx.Identifier{t.Schema, t.Name.Name})
 			}
 		}
 		return err
@@ -171,16 +171,16 @@ func (r *runner) publish(ctx context.Context) error {
 		var ordinary, watched []catalog.Table
 		for i := range r.tables {
 			t := &r.tables[i]
-			state := tableState{OID: t.OID, Schema: t.Schema, Name: t.Name, Kind: string(t.Kind)}
+			state := tableState{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
 			if t.Kind == 'r' {
 				state.Columns = columnStates(t)
 				ordinary = append(ordinary, *t)
 				if insertOnly[t.OID] {
-					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name})
+					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name.Name})
 					state.InsertOnly = true
 					watched = append(watched, *t)
 				} else {
-					full = append(full, pgx.Identifier{t.Schema, t.Name})
+					full = append(full, pgx.Identifier{t.Schema, t.Name.Name})
 				}
 			}
 			states = append(states, state)
@@ -244,7 +244,7 @@ func (r *runner) publish(ctx context.Context) error {
 func identifiers(tables []catalog.Table) []pgx.Identifier {
 	out := make([]pgx.Identifier, len(tables))
 	for i := range tables {
-		out[i] = pgx.Identifier{tables[i].Schema, tables[i].Name}
+		out[i] = pgx.Identifier{tables[i].Schema, tables[i].Name.Name}
 	}
 	return out
 }

@@ -21,7 +21,7 @@ func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []tableSta
 	}
 	migrated, indexes := map[string]*tableState{}, map[uint32]map[string]string{}
 	for i := range states {
-		migrated[catalog.Name{Schema: states[i].Schema, Name: states[i].Name}.String()] = &states[i]
+		migrated[states[i].String()] = &states[i]
 	}
 	for _, f := range forms {
 		if indexes[f.OID] == nil {
@@ -31,7 +31,7 @@ func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []tableSta
 	}
 	others := otherChildren(now, migrated)
 	for name, state := range migrated {
-		key := catalog.Name{Schema: state.Schema, Name: state.Name}
+		key := state.Name
 		state.Indexes, state.Place = indexes[state.OID], &place{}
 		if s := now.source[key]; s != nil {
 			state.Place = &place{Parents: s.Parents, Bound: s.Bound, Key: s.Key, Others: others[name]}
@@ -57,11 +57,11 @@ func (r *runner) compareTables(now catalogs) (found changes) {
 		byOID[now.all[i].OID] = &now.all[i]
 	}
 	for i := range r.rec.Tables {
-		migrated[catalog.Name{Schema: r.rec.Tables[i].Schema, Name: r.rec.Tables[i].Name}.String()] = &r.rec.Tables[i]
+		migrated[r.rec.Tables[i].String()] = &r.rec.Tables[i]
 	}
 	for i := range r.rec.Tables {
 		was := &r.rec.Tables[i]
-		name, key := catalog.Name{Schema: was.Schema, Name: was.Name}.String(), catalog.Name{Schema: was.Schema, Name: was.Name}
+		name, key := was.String(), was.Name
 		s, t := now.source[key], now.target[key]
 		switch there := byOID[was.OID]; {
 		case s == nil && was.Kind == "p" && there == nil:
@@ -87,7 +87,7 @@ func (r *runner) compareTables(now catalogs) (found changes) {
 		if was.TargetOID != 0 && was.TargetOID != t.OID && was.Kind != "p" {
 			if other := r.copyOf(t.OID); other != nil {
 				// The applier may need it so for a while: it looks at the pair before it applies anything.
-				found.exchanged = append(found.exchanged, fmt.Sprintf("%s of the target is what %s was copied to", name, catalog.Name{Schema: other.Schema, Name: other.Name}.String()))
+				found.exchanged = append(found.exchanged, fmt.Sprintf("%s of the target is what %s was copied to", name, other.String()))
 			} else {
 				found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
 			}

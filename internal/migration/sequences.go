@@ -14,8 +14,7 @@ import (
 
 // sequenceState is what a migration remembers of a sequence of the source.
 type sequenceState struct {
-	Schema string `json:"schema"`
-	Name   string `json:"name"`
+	catalog.Name
 
 	// As it was when the migration began. What the target has otherwise from the beginning it
 	// was given on purpose; what the source has altered since is carried over by the cutover.
@@ -38,7 +37,7 @@ func (r *runner) rememberSequences(ctx context.Context) error {
 	err := r.source.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		for _, s := range all {
-			states = append(states, sequenceState{Schema: s.Schema, Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+			states = append(states, sequenceState{Name: s.Name, SequenceDefinition: s.SequenceDefinition})
 		}
 		return err
 	})
@@ -70,7 +69,7 @@ func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at 
 	}
 	at = make(map[catalog.Name]int, len(states))
 	for i, s := range states {
-		at[catalog.Name{Schema: s.Schema, Name: s.Name}] = i
+		at[s.Name] = i
 	}
 	return states, at, nil
 }
@@ -101,14 +100,14 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 	now := map[catalog.Name]cutover.Sequence{}
 	r.gated = map[catalog.Name]catalog.SequenceDefinition{}
 	for _, s := range source {
-		now[catalog.Name{Schema: s.Schema, Name: s.Name}], r.gated[catalog.Name{Schema: s.Schema, Name: s.Name}] = s, s.SequenceDefinition
+		now[s.Name], r.gated[s.Name] = s, s.SequenceDefinition
 	}
 	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		if err != nil {
 			return err
 		}
-		all = slices.DeleteFunc(all, func(t catalog.Sequence) bool { _, ok := now[catalog.Name{Schema: t.Schema, Name: t.Name}]; return !ok })
+		all = slices.DeleteFunc(all, func(t catalog.Sequence) bool { _, ok := now[t.Name]; return !ok })
 		target, err = cutover.ReadSequences(ctx, conn, all)
 		return err
 	})
@@ -116,8 +115,8 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 		return err
 	}
 	for _, t := range target {
-		s, was := now[catalog.Name{Schema: t.Schema, Name: t.Name}], t.SequenceDefinition // of one that is younger than the migration
-		if i, ok := at[catalog.Name{Schema: t.Schema, Name: t.Name}]; ok {
+		s, was := now[t.Name], t.SequenceDefinition // of one that is younger than the migration
+		if i, ok := at[t.Name]; ok {
 			was = states[i].SequenceDefinition
 		}
 		if err := r.alterSequence(ctx, s, t, was, o, step); err != nil {
@@ -169,7 +168,7 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 	}
 	list := catalog.SequencesOf(all, r.tables)
 	for _, s := range list {
-		if was, ok := r.gated[catalog.Name{Schema: s.Schema, Name: s.Name}]; ok && was != s.SequenceDefinition {
+		if was, ok := r.gated[s.Name]; ok && was != s.SequenceDefinition {
 			return 0, fmt.Errorf("sequence %s was altered on the source while the cutover went on", s)
 		}
 	}
@@ -183,10 +182,10 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 	}
 	for i := range sequences {
 		s := &sequences[i]
-		n, ok := at[catalog.Name{Schema: s.Schema, Name: s.Name}]
+		n, ok := at[s.Name]
 		if !ok {
 			n = len(states)
-			states = append(states, sequenceState{Schema: s.Schema, Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+			states = append(states, sequenceState{Name: s.Name, SequenceDefinition: s.SequenceDefinition})
 		}
 		s.Placed, states[n].Placed = states[n].Placed, &s.Position
 	}

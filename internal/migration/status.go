@@ -333,7 +333,7 @@ func (st *Status) readBroken(ctx context.Context, r *runner) error {
 		return err
 	})
 	for _, t := range broken {
-		st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Schema+"."+t.Name)
+		st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Plain())
 	}
 	return err
 }

@@ -56,9 +56,8 @@ type record struct {
 
 // tableState is what a migration remembers of a table of its selection.
 type tableState struct {
-	OID        uint32 `json:"oid,omitempty"` // the source's; 0 in a record of an older version
-	Schema     string `json:"schema"`
-	Name       string `json:"name"`
+	OID uint32 `json:"oid,omitempty"` // the source's; 0 in a record of an older version
+	catalog.Name
 	Kind       string `json:"kind"`
 	InsertOnly bool   `json:"insert_only,omitempty"`
 

@@ -118,12 +118,12 @@ func (r *runner) migrated(ctx context.Context) (tables []catalog.Table, err erro
 	}
 	now := map[catalog.Name]catalog.Table{}
 	for _, t := range all {
-		now[catalog.Name{Schema: t.Schema, Name: t.Name}] = t
+		now[t.Name] = t
 	}
 	for _, t := range r.rec.Tables {
-		found, ok := now[catalog.Name{Schema: t.Schema, Name: t.Name}]
+		found, ok := now[t.Name]
 		if !ok || t.OID != 0 && found.OID != t.OID {
-			found = catalog.Table{OID: t.OID, Schema: t.Schema, Name: t.Name, Kind: 'r'}
+			found = catalog.Table{OID: t.OID, Name: t.Name, Kind: 'r'}
 		}
 		tables = append(tables, found)
 	}
@@ -136,7 +136,7 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 			continue
 		}
 		for i := range tables {
-			if tables[i].Schema == t.Schema && tables[i].Name == t.Name {
+			if tables[i].Schema == t.Schema && tables[i].Name.Name == t.Name {
 				again = append(again, tables[i])
 			}
 		}

@@ -113,9 +113,9 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 			continue
 		}
 		t := &table{source: c, sums: [2]map[int]sum{{}, {}}}
-		t.report = TableReport{Schema: c.Schema, Name: c.Name, Method: "multiset"}
+		t.report = TableReport{Schema: c.Schema, Name: c.Name.Name, Method: "multiset"}
 		tables = append(tables, t)
-		if other, ok := onTarget[catalog.Name{Schema: c.Schema, Name: c.Name}]; ok {
+		if other, ok := onTarget[c.Name]; ok {
 			t.match(otherLSN, other, sourceTypes, targetTypes)
 		}
 	}
@@ -164,7 +164,7 @@ func (v *Verifier) settle(ctx context.Context) error {
 func columns(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[catalog.Name]map[string]uint32, []uint32, error) {
 	var schemas, names []string
 	for i := range tables {
-		schemas, names = append(schemas, tables[i].Schema), append(names, tables[i].Name)
+		schemas, names = append(schemas, tables[i].Schema), append(names, tables[i].Name.Name)
 	}
 	rows, err := q.Query(ctx, `
 select n.nspname::text, c.relname::text, coalesce(a.attname::text, ''), coalesce(a.atttypid, 0)
@@ -250,8 +250,8 @@ func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*t
 	byName := map[catalog.Name]*table{}
 	var schemas, names []string
 	for _, t := range tables {
-		byName[catalog.Name{Schema: t.source.Schema, Name: t.source.Name}] = t
-		schemas, names = append(schemas, t.source.Schema), append(names, t.source.Name)
+		byName[t.source.Name] = t
+		schemas, names = append(schemas, t.source.Schema), append(names, t.source.Name.Name)
 	}
 	rows, err := q.Query(ctx, selectRelations, schemas, names, locking)
 	if err != nil {
