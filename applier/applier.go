@@ -75,9 +75,7 @@ type Applier struct {
 	// says one of these or what progress says.
 	doubts []decoder.LSN
 
-	misfits   int         // folds that failed since the last that went well
-	skipFolds int         // groups until the next is tried
-	unfolded  decoder.LSN // commit of a transaction in pieces that is not tried again
+	folds foldPolicy
 
 	mu       sync.Mutex // guards what follows
 	progress Progress
@@ -87,11 +85,16 @@ type Applier struct {
 	gate    gate
 	windows *windows // nil: none
 
-	// For tests: nothing is folded.
-	oneByOne bool
+	hooks hooks
+}
 
-	// For tests, called at the moments where a crash would hurt.
-	beforeCommit, afterCommit, beforeAck func()
+// hooks are called at the moments at which a crash hurts. Tests set them.
+type hooks struct{ beforeCommit, afterCommit, beforeAck func() }
+
+func call(hook func()) {
+	if hook != nil {
+		hook()
+	}
 }
 
 // New makes an Applier of a connection to the target. It creates the schema
@@ -125,8 +128,8 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Applier{config: c, log: c.Logger, gate: newGate(), windows: newWindows(c.Windows)}
-	s, err := openSession(ctx, conn, a.log, c.Name)
+	a := &Applier{config: c, log: c.Logger, gate: newGate(), windows: newWindows(c.Windows), folds: newFoldPolicy()}
+	s, err := a.openSession(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -225,9 +228,13 @@ func (a *Applier) apply(ctx context.Context, txs []*decoder.Tx) error {
 	if len(group) == 0 {
 		return nil
 	}
-	a.session.prune()
-	if a.folds(changesIn(group)) {
+	a.session.facts.prune()
+	if a.mayFold(changesIn(group)) {
 		err := a.transact(ctx, group, from, to, true)
+		if err == nil {
+			a.folds.succeeded()
+			return nil
+		}
 		if !a.misfit(err) {
 			return err
 		}
@@ -236,7 +243,7 @@ func (a *Applier) apply(ctx context.Context, txs []*decoder.Tx) error {
 		}
 	}
 	for attempt := 0; ; attempt++ {
-		fresh := len(a.session.tables) == 0
+		fresh := len(a.session.facts.tables) == 0
 		err := a.transact(ctx, group, from, to, false)
 		if attempt == 0 && a.session != nil && maybeStale(err, fresh) {
 			continue // the rollback made the session forget what it knew of the target's tables
@@ -289,12 +296,12 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 	if err := a.session.resolve(ctx, &a.config, group...); err != nil {
 		return a.rollback(ctx, err)
 	}
-	body, err := a.session.batchOf(folded, false, group...)
+	body, err := a.session.facts.batchOf(folded, false, group...)
 	if err != nil {
 		return a.rollback(ctx, err)
 	}
 	p := a.session.pipe(ctx)
-	if err := p.send(a.session.head(false, a.config.Name, from, to), body); err == nil {
+	if err := p.send(a.session.facts.head(false, a.config.Name, from, to), body); err == nil {
 		p.settle() //nolint:errcheck // end tells
 	}
 	err = p.end()
@@ -312,8 +319,8 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 }
 
 // head starts a transaction on the target and moves the progress row.
-func (s *session) head(prove bool, stream string, from, to Progress) *batch {
-	b := s.batch(prove)
+func (f *facts) head(prove bool, stream string, from, to Progress) *batch {
+	b := f.batch(prove)
 	b.begin()
 	b.move(stream, from, to)
 	return b
@@ -321,9 +328,9 @@ func (s *session) head(prove bool, stream string, from, to Progress) *batch {
 
 // begin starts a transaction on the target.
 func (b *batch) begin() {
-	own := &b.session.own
+	own := &b.facts.own
 	b.own("begin transaction", own.begin)
-	if !b.session.replica { // otherwise deferrable constraints are not checked at all
+	if !b.facts.replica { // otherwise deferrable constraints are not checked at all
 		b.own("defer constraints", own.deferConstraints)
 	}
 }
@@ -333,9 +340,9 @@ func (b *batch) begin() {
 // is given the position and time of the commit as well: without them all commits
 // of a session would carry the time of its first.
 func (b *batch) move(stream string, from, to Progress) {
-	own := &b.session.own
-	b.fence(own.move, moveParameters(stream, from, to)...)
-	if b.session.origin != "" && !to.CommitTime.IsZero() {
+	own := &b.facts.own
+	b.claim(own.move, moveParameters(stream, from, to)...)
+	if b.facts.origin != "" && !to.CommitTime.IsZero() {
 		b.own("set up replication origin", own.origin, []byte(to.Applied.String()), timeParameter(to.CommitTime))
 	}
 }
@@ -343,17 +350,13 @@ func (b *batch) move(stream string, from, to Progress) {
 // commit makes the open transaction durable. Once COMMIT is on its way, its answer
 // is waited for even when ctx ends.
 func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
-	if a.beforeCommit != nil {
-		a.beforeCommit()
-	}
+	call(a.hooks.beforeCommit)
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
 	err := a.session.commit(work)
 	if err == nil {
 		a.setProgress(to)
-		if a.afterCommit != nil {
-			a.afterCommit()
-		}
+		call(a.hooks.afterCommit)
 		return nil
 	}
 	if !a.session.conn.IsClosed() {
@@ -406,7 +409,7 @@ func (a *Applier) rollback(ctx context.Context, err error) error {
 	if a.session.clean(work) != nil || onStandby(err) {
 		a.drop(work)
 	}
-	if errors.Is(err, errFenced) {
+	if errors.Is(err, errMoved) {
 		if a.session == nil {
 			return fmt.Errorf("%w, and then the connection was lost", err)
 		}

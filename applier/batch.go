@@ -2,7 +2,6 @@ package applier
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/walferry/walferry/decoder"
 )
@@ -10,7 +9,7 @@ import (
 // batch is what is to be sent to the target, in this order. Making it needs nothing
 // from the server, as long as the tables are known.
 type batch struct {
-	session  *session
+	facts    *facts
 	prove    bool // by the statements themselves; else whoever reads the results counts
 	commands []command
 	values   [][]byte // of all commands; a chunk at a time
@@ -28,21 +27,21 @@ type command struct {
 	awaited
 }
 
-func (s *session) batch(prove bool) *batch { return &batch{session: s, prove: prove} }
+func (f *facts) batch(prove bool) *batch { return &batch{facts: f, prove: prove} }
 
 // own adds a statement of our own.
 func (b *batch) own(what string, s *statement, values ...[]byte) {
 	b.commands = append(b.commands, command{statement: s, values: values, awaited: awaited{what: what, rows: -1}})
 }
 
-// fence adds one of the statements that move or hold the progress row.
-func (b *batch) fence(s *statement, values ...[]byte) {
-	b.commands = append(b.commands, command{statement: s, values: values, awaited: awaited{what: "move progress", rows: -1, fence: true}})
+// claim adds one of the statements that move the progress row, or claim it where it is.
+func (b *batch) claim(s *statement, values ...[]byte) {
+	b.commands = append(b.commands, command{statement: s, values: values, awaited: awaited{what: "move progress", rows: -1, claim: true}})
 }
 
 // commit makes the transaction durable.
 func (b *batch) commit() {
-	b.own("commit", b.session.own.commit)
+	b.own("commit", b.facts.own.commit)
 	b.commands[len(b.commands)-1].commit = true
 }
 
@@ -51,17 +50,15 @@ func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	if c.Op == decoder.Truncate {
 		return b.truncate(tx, c)
 	}
-	t := b.session.of(c.Relation)
-	if t == nil {
-		return &inputError{fmt.Sprintf("apply transaction %d: a change of no known relation", tx.XID)}
-	}
-	if t.left || t.before(tx) {
+	t, how := b.treat(c.Relation, tx)
+	switch how {
+	case unknown:
+		return unknownRelation(tx)
+	case leaveOut:
 		return nil
-	}
-	if t.unfit != nil {
+	case refuse:
 		return located(t.unfit, tx, c, t)
-	}
-	if tx.CommitLSN < t.window.To || slices.Contains(b.reading, t) {
+	case converge:
 		return b.converge(tx, c, t)
 	}
 	s, err := t.statement(c, b.prove, &b.shape)
@@ -70,6 +67,10 @@ func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	}
 	b.row(s, c, awaited{tx: tx, change: c, table: t, rows: 1})
 	return nil
+}
+
+func unknownRelation(tx *decoder.Tx) error {
+	return &inputError{fmt.Sprintf("apply transaction %d: a change of no known relation", tx.XID)}
 }
 
 // changes adds those of one Tx, one by one in their order.
@@ -103,12 +104,12 @@ func (b *batch) row(s *statement, c *decoder.Change, a awaited) {
 func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) error {
 	var tables []*table
 	for _, r := range c.Truncated {
-		t := b.session.of(r)
-		switch {
-		case t == nil || t.left || t.before(tx):
-		case t.unfit != nil:
+		switch t, how := b.treat(r, tx); how {
+		case unknown:
+			return unknownRelation(tx)
+		case refuse:
 			return located(t.unfit, tx, c, t)
-		default:
+		case strict, converge: // where rows of several positions were, none of any is
 			tables = append(tables, t)
 		}
 	}

@@ -10,9 +10,10 @@ import (
 
 // benchGroup is a group of 2,000 changes like those of pgbench -N: an update of a row by its
 // key, and an insert into a table without one.
-func benchGroup() (*session, []*decoder.Tx) {
+func benchGroup() (*facts, []*decoder.Tx) {
 	accounts, history := relation("accounts", 'd', "aid*", "bid", "abalance", "filler"), relation("history", 'n', "tid", "bid", "aid", "delta", "mtime")
-	s := &session{replica: true, tables: map[*decoder.Relation]*table{}}
+	folds := newFoldPolicy()
+	s := &facts{replica: true, folds: &folds, tables: map[*decoder.Relation]*table{}}
 	for r, keys := range map[*decoder.Relation][]key{accounts: unique("aid"), history: nil} {
 		t := known(r, keys, func(t *table) { t.foldable, t.setStatements = true, map[string]*statement{} })
 		s.tables[r] = t

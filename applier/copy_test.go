@@ -13,7 +13,7 @@ import (
 // copies counts the COPYs that a transaction would be sent as.
 func copies(t *testing.T, g *target, tx *decoder.Tx) int {
 	t.Helper()
-	b, err := g.session.batchOf(true, true, tx)
+	b, err := g.session.facts.batchOf(true, true, tx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ create table guarded (id int primary key, v text); alter table guarded enable ro
 	g.apply(others...)
 	g.want(`select count(*), count(distinct n), count("v	;"), min("v	;") = E'\\.\n\t\r\\N' from plain`, fmt.Sprintf("%d|%d|%d|t", 4*leastCopy, 4*leastCopy, 2*leastCopy))
 	g.want(`select count(*) from guarded where v = 'v'`, fmt.Sprint(2*leastCopy))
-	if g.misfits > 0 {
+	if g.folds.misfits > 0 {
 		t.Error("what was gathered did not go through, and was applied one by one")
 	}
 	if n := copies(t, g, g.tx(changes...)); n != 1 {
@@ -99,7 +99,7 @@ func TestCopyText(t *testing.T) {
 			}
 		}
 	})
-	if g.misfits > 0 {
+	if g.folds.misfits > 0 {
 		t.Error("what was gathered did not go through, and was applied one by one")
 	}
 }

@@ -59,7 +59,7 @@ func TestRun_SessionLost(t *testing.T) {
 	for _, moment := range []struct {
 		name string
 		hook *func()
-	}{{"before commit", &g.beforeCommit}, {"after commit", &g.afterCommit}, {"before ack", &g.beforeAck}} {
+	}{{"before commit", &g.hooks.beforeCommit}, {"after commit", &g.hooks.afterCommit}, {"before ack", &g.hooks.beforeAck}} {
 		*moment.hook = once(g.kill)
 		f := newFeed(g.tx(insert(r, moment.name+" 1")), g.tx(insert(r, moment.name+" 2")))
 		g.run(f)
@@ -75,7 +75,7 @@ func TestApply_SessionLost(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
 	r := relation("log", 'd', "line")
-	g.beforeCommit = once(g.kill)
+	g.hooks.beforeCommit = once(g.kill)
 	tx := g.tx(insert(r, "a"))
 	if err := g.Apply(t.Context(), tx); err == nil {
 		t.Fatal("no error though the session was lost")
@@ -252,6 +252,39 @@ func TestRun_RestartInPieces(t *testing.T) {
 	g.want(`select transactions, changes from walferry.progress`, "2|4")
 }
 
+// A change of one piece fails while the next, which is for a table that is met first, waits for
+// the results: the error is that of the change.
+func TestRun_FailureBeforeNewTable(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table t (id int primary key, v text); insert into t values (1, ''); create table log (line text)`)
+	r, log := relation("t", 'd', "id*", "v"), relation("log", 'd', "line")
+	whole := g.tx()
+	piece := func(first, last bool, changes ...decoder.Change) *decoder.Tx {
+		tx := &decoder.Tx{XID: whole.XID, CommitLSN: whole.CommitLSN, CommitTime: whole.CommitTime, First: first, Last: last, Changes: changes}
+		if last {
+			tx.EndLSN = whole.EndLSN
+		}
+		return tx
+	}
+	g.exec(`begin; update t set v = 'user'`)
+	f := newFeed(
+		piece(true, false, insert(r, "2", "a")),
+		piece(false, false, update(r, nil, row("1", "a")), remove(r, "7", nil)),
+		piece(false, true, insert(log, "a")),
+	)
+	done := make(chan error, 1)
+	go func() { done <- g.Run(t.Context(), f) }()
+	watch := &target{t: t, other: otherConn(t, g.url)}
+	watch.eventually(`select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`, "1")
+	g.exec(`commit`)
+	var conflict *ConflictError
+	if err := <-done; !errors.As(err, &conflict) || conflict.Kind != MissingRow {
+		t.Errorf("got %v, want a ConflictError for the missing row", err)
+	}
+	g.want(`select * from t`, "1|user")
+	g.want(`select count(*) from log`, "0")
+}
+
 // The context ends while only a part of a transaction has come: it is undone.
 // What is in hand whole is finished.
 func TestRun_Stop(t *testing.T) {
@@ -268,7 +301,7 @@ func TestRun_Stop(t *testing.T) {
 	g.eventually(`select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'`, "0")
 
 	ctx, cancel := context.WithCancelCause(t.Context())
-	g.beforeCommit = once(func() { cancel(errStop) })
+	g.hooks.beforeCommit = once(func() { cancel(errStop) })
 	tx := g.tx(insert(r, "whole"))
 	f = newFeed(tx)
 	if err := g.Run(ctx, f); !errors.Is(err, errStop) {

@@ -3,7 +3,6 @@ package applier
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"slices"
 
 	"github.com/walferry/walferry/decoder"
@@ -16,10 +15,10 @@ import (
 // The order between tables is given up. That is allowed in replica role only, where
 // neither foreign keys nor triggers look at it.
 type fold struct {
-	session *session
-	tables  map[string]*folded // by the name on the target
-	order   []*folded          // as they were met
-	key     []byte             // buffer
+	batch  *batch
+	tables map[string]*folded // by the name on the target
+	order  []*folded          // as they were met
+	key    []byte             // buffer
 }
 
 // folded are the changes of one table, in parts that must follow each other.
@@ -35,8 +34,8 @@ type part struct {
 	change *decoder.Change
 }
 
-func (s *session) fold() *fold {
-	return &fold{session: s, tables: map[string]*folded{}}
+func (b *batch) fold() *fold {
+	return &fold{batch: b, tables: map[string]*folded{}}
 }
 
 // add takes the next change. It returns false when it does not, and everything so far
@@ -46,19 +45,19 @@ func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 	if c.Op == decoder.Truncate {
 		return f.truncate(tx, c)
 	}
-	t := f.session.of(c.Relation)
-	switch {
-	case t == nil || t.unfit != nil && !t.before(tx): // sending will say it
+	t, how := f.batch.treat(c.Relation, tx)
+	switch how {
+	case unknown, refuse: // sending will say it
 		f.order = append(f.order, &folded{parts: []part{{tx: tx, change: c}}})
 		return true
-	case t.left || t.before(tx):
+	case leaveOut:
 		return true
 	}
 	to := f.of(t)
 	if to == nil {
 		return false
 	}
-	if !t.foldable || !f.into(to.open(), t, c) {
+	if how != strict || !t.foldable || !f.into(to.open(), t, c) {
 		to.parts = append(to.parts, part{tx: tx, change: c})
 	}
 	return true
@@ -70,11 +69,11 @@ func (f *fold) truncate(tx *decoder.Tx, c *decoder.Change) bool {
 	if len(c.Truncated) != 1 {
 		return false
 	}
-	t := f.session.of(c.Truncated[0])
-	switch {
-	case t == nil || t.unfit != nil:
+	t, how := f.batch.treat(c.Truncated[0], tx)
+	switch how {
+	case unknown, refuse:
 		return false
-	case t.left || t.before(tx):
+	case leaveOut:
 		return true
 	}
 	to := f.of(t)
@@ -185,18 +184,18 @@ func unsent(row []decoder.Value) bool {
 	return false
 }
 
-// unfold adds what is left to do to a batch.
-func (f *fold) unfold(b *batch) error {
+// unfold adds what is left to do to the batch.
+func (f *fold) unfold() error {
 	for _, to := range f.order {
 		for i := range to.parts {
 			part := &to.parts[i]
 			if part.net == nil {
-				if err := b.change(part.tx, part.change); err != nil {
+				if err := f.batch.change(part.tx, part.change); err != nil {
 					return err
 				}
 				continue
 			}
-			if err := b.effects(to.table, part.net); err != nil {
+			if err := f.batch.effects(to.table, part.net); err != nil {
 				return err
 			}
 		}
@@ -233,13 +232,6 @@ func (b *batch) effects(t *table, s *effects) error {
 	return nil
 }
 
-// leastSet is how many changes of one shape are worth a statement for all of them,
-// leastCopy how many INSERTs are worth a COPY.
-const (
-	leastSet  = 4
-	leastCopy = 50
-)
-
 // alike adds changes of different rows by their shapes.
 func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	type bucket struct {
@@ -265,9 +257,9 @@ func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	for _, bucket := range buckets {
 		s := t.setStatement(shape(bucket.shape))
 		switch n := len(bucket.changes); {
-		case s != nil && n >= b.session.leastCopy && t.copied && bucket.changes[0].Op == decoder.Insert:
+		case s != nil && n >= b.facts.folds.leastCopy && t.copied && bucket.changes[0].Op == decoder.Insert:
 			b.copy(t, s, bucket.changes)
-		case s != nil && n >= leastSet:
+		case s != nil && n >= b.facts.folds.leastSet:
 			b.many(t, s, bucket.changes)
 		default:
 			for _, c := range bucket.changes {
@@ -286,8 +278,9 @@ type folding struct {
 	fold  *fold
 }
 
-func (s *session) folding(prove bool) *folding {
-	return &folding{batch: s.batch(prove), fold: s.fold()}
+func (f *facts) folding(prove bool) *folding {
+	b := f.batch(prove)
+	return &folding{batch: b, fold: b.fold()}
 }
 
 // add takes the changes of one Tx.
@@ -298,10 +291,10 @@ func (f *folding) add(tx *decoder.Tx) error {
 			continue
 		}
 		if len(f.fold.order) > 0 {
-			if err := f.fold.unfold(f.batch); err != nil {
+			if err := f.fold.unfold(); err != nil {
 				return err
 			}
-			f.fold = f.batch.session.fold()
+			f.fold = f.batch.fold()
 			if f.fold.add(tx, c) {
 				continue
 			}
@@ -314,62 +307,26 @@ func (f *folding) add(tx *decoder.Tx) error {
 }
 
 // end is the batch for what was added.
-func (f *folding) end() (*batch, error) { return f.batch, f.fold.unfold(f.batch) }
-
-// leastFold is how many changes are worth a fold.
-const leastFold = 2 * leastSet
+func (f *folding) end() (*batch, error) { return f.batch, f.fold.unfold() }
 
 // batchOf is the batch of transactions by their net effect, or change by change.
-func (s *session) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) {
+func (f *facts) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) {
 	if folded {
-		f := s.folding(prove)
+		folding := f.folding(prove)
 		for _, tx := range txs {
-			if err := f.add(tx); err != nil {
+			if err := folding.add(tx); err != nil {
 				return nil, err
 			}
 		}
-		return f.end()
+		return folding.end()
 	}
-	b := s.batch(prove)
+	b := f.batch(prove)
 	for _, tx := range txs {
 		if err := b.changes(tx); err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
-}
-
-// folds tells whether changes are worth to be gathered, and may be.
-func (a *Applier) folds(changes int) bool {
-	if changes < leastFold || a.oneByOne || !a.session.replica || a.converging() {
-		return false
-	}
-	if a.skipFolds > 0 {
-		a.skipFolds--
-		return false
-	}
-	return true
-}
-
-// skipFoldsMax bounds for how many groups it is not tried after it has failed.
-const skipFoldsMax = 256
-
-// misfit tells whether an error of a fold may be one of the fold alone. Each that comes
-// after another makes the next attempt wait for longer.
-func (a *Applier) misfit(err error) bool {
-	var fold *foldError
-	var conflict *ConflictError
-	var schema *SchemaError
-	if !errors.As(err, &fold) && !errors.As(err, &conflict) && !errors.As(err, &schema) {
-		if err == nil {
-			a.misfits = 0
-		}
-		return false
-	}
-	a.skipFolds = min(1<<a.misfits, skipFoldsMax)
-	a.misfits = min(a.misfits+1, 16)
-	a.log.Debug("applying changes one by one", "reason", err)
-	return true
 }
 
 // one adds a made-up change.

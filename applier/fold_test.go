@@ -15,7 +15,7 @@ import (
 
 // The net effect of random transactions over few keys leaves what the changes one by one do.
 func TestFold_Random(t *testing.T) {
-	s := &session{replica: true, tables: map[*decoder.Relation]*table{
+	s := &facts{replica: true, tables: map[*decoder.Relation]*table{
 		keyedRelation: known(keyedRelation, unique("id"), func(t *table) { t.foldable = true }),
 		bareRelation:  known(bareRelation, nil, func(t *table) { t.foldable = true }),
 	}}
@@ -26,7 +26,7 @@ func TestFold_Random(t *testing.T) {
 		}
 		rows := maps.Clone(m.keyed)
 		bare := map[string]int{}
-		f := s.fold()
+		f := s.batch(true).fold()
 		for range rapid.IntRange(0, 30).Draw(t, "changes") {
 			c := m.change(t)
 			if f.add(&decoder.Tx{}, &c) {
@@ -37,7 +37,7 @@ func TestFold_Random(t *testing.T) {
 			}
 			replay(t, f, rows, bare)
 			replayOne(t, &c, rows, bare)
-			f = s.fold()
+			f = s.batch(true).fold()
 		}
 		replay(t, f, rows, bare)
 		got := &model{keyed: rows}
@@ -141,11 +141,11 @@ func TestFold_Truncate(t *testing.T) {
 		{"of a change that stands alone", []decoder.Change{remove(bareRelation, "a", nil), empty(false, bareRelation)}, []string{"bare: truncate"}, -1},
 		{"several tables", []decoder.Change{insert(keyedRelation, "1", "", ""), empty(false, keyedRelation, bareRelation)}, []string{"keyed: 1"}, 1},
 	} {
-		s := &session{replica: true, tables: map[*decoder.Relation]*table{
+		s := &facts{replica: true, tables: map[*decoder.Relation]*table{
 			keyedRelation: known(keyedRelation, unique("id"), func(t *table) { t.foldable = true }),
 			bareRelation:  known(bareRelation, nil, func(t *table) { t.foldable = true }),
 		}}
-		f, refused := s.fold(), -1
+		f, refused := s.batch(true).fold(), -1
 		for i := range test.changes {
 			if !f.add(&decoder.Tx{}, &test.changes[i]) {
 				refused = i
@@ -189,18 +189,18 @@ func TestApply_FoldedSwap(t *testing.T) {
 	}
 	g.apply(changes...)
 	g.want(`select count(*) from s where v = 'new' and u = case when id % 2 = 1 then id + 1 else id - 1 end`, "20")
-	if g.misfits == 0 {
+	if g.folds.misfits == 0 {
 		t.Error("the server took an UPDATE of all at once: this test shows nothing any more")
 	}
 	// Values that leave room for each other go through at once again.
-	g.skipFolds = 0
+	g.folds.skip = 0
 	changes = nil
 	for id := 1; id <= 20; id++ {
 		set(id, 100+id)
 	}
 	g.apply(changes...)
 	g.want(`select count(*) from s where u = 100 + id`, "20")
-	if g.misfits != 0 {
+	if g.folds.misfits != 0 {
 		t.Error("an UPDATE of all at once was not taken")
 	}
 }

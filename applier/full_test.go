@@ -94,7 +94,7 @@ func start(t *rapid.T) (h heap) {
 // With REPLICA IDENTITY FULL a key that only the target enforces never makes of the source's
 // rows anything else: the net effect is theirs, or a statement is refused.
 func TestFold_FullRandom(t *testing.T) {
-	s := &session{replica: true, tables: map[*decoder.Relation]*table{
+	s := &facts{replica: true, tables: map[*decoder.Relation]*table{
 		fullRelation: known(fullRelation, unique("id"), func(t *table) { t.foldable = true }),
 	}}
 	right, refused, merged := 0, 0, 0
@@ -104,7 +104,7 @@ func TestFold_FullRandom(t *testing.T) {
 		for _, r := range h {
 			there[r.id] = r
 		}
-		f, n := s.fold(), rapid.IntRange(1, 20).Draw(t, "changes")
+		f, n := s.batch(true).fold(), rapid.IntRange(1, 20).Draw(t, "changes")
 		for range n {
 			c := h.change(t)
 			if !f.add(&decoder.Tx{}, &c) {
@@ -190,10 +190,8 @@ func TestApply_FullRandom(t *testing.T) {
 	g := newTarget(t, `create table heap (id int not null, v text, doc text); create unique index on heap (id)`)
 	right, refused := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
-		if g.session != nil {
-			g.session.leastCopy = rapid.SampledFrom([]int{1, 2, leastCopy}).Draw(t, "least COPY")
-		}
-		g.skipFolds = 0
+		g.folds.leastCopy = rapid.SampledFrom([]int{1, 2, leastCopy}).Draw(t, "least COPY")
+		g.folds.skip = 0
 		h := start(t)
 		g.exec(`truncate heap`)
 		for _, r := range h {
@@ -339,7 +337,7 @@ create table t (k text collate ci not null, v text); create unique index on t (k
 		}
 		g.apply(inserts...)
 		g.apply(changes...)
-		if g.misfits != 0 {
+		if g.folds.misfits != 0 {
 			t.Error("the rows were not found by the index's collation")
 		}
 		g.want(`select count(*) from t where v = 'is ' || k collate "C"`, "10")

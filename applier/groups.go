@@ -27,39 +27,40 @@ const (
 // row has not moved. What fails in this way is applied again, looking at each result, which
 // tells the change that it is about.
 func (r *run) groups(ctx context.Context) error {
-	if err := r.retry(ctx, r.ready); err != nil {
+	if err := r.applier.retry(ctx, r.applier.ready); err != nil {
 		return err
 	}
-	if r.converging() {
+	if r.applier.converging() {
 		r.upcoming(true)
 		return r.careful(ctx, nil)
 	}
-	r.session.prune()
+	r.applier.session.facts.prune()
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
 	// The target's tables for what has arrived: none can be looked for while groups are on their way.
-	if err := r.session.resolve(work, &r.config, r.upcoming(true)...); err != nil {
-		return r.careful(ctx, r.rollback(work, err))
+	if err := r.applier.session.resolve(work, &r.applier.config, r.upcoming(true)...); err != nil {
+		return r.careful(ctx, r.applier.rollback(work, err))
 	}
-	o := &overlap{run: r, pipe: r.session.pipe(work)}
+	s := r.applier.session
+	o := &overlap{applier: r.applier, config: &r.applier.config, run: r, facts: s.facts, pipe: s.pipe(work)}
 	o.gather()
 	err := o.loop(ctx)
 	if first := o.pipe.end(); first != nil {
 		err = first
 	}
 	o.land()
-	if !r.session.conn.IsClosed() {
-		r.doubts = nil
+	if !s.conn.IsClosed() {
+		r.applier.doubts = nil
 	}
-	misfit := err != nil && len(o.flying) > 0 && o.flying[0].folding != nil && r.misfit(err)
+	misfit := err != nil && len(o.flying) > 0 && o.flying[0].folding != nil && r.applier.misfit(err)
 	o.giveBack()
 	switch {
 	case err == nil:
 		return nil
 	case !misfit && transient(err) && ctx.Err() == nil:
-		r.log.Info("target failed; trying again", "error", err, "applied", r.Applied())
+		r.applier.log.Info("target failed; trying again", "error", err, "applied", r.applier.Applied())
 	}
-	return r.careful(ctx, r.rollback(work, err))
+	return r.careful(ctx, r.applier.rollback(work, err))
 }
 
 // careful applies the next group, however long it takes, looking at every result before
@@ -81,7 +82,7 @@ func (r *run) careful(ctx context.Context, before error) error {
 // still in the inbox.
 func (r *run) upcoming(poll bool) []*decoder.Tx {
 	var f flight
-	for !f.full(&r.config) {
+	for !f.full(&r.applier.config) {
 		n := len(f.items)
 		if n == len(r.ahead) && !(poll && r.poll()) || !r.passable(r.ahead[n].tx) {
 			break
@@ -100,7 +101,9 @@ func transactions(items []item) []*decoder.Tx {
 }
 
 // passable tells whether a Tx is whole and the gate lets it through.
-func (r *run) passable(tx *decoder.Tx) bool { return whole(tx) && tx.CommitLSN < r.gate.limit() }
+func (r *run) passable(tx *decoder.Tx) bool {
+	return whole(tx) && tx.CommitLSN < r.applier.gate.limit()
+}
 
 // poll reads one more from the inbox, if it has arrived.
 func (r *run) poll() bool {
@@ -118,8 +121,12 @@ func (r *run) poll() bool {
 
 // overlap has several groups on their way to the target.
 type overlap struct {
-	*run
-	pipe   *pipe
+	applier *Applier
+	config  *Config // the applier's
+	run     *run
+	facts   *facts // of the applier's session, whose connection the pipe has
+	pipe    *pipe
+
 	flying []*flight // oldest first
 	bytes  int       // of flying
 	landed int64     // the pipe's Syncs that are done with
@@ -155,12 +162,12 @@ func (o *overlap) loop(ctx context.Context) error {
 			}
 			continue
 		}
-		if len(o.flying) == 0 && (stop || o.blocked() || o.gate.limit() != math.MaxUint64) {
+		if len(o.flying) == 0 && (stop || o.blocked() || o.applier.gate.limit() != math.MaxUint64) {
 			return nil
 		}
-		items := o.in.items
+		items := o.run.in.items
 		switch {
-		case stop || o.next.full(&o.config) || len(o.ahead) > 0:
+		case stop || o.next.full(o.config) || len(o.run.ahead) > 0:
 			items = nil
 		case len(o.next.items) > 0:
 			items, wait = nil, min(wait, lookInterval) // not awake for each that arrives
@@ -169,7 +176,7 @@ func (o *overlap) loop(ctx context.Context) error {
 		select {
 		case <-done:
 			done, stop = nil, true
-		case <-o.gate.changed:
+		case <-o.applier.gate.changed:
 			stop = true
 		case <-o.pipe.news:
 			o.land()
@@ -180,8 +187,8 @@ func (o *overlap) loop(ctx context.Context) error {
 				stop = true // the caller meets it again
 				continue
 			}
-			o.in.took(it)
-			o.ahead = append(o.ahead, it)
+			o.run.in.took(it)
+			o.run.ahead = append(o.run.ahead, it)
 		case <-timer.C:
 		}
 	}
@@ -189,13 +196,13 @@ func (o *overlap) loop(ctx context.Context) error {
 
 // gather begins the next group.
 func (o *overlap) gather() {
-	from := o.Progress()
+	from := o.applier.Progress()
 	if n := len(o.flying); n > 0 {
 		from = o.flying[n-1].to
 	}
 	o.next = &flight{from: from, to: from}
-	if !o.oneByOne && o.session.replica && o.skipFolds == 0 {
-		o.next.folding = o.session.folding(true)
+	if o.facts.replica && o.applier.folds.tried() {
+		o.next.folding = o.facts.folding(true)
 	}
 }
 
@@ -211,21 +218,21 @@ func (f *flight) add(it item) {
 
 // takes tells whether a Tx may go into the next group.
 func (o *overlap) takes(tx *decoder.Tx) bool {
-	return o.passable(tx) && len(o.session.unknown(tx)) == 0
+	return o.run.passable(tx) && len(o.facts.unknown(tx)) == 0
 }
 
 // blocked tells that what comes next is not for a group that could be sent now.
-func (o *overlap) blocked() bool { return len(o.ahead) > 0 && !o.takes(o.head()) }
+func (o *overlap) blocked() bool { return len(o.run.ahead) > 0 && !o.takes(o.run.head()) }
 
 // draw adds to the next group what has arrived.
 func (o *overlap) draw(stop bool) {
-	for !stop && !o.next.full(&o.config) && (len(o.ahead) > 0 || o.poll()) && o.takes(o.head()) {
-		it := o.take()
+	for !stop && !o.next.full(o.config) && (len(o.run.ahead) > 0 || o.run.poll()) && o.takes(o.run.head()) {
+		it := o.run.take()
 		f := o.next
 		if there(it.tx, f.to.Applied) {
-			if there(it.tx, o.Applied()) {
-				o.passed(it.tx)
-				o.ack()
+			if there(it.tx, o.applier.Applied()) {
+				o.run.passed(it.tx)
+				o.run.ack()
 			}
 			continue // the target has it, or it is on its way
 		}
@@ -249,11 +256,11 @@ func (o *overlap) due() (now bool, wait time.Duration) {
 		return true, 0
 	case len(o.flying) >= flightsMax || o.bytes+f.bytes > 2*o.config.GroupBytes:
 		return false, long
-	case f.full(&o.config):
+	case f.full(o.config):
 		return true, 0
 	}
 	interval := max(smallInterval, o.busy)
-	if f.changes > smallGroup || len(o.flying) > int(o.session.roundTrip/interval) {
+	if f.changes > smallGroup || len(o.flying) > int(o.facts.roundTrip/interval) {
 		return false, long
 	}
 	wait = interval - time.Since(o.sent)
@@ -263,7 +270,7 @@ func (o *overlap) due() (now bool, wait time.Duration) {
 // learn takes into account how long the target was busy with a group.
 func (o *overlap) learn(f *flight) {
 	now := time.Now()
-	took := now.Sub(f.sent) - o.session.roundTrip
+	took := now.Sub(f.sent) - o.facts.roundTrip
 	if since := now.Sub(o.arrived); since < took {
 		took = since
 	}
@@ -274,7 +281,7 @@ func (o *overlap) learn(f *flight) {
 // send puts the next group on its way, with its COMMIT.
 func (o *overlap) send() error {
 	f := o.next
-	body, err := f.plan(o.Applier)
+	body, err := f.plan(o.applier)
 	if err != nil {
 		return err
 	}
@@ -282,15 +289,13 @@ func (o *overlap) send() error {
 	o.bytes += f.bytes
 	o.sent = time.Now()
 	f.sent = o.sent
-	o.doubts = append(o.doubts, f.to.Applied)
+	o.applier.doubts = append(o.applier.doubts, f.to.Applied)
 	o.gather()
-	if err := o.pipe.send(o.session.head(true, o.config.Name, f.from, f.to), body); err != nil {
+	if err := o.pipe.send(o.facts.head(true, o.config.Name, f.from, f.to), body); err != nil {
 		return err
 	}
-	if o.beforeCommit != nil {
-		o.beforeCommit()
-	}
-	end := o.session.batch(true)
+	call(o.applier.hooks.beforeCommit)
+	end := o.facts.batch(true)
 	end.commit()
 	if err := o.pipe.send(end); err != nil {
 		return err
@@ -300,9 +305,9 @@ func (o *overlap) send() error {
 
 // plan is what has to be sent.
 func (f *flight) plan(a *Applier) (*batch, error) {
-	if folded := a.folds(f.changes); !folded || f.folding == nil {
+	if folded := a.mayFold(f.changes); !folded || f.folding == nil {
 		f.folding = nil
-		return a.session.batchOf(false, true, transactions(f.items)...)
+		return a.session.facts.batchOf(false, true, transactions(f.items)...)
 	}
 	if f.err != nil {
 		return nil, f.err
@@ -321,19 +326,17 @@ func (o *overlap) land() {
 		o.flying = o.flying[1:]
 		o.bytes -= f.bytes
 		o.learn(f)
-		o.setProgress(f.to)
-		o.doubts = o.doubts[1:]
-		if o.afterCommit != nil {
-			o.afterCommit()
-		}
+		o.applier.setProgress(f.to)
+		o.applier.doubts = o.applier.doubts[1:]
+		call(o.applier.hooks.afterCommit)
 		if f.folding != nil {
-			o.misfit(nil)
+			o.applier.folds.succeeded()
 		}
 		for _, it := range f.items {
-			o.passed(it.tx)
+			o.run.passed(it.tx)
 		}
 	}
-	o.ack()
+	o.run.ack()
 }
 
 // giveBack makes what has not landed the head again.
@@ -342,5 +345,5 @@ func (o *overlap) giveBack() {
 	for _, f := range append(o.flying, o.next) {
 		items = append(items, f.items...)
 	}
-	o.ahead = append(items, o.ahead...)
+	o.run.ahead = append(items, o.run.ahead...)
 }

@@ -107,7 +107,7 @@ func TestRun_Fenced(t *testing.T) {
 	r := relation("log", 'd', "n")
 	f := newFeed()
 	n := 0
-	g.afterCommit = func() {
+	g.hooks.afterCommit = func() {
 		if n++; n == 2 { // it waits until what is on its way has landed
 			g.exec(`update walferry.progress set applied = 'F/0'`)
 		}

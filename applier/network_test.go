@@ -95,7 +95,7 @@ func TestApply_CommitInDoubt(t *testing.T) {
 	c.armed.Store(true)
 	tx := g.tx(insert(r, "not committed"))
 	ctx, cancel := context.WithCancel(t.Context())
-	a.beforeCommit = once(cancel) // it waits for the answer all the same
+	a.hooks.beforeCommit = once(cancel) // it waits for the answer all the same
 	wire := a.session.conn.PgConn().Conn()
 	done := make(chan error, 1)
 	go func() { done <- a.Apply(ctx, tx) }()

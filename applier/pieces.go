@@ -15,13 +15,13 @@ func (r *run) pieces(ctx context.Context) error {
 	if !tx.First {
 		return &inputError{fmt.Sprintf("apply transaction %d: its first piece has not come", tx.XID)}
 	}
-	if there(tx, r.Applied()) {
+	if there(tx, r.applier.Applied()) {
 		return r.skip(ctx)
 	}
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
-	l := &large{run: r, from: r.Applier.Progress(), changes: len(tx.Changes)}
-	if err := r.retry(ctx, func(ctx context.Context) error { return l.open(ctx, work, tx) }); err != nil {
+	l := &large{run: r, applier: r.applier, from: r.applier.Progress(), changes: len(tx.Changes)}
+	if err := r.applier.retry(ctx, func(ctx context.Context) error { return l.open(ctx, work, tx) }); err != nil {
 		return err
 	}
 	for !tx.Last {
@@ -80,8 +80,9 @@ func (r *run) nextPiece(ctx context.Context, failed <-chan struct{}) error {
 
 // large is a transaction that is applied in pieces.
 type large struct {
-	*run
-	pipe    *pipe
+	run     *run
+	applier *Applier
+	pipe    *pipe // nil: the session has its connection
 	from    Progress
 	changes int
 	folded  bool
@@ -90,23 +91,23 @@ type large struct {
 // open applies the first piece and waits for its results: nothing has been given up so
 // far, so that it can be tried in another way.
 func (l *large) open(ctx, work context.Context, first *decoder.Tx) error {
-	if err := l.ready(ctx); err != nil {
+	if err := l.applier.ready(ctx); err != nil {
 		return err
 	}
-	l.session.prune()
-	l.folded = first.CommitLSN != l.unfolded && l.folds(len(first.Changes))
+	l.applier.session.facts.prune()
+	l.folded = first.CommitLSN != l.applier.folds.unfolded && l.applier.mayFold(len(first.Changes))
 	for {
-		fresh := len(l.session.tables) == 0
+		fresh := len(l.applier.session.facts.tables) == 0
 		err := l.begin(work, first)
 		if err == nil {
 			return nil
 		}
-		err = l.rollback(work, err)
+		err = l.applier.rollback(work, err)
 		switch {
-		case l.session == nil:
+		case l.applier.session == nil:
 			return err
-		case l.folded && l.misfit(err):
-			l.unfolded, l.folded = first.CommitLSN, false
+		case l.folded && l.applier.misfit(err):
+			l.applier.folds.unfolded, l.folded = first.CommitLSN, false
 		case !maybeStale(err, fresh):
 			return err
 		}
@@ -114,55 +115,54 @@ func (l *large) open(ctx, work context.Context, first *decoder.Tx) error {
 }
 
 func (l *large) begin(work context.Context, first *decoder.Tx) error {
-	if err := l.session.resolve(work, &l.config, first); err != nil {
+	if err := l.applier.session.resolve(work, &l.applier.config, first); err != nil {
 		return err
 	}
-	head := l.session.batch(false)
+	head := l.applier.session.facts.batch(false)
 	head.begin()
-	head.fence(l.session.own.hold, []byte(l.config.Name), []byte(l.from.Applied.String()))
-	body, err := l.session.batchOf(l.folded, false, first)
+	head.claim(l.applier.session.facts.own.claim, []byte(l.applier.config.Name), []byte(l.from.Applied.String()))
+	body, err := l.applier.session.facts.batchOf(l.folded, false, first)
 	if err != nil {
 		return err
 	}
-	l.pipe = l.session.pipe(work)
+	l.pipe = l.applier.session.pipe(work)
 	if err := l.pipe.send(head, body); err == nil {
 		err = l.pipe.settle()
 		if err == nil {
 			return l.complement(work)
 		}
 	}
-	return l.pipe.end()
+	return l.close()
 }
 
 // complement does what is left of a piece while a window is open, for which its results are needed.
 func (l *large) complement(work context.Context) error {
-	if !l.converging() {
+	if !l.applier.converging() {
 		return nil
 	}
 	p := l.pipe
 	if err := l.close(); err != nil {
 		return err
 	}
-	if err := l.Applier.complement(work, p.absent); err != nil {
+	if err := l.applier.complement(work, p.absent); err != nil {
 		return err
 	}
-	l.pipe = l.session.pipe(work)
+	l.pipe = l.applier.session.pipe(work)
 	return nil
 }
 
 // piece sends one of the others.
 func (l *large) piece(work context.Context, tx *decoder.Tx) error {
-	if fresh := l.session.unknown(tx); len(fresh) > 0 {
-		if err := l.pipe.end(); err != nil {
+	if fresh := l.applier.session.facts.unknown(tx); len(fresh) > 0 {
+		if err := l.close(); err != nil {
 			return err
 		}
-		l.pipe = nil
-		if err := l.session.describe(work, &l.config, fresh); err != nil {
+		if err := l.applier.session.describe(work, &l.applier.config, fresh); err != nil {
 			return err
 		}
-		l.pipe = l.session.pipe(work)
+		l.pipe = l.applier.session.pipe(work)
 	}
-	b, err := l.session.batchOf(l.folded, false, tx)
+	b, err := l.applier.session.facts.batchOf(l.folded, false, tx)
 	if err != nil {
 		return err
 	}
@@ -179,8 +179,8 @@ func (l *large) piece(work context.Context, tx *decoder.Tx) error {
 func (l *large) commit(ctx, work context.Context, last *decoder.Tx) error {
 	to := l.from
 	to.add(last, l.changes)
-	b := l.session.batch(false)
-	b.move(l.config.Name, l.from, to)
+	b := l.applier.session.facts.batch(false)
+	b.move(l.applier.config.Name, l.from, to)
 	err := l.pipe.send(b)
 	if err == nil {
 		err = l.close()
@@ -188,14 +188,14 @@ func (l *large) commit(ctx, work context.Context, last *decoder.Tx) error {
 	if err != nil {
 		return l.failed(ctx, work, last, err)
 	}
-	if err := l.Applier.commit(work, Place{XID: last.XID, LSN: last.CommitLSN}, to); err != nil {
-		return l.interrupted(ctx, last, err)
+	if err := l.applier.commit(work, Place{XID: last.XID, LSN: last.CommitLSN}, to); err != nil {
+		return l.run.interrupted(ctx, last, err)
 	}
 	if l.folded {
-		l.misfit(nil)
+		l.applier.folds.succeeded()
 	}
-	l.passed(last)
-	l.ack()
+	l.run.passed(last)
+	l.run.ack()
 	return nil
 }
 
@@ -214,19 +214,19 @@ func (l *large) failed(ctx, work context.Context, tx *decoder.Tx, err error) err
 	if first := l.close(); first != nil {
 		err = first
 	}
-	err = l.rollback(work, err)
-	if l.folded && l.misfit(err) {
+	err = l.applier.rollback(work, err)
+	if l.folded && l.applier.misfit(err) {
 		// The pieces before are rolled back, and gone: all of it comes again.
-		l.unfolded = tx.CommitLSN
-		return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: l.Applied(), err: err}
+		l.applier.folds.unfolded = tx.CommitLSN
+		return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: l.applier.Applied(), err: err}
 	}
-	return l.interrupted(ctx, tx, err)
+	return l.run.interrupted(ctx, tx, err)
 }
 
 // undo gives up the transaction whose end has not come.
 func (l *large) undo(work context.Context) {
-	if l.close() != nil || l.session.clean(work) != nil {
-		l.drop(work)
+	if l.close() != nil || l.applier.session.clean(work) != nil {
+		l.applier.drop(work)
 	}
 }
 
@@ -235,5 +235,5 @@ func (r *run) interrupted(ctx context.Context, tx *decoder.Tx, err error) error 
 	if ctx.Err() != nil || !transient(err) {
 		return err
 	}
-	return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: r.Applied(), err: err}
+	return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: r.applier.Applied(), err: err}
 }

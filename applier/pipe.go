@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -24,12 +25,13 @@ const (
 )
 
 // pipe sends statements to the target without waiting for their results. A goroutine
-// reads these in their order and checks them. While there is a pipe, the connection is its own.
+// reads these in their order and checks them. It has the session's connection until its end.
 //
 // The protocol is https://www.postgresql.org/docs/current/protocol-flow.html, extended
 // query: after an error the server skips everything up to the next Sync.
 type pipe struct {
-	session *session
+	session *session // without its connection
+	conn    *pgx.Conn
 	wire    net.Conn
 	front   *pgproto3.Frontend
 
@@ -59,19 +61,21 @@ type awaited struct {
 	table   *table          // nil for TRUNCATE
 	many    *table          // of changes that were made up: their error is only that they failed
 	absent  absence         // whether what it has touched decides that a row is missing
-	fence   bool            // it is the progress row
+	claim   bool            // it is of the progress row
 	commit  bool            // it is COMMIT
 	prepare bool            // not a statement: the answer to Parse or Close
 	sync    bool            // not a statement: ReadyForQuery
 }
 
-// fenced means that the progress row has moved.
-var errFenced = errors.New("the progress row has moved")
+// errMoved is the error of a claim: the progress row is not where this Applier left it.
+var errMoved = errors.New("the progress row has moved")
 
-// pipe takes the connection until end. When ctx ends first the connection is lost.
+// pipe takes the connection away from the session, until end. When ctx ends first the connection is lost.
 func (s *session) pipe(ctx context.Context) *pipe {
+	conn := s.conn
+	s.conn = nil
 	p := &pipe{
-		session: s, wire: s.conn.PgConn().Conn(), front: s.conn.PgConn().Frontend(),
+		session: s, conn: conn, wire: conn.PgConn().Conn(), front: conn.PgConn().Frontend(),
 		parts: make(chan []awaited, partsMax), news: make(chan struct{}, 1),
 		failed: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -124,23 +128,18 @@ var unnamed statement
 // prepared makes sure that the server has a statement, and gives up those that have
 // not been used for longest.
 func (p *pipe) prepared(s *statement, a awaited) error {
-	cache := p.session
-	if element := cache.prepared[s]; element != nil {
-		cache.used.MoveToFront(element)
+	known := &p.session.prepared
+	if known.has(s) {
 		return nil
 	}
-	for cache.used.Len() >= preparedMax {
-		last := cache.used.Remove(cache.used.Back()).(*statement)
-		delete(cache.prepared, last)
+	for last := known.surplus(); last != nil; last = known.surplus() {
 		p.front.SendClose(&pgproto3.Close{ObjectType: 'S', Name: last.name})
 		if err := p.sent(awaited{what: "deallocate a statement", prepare: true}, 0); err != nil {
 			return err
 		}
 	}
-	cache.names++
-	s.name = fmt.Sprintf("walferry_%d", cache.names)
+	known.add(s)
 	p.front.SendParse(&pgproto3.Parse{Name: s.name, Query: s.sql})
-	cache.prepared[s] = cache.used.PushFront(s)
 	a.prepare = true
 	return p.sent(a, len(s.sql))
 }
@@ -229,8 +228,9 @@ func (p *pipe) end() error {
 	if p.lost || err != nil && p.err == nil {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
-		p.session.conn.PgConn().Close(over) //nolint:errcheck // it is of no use
+		p.conn.PgConn().Close(over) //nolint:errcheck // it is of no use
 	}
+	p.session.conn = p.conn
 	return err
 }
 
@@ -343,8 +343,8 @@ func (a *awaited) complete(text []byte) error {
 // failed turns a server's error about a change into ours.
 func (a *awaited) failed(server *pgconn.PgError) error {
 	switch {
-	case a.fence && server.Code == pgDivisionByZero:
-		return errFenced
+	case a.claim && server.Code == pgDivisionByZero:
+		return errMoved
 	case a.many != nil && transientState(server):
 		return fmt.Errorf("apply changes of %s: %w", a.many.label(), server)
 	case a.many != nil:

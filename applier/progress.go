@@ -58,7 +58,7 @@ select applied::text, commit_time, transactions, changes from walferry.progress 
 const insertProgress = `
 insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
 
-// The condition is the fence: an applier that was taken for dead finds that the
+// The condition is the claim: an applier that was taken for dead finds that the
 // row has moved, and nothing of its transaction remains. The statement is sent in the
 // form that prove gives it.
 const moveProgress = `
@@ -66,8 +66,8 @@ update walferry.progress
    set applied = $3, commit_time = coalesce($4, commit_time), transactions = $5, changes = $6, applied_at = clock_timestamp()
  where stream = $1 and applied = $2`
 
-// holdProgress fences while the position that the transaction leads to is not known yet.
-const holdProgress = `
+// claimProgress makes the claim while the position that the transaction leads to is not known yet.
+const claimProgress = `
 update walferry.progress set applied = applied where stream = $1 and applied = $2`
 
 // ensureProgress makes the table and the stream's row. Where they exist it asks

@@ -124,9 +124,7 @@ func TestApply_Random(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table keyed (id int primary key, v text, w text); create table bare (a text, b text)`)
 	rapid.Check(t, func(t *rapid.T) {
-		if g.session != nil { // few rows are worth a COPY to anybody else
-			g.session.leastCopy = rapid.SampledFrom([]int{1, 2, leastCopy}).Draw(t, "least COPY")
-		}
+		g.folds.leastCopy = rapid.SampledFrom([]int{1, 2, leastCopy}).Draw(t, "least COPY") // few rows are worth a COPY to anybody else
 		g.exec(`truncate keyed, bare`)
 		m := &model{keyed: map[string][2]string{}}
 		var delivered []*decoder.Tx

@@ -46,7 +46,7 @@ func (a *Applier) reopen(ctx context.Context, conn *pgx.Conn) (*session, error) 
 	if err := a.last.end(ctx, conn); err != nil {
 		return nil, err
 	}
-	s, err := openSession(ctx, conn, a.log, a.config.Name)
+	s, err := a.openSession(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +77,7 @@ func (a *Applier) drop(ctx context.Context) {
 
 func (a *Applier) use(s *session) {
 	a.session = s
-	s.windows = a.windows
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.replica, a.origin = s.replica, s.origin
+	a.replica, a.origin = s.facts.replica, s.facts.origin
 }

@@ -168,7 +168,7 @@ create unique index by_b on t (b);
 create unique index partly on t (a) where c > 0`)
 	r := relation("t", 'f', "a", "b", "c")
 	g.apply(insert(r, "1", "1", nil), insert(r, "5", "5", "5"))
-	if got, want := strings.Join(g.session.of(r).keyNames(), ","), "b"; got != want {
+	if got, want := strings.Join(g.session.facts.of(r).keyNames(), ","), "b"; got != want {
 		t.Errorf("rows are found by (%s), want (%s)", got, want)
 	}
 	g.apply(update(r, row("5", "5", "5"), row("6", "6", nil)))

@@ -51,17 +51,17 @@ func (a *Applier) Run(ctx context.Context, src Source) error {
 	src.Ack(a.Applied())
 	in := newInbox(ctx, src, a.config.GroupChanges, 2*a.config.GroupBytes)
 	defer in.close()
-	r := &run{Applier: a, src: src, in: in}
+	r := &run{applier: a, src: src, in: in}
 	return r.loop(ctx)
 }
 
 // run is one call of Run.
 type run struct {
-	*Applier
-	src   Source
-	in    *inbox
-	ahead []item      // read, and next to be applied
-	last  decoder.LSN // CommitLSN of the last transaction applied
+	applier *Applier
+	src     Source
+	in      *inbox
+	ahead   []item      // read, and next to be applied
+	last    decoder.LSN // CommitLSN of the last transaction applied
 }
 
 // loop stands at a boundary between transactions each time it comes round.
@@ -70,10 +70,10 @@ func (r *run) loop(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if r.gate.holds(r.Applied(), r.last, r.head()) {
+		if r.applier.gate.holds(r.applier.Applied(), r.last, r.head()) {
 			select {
 			case <-ctx.Done():
-			case <-r.gate.changed:
+			case <-r.applier.gate.changed:
 			}
 			continue
 		}
@@ -116,7 +116,7 @@ func (r *run) next(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-r.gate.changed:
+	case <-r.applier.gate.changed:
 		return nil
 	case it, ok := <-r.in.items:
 		return r.received(ctx, it, ok)
@@ -154,13 +154,13 @@ func (r *run) group(ctx context.Context, group []*decoder.Tx) error {
 }
 
 func (r *run) attempt(ctx context.Context, group []*decoder.Tx) error {
-	err := r.retry(ctx, func(ctx context.Context) error {
-		if err := r.ready(ctx); err != nil {
+	err := r.applier.retry(ctx, func(ctx context.Context) error {
+		if err := r.applier.ready(ctx); err != nil {
 			return err
 		}
 		work, cancel := linger(ctx, finishTimeout)
 		defer cancel()
-		return r.apply(work, group)
+		return r.applier.apply(work, group)
 	})
 	if err != nil {
 		return err
@@ -180,10 +180,8 @@ func (r *run) passed(tx *decoder.Tx) {
 }
 
 func (r *run) ack() {
-	if r.beforeAck != nil {
-		r.beforeAck()
-	}
-	r.src.Ack(r.Applied())
+	call(r.applier.hooks.beforeAck)
+	r.src.Ack(r.applier.Applied())
 }
 
 // retry does something until it succeeds, fails for good, or ctx ends.

@@ -110,7 +110,7 @@ func TestRun_Groups(t *testing.T) {
 	}
 	f.put(g.position())
 	commits := 0
-	g.afterCommit = func() { commits++ }
+	g.hooks.afterCommit = func() { commits++ }
 	g.run(f)
 	g.want(`select count(*) from t`, "5000")
 	g.want(`select applied, transactions, changes from walferry.progress`, fmt.Sprintf("%s|5000|5000", g.lsn))

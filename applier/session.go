@@ -1,7 +1,6 @@
 package applier
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -11,40 +10,17 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/walferry/walferry/decoder"
 	pinning "github.com/walferry/walferry/internal/session"
 )
-
-// preparedMax bounds the statements that are kept prepared on the server. Each
-// holds a plan there, some ten kilobytes.
-const preparedMax = 512
 
 // session is one connection to the target, and all that is known only as long as
 // it lasts.
 type session struct {
-	conn    *pgx.Conn
-	major   int
-	replica bool   // session_replication_role is replica
-	origin  string // the replication origin that tags our WAL; empty: none
-	backend backend
-
-	roundTrip time.Duration // that a statement without work takes
-
-	tables   map[*decoder.Relation]*table
-	byName   map[string]*table // by the source's schema and table
-	prepared map[*statement]*list.Element
-	used     list.List // of *statement, the one used last in front
-	names    int       // names given to prepared statements so far
-
-	own ownStatements
-
-	windows *windows // of the Applier
-
-	leastCopy int // the constant, but in tests
+	conn     *pgx.Conn // nil while a pipe has it
+	backend  backend
+	facts    *facts
+	prepared prepared
 }
-
-// ownStatements are those that every transaction needs.
-type ownStatements struct{ begin, deferConstraints, move, hold, origin, commit *statement }
 
 // backend names a server process so that no later one with its pid is meant.
 type backend struct {
@@ -57,21 +33,21 @@ type backend struct {
 var errStandby = &pgconn.PgError{Severity: "ERROR", Code: "25006", Message: "the target is a standby in recovery"}
 
 // openSession makes conn fit for applying. On error the caller closes conn.
-func openSession(ctx context.Context, conn *pgx.Conn, log *slog.Logger, stream string) (*session, error) {
+func (a *Applier) openSession(ctx context.Context, conn *pgx.Conn) (*session, error) {
 	if status := conn.PgConn().TxStatus(); status != 'I' {
 		return nil, &inputError{"open session on target: the connection is inside a transaction"}
 	}
 	if err := pinning.Pin(ctx, conn.PgConn()); err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, leastCopy: leastCopy, major: pinning.Major(conn.PgConn()), own: ownStatements{
+	s := &session{conn: conn, facts: &facts{major: pinning.Major(conn.PgConn()), windows: a.windows, folds: &a.folds, own: ownStatements{
 		begin:            &statement{sql: "begin"},
 		deferConstraints: &statement{sql: "set constraints all deferred"},
 		move:             &statement{sql: prove("", moveProgress, false, "1")},
-		hold:             &statement{sql: prove("", holdProgress, false, "1")},
+		claim:            &statement{sql: prove("", claimProgress, false, "1")},
 		origin:           &statement{sql: "select pg_replication_origin_xact_setup($1, $2)"},
 		commit:           &statement{sql: "commit"},
-	}}
+	}}}
 	s.forget()
 	if err := s.plan(ctx); err != nil {
 		return nil, err
@@ -86,10 +62,10 @@ select pg_is_in_recovery(), pid, backend_start from pg_stat_activity where pid =
 	if recovery {
 		return nil, fmt.Errorf("open session on target: %w", errStandby)
 	}
-	if s.replica, err = s.try(ctx, log, `set session_replication_role = replica`); err != nil {
+	if s.facts.replica, err = s.try(ctx, a.log, `set session_replication_role = replica`); err != nil {
 		return nil, err
 	}
-	if err := s.tag(ctx, log, "walferry_"+stream); err != nil {
+	if err := s.tag(ctx, a.log, "walferry_"+a.config.Name); err != nil {
 		return nil, err
 	}
 	return s, s.measure(ctx)
@@ -102,8 +78,8 @@ func (s *session) measure(ctx context.Context) error {
 		if err := s.conn.Ping(ctx); err != nil {
 			return fmt.Errorf("open session on target: %w", err)
 		}
-		if took := time.Since(begun); i == 0 || took < s.roundTrip {
-			s.roundTrip = took
+		if took := time.Since(begun); i == 0 || took < s.facts.roundTrip {
+			s.facts.roundTrip = took
 		}
 	}
 	return nil
@@ -116,10 +92,10 @@ func (s *session) measure(ctx context.Context) error {
 // compiler for each row.
 func (s *session) plan(ctx context.Context) error {
 	sql := `set enable_seqscan = off`
-	if s.major >= 11 {
+	if s.facts.major >= 11 {
 		sql += `; set jit = off`
 	}
-	if s.major >= 12 {
+	if s.facts.major >= 12 {
 		sql += `; set plan_cache_mode = force_generic_plan`
 	}
 	if _, err := s.conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
@@ -141,7 +117,7 @@ func (s *session) tag(ctx context.Context, log *slog.Logger, name string) error 
 	}
 	ok, err = s.try(ctx, log, `select pg_replication_origin_session_setup($1)`, name)
 	if ok {
-		s.origin = name
+		s.facts.origin = name
 	}
 	return err
 }
@@ -188,10 +164,8 @@ select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backen
 // forget drops what was learned of the target's tables and the names of prepared
 // statements; the server's are dropped with deallocate all.
 func (s *session) forget() {
-	s.tables = map[*decoder.Relation]*table{}
-	s.byName = map[string]*table{}
-	s.prepared = map[*statement]*list.Element{}
-	s.used.Init()
+	s.facts.forget()
+	s.prepared.forget()
 }
 
 // clean ends a transaction that failed, so that the session is as new.
@@ -209,7 +183,7 @@ func (s *session) clean(ctx context.Context) error {
 // close ends the session. The server's process ends a moment later, so the origin
 // is given back first: whoever cleans up next finds it free.
 func (s *session) close(ctx context.Context) error {
-	if s.origin != "" && !s.conn.IsClosed() {
+	if s.facts.origin != "" && !s.conn.IsClosed() {
 		s.conn.Exec(ctx, `select pg_replication_origin_session_reset()`, pgx.QueryExecModeExec) //nolint:errcheck // the end of the process does it, too
 	}
 	return s.conn.Close(ctx)

@@ -77,69 +77,14 @@ func (t *table) keyNames() []string {
 	return names
 }
 
-// of returns what the target has for a relation that resolve has met.
-func (s *session) of(r *decoder.Relation) *table { return s.tables[r] }
-
-// tablesMax bounds how many relations are kept. Each reconnect of the source
-// sends new ones, so that old ones pile up.
-const tablesMax = 20_000
-
 // resolve finds the target's tables for every relation in the changes, before any of
 // them is applied: those that are not known yet all at once.
 func (s *session) resolve(ctx context.Context, c *Config, txs ...*decoder.Tx) error {
-	fresh := s.unknown(txs...)
+	fresh := s.facts.unknown(txs...)
 	if len(fresh) == 0 {
 		return nil
 	}
 	return s.describe(ctx, c, fresh)
-}
-
-// unknown returns the relations that have to be described first.
-func (s *session) unknown(txs ...*decoder.Tx) []meeting {
-	var fresh []meeting
-	var met map[*decoder.Relation]bool
-	meet := func(tx *decoder.Tx, op decoder.Op, r *decoder.Relation) {
-		if s.tables[r] != nil || met[r] {
-			return
-		}
-		if known := s.byName[r.Namespace+"\x00"+r.Name]; known != nil && sameRelation(known.relation, r) {
-			s.tables[r] = known
-			return
-		}
-		if met == nil {
-			met = map[*decoder.Relation]bool{}
-		}
-		met[r] = true
-		fresh = append(fresh, meeting{tx, op, r})
-	}
-	for _, tx := range txs {
-		var last *decoder.Relation
-		for i := range tx.Changes {
-			change := &tx.Changes[i]
-			for _, r := range change.Truncated {
-				meet(tx, change.Op, r)
-			}
-			if r := change.Relation; r != nil && r != last {
-				meet(tx, change.Op, r)
-				last = r
-			}
-		}
-	}
-	return fresh
-}
-
-// meeting is where a relation was met first.
-type meeting struct {
-	tx       *decoder.Tx
-	op       decoder.Op
-	relation *decoder.Relation
-}
-
-// prune is called between groups, when no change refers to a relation.
-func (s *session) prune() {
-	if len(s.tables) > tablesMax {
-		clear(s.tables)
-	}
 }
 
 func sameRelation(a, b *decoder.Relation) bool {
@@ -162,7 +107,7 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 			return &inputError{fmt.Sprintf("map table %s.%s: Config.Table must return schema and name", r.Namespace, r.Name)}
 		}
 		tables[i] = &table{
-			relation: r, schema: target[0], name: target[1], sql: target.Sanitize(), window: s.windows.of(r),
+			relation: r, schema: target[0], name: target[1], sql: target.Sanitize(), window: s.facts.windows.of(r),
 			statements: map[string]*statement{}, setStatements: map[string]*statement{},
 		}
 		schemas, names = append(schemas, target[0]), append(names, target[1])
@@ -179,14 +124,14 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 		var schema *SchemaError
 		if errors.As(err, &schema) {
 			schema.Op, schema.XID, schema.LSN = m.op, m.tx.XID, m.tx.CommitLSN
-			if t.before(m.tx) {
+			if t.treatment(m.tx.CommitLSN) == leaveOut {
 				t.unfit, err = err, nil // the table may have been altered, on both sides, before it was copied
 			}
 		}
 		if err != nil {
 			return err
 		}
-		s.tables[m.relation], s.byName[m.relation.Namespace+"\x00"+m.relation.Name] = t, t
+		s.facts.tables[m.relation], s.facts.byName[m.relation.Namespace+"\x00"+m.relation.Name] = t, t
 	}
 	return nil
 }
@@ -235,7 +180,7 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	slices.Sort(t.extra)
 
 	t.choose(target.keys)
-	t.foldable = s.replica
+	t.foldable = s.facts.replica
 	for i := range t.columns {
 		c := &t.columns[i]
 		if c.castFunction && (c.delimiter == 0 || c.nested) || c.key && c.equal == "" {
@@ -329,7 +274,7 @@ func (t *table) choose(targets []key) {
 func (s *session) readTables(ctx context.Context, schemas, names []string) (map[decoder.Name]*targetTable, error) {
 	found := map[decoder.Name]*targetTable{}
 	byOID := map[uint32]*targetTable{}
-	rows, err := s.conn.Query(ctx, tableQuery, pgx.QueryExecModeExec, schemas, names, firing(s.replica))
+	rows, err := s.conn.Query(ctx, tableQuery, pgx.QueryExecModeExec, schemas, names, firing(s.facts.replica))
 	if err != nil {
 		return nil, err
 	}
@@ -381,7 +326,7 @@ select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
 // looking for it once for each column instead of once for each type.
 func (s *session) columnsQuery() string {
 	generated := "false"
-	if s.major >= 12 {
+	if s.facts.major >= 12 {
 		generated = "a.attgenerated <> ''"
 	}
 	return `
@@ -450,7 +395,7 @@ func (s *session) readColumns(ctx context.Context, oids []uint32, to map[uint32]
 // null, over all rows. The primary key comes first, then those of few columns.
 func (s *session) keysQuery() string {
 	atts := "i.indnkeyatts"
-	if s.major < 11 {
+	if s.facts.major < 11 {
 		atts = "i.indnatts"
 	}
 	return `

@@ -3,6 +3,7 @@ package applier
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -96,9 +97,9 @@ create type pair as (a int, b text);
 // Every value arrives as it was, through a slot, although both databases have
 // settings that change what values look like.
 func TestApply_Types(t *testing.T) {
-	t.Run("one by one", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.oneByOne = true }) })
-	t.Run("gathered", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.session.leastCopy = 1 << 30 }) })
-	t.Run("copied", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.session.leastCopy = 1 }) })
+	t.Run("one by one", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.folds.leastFold = math.MaxInt }) })
+	t.Run("gathered", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.folds.leastCopy = 1 << 30 }) })
+	t.Run("copied", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.folds.leastCopy = 1 }) })
 }
 
 func applyTypes(t *testing.T, way func(*Applier)) {
@@ -195,7 +196,7 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 		t.Fatal(err)
 	}
 
-	if a.misfits > 0 {
+	if a.folds.misfits > 0 {
 		t.Error("what was gathered did not go through, and was applied one by one")
 	}
 	target, err := pinning.Open(t.Context(), pinning.Config{DSN: targetURL})

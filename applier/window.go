@@ -108,9 +108,6 @@ func (a *Applier) converging() bool {
 	return a.Applied() < a.windows.mixed
 }
 
-// before tells whether a transaction commits before a table's window, so that its rows have its changes.
-func (t *table) before(tx *decoder.Tx) bool { return tx.CommitLSN < t.window.From }
-
 // converge adds what makes a change of a table in its window. What the statements find is
 // of no account, but for the row of an UPDATE that does not bring all of its values.
 func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
@@ -233,7 +230,7 @@ func (a *Applier) complement(ctx context.Context, absent []awaited) error {
 	if len(absent) == 0 {
 		return nil
 	}
-	b := a.session.batch(false)
+	b := a.session.facts.batch(false)
 	for _, x := range absent {
 		row, at, err := a.windows.read(ctx, x.table.relation, x.change.New)
 		if err != nil {

@@ -148,7 +148,7 @@ func (g *target) setWindows(t rapid.TB, w *Windows) {
 	if err := g.session.clean(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	g.session.windows = g.Applier.windows
+	g.session.facts.windows = g.Applier.windows
 }
 
 // A change before the window must not touch the table, and one after it must find its row.
