@@ -120,6 +120,9 @@ func printVerified(w io.Writer, v migration.Verified) error {
 		if t.More > 0 {
 			fmt.Fprintf(&b, "  and %s more\n", countText(t.More))
 		}
+		if t.Hint != "" {
+			fmt.Fprintf(&b, "  hint: %s\n", t.Hint)
+		}
 	}
 	where := ""
 	switch {

@@ -17,7 +17,11 @@ func (t *table) hashQuery(which int, p part) string {
 		return "select 0, count(*), concat(coalesce(sum(" + hash + "), 0))" + from
 	case t.key == nil:
 		// The range comes from the hash. offset 0 keeps it from being computed twice.
-		return "select " + t.ranges.of + ", count(*), concat(sum(h)) from (select " + hash + " h" + from + " offset 0) s group by 1"
+		columns, summed := hash+" h", "h"
+		if t.given != nil {
+			columns, summed = hash+" w, "+number(digest(t.given))+" h", "w"
+		}
+		return "select " + t.ranges.of + ", count(*), concat(sum(" + summed + ")) from (select " + columns + from + " offset 0) s group by 1"
 	}
 	return "select " + t.ranges.of + ", count(*), concat(sum(" + hash + "))" + from + " group by 1"
 }

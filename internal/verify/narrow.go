@@ -89,23 +89,31 @@ func (t *table) condition(batch []int, contiguous bool) string {
 	return " where " + strings.Join(terms, " and ")
 }
 
-// narrowQuery gives key, hash and place of the rows that fulfil a condition, by key and
-// hash. bytea is ordered by its bytes everywhere. Without a key the hash stands for it.
+// narrowQuery gives key, hash, hash of what is not generated, and place of the rows that fulfil a condition, by key
+// and hash. bytea is ordered by its bytes everywhere. Without a key the hash stands for it, that of
+// what is not generated where there is more: so rows that differ in generated columns alone meet.
 func (t *table) narrowQuery(which int, condition string) string {
 	from := " from only " + t.sides[which].name
-	row := digest(t.forms)
-	key, hash := "decode("+row+", 'hex')", "''::bytea"
+	decoded := func(digest string) string { return "decode(" + digest + ", 'hex')" }
+	hash, given := decoded(digest(t.forms)), "''::bytea"
 	if t.key != nil {
 		var forms []string
 		for _, i := range t.key {
 			forms = append(forms, t.forms[i])
 		}
-		key, hash = rowBytes(forms), "decode("+row+", 'hex')"
-	} else if condition != "" {
-		// The range is that of the hash, which the condition calls h.
-		return "select decode(d, 'hex'), " + hash + ", place from (select d, place, " + number("d") + " h from (select " + row + " d, concat(ctid) place" + from + " offset 0) r) s" + condition + " order by 1, 2"
+		if t.given != nil {
+			given = decoded(digest(t.given))
+		}
+		return "select " + rowBytes(forms) + ", " + hash + ", " + given + ", concat(ctid)" + from + condition + " order by 1, 2"
 	}
-	return "select " + key + ", " + hash + ", concat(ctid)" + from + condition + " order by 1, 2"
+	key := digest(t.forms)
+	if t.given != nil {
+		key = digest(t.given)
+	} else {
+		hash = "''::bytea"
+	}
+	// The range is that of the key's hash, which the condition calls h.
+	return "select decode(k, 'hex'), w, decode(k, 'hex'), place from (select k, w, place, " + number("k") + " h from (select " + key + " k, " + hash + " w, concat(ctid) place" + from + " offset 0) r) s" + condition + " order by 1, 2"
 }
 
 // narrowBatch merges the rows of one batch from both sides.
@@ -123,10 +131,10 @@ func (v *Verifier) narrowBatch(ctx context.Context, pair [2]*session, t *table, 
 
 // cursor is a stream of rows in order, with the present one in view.
 type cursor struct {
-	rows      pgx.Rows
-	key, hash []byte
-	place     string
-	end       bool
+	rows             pgx.Rows
+	key, hash, given []byte
+	place            string
+	end              bool
 }
 
 // next moves to the next row.
@@ -135,7 +143,7 @@ func (c *cursor) next() error {
 		c.end = true
 		return c.rows.Err()
 	}
-	return c.rows.Scan(&c.key, &c.hash, &c.place)
+	return c.rows.Scan(&c.key, &c.hash, &c.given, &c.place)
 }
 
 // finding is a row that differs: its place on the source, on the target, or on both.
@@ -166,7 +174,7 @@ func (t *table) merge(ctx context.Context, pair [2]*session, condition string, m
 		return nil, err
 	}
 
-	m := merging{report: &t.report, left: maxRows - len(t.report.Missing) - len(t.report.Extra) - len(t.report.Different)}
+	m := merging{table: t, report: &t.report, left: maxRows - len(t.report.Missing) - len(t.report.Extra) - len(t.report.Different)}
 	for s, d := &cursors[src], &cursors[dst]; !s.end || !d.end; {
 		var order int
 		switch {
@@ -200,12 +208,14 @@ func (t *table) merge(ctx context.Context, pair [2]*session, condition string, m
 // merging is what merge knows of the rows of one key that the other side has not; there are
 // several only where the key is not unique on a side, which is a finding too.
 type merging struct {
+	table  *table
 	report *TableReport
 	found  []finding
 	left   int // how many findings may be named
 
 	key    []byte
 	alone  [2]int64
+	given  [2][]byte // of the last of each side
 	places [2][]string
 }
 
@@ -216,6 +226,7 @@ func (m *merging) only(which int, c *cursor) error {
 		m.key = append(m.key[:0], c.key...)
 	}
 	m.alone[which]++
+	m.given[which] = append(m.given[which][:0], c.given...)
 	if len(m.places[which]) < m.left {
 		m.places[which] = append(m.places[which], c.place)
 	}
@@ -226,6 +237,9 @@ func (m *merging) only(which int, c *cursor) error {
 func (m *merging) settle() {
 	both := min(m.alone[src], m.alone[dst])
 	m.report.DifferentRows += both
+	if m.table.given != nil && (m.table.key == nil || m.alone == [2]int64{1, 1}) && bytes.Equal(m.given[src], m.given[dst]) {
+		m.report.GeneratedRows += both
+	}
 	m.report.MissingRows += m.alone[src] - both
 	m.report.ExtraRows += m.alone[dst] - both
 	for i := 0; i < max(len(m.places[src]), len(m.places[dst])) && len(m.found) < m.left; i++ {

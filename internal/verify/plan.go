@@ -26,6 +26,7 @@ type table struct {
 
 	columns []string // compared, by name
 	forms   []string // columnForm of each
+	given   []string // forms of those that are not generated, where some are; else nil
 	key     []int    // those of the key, as indexes; nil: none
 	lead    string   // form of the first of the key when its type is ordered; else empty
 	ranges  ranges
@@ -194,7 +195,7 @@ select n.nspname::text, c.relname::text, coalesce(a.attname::text, ''), coalesce
 
 // match decides which columns are compared, in what form, and by what key.
 func (t *table) match(otherLSN bool, target map[string]uint32, sourceTypes, targetTypes map[uint32]typeInfo) {
-	var leads []string
+	var leads, given []string
 	for _, c := range t.source.Columns {
 		oid, ok := target[c.Name]
 		if !ok {
@@ -209,6 +210,12 @@ func (t *table) match(otherLSN bool, target map[string]uint32, sourceTypes, targ
 		t.columns = append(t.columns, c.Name)
 		t.forms = append(t.forms, columnForm(c.Name, from, to, otherLSN))
 		leads = append(leads, lead)
+		if c.Generated == 0 {
+			given = append(given, t.forms[len(t.forms)-1])
+		}
+	}
+	if len(given) < len(t.forms) {
+		t.given = append([]string{}, given...)
 	}
 	names := t.source.PrimaryKey
 	if len(names) == 0 {

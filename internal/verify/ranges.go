@@ -13,8 +13,8 @@ import (
 //
 // Where the first column of the key has a type that all servers order the same, the
 // ranges are those of its values between bounds taken from a sample; so an index finds
-// the rows of one. Otherwise a hash of the key, or of the whole row where there is no key, says where a
-// row belongs: the order of text is another with another collation.
+// the rows of one. Otherwise a hash of the key says where a row belongs: the order of text is another with
+// another collation. Where there is no key, that of the whole row but its generated columns does.
 type ranges struct {
 	count    int      // 1: not divided
 	typeName string   // of the bounds

@@ -53,10 +53,17 @@ type TableReport struct {
 	TargetRows int64 `json:"target_rows"`
 
 	// How many rows are on the source only, on the target only, and on both with
-	// different values. Without a key a changed row counts as one missing and one extra.
+	// different values. Without a key a changed row counts as one missing and one extra, unless
+	// only generated columns differ.
 	MissingRows   int64 `json:"missing_rows"`
 	ExtraRows     int64 `json:"extra_rows"`
 	DifferentRows int64 `json:"different_rows"`
+
+	// GeneratedRows are those of the DifferentRows in which only generated columns differ.
+	GeneratedRows int64 `json:"generated_rows,omitempty"`
+
+	// Hint tells what the differences come from and what to do, where that is known.
+	Hint string `json:"hint,omitempty"`
 
 	// The first of them by name, Config.MaxRows in all.
 	Missing   []Key `json:"missing,omitempty"`
@@ -85,7 +92,7 @@ type TableReport struct {
 type Key struct {
 	// Key is the row's key as column=value, column=value; values that are more than
 	// a plain word or number are SQL literals. Without a key it is ctid=(page,item), of
-	// the source for a missing row, of the target for an extra one, and good as long
+	// the target for an extra row, of the source for every other, and good as long
 	// as nobody updates the row.
 	Key string `json:"key"`
 

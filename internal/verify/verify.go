@@ -169,6 +169,7 @@ func (v *Verifier) Compare(ctx context.Context) (Report, error) {
 	report := Report{Tables: []TableReport{}}
 	for _, t := range tables {
 		t.conclude()
+		v.explainGenerated(t)
 		report.Tables = append(report.Tables, t.report)
 	}
 	report.Conclude()

@@ -87,6 +87,9 @@ func transcript(r Report) string {
 		if t.More > 0 {
 			fmt.Fprintf(&b, "  more %d\n", t.More)
 		}
+		if t.GeneratedRows > 0 {
+			fmt.Fprintf(&b, "  generated columns alone %d\n", t.GeneratedRows)
+		}
 	}
 	return place.ReplaceAllString(b.String(), "ctid=(,)")
 }
