@@ -72,6 +72,23 @@ func (s *settings) list(name string) []string {
 	return nil
 }
 
+// toggle is an option that is true, false, or not given.
+func (s *settings) toggle(name string) migration.Switch {
+	var on bool
+	switch {
+	case s.flags.IsSet(name):
+		on = s.flags.Bool(name)
+	case s.file.has(name):
+		on = s.file.flag(name)
+	default:
+		return ""
+	}
+	if on {
+		return migration.On
+	}
+	return migration.Off
+}
+
 func (s *settings) number(name string) (n int, err error) {
 	if s.flags.IsSet(name) || s.file == nil {
 		n = s.flags.Int(name)
@@ -119,7 +136,7 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 		Source: s.text("source"), Target: s.text("target"), Name: s.text("name"),
 		Include: s.list("include"), Exclude: s.list("exclude"), InsertOnly: s.list("insert-only"),
 		Schema: s.text("schema"), Until: migration.Until(s.text("until")),
-		Prove:       s.flags.Bool("verify") || s.file != nil && s.file.flag("verify"),
+		Prove:       s.toggle("verify"),
 		ToolVersion: toolVersion(), Logger: ui.logger,
 	}
 	if c.Jobs, err = s.number("jobs"); err != nil {
@@ -137,7 +154,9 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	if c.PieceBytes, err = s.size("piece-size"); err != nil {
 		return c, err
 	}
-	if c.MaxRetainedWAL, err = s.size("max-retained-wal"); err != nil {
+	if s.text("max-retained-wal") == "none" {
+		c.MaxRetainedWAL = migration.NoLimit
+	} else if c.MaxRetainedWAL, err = s.size("max-retained-wal"); err != nil {
 		return c, err
 	}
 	c.Cut.Without = s.list("without")
@@ -148,9 +167,11 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	}
 	c.OnNewTable = migration.OnNewTable(s.text("on-new-table"))
 	switch cut := s.text("cutover"); cut {
-	case "", "manual":
+	case "":
+	case "manual":
+		c.Auto = migration.Off
 	case "auto":
-		c.Auto = true
+		c.Auto = migration.On
 	default:
 		return c, &usageError{"--cutover " + strconv.Quote(cut) + " is neither manual nor auto", "see `walferry migrate --help`"}
 	}

@@ -19,13 +19,16 @@ func migrateCommand(ui *ui) *cli.Command {
 		&cli.StringFlag{Name: "until", Usage: "copied: a plain one-time copy; caught-up: stop there, the same command goes on; cutover", DefaultText: "cutover"},
 		&cli.StringFlag{Name: "cutover", Usage: "manual: wait for 'walferry cutover'; auto: when it has caught up", DefaultText: "manual"},
 		&cli.StringFlag{Name: "piece-size", Usage: "size above which a table is copied in pieces, such as 512MB", DefaultText: "so that all jobs end together"},
-		&cli.StringFlag{Name: "max-retained-wal", Usage: "WAL that the slot may hold back on the source, such as 100GB: with more the migration is given up, so that the source survives", DefaultText: "warn only"},
+		&cli.StringFlag{Name: "max-retained-wal", Usage: "WAL that the slot may hold back on the source, such as 100GB: with more the migration is given up, so that the source survives; none: warn only", DefaultText: "none"},
 		&cli.StringFlag{Name: "on-new-table", Usage: "stop or ignore, when the source gets tables that are not followed", DefaultText: "stop"},
 		&cli.BoolFlag{Name: "verify", Usage: "compare both sides as of the cutover, once the target is open"},
 	)
 	return &cli.Command{
 		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done",
 		Flags: append(flags, cutoverFlags()...),
+		Description: "A migration that has begun is resumed with the options that it has had so far. --include, --exclude, --insert-only and --schema stay what they are;\n" +
+			"--until, --cutover, --verify, --max-retained-wal, --on-new-table, --timeout, --max-lag and --without are changed for this run and those after it\n" +
+			"by giving them again (--verify=false takes it back); --jobs, --index-jobs and --piece-size hold for one run.",
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			return migrate(ui, c, config)
 		}),
@@ -38,7 +41,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		Checked: func(r check.Report) {
 			ui.findings(r)
 		},
-		Started: func(watch func() migration.View) { p = startProgress(ui, config, watch) },
+		Started: func(watch func() migration.View) { p = startProgress(ui, watch) },
 	})
 	if p != nil {
 		p.stop()
@@ -47,7 +50,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		return err
 	}
 	// A cutover that is done is told of also where err says that the comparison was not what it should be.
-	return errors.Join(err, ui.finished(outcome, config))
+	return errors.Join(err, ui.finished(outcome))
 }
 
 // findings tells what the preflight of a migrate has found, but for what is merely good to know.
@@ -71,7 +74,7 @@ func (u *ui) findings(r check.Report) {
 const finishedAlready = "this migration is finished already; walferry status shows it, walferry cleanup removes what is left of walferry\n"
 
 // finished prints how a migrate ended.
-func (u *ui) finished(o migration.Outcome, c migration.Config) error {
+func (u *ui) finished(o migration.Outcome) error {
 	var b strings.Builder
 	switch {
 	case o.Stopped:
@@ -87,13 +90,13 @@ func (u *ui) finished(o migration.Outcome, c migration.Config) error {
 			break
 		}
 		b.WriteString("the target is the database now; when no client uses the source any more: walferry cleanup\n")
-	case o.Phase == migration.Finished && c.Until == migration.UntilCopied:
+	case o.Phase == migration.Finished && o.Until == migration.UntilCopied:
 		fmt.Fprintf(&b, "copied %s rows, set %d sequences; slot and publication are gone again\n"+
 			"the target can be used; what the source has written since the copy began is not in it\n", countText(o.Rows), o.Sequences)
 	case o.Phase == migration.Finished:
 		b.WriteString(finishedAlready)
-	case c.Until == migration.UntilCaughtUp:
-		fmt.Fprintf(&b, "caught up; the slot stays, and the same command without --until goes on\n")
+	case o.Until == migration.UntilCaughtUp:
+		fmt.Fprintf(&b, "caught up; the slot stays, and `walferry migrate` goes on\n")
 	}
 	_, err := u.stdout.Write([]byte(clean(b.String())))
 	return writeErr(err)

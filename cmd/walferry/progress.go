@@ -18,7 +18,6 @@ const logInterval = 10 * time.Second
 // progress shows what a running migrate does: bars on a terminal, otherwise a log line now and then.
 type progress struct {
 	ui    *ui
-	c     migration.Config
 	watch func() migration.View
 	done  chan struct{}
 	wait  sync.WaitGroup
@@ -29,8 +28,8 @@ type progress struct {
 	rate      float64
 }
 
-func startProgress(ui *ui, c migration.Config, watch func() migration.View) *progress {
-	p := &progress{ui: ui, c: c, watch: watch, done: make(chan struct{})}
+func startProgress(ui *ui, watch func() migration.View) *progress {
+	p := &progress{ui: ui, watch: watch, done: make(chan struct{})}
 	if ui.terminal {
 		p.wait.Go(p.draw)
 	} else {
@@ -58,7 +57,7 @@ func (p *progress) measure(v migration.View) {
 
 // caughtUp tells once that the cutover can be asked for.
 func (p *progress) caughtUp(v migration.View) {
-	if p.told || v.Phase != migration.Following || v.LagUnknown || v.LagSeconds > 1 || p.c.Auto || p.c.Until == migration.UntilCaughtUp {
+	if p.told || v.Phase != migration.Following || v.LagUnknown || v.LagSeconds > 1 || v.ByItself {
 		return
 	}
 	p.told = true

@@ -139,6 +139,9 @@ func (p *statusPage) migration(s migration.Status) {
 	if s.Error != "" {
 		p.row("error", "%s", s.Error)
 	}
+	if s.Options != "" && s.Phase != migration.Finished && s.Phase != migration.Aborted {
+		p.row("options", "%s", s.Options)
+	}
 	if s.Source.Error != "" {
 		p.row("source", "%s", s.Source.Error)
 	} else {

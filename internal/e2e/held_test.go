@@ -310,7 +310,7 @@ func TestHeld_Proof(t *testing.T) {
 	m, r := followActing(t, "held_proof", 15, 18)
 	r.cancel()
 	r.end() //nolint:errcheck // stopped
-	m.Prove = true
+	m.Prove = migration.On
 	r = m.start()
 	r.waitFor(migration.Following)
 	if result := m.cutover(r); result.Equal == nil || !*result.Equal {

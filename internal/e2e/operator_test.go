@@ -54,6 +54,9 @@ select concat_ws(' ', (select id from p), (select v from u), nextval('alone'),
 			t.Errorf("plain %v: a child without a parent: %v", plain, err)
 		}
 		conn.Close(t.Context())
+		if again, err := m.start().end(); err != nil || again.Phase != migration.Finished || again.Until != "" {
+			t.Errorf("plain %v: migrate again: %+v, %v; want that there is nothing to do", plain, again, err)
+		}
 		m.cleanup()
 	}
 }

@@ -114,7 +114,7 @@ func TestRights_WithoutSuperuser(t *testing.T) {
 			pgtest.Exec(t, target.URL("postgres"), `create role ferry login bypassrls; grant alice, bob to ferry; grant create on database postgres to ferry; grant create, usage on schema public to ferry;
 grant set on parameter session_replication_role to ferry`)
 			m := newMoving(t, "rights", as(t, source.URL("postgres"), "ferry"), as(t, target.URL("postgres"), "ferry"))
-			m.Prove = true
+			m.Prove = migration.On
 			moveTrap(t, m, source)
 			for side, s := range map[string]*pgtest.Server{"source": source, "target": target} {
 				if got := ran(s, "postgres"); len(got) > 0 {
@@ -141,7 +141,7 @@ grant set on parameter session_replication_role to ferry`)
 func TestRights_Superuser(t *testing.T) {
 	source, target := trap(t, 15, 18)
 	m := newMoving(t, "rights", source.URL("postgres"), target.URL("postgres"))
-	m.Prove = true
+	m.Prove = migration.On
 	moveTrap(t, m, source)
 	if got, want := ran(source, "postgres"), []string{"folded"}; !slices.Equal(got, want) {
 		t.Errorf("on the source ran with a superuser's rights: %v, want %v", got, want)

@@ -67,7 +67,7 @@ func moveShop(t *testing.T, from, to, size int, tps float64, transactions int64)
 	}
 	m := newMoving(t, fmt.Sprintf("shop_%d_%d", from, to), source, target)
 	m.InsertOnly = shopInsertOnly
-	m.Prove = true
+	m.Prove = migration.On
 	if _, err := schema.Find(ctx, from, to); err != nil {
 		bringShop(t, m, size)
 	}

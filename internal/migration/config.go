@@ -4,12 +4,9 @@
 package migration
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"regexp"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -21,6 +18,18 @@ const (
 	UntilCutover  Until = "cutover"   // the zero value's meaning: when the cutover is done
 	UntilCopied   Until = "copied"    // a plain one-time copy; slot and publication are dropped after it
 	UntilCaughtUp Until = "caught-up" // when the target has caught up; the slot stays, the same command goes on
+)
+
+// NoLimit is a MaxRetainedWAL that only warns.
+const NoLimit = -1
+
+// Switch is an option that is on, off, or not given.
+type Switch string
+
+// What a Switch may be; the zero value was not given.
+const (
+	On  Switch = "on"
+	Off Switch = "off"
 )
 
 // Config describes a migration.
@@ -42,21 +51,26 @@ type Config struct {
 	// IndexJobs is how many indexes are built at a time, also while others are being
 	// copied. Zero: as many as Jobs.
 	IndexJobs int
+
+	// What follows is remembered: where it is not given to a run that resumes, that takes what
+	// the migration has had so far, and what is said here of the zero value is of one that begins.
+
 	// MaxRetainedWAL is how many bytes of WAL the slot may hold back on the source; with
-	// more the migration is given up: slot and publication are dropped. Zero: it only warns.
+	// more the migration is given up: slot and publication are dropped. Zero: NoLimit.
 	MaxRetainedWAL int64
 	// OnNewTable is what becomes of tables that the source gets later. Empty: StopOnNewTable.
 	OnNewTable OnNewTable
-	// Until is where Migrate ends. Empty: UntilCutover.
+	// Until is where Migrate ends. Empty: UntilCutover. UntilCaughtUp is remembered until that is reached.
 	Until Until
 	// Auto makes Migrate cut over by itself once it has caught up.
-	Auto bool
-	// Cut is used by Auto.
+	Auto Switch
+	// Cut is used by Auto: its Timeout, MaxLag and Without.
 	Cut CutoverOptions
 	// Prove makes the cutover compare both sides as they were when the target
 	// opened. It costs the pause the opening of some connections; the comparison
 	// itself runs when the target is in use.
-	Prove bool
+	Prove Switch
+
 	// Heartbeat is the interval of the canary row. Zero: 5 s.
 	Heartbeat time.Duration
 
@@ -106,19 +120,13 @@ func (c Config) fill() (Config, error) {
 	if c.Schema != "" && c.Schema != "dump" && c.Schema != "none" {
 		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), "dump lets pg_dump carry the schema; none says that the target has it already"}
 	}
-	if c.Until == "" {
-		c.Until = UntilCutover
-	}
-	if c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
+	if c.Until != "" && c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
 		return c, &UsageError{fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), "see `walferry migrate --help`"}
 	}
-	if c.OnNewTable == "" {
-		c.OnNewTable = StopOnNewTable
-	}
-	if c.OnNewTable != StopOnNewTable && c.OnNewTable != IgnoreNewTables {
+	if c.OnNewTable != "" && c.OnNewTable != StopOnNewTable && c.OnNewTable != IgnoreNewTables {
 		return c, &UsageError{fmt.Sprintf("--on-new-table %q is neither ignore nor stop", c.OnNewTable), "it says what becomes of tables that are created on the source while the migration runs"}
 	}
-	if c.PieceBytes < 0 || c.MaxRetainedWAL < 0 {
+	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit {
 		return c, &UsageError{"a size must not be negative", "give --piece-size and --max-retained-wal as 512MB or 100GB"}
 	}
 	if c.Jobs == 0 {
@@ -139,7 +147,6 @@ func (c Config) fill() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Cut = c.Cut.fill()
 	return c, nil
 }
 
@@ -151,44 +158,6 @@ func (o CutoverOptions) fill() CutoverOptions {
 		o.MaxLag = 5 * time.Second
 	}
 	return o
-}
-
-// options are what a migration that begins is recorded with.
-func (c Config) options() Options {
-	return Options{Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump")}
-}
-
-// resume takes the options that the migration was begun with, so that nobody has to remember
-// them; those that are given must be the same.
-func (c *Config) resume(was Options) error {
-	for _, o := range []struct {
-		option string
-		given  *[]string
-		was    []string
-	}{{"--include", &c.Include, was.Include}, {"--exclude", &c.Exclude, was.Exclude}, {"--insert-only", &c.InsertOnly, was.InsertOnly}} {
-		if len(*o.given) > 0 && !slices.Equal(*o.given, o.was) {
-			return &UsageError{
-				fmt.Sprintf("migration %q was begun with %s", c.Name, listed(o.option, o.was)),
-				"leave " + o.option + " out, as it is remembered, or give the same; with others: abort and start over",
-			}
-		}
-		*o.given = o.was
-	}
-	if c.Schema != "" && c.Schema != was.Schema {
-		return &UsageError{
-			fmt.Sprintf("migration %q was begun with --schema %s", c.Name, was.Schema),
-			"leave --schema out, as it is remembered, or give the same; with another: abort and start over",
-		}
-	}
-	c.Schema = was.Schema
-	return nil
-}
-
-func listed(option string, values []string) string {
-	if len(values) == 0 {
-		return "no " + option
-	}
-	return option + " " + strings.Join(values, " "+option+" ")
 }
 
 // The names on the source.

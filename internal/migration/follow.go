@@ -58,7 +58,7 @@ func (r *runner) following(ctx context.Context) error {
 	}
 	defer r.stopFollowing(ctx, f)
 	return f.run(ctx, f.serve, f.keepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
-		if r.c.Until == UntilCaughtUp || r.c.Auto {
+		if r.c.Until == UntilCaughtUp || r.c.Auto == On {
 			f.onceCaughtUp(ctx, stop)
 		}
 	})
@@ -263,6 +263,11 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	}
 	f.r.c.Logger.Info("caught up")
 	if f.r.c.Until == UntilCaughtUp {
+		options := f.r.c.options()
+		options.Until = string(UntilCutover) // reached: the next run goes on, unless it is given again
+		if err := within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.setOptions(ctx, options) }); err != nil {
+			f.r.c.Logger.Warn("the next migrate will stop here again", "reason", err)
+		}
 		stop(errCaughtUp)
 		return
 	}

@@ -132,7 +132,7 @@ select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
 	}
 	g.status = info.WALStatus
 
-	limit := r.c.MaxRetainedWAL
+	limit := max(0, r.c.MaxRetainedWAL)
 	if limit == 0 && keep > 0 {
 		limit = keep // the server's own, at which it gives the slot up
 	}

@@ -40,6 +40,7 @@ func (e *CheckError) Hint() string {
 // Outcome says how Migrate ended without an error.
 type Outcome struct {
 	Phase   Phase
+	Until   Until          // what this run was to reach, as given or remembered; empty: there was nothing to do
 	Stopped bool           // by its context; the same command goes on
 	Cutover *CutoverResult // when it cut over, in this run or one before; also beside a DifferenceError or UnprovedError
 
@@ -116,7 +117,10 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		if outcome, done, err := r.resumable(ctx); done || err != nil {
 			return outcome, err
 		}
+	} else {
+		r.c.settle(Options{})
 	}
+	r.view.ByItself = r.c.Auto == On || r.c.Until == UntilCaughtUp
 	report, err := check.Run(ctx, r.c.checkConfig(r.rec != nil))
 	if err != nil {
 		return Outcome{}, err
@@ -138,7 +142,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		r.exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the slot stays, whatever the connection says
 	}
 	clean := context.WithoutCancel(ctx)
-	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover}
+	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover, Until: r.c.Until}
 	r.count(clean, &outcome)
 	defer r.answerRest(clean)
 	if r.cutover != nil && r.cutover.FinishedAt != nil {
@@ -217,6 +221,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	if err := r.c.resume(r.rec.Options); err != nil {
 		return Outcome{}, true, err
 	}
+	r.c.settle(r.rec.Options)
 	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
 		return Outcome{}, true, &GateError{
 			fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name),
@@ -243,7 +248,7 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	if r.rec != nil {
-		r.c.Logger.Info("resuming", "phase", r.rec.Phase)
+		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", r.c.options())
 		r.mu.Lock()
 		// What an earlier run has copied and received stays what status shows.
 		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
@@ -256,6 +261,9 @@ func (r *runner) begin(ctx context.Context) error {
 			err = &GateError{"the migration has gone on while this process looked at both servers: another one was at work", "run the same command again"}
 		}
 		if err != nil {
+			return err
+		}
+		if err := r.store.setOptions(ctx, r.c.options()); err != nil {
 			return err
 		}
 		if err := r.store.setError(ctx, ""); err != nil { // of an earlier run: this one is at work

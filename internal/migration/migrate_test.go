@@ -83,7 +83,7 @@ insert into orders (customer_id, note) select i, 'n' from generate_series(1, 100
 create view v as select * from orders;
 `)
 	name := fmt.Sprintf("whole_%d", time.Now().UnixNano()%1e9)
-	c := Config{Source: source, Target: target, Name: name, Logger: testLog(t), Heartbeat: time.Second, Prove: true}
+	c := Config{Source: source, Target: target, Name: name, Logger: testLog(t), Heartbeat: time.Second, Prove: On}
 	wait, _ := start(t, c)
 	waitPhase(t, c, Following)
 	pgtest.Exec(t, source, `insert into orders (customer_id, note) values (7, 'after'); update customer set name = 'x' where id = 5; delete from orders where id = 9`)

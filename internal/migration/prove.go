@@ -32,7 +32,7 @@ const (
 // connectProver makes the connections, while nothing is fenced yet. It leaves
 // r.prover nil when no proof is wanted.
 func (r *runner) connectProver(ctx context.Context) error {
-	if !r.c.Prove {
+	if r.c.Prove != On {
 		return nil
 	}
 	tables, err := r.migrated(ctx) // those that are gone, too: that is a difference

@@ -23,6 +23,8 @@ type Status struct {
 	Running bool   `json:"running"` // a migrate is at work
 	Runner  string `json:"runner,omitempty"`
 	Note    string `json:"note,omitempty"`
+	// Options are what a resumed migrate goes on with, as on a command line, but for what is usual.
+	Options string `json:"options,omitempty"`
 	// Known are the migrations that the target has, where it has none of this name.
 	Known []string `json:"known,omitempty"`
 
@@ -202,6 +204,7 @@ func (st *Status) fromRecord(r *record) {
 	st.Copy, st.Indexes = r.Live.Copy, r.Live.Indexes
 	st.Stream.ReceivedLSN = r.Live.Received
 	st.Source.Slot, st.NewTables = r.Slot, r.Live.NewTables
+	st.Options = r.Options.String()
 	if r.Live.RetainedLimit > 0 {
 		st.Source.RetainedLimit = &r.Live.RetainedLimit
 	}

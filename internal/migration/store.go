@@ -87,12 +87,22 @@ type columnState struct {
 	Gone    bool   `json:"gone,omitempty"` // it has been dropped on both sides
 }
 
-// Options are the parts of Config that a resumed run must share.
+// Options are the parts of Config that are remembered for a run that resumes: the first four must
+// stay what they are. A record of an older version has only those.
 type Options struct {
 	Include    []string `json:"include,omitempty"`
 	Exclude    []string `json:"exclude,omitempty"`
 	InsertOnly []string `json:"insert_only,omitempty"`
 	Schema     string   `json:"schema"`
+
+	Until          string   `json:"until,omitempty"`
+	Cutover        string   `json:"cutover,omitempty"` // auto or manual
+	Verify         bool     `json:"verify,omitempty"`
+	MaxRetainedWAL int64    `json:"max_retained_wal,omitempty"` // bytes; 0: no limit
+	OnNewTable     string   `json:"on_new_table,omitempty"`
+	Timeout        float64  `json:"timeout,omitempty"` // seconds, of a cutover by itself
+	MaxLag         float64  `json:"max_lag,omitempty"` // seconds
+	Without        []string `json:"without,omitempty"`
 }
 
 const ddl = `

@@ -192,25 +192,36 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 	if err == nil {
 		return back
 	}
+	if back != nil {
+		return errors.Join(err, back)
+	}
+	gate := gateOf(ctx, err)
+	return &GateError{gate.Problem + "; un-fenced, everything is as before", gate.Advice}
+}
+
+// gateOf is the gate that err, or the end of the time that ctx is bound by, was to a cutover.
+func gateOf(ctx context.Context, err error) *GateError {
 	gate := &GateError{err.Error(), "mend it and ask again"}
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) && hint.Hint() != "" {
 		gate.Advice = hint.Hint()
 	}
 	var deadline *GateError
-	if ctx.Err() != nil && errors.As(context.Cause(ctx), &deadline) {
-		advice := deadline.Advice
-		if waited := (*cutover.WaitError)(nil); errors.As(err, &waited) {
-			advice = waited.Hint() + "; or " + advice
+	if ctx.Err() == nil || !errors.As(context.Cause(ctx), &deadline) {
+		if errors.As(err, &deadline) {
+			return deadline
 		}
-		gate = &GateError{deadline.Problem + ": " + err.Error(), advice}
-	} else if errors.As(err, &deadline) {
-		gate = deadline
+		return gate
 	}
-	if back != nil {
-		return errors.Join(err, back)
+	// Most of what was being done then ends with the same words.
+	gate = &GateError{deadline.Problem, deadline.Advice}
+	if doing := strings.TrimSuffix(strings.TrimSuffix(err.Error(), deadline.Problem), ": "); doing != "" {
+		gate.Problem += ": " + doing
 	}
-	return &GateError{gate.Problem + "; un-fenced, everything is as before", gate.Advice}
+	if waited := (*cutover.WaitError)(nil); errors.As(err, &waited) {
+		gate.Advice = waited.Hint() + "; or " + deadline.Advice
+	}
+	return gate
 }
 
 // gates are the conditions for a cutover.

@@ -56,6 +56,7 @@ type View struct {
 	Transactions int64
 	Changes      int64
 	LagBytes     int64
+	ByItself     bool // when it has caught up it ends, or cuts over, unasked
 }
 
 // Watch returns what the runner does now.

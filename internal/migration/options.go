@@ -1,0 +1,154 @@
+package migration
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// options are what a migration is recorded with.
+func (c Config) options() Options {
+	o := Options{
+		Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump"),
+		Until: string(c.Until), Cutover: "manual", Verify: c.Prove == On, MaxRetainedWAL: max(0, c.MaxRetainedWAL), OnNewTable: string(c.OnNewTable),
+		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), Without: c.Cut.Without,
+	}
+	if c.Auto == On {
+		o.Cutover = "auto"
+	}
+	return o
+}
+
+// resume takes the options of which the copy depends as the migration was begun with, so that nobody
+// has to remember them; those that are given must be the same.
+func (c *Config) resume(was Options) error {
+	for _, o := range []struct {
+		option string
+		given  *[]string
+		was    []string
+	}{{"--include", &c.Include, was.Include}, {"--exclude", &c.Exclude, was.Exclude}, {"--insert-only", &c.InsertOnly, was.InsertOnly}} {
+		if len(*o.given) > 0 && !slices.Equal(*o.given, o.was) {
+			return &UsageError{
+				fmt.Sprintf("migration %q was begun with %s", c.Name, listed(o.option, o.was)),
+				"leave " + o.option + " out, as it is remembered, or give the same; with others: abort and start over",
+			}
+		}
+		*o.given = o.was
+	}
+	if c.Schema != "" && c.Schema != was.Schema {
+		return &UsageError{
+			fmt.Sprintf("migration %q was begun with --schema %s", c.Name, was.Schema),
+			"leave --schema out, as it is remembered, or give the same; with another: abort and start over",
+		}
+	}
+	c.Schema = was.Schema
+	return nil
+}
+
+func listed(option string, values []string) string {
+	if len(values) == 0 {
+		return "no " + option
+	}
+	return option + " " + strings.Join(values, " "+option+" ")
+}
+
+// settle sets the options that may change and were not given: to what they were, or else, as when a
+// migration begins, to their defaults.
+func (c *Config) settle(was Options) {
+	c.Until = cmp.Or(c.Until, Until(was.Until), UntilCutover)
+	c.OnNewTable = cmp.Or(c.OnNewTable, OnNewTable(was.OnNewTable), StopOnNewTable)
+	c.MaxRetainedWAL = cmp.Or(c.MaxRetainedWAL, was.MaxRetainedWAL, NoLimit)
+	c.Auto = cmp.Or(c.Auto, switched(was.Cutover == "auto"))
+	c.Prove = cmp.Or(c.Prove, switched(was.Verify))
+	c.Cut.Timeout = cmp.Or(c.Cut.Timeout, seconds(was.Timeout))
+	c.Cut.MaxLag = cmp.Or(c.Cut.MaxLag, seconds(was.MaxLag))
+	if len(c.Cut.Without) == 0 {
+		c.Cut.Without = was.Without
+	}
+	c.Cut = c.Cut.fill()
+}
+
+func switched(on bool) Switch {
+	if on {
+		return On
+	}
+	return Off
+}
+
+// setOptions records the options as they are from now on.
+func (s *store) setOptions(ctx context.Context, o Options) error {
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	err = s.Exec(ctx, `update walferry.migration set options = $2::text::jsonb where name = $1 and run = $3`, s.name, string(text), s.run)
+	if err != nil {
+		return fmt.Errorf("record the options: %w", err)
+	}
+	return nil
+}
+
+// String is the options as a shell takes them, without those that say what is so anyhow.
+func (o Options) String() string {
+	args := o.args()
+	for i, arg := range args {
+		if strings.Trim(arg, plainInShell) != "" {
+			args[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(args, " ")
+}
+
+// plainInShell are characters that mean themselves to a shell.
+const plainInShell = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:-"
+
+func (o Options) args() (args []string) {
+	for _, part := range []struct {
+		option string
+		values []string
+	}{{"--include", o.Include}, {"--exclude", o.Exclude}, {"--insert-only", o.InsertOnly}, {"--without", o.Without}} {
+		for _, value := range part.values {
+			args = append(args, part.option, value)
+		}
+	}
+	for _, part := range []struct{ option, value, usual string }{
+		{"--schema", o.Schema, "dump"},
+		{"--until", o.Until, string(UntilCutover)},
+		{"--cutover", o.Cutover, "manual"},
+		{"--on-new-table", o.OnNewTable, string(StopOnNewTable)},
+	} {
+		if part.value != "" && part.value != part.usual {
+			args = append(args, part.option, part.value)
+		}
+	}
+	if o.Verify {
+		args = append(args, "--verify")
+	}
+	if o.MaxRetainedWAL > 0 {
+		args = append(args, "--max-retained-wal", sizeArg(o.MaxRetainedWAL))
+	}
+	usual := CutoverOptions{}.fill()
+	for _, part := range []struct {
+		option       string
+		value, usual time.Duration
+	}{{"--timeout", seconds(o.Timeout), usual.Timeout}, {"--max-lag", seconds(o.MaxLag), usual.MaxLag}} {
+		if part.value != 0 && part.value != part.usual {
+			args = append(args, part.option, part.value.String())
+		}
+	}
+	return args
+}
+
+// sizeArg is a size with the largest unit that it is a whole number of.
+func sizeArg(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	i := 0
+	for i < len(units)-1 && n%1024 == 0 {
+		n, i = n/1024, i+1
+	}
+	return fmt.Sprintf("%d%s", n, units[i])
+}

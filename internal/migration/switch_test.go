@@ -1,0 +1,31 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// The end of a cutover's time is said once, whatever was being done then.
+func TestGateOf(t *testing.T) {
+	deadline := &GateError{"the cutover was not done within 25s", "give a longer --timeout"}
+	over, cancel := context.WithTimeoutCause(t.Context(), -time.Second, deadline)
+	defer cancel()
+	for _, c := range []struct {
+		ctx                   context.Context
+		err                   error
+		want, wantedByWhoAsks string
+	}{
+		{over, deadline, "the cutover was not done within 25s", "give a longer --timeout"},
+		{over, fmt.Errorf("drain: %w", deadline), "the cutover was not done within 25s: drain", "give a longer --timeout"},
+		{over, errors.New("drain: no answer"), "the cutover was not done within 25s: drain: no answer", "give a longer --timeout"},
+		{t.Context(), fmt.Errorf("finish: %w", &GateError{"a table is gone", "look for it"}), "a table is gone", "look for it"},
+		{t.Context(), errors.New("no answer"), "no answer", "mend it and ask again"},
+	} {
+		if got := gateOf(c.ctx, c.err); got.Problem != c.want || got.Advice != c.wantedByWhoAsks {
+			t.Errorf("%v: got %q, %q; want %q, %q", c.err, got.Problem, got.Advice, c.want, c.wantedByWhoAsks)
+		}
+	}
+}
