@@ -148,7 +148,10 @@ func (r *runner) exportAgain(ctx context.Context) (err error) {
 // copyUnder copies what is missing under the snapshot that there is.
 func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs int, resume, putAside bool) error {
 	r.step("copy the tables")
-	indexes := r.newIndexBuilder(ctx, true, len(tables) < len(r.copied()))
+	indexes, err := r.buildIndexes(ctx, true, len(tables) < len(r.copied()))
+	if err != nil {
+		return err
+	}
 	copier, err := snapshot.New(snapshot.Config{
 		Source: r.c.Source, Target: r.c.Target, Migration: r.c.Name,
 		Snapshot: r.exported.Name, AsOf: r.exported.ConsistentPoint,
@@ -158,11 +161,11 @@ func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs in
 			if r.mixed(t.Schema, t.Name) {
 				return nil
 			}
-			return indexes.table(t.Schema, t.Name)
+			return indexes.Table(pgx.Identifier{t.Schema, t.Name})
 		},
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, indexes.Wait(true))
 	}
 	r.mu.Lock()
 	if len(r.copiers) == 0 {
@@ -174,7 +177,7 @@ func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs in
 	r.step("build the indexes")
 	var rewritten *snapshot.RewrittenError
 	failed := err != nil && !errors.As(err, &rewritten)
-	if indexErr := indexes.wait(failed); indexErr != nil && !failed {
+	if indexErr := indexes.Wait(failed); indexErr != nil && !failed {
 		err = indexErr
 	}
 	if err != nil {
