@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
 	pinning "github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // typeMatrix has the values of each type that get lost on the way most easily.
@@ -130,8 +131,8 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 		t.Fatal(err)
 	}
 	defer source.Close(t.Context())
-	slot := databaseOf(t, sourceURL)
-	if _, err := decoder.CreatePublication(t.Context(), source, "types", []pgx.Identifier{{"public", "types"}}, ""); err != nil {
+	name := databaseOf(t, sourceURL)
+	if _, err := slot.CreatePublication(t.Context(), source, "types", []pgx.Identifier{{"public", "types"}}, ""); err != nil {
 		t.Fatal(err)
 	}
 	run := func(sql string, values ...[]byte) {
@@ -140,7 +141,7 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 			t.Fatalf("%v in %.200s", err, sql)
 		}
 	}
-	run(`select pg_create_logical_replication_slot('` + slot + `', 'pgoutput')`)
+	run(`select pg_create_logical_replication_slot('` + name + `', 'pgoutput')`)
 	run(`set search_path = public`)
 	run(`begin`) // one transaction is one group
 	for row := range rows {
@@ -169,7 +170,7 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 	defer a.Close(t.Context())
 	way(a)
 	stream, err := decoder.Open(t.Context(), sourceURL, decoder.Config{
-		Slot: slot, Publications: []string{"types"}, StatusInterval: 100 * time.Millisecond,
+		Slot: name, Publications: []string{"types"}, StatusInterval: 100 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)

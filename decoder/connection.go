@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // connection is one START_REPLICATION. One goroutine reads and writes it, with
@@ -70,7 +71,7 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 	if err := s.check(src); err != nil {
 		if active := (*SlotError)(nil); errors.As(err, &active) && s.pid != 0 && uint32(active.PID) == s.pid {
 			// The source has not noticed that our own last connection is gone.
-			return nil, errors.Join(err, terminate(ctx, conn, active.PID))
+			return nil, errors.Join(err, slot.Terminate(ctx, conn, active.PID))
 		}
 		return nil, err
 	}
@@ -115,7 +116,7 @@ func (s *Stream) check(src source) error {
 	if s.queued > src.flushed {
 		return &IdentityError{What: "WAL position", Want: "at least " + s.queued.String(), Got: src.flushed.String()}
 	}
-	return src.slot.usable(s.queued)
+	return src.slot.Usable(s.queued)
 }
 
 // receive takes messages until the connection or the context ends.

@@ -1,13 +1,13 @@
 package decoder
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/walferry/walferry/internal/catalog"
 )
 
 // ErrClosed is what Next returns after Close.
@@ -31,53 +31,6 @@ func (e *ProtocolError) Hint() string {
 	return "nothing of this transaction was delivered to its end; start again, and if it comes back report it with the versions of the source and of walferry"
 }
 
-// SlotReason says why a slot cannot be used.
-type SlotReason string
-
-// The reasons of a SlotError.
-const (
-	SlotMissing SlotReason = "missing" // there is no slot of that name
-	SlotLost    SlotReason = "lost"    // invalidated: WAL that it needs is gone
-	SlotAhead   SlotReason = "ahead"   // its confirmed position is after what the consumer has
-	SlotActive  SlotReason = "active"  // another connection reads it
-	SlotForeign SlotReason = "foreign" // not a permanent logical slot of pgoutput in this database
-	SlotPending SlotReason = "pending" // it is still being created
-)
-
-// SlotError says why the stream cannot go on with its slot.
-type SlotError struct {
-	Slot   string
-	Reason SlotReason
-	Detail string // what was seen, as a clause
-
-	PID         int32  // SlotActive: the walsender that reads it
-	Application string // SlotActive: its application_name, where we may see it
-	Confirmed   LSN    // SlotAhead: the slot's confirmed position
-	Start       LSN    // SlotAhead: where the stream had to start
-}
-
-func (e *SlotError) Error() string {
-	return fmt.Sprintf("replication slot %q is %s: %s", e.Slot, e.Reason, e.Detail)
-}
-
-// Hint tells the operator what to do.
-func (e *SlotError) Hint() string {
-	switch e.Reason {
-	case SlotMissing:
-		return "gap: changes made while there was no slot are not kept anywhere; copy again with a new slot"
-	case SlotLost:
-		return "gap: the source has removed WAL that was still needed; copy again with a new slot, and raise max_slot_wal_keep_size (-1: no limit) before"
-	case SlotAhead:
-		return "gap: the slot has moved past what the target has; copy again"
-	case SlotActive:
-		return "only one consumer may read a slot: stop the other one, or wait until the source notices that it is gone (wal_sender_timeout)"
-	case SlotPending:
-		return "a slot is created once all older writing transactions of the server have ended; end them, or drop the slot"
-	default:
-		return "the slot belongs to something else; choose another name, or drop it if nobody needs it: select pg_drop_replication_slot(" + catalog.Literal(e.Slot) + ")"
-	}
-}
-
 // IdentityError says that the server is not the one that the stream belongs to.
 type IdentityError struct {
 	What      string // "system identifier", "timeline", "database", "WAL position"
@@ -98,30 +51,6 @@ func (e *IdentityError) Hint() string {
 	default:
 		return "another server answers at this address; check host, port, DNS and database"
 	}
-}
-
-// PublicationError says that a publication is not there, or not what it was.
-// Changes made since then may be missing in the stream for ever.
-type PublicationError struct {
-	Name    string
-	Reason  string // a clause
-	Exists  bool   // CreatePublication found one of that name
-	Renamed bool   // a table of it has another name, and nothing else has changed
-}
-
-func (e *PublicationError) Error() string {
-	return fmt.Sprintf("publication %q %s", e.Name, e.Reason)
-}
-
-// Hint tells the operator what to do.
-func (e *PublicationError) Hint() string {
-	if e.Exists {
-		return "a publication is never altered or taken over; drop it if nobody needs it, or choose another name"
-	}
-	if e.Renamed {
-		return "give the table its old name back; what is written meanwhile comes under the other one"
-	}
-	return "gap: a publication must stay as it was when the slot was created, or changes get lost without an error; copy again with a new publication and slot"
 }
 
 // RefusedError says that the source refused, in a way that waiting does not mend.
@@ -153,4 +82,24 @@ func (e *RefusedError) Hint() string {
 		return "the role must be allowed to replicate: alter role NAME replication, or on RDS: grant rds_replication to NAME"
 	}
 	return pgErr.Hint
+}
+
+// sqlState is the SQLSTATE of a server's error, else empty.
+func sqlState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

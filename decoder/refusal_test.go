@@ -16,6 +16,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/slot"
 )
 
 // refused opens a stream that must not open.
@@ -72,7 +73,7 @@ func TestOpen_SlotForeign(t *testing.T) {
 	mine := s.config.Slot
 	s.config.Slot = other.config.Slot
 	wantSlot(t, s.refused(), decoder.SlotForeign)
-	wantSlot(t, decoder.DropSlot(t.Context(), s.conn(), other.config.Slot), decoder.SlotForeign)
+	wantSlot(t, slot.Drop(t.Context(), s.conn(), other.config.Slot), decoder.SlotForeign)
 	s.config.Slot = mine + "_p"
 	s.exec(`select pg_create_physical_replication_slot('` + s.config.Slot + `')`)
 	wantSlot(t, s.refused(), decoder.SlotForeign)
@@ -187,7 +188,7 @@ func TestOpen_PublicationChanged(t *testing.T) {
 		s.exec(c.sql)
 		wantPublication(t, s.refused(), c.reason)
 		conn := s.conn()
-		wantPublication(t, decoder.CheckPublications(t.Context(), conn, s.config.Expect.Publications), c.reason)
+		wantPublication(t, slot.CheckPublications(t.Context(), conn, s.config.Expect.Publications), c.reason)
 	}
 }
 
@@ -220,7 +221,7 @@ func TestPublicationIdentity_JSON(t *testing.T) {
 func publicationThroughJSON(t *testing.T, s *source) {
 	s.exec(`create publication everything for all tables`)
 	for name, beyond := range map[string]string{s.config.Publications[0]: "", "everything": "all tables"} {
-		now, err := decoder.Publication(t.Context(), s.conn(), name)
+		now, err := slot.Publication(t.Context(), s.conn(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +233,7 @@ func publicationThroughJSON(t *testing.T, s *source) {
 		if err := json.Unmarshal(text, &again); err != nil || again[name].Entries == nil || again[name].Beyond != beyond {
 			t.Errorf("%s: %s becomes %+v, %v; want entries, and beyond them %q", name, text, again[name], err, beyond)
 		}
-		if err := decoder.CheckPublications(t.Context(), s.conn(), again); err != nil {
+		if err := slot.CheckPublications(t.Context(), s.conn(), again); err != nil {
 			t.Error(err)
 		}
 	}
@@ -271,7 +272,7 @@ func TestStream_SlotDropped(t *testing.T) {
 	s := newPlain(t)
 	stream := s.open()
 	s.exec(`insert into t values (1, 'a')`)
-	if err := decoder.DropSlot(t.Context(), s.conn(), s.config.Slot); err != nil {
+	if err := slot.Drop(t.Context(), s.conn(), s.config.Slot); err != nil {
 		t.Fatal(err)
 	}
 	err := finalError(t, stream)
@@ -279,7 +280,7 @@ func TestStream_SlotDropped(t *testing.T) {
 	if again := finalError(t, stream); again != err {
 		t.Errorf("a second Next returned %v", again)
 	}
-	if err := decoder.DropSlot(t.Context(), s.conn(), s.config.Slot); err != nil {
+	if err := slot.Drop(t.Context(), s.conn(), s.config.Slot); err != nil {
 		t.Errorf("drop it again: %v", err)
 	}
 }
@@ -291,7 +292,7 @@ func TestOpen_SlotRecreated(t *testing.T) {
 	s.exec(`insert into t values (1, 'a')`)
 	s.config.Start = next(t, stream).EndLSN
 	stream.Close()
-	if err := decoder.DropSlot(t.Context(), s.conn(), s.config.Slot); err != nil {
+	if err := slot.Drop(t.Context(), s.conn(), s.config.Slot); err != nil {
 		t.Fatal(err)
 	}
 	s.exec(`insert into t values (2, 'b')`)
@@ -309,7 +310,7 @@ func TestStream_PublicationDropped(t *testing.T) {
 			stream := s.open()
 			s.exec(`insert into t values (1, 'a')`)
 			next(t, stream)
-			if err := decoder.DropPublication(t.Context(), s.conn(), s.config.Publications[0]); err != nil {
+			if err := slot.DropPublication(t.Context(), s.conn(), s.config.Publications[0]); err != nil {
 				t.Fatal(err)
 			}
 			s.exec(`insert into t values (2, 'b')`)
@@ -346,17 +347,17 @@ func TestDropSlot_ReadByAnother(t *testing.T) {
 		other.PgConn().Exec(reading, `START_REPLICATION SLOT "`+s.config.Slot+`" LOGICAL 0/0 (proto_version '1', publication_names 'none')`).ReadAll()
 	}()
 	until(t, "slot is active", func() bool {
-		info, err := decoder.Slot(t.Context(), s.conn(), s.config.Slot)
+		info, err := slot.Read(t.Context(), s.conn().PgConn(), s.config.Slot)
 		return err == nil && info.Active && info.Application == "somebody"
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	if err := decoder.DropSlot(ctx, s.conn(), s.config.Slot); !errors.Is(err, context.DeadlineExceeded) {
+	if err := slot.Drop(ctx, s.conn(), s.config.Slot); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want to have waited", err)
 	}
 	stop()
 	<-ended
-	if err := decoder.DropSlot(t.Context(), s.conn(), s.config.Slot); err != nil {
+	if err := slot.Drop(t.Context(), s.conn(), s.config.Slot); err != nil {
 		t.Error(err)
 	}
 }
@@ -376,7 +377,7 @@ func TestNext_ContextEnds(t *testing.T) {
 
 func TestCreatePublication_Exists(t *testing.T) {
 	s := newPlain(t)
-	_, err := decoder.CreatePublication(t.Context(), s.conn(), s.config.Publications[0], nil, "")
+	_, err := slot.CreatePublication(t.Context(), s.conn(), s.config.Publications[0], nil, "")
 	wantPublication(t, err, "exists already")
 }
 
@@ -386,11 +387,11 @@ func TestCreatePublication_OnlyTheseTables(t *testing.T) {
 	for _, major := range []int{10, 13, 18} {
 		s := &source{t: t, url: pgtest.Shared(t, major).Database(t)}
 		s.exec(`create schema "S.x"; create table "S.x"."a""b" (id int); create table child () inherits ("S.x"."a""b"); create table log (id int)`)
-		oid, err := decoder.CreatePublication(t.Context(), s.conn(), "p", []pgx.Identifier{{"S.x", `a"b`}, {"public", "log"}}, "insert, truncate")
+		oid, err := slot.CreatePublication(t.Context(), s.conn(), "p", []pgx.Identifier{{"S.x", `a"b`}, {"public", "log"}}, "insert, truncate")
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decoder.Publication(t.Context(), s.conn(), "p")
+		got, err := slot.Publication(t.Context(), s.conn(), "p")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -401,7 +402,7 @@ func TestCreatePublication_OnlyTheseTables(t *testing.T) {
 		if want := []string{`"S.x"."a""b"`, `"public"."log"`}; got.OID != oid || got.Publish != publish || !slices.Equal(got.Tables, want) {
 			t.Errorf("%d: got %+v", major, got)
 		}
-		if _, err := decoder.CreatePublication(t.Context(), s.conn(), "empty", nil, ""); err != nil {
+		if _, err := slot.CreatePublication(t.Context(), s.conn(), "empty", nil, ""); err != nil {
 			t.Error(err)
 		}
 	}
@@ -414,19 +415,19 @@ func TestTruncationTriggers_ApplicationRole(t *testing.T) {
 	s := &source{t: t, url: url}
 	role := "app_" + s.value(`select current_database()`)
 	s.exec(`create table parent (id int primary key); create table child (id int primary key references parent)`)
-	if err := decoder.CreateTruncationTriggers(t.Context(), s.conn(), []pgx.Identifier{{"public", "parent"}, {"public", "child"}}); err != nil {
+	if err := slot.CreateTruncationTriggers(t.Context(), s.conn(), []pgx.Identifier{{"public", "parent"}, {"public", "child"}}); err != nil {
 		t.Fatal(err)
 	}
 	s.exec(`create role "` + role + `"; grant truncate, insert on parent, child to "` + role + `"`)
 	defer s.exec(`drop owned by "` + role + `"; drop role "` + role + `"`)
-	s = newSource(t, url, "select", "public.parent", "public.child", decoder.TruncationTable)
-	s.config.Truncations = decoder.TruncationTable
+	s = newSource(t, url, "select", "public.parent", "public.child", slot.TruncationTable)
+	s.config.Truncations = slot.TruncationTable
 	stream := s.open()
 	s.exec(`begin; set role "` + role + `"; savepoint a; truncate parent, child; rollback to a; insert into parent values (1); commit`)
 	expect(t, stream, `{"op":"insert","schema":"public","table":"parent","new":{"id":"1"}}`)
 	s.exec(`set role "` + role + `"; set search_path = pg_temp; truncate public.parent cascade`)
 	expect(t, stream, `{"op":"truncate","tables":[{"schema":"public","table":"parent"},{"schema":"public","table":"child"}]}`)
-	if err := decoder.CreateTruncationTriggers(t.Context(), (&source{t: t, url: pgtest.Shared(t, 15).Database(t)}).conn(), nil); err == nil {
+	if err := slot.CreateTruncationTriggers(t.Context(), (&source{t: t, url: pgtest.Shared(t, 15).Database(t)}).conn(), nil); err == nil {
 		t.Error("a server that decodes truncate was given triggers")
 	}
 }

@@ -2,219 +2,32 @@ package decoder
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"strconv"
-	"strings"
-	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
-// SlotInfo is a row of pg_replication_slots.
-type SlotInfo struct {
-	Name, Plugin, Database string
-	Here                   bool // Database is the one that was asked
-	Logical, Temporary     bool
+// What package slot makes, checks and drops, under the names that a stream's configuration and
+// errors have for it.
+type (
+	PublicationIdentity = slot.PublicationIdentity
+	PublicationError    = slot.PublicationError
+	SlotError           = slot.Error
+	SlotReason          = slot.Reason
+)
 
-	Active      bool
-	PID         int32  // of the walsender that reads it; 0: none
-	Application string // its application_name, where we may see it
-
-	Restart   LSN // WAL is kept from here on
-	Confirmed LSN // what the consumer has confirmed; 0 while the slot is being created
-
-	WALStatus string // reserved, extended, unreserved or lost; empty before version 13
-	Invalid   string // why it is of no use any more (16 and newer); empty: it is not
-}
-
-// Slot reads what the server knows of a slot. The error is a *SlotError with
-// SlotMissing when there is none of that name.
-func Slot(ctx context.Context, conn *pgx.Conn, name string) (SlotInfo, error) {
-	return slotInfo(ctx, conn.PgConn(), name)
-}
-
-func slotSQL(major int, name string) string {
-	walStatus, invalid := "''", "''"
-	if major >= 13 {
-		walStatus = "coalesce(s.wal_status, '')"
-	}
-	switch {
-	case major >= 17:
-		invalid = "coalesce(s.invalidation_reason, '')"
-	case major >= 16:
-		invalid = "case when s.conflicting then 'conflict with recovery' else '' end"
-	}
-	return `select coalesce(s.plugin, ''), coalesce(s.database, ''), s.slot_type, s.temporary, s.active,
-       coalesce(s.active_pid, 0), coalesce(a.application_name, ''),
-       coalesce(s.restart_lsn, '0/0'), coalesce(s.confirmed_flush_lsn, '0/0'),
-       ` + walStatus + `, ` + invalid + `, coalesce(s.database = current_database(), false)
-  from pg_catalog.pg_replication_slots s left join pg_catalog.pg_stat_activity a on a.pid = s.active_pid
- where s.slot_name = ` + catalog.Literal(name)
-}
-
-func slotInfo(ctx context.Context, conn *pgconn.PgConn, name string) (SlotInfo, error) {
-	rows, err := query(ctx, conn, slotSQL(session.Major(conn), name))
-	if err != nil {
-		return SlotInfo{}, fmt.Errorf("read replication slot %q: %w", name, err)
-	}
-	if len(rows) == 0 {
-		return SlotInfo{}, &SlotError{Slot: name, Reason: SlotMissing, Detail: "the server has none of that name"}
-	}
-	r := rows[0]
-	pid, err1 := strconv.ParseInt(r[5], 10, 32)
-	restart, err2 := pglogrepl.ParseLSN(r[7])
-	confirmed, err3 := pglogrepl.ParseLSN(r[8])
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return SlotInfo{}, fmt.Errorf("read replication slot %q: %w", name, err)
-	}
-	return SlotInfo{
-		Name: name, Plugin: r[0], Database: r[1], Here: r[11] == "t", Logical: r[2] == "logical", Temporary: r[3] == "t",
-		Active: r[4] == "t", PID: int32(pid), Application: r[6],
-		Restart: restart, Confirmed: confirmed, WALStatus: r[9], Invalid: r[10],
-	}, nil
-}
-
-// usable tells whether a stream can start from the slot at start, zero being the
-// slot's own position.
-func (s SlotInfo) usable(start LSN) error {
-	fail := func(reason SlotReason, detail string, args ...any) error {
-		return &SlotError{
-			Slot: s.Name, Reason: reason, Detail: fmt.Sprintf(detail, args...),
-			PID: s.PID, Application: s.Application, Confirmed: s.Confirmed, Start: start,
-		}
-	}
-	switch {
-	case !s.Logical:
-		return fail(SlotForeign, "it is a physical slot")
-	case s.Plugin != "pgoutput":
-		return fail(SlotForeign, "its output plugin is %s, not pgoutput", s.Plugin)
-	case !s.Here:
-		return fail(SlotForeign, "it belongs to database %q", s.Database)
-	case s.Temporary:
-		return fail(SlotForeign, "it is temporary and ends with the session that made it")
-	case s.WALStatus == "lost":
-		return fail(SlotLost, "WAL that it needs was removed%s", because(s.Invalid))
-	case s.Invalid != "":
-		return fail(SlotLost, "it was invalidated%s", because(s.Invalid))
-	case s.Confirmed == 0:
-		return fail(SlotPending, "it has no consistent point yet")
-	case start != 0 && s.Confirmed > start:
-		// The server would start at its own position without an error
-		// (CreateDecodingContext in logical.c), and what is between would be missing.
-		return fail(SlotAhead, "it has confirmed %s, the stream must start at %s", s.Confirmed, start)
-	case s.Active:
-		return fail(SlotActive, "process %d of the server reads it%s", s.PID, because(s.Application))
-	}
-	return nil
-}
-
-func because(reason string) string {
-	if reason == "" {
-		return ""
-	}
-	return " (" + reason + ")"
-}
-
+// The reasons of a SlotError.
 const (
-	dropPatience = time.Second      // before a walsender of ours is told to end
-	dropLimit    = 30 * time.Second // before DropSlot gives up
+	SlotMissing = slot.Missing
+	SlotLost    = slot.Lost
+	SlotAhead   = slot.Ahead
+	SlotActive  = slot.Active
+	SlotForeign = slot.Foreign
+	SlotPending = slot.Pending
 )
 
-// DropSlot drops a logical slot of this database; that there is none is fine. A
-// walsender of walferry (by its application_name) that still reads it is given a
-// second and then terminated; another consumer's is left alone, and the error
-// after half a minute is a *SlotError with SlotActive.
-func DropSlot(ctx context.Context, conn *pgx.Conn, name string) error {
-	began := time.Now()
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		info, err := Slot(ctx, conn, name)
-		if gone := (*SlotError)(nil); errors.As(err, &gone) && gone.Reason == SlotMissing {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if !info.Logical || info.Plugin != "pgoutput" || !info.Here {
-			return info.usable(0)
-		}
-		if !info.Active {
-			_, err := query(ctx, conn.PgConn(), "select pg_catalog.pg_drop_replication_slot("+catalog.Literal(name)+")")
-			if err == nil {
-				return nil
-			}
-			if code := sqlState(err); code != "55006" && code != "42704" {
-				return fmt.Errorf("drop replication slot %q: %w", name, err)
-			}
-		}
-		switch waited := time.Since(began); {
-		case waited > dropLimit:
-			return &SlotError{
-				Slot: name, Reason: SlotActive, PID: info.PID, Application: info.Application,
-				Detail: fmt.Sprintf("process %d of the server reads it%s", info.PID, because(info.Application)),
-			}
-		case info.Active && waited > dropPatience && strings.HasPrefix(info.Application, "walferry"):
-			if err := terminate(ctx, conn.PgConn(), info.PID); err != nil {
-				return fmt.Errorf("drop replication slot %q: %w", name, err)
-			}
-			pause = 20 * time.Millisecond // its stream will connect again in a second: the slot is to be gone by then
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return fmt.Errorf("drop replication slot %q: %w", name, err)
-		}
-	}
-}
-
-// terminate ends a server process that we know for a walsender of ours.
-func terminate(ctx context.Context, conn *pgconn.PgConn, pid int32) error {
-	if _, err := query(ctx, conn, fmt.Sprintf("select pg_catalog.pg_terminate_backend(%d)", pid)); err != nil {
-		return fmt.Errorf("terminate walsender %d: %w", pid, err)
-	}
-	return nil
-}
-
-// query runs SQL by the simple protocol, the only one that a walsender knows,
-// and returns the rows of the last statement as text; NULL is empty.
-func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, error) {
-	results, err := conn.Exec(ctx, sql).ReadAll()
-	if err != nil {
-		return nil, err
-	}
-	if len(results) == 0 {
-		return nil, nil
-	}
-	var rows [][]string
-	for _, result := range results[len(results)-1].Rows {
-		row := make([]string, len(result))
-		for i, field := range result {
-			row[i] = string(field)
-		}
-		rows = append(rows, row)
-	}
-	return rows, nil
-}
-
-// sqlState is the SQLSTATE of a server's error, else empty.
-func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return pgErr.Code
-	}
-	return ""
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// CreatePublication is [slot.CreatePublication].
+func CreatePublication(ctx context.Context, conn *pgx.Conn, name string, tables []pgx.Identifier, publish string) (uint32, error) {
+	return slot.CreatePublication(ctx, conn, name, tables, publish)
 }

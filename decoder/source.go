@@ -18,6 +18,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // Identity is what a source is known by. A consumer keeps it with its data and
@@ -39,16 +40,7 @@ func (i Identity) check(expect Identity) error {
 	case expect.Timeline != 0 && i.Timeline != expect.Timeline:
 		return &IdentityError{What: "timeline", Want: fmt.Sprint(expect.Timeline), Got: fmt.Sprint(i.Timeline)}
 	}
-	for name, want := range expect.Publications {
-		got, ok := i.Publications[name]
-		if !ok {
-			return &PublicationError{Name: name, Reason: "is not one of those that the stream reads"}
-		}
-		if !want.equal(got) {
-			return want.difference(name, got)
-		}
-	}
-	return nil
+	return slot.ComparePublications(i.Publications, expect.Publications)
 }
 
 // source is a server as found by inspect.
@@ -56,7 +48,7 @@ type source struct {
 	identity      Identity
 	flushed       LSN // how far its WAL goes
 	standby       bool
-	slot          SlotInfo
+	slot          slot.Info
 	senderTimeout time.Duration // wal_sender_timeout; 0: none
 }
 
@@ -87,9 +79,9 @@ func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
 
 // inspect reads what decides whether the stream may start, on the replication
 // connection itself, so that nothing can come between.
-func inspect(ctx context.Context, conn *pgconn.PgConn, slot string, names []string) (source, error) {
+func inspect(ctx context.Context, conn *pgconn.PgConn, name string, publications []string) (source, error) {
 	var s source
-	rows, err := query(ctx, conn, "IDENTIFY_SYSTEM")
+	rows, err := session.Simple(ctx, conn, "IDENTIFY_SYSTEM")
 	if err != nil {
 		return s, fmt.Errorf("identify source: %w", err)
 	}
@@ -104,7 +96,7 @@ func inspect(ctx context.Context, conn *pgconn.PgConn, slot string, names []stri
 	s.identity = Identity{SystemID: rows[0][0], Timeline: int32(timeline), Database: rows[0][3]}
 	s.flushed = flushed
 
-	rows, err = query(ctx, conn, `select pg_is_in_recovery(), (select setting from pg_settings where name = 'wal_sender_timeout')`)
+	rows, err = session.Simple(ctx, conn, `select pg_is_in_recovery(), (select setting from pg_settings where name = 'wal_sender_timeout')`)
 	if err != nil {
 		return s, fmt.Errorf("read settings of the source: %w", err)
 	}
@@ -115,10 +107,10 @@ func inspect(ctx context.Context, conn *pgconn.PgConn, slot string, names []stri
 	s.standby = rows[0][0] == "t"
 	s.senderTimeout = time.Duration(milliseconds) * time.Millisecond
 
-	if s.identity.Publications, err = publications(ctx, conn, names); err != nil {
+	if s.identity.Publications, err = slot.Publications(ctx, conn, publications); err != nil {
 		return s, err
 	}
-	s.slot, err = slotInfo(ctx, conn, slot)
+	s.slot, err = slot.Read(ctx, conn, name)
 	return s, err
 }
 
@@ -140,11 +132,11 @@ where source in ('default', 'configuration file', 'command line') and has < leas
 // source's shutdown go on without us: it waits for an acknowledgement, for ever while the target
 // stalls; what is not acknowledged comes again (wal_sender_shutdown_timeout, from 19 on).
 func tune(ctx context.Context, conn *pgconn.PgConn) error {
-	if _, err := query(ctx, conn, memorySQL); err != nil {
+	if _, err := session.Simple(ctx, conn, memorySQL); err != nil {
 		return fmt.Errorf("set logical_decoding_work_mem: %w", err)
 	}
 	if session.Major(conn) >= 19 {
-		if _, err := query(ctx, conn, `set wal_sender_shutdown_timeout = '10s'`); err != nil {
+		if _, err := session.Simple(ctx, conn, `set wal_sender_shutdown_timeout = '10s'`); err != nil {
 			return fmt.Errorf("set wal_sender_shutdown_timeout: %w", err)
 		}
 	}
@@ -201,14 +193,14 @@ const (
 func judge(err error) verdict {
 	var (
 		protocol    *ProtocolError
-		slot        *SlotError
+		unusable    *SlotError
 		identity    *IdentityError
 		publication *PublicationError
 		pgErr       *pgconn.PgError
 	)
 	switch {
-	case errors.As(err, &slot):
-		if slot.Reason == SlotActive || slot.Reason == SlotPending {
+	case errors.As(err, &unusable):
+		if unusable.Reason == SlotActive || unusable.Reason == SlotPending {
 			return transient
 		}
 		return final

@@ -16,6 +16,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/slot"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -41,7 +42,7 @@ func newSource(t testing.TB, url, schema string, tables ...string) *source {
 	for _, table := range tables {
 		idents = append(idents, strings.Split(table, "."))
 	}
-	if _, err := decoder.CreatePublication(t.Context(), s.conn(), s.config.Publications[0], idents, ""); err != nil {
+	if _, err := slot.CreatePublication(t.Context(), s.conn(), s.config.Publications[0], idents, ""); err != nil {
 		t.Fatal(err)
 	}
 	s.exec(`select pg_create_logical_replication_slot('` + name + `', 'pgoutput')`)
@@ -164,13 +165,13 @@ func TestStream_EveryMajor(t *testing.T) {
 				s.exec(`create table "T 1" (id int primary key, note text, doc text);
 					create table heap (a int, b text); create table child (id int primary key)`)
 				idents = []pgx.Identifier{{"public", "T 1"}, {"public", "heap"}}
-				if err := decoder.CreateTruncationTriggers(t.Context(), s.conn(), idents); err != nil {
+				if err := slot.CreateTruncationTriggers(t.Context(), s.conn(), idents); err != nil {
 					t.Fatal(err)
 				}
 			}
 			tables := []string{"public.T 1", "public.heap", "public.child"}
 			if major == 10 {
-				tables = append(tables, decoder.TruncationTable)
+				tables = append(tables, slot.TruncationTable)
 			}
 			s := newSource(t, url, `
 				create table if not exists "T 1" (id int primary key, note text, doc text);
@@ -179,7 +180,7 @@ func TestStream_EveryMajor(t *testing.T) {
 				alter table "T 1" alter doc set storage external;
 				alter table heap replica identity full`, tables...)
 			if major == 10 {
-				s.config.Truncations = decoder.TruncationTable
+				s.config.Truncations = slot.TruncationTable
 			}
 			stream := s.open()
 
@@ -222,11 +223,11 @@ func TestStream_EveryMajor(t *testing.T) {
 			}
 			s.config.Expect = identity
 			s.open().Close()
-			if err := decoder.DropSlot(t.Context(), s.conn(), s.config.Slot); err != nil {
+			if err := slot.Drop(t.Context(), s.conn(), s.config.Slot); err != nil {
 				t.Fatal(err)
 			}
 			if major == 10 {
-				if err := decoder.DropTruncationTriggers(t.Context(), s.conn()); err != nil {
+				if err := slot.DropTruncationTriggers(t.Context(), s.conn()); err != nil {
 					t.Fatal(err)
 				}
 				s.exec(`truncate heap`) // a trigger left behind would fail

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -12,44 +11,6 @@ import (
 
 	"github.com/walferry/walferry/internal/session"
 )
-
-// BlockedError means that no slot could be created in the time given, because
-// transactions that had written before did not end. No slot is left.
-type BlockedError struct {
-	Slot     string
-	Waited   time.Duration
-	Blockers []Blocker // those that held up the last attempt, the oldest first; none if they ended meanwhile
-}
-
-func (e *BlockedError) Error() string {
-	var names []string
-	for _, b := range e.Blockers {
-		names = append(names, b.String())
-	}
-	return fmt.Sprintf("create slot %s: after %s still waiting for transactions to end: %s",
-		e.Slot, e.Waited.Round(time.Second), strings.Join(names, "; "))
-}
-
-// Hint is the SQL that ends the blockers.
-func (e *BlockedError) Hint() string {
-	var sql []string
-	for _, b := range e.Blockers {
-		sql = append(sql, b.End())
-	}
-	return "let them end or end them, then try again: " + strings.Join(sql, " ")
-}
-
-// SlotExistsError means that there is a slot of that name already. It was left alone.
-type SlotExistsError struct{ Slot string }
-
-func (e *SlotExistsError) Error() string {
-	return fmt.Sprintf("create slot %s: a slot of this name exists already", e.Slot)
-}
-
-// Hint says how to get rid of the slot.
-func (e *SlotExistsError) Hint() string {
-	return fmt.Sprintf("choose another name, or if nothing uses the slot: select pg_drop_replication_slot('%s');", e.Slot)
-}
 
 // SnapshotLostError means that the snapshot can no longer be imported: whoever
 // exported it is gone, and no worker that still had it was left.

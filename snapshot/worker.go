@@ -295,3 +295,12 @@ func (c *Copier) count(t *tableCopy, rows, bytes int64) {
 	t.rows += rows
 	t.stream += bytes
 }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

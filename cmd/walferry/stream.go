@@ -14,7 +14,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/snapshot"
+	"github.com/walferry/walferry/slot"
 )
 
 func streamCommand(ui *ui) *cli.Command {
@@ -66,7 +66,7 @@ func stream(ctx context.Context, ui *ui, source string, config decoder.Config, l
 	if config.Slot == "" {
 		config.Slot = fmt.Sprintf("walferry_stream_%d", os.Getpid())
 		ack = true // nobody else has a use for it
-		exported, err := snapshot.Export(ctx, source, snapshot.ExportConfig{Slot: config.Slot, Logger: ui.logger})
+		exported, err := slot.Export(ctx, source, slot.ExportConfig{Slot: config.Slot, Logger: ui.logger})
 		if err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func stream(ctx context.Context, ui *ui, source string, config decoder.Config, l
 	return writeErr(out.Flush())
 }
 
-func dropSlot(ctx context.Context, source, slot string) error {
+func dropSlot(ctx context.Context, source, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	conn, err := session.Open(ctx, session.Config{DSN: source, Application: "stream"})
@@ -122,5 +122,5 @@ func dropSlot(ctx context.Context, source, slot string) error {
 		return err
 	}
 	defer conn.Close(ctx)
-	return decoder.DropSlot(ctx, conn, slot)
+	return slot.Drop(ctx, conn, name)
 }

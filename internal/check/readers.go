@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/slot"
 )
 
 // readers checks what a migration would do to those who read the servers by publications
@@ -31,16 +31,16 @@ func (r *run) readers(ctx context.Context) error {
 			continue // nothing of ours on the source is a table
 		}
 		// Only somebody who has read this makes the table; or we have, and then it is too late.
-		there, err := s.texts(ctx, "tables", `select relname::text from pg_class where oid = to_regclass($1)`, decoder.TruncationTable)
+		there, err := s.texts(ctx, "tables", `select relname::text from pg_class where oid = to_regclass($1)`, slot.TruncationTable)
 		if err != nil {
 			return err
 		}
 		if len(there) == 0 {
 			r.add(Finding{
 				ID: "source-published", Severity: Block, On: "source", Object: list(all),
-				Seen: "a publication FOR ALL TABLES: each TRUNCATE, which version 10 does not decode, will be a row of " + decoder.TruncationTable + ", and a subscriber without that table stops at it",
+				Seen: "a publication FOR ALL TABLES: each TRUNCATE, which version 10 does not decode, will be a row of " + slot.TruncationTable + ", and a subscriber without that table stops at it",
 				Do:   "run this on every subscriber, then on the source, which says that it was done there; or replace the publication by one that lists its tables",
-				SQL:  []string{"create schema if not exists walferry", decoder.TruncationTableSQL},
+				SQL:  []string{"create schema if not exists walferry", slot.TruncationTableSQL},
 			})
 		}
 	}

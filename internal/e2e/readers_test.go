@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/slot"
 )
 
 // subscriber is a database of the application's own that subscribes to everything that a
@@ -282,7 +283,7 @@ func TestResume_HeartbeatTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	id, err := decoder.Publication(t.Context(), conn, "walferry_"+m.Name)
+	id, err := slot.Publication(t.Context(), conn, "walferry_"+m.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

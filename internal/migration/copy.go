@@ -13,6 +13,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/slot"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -127,12 +128,12 @@ func (r *runner) exportAgain(ctx context.Context) (err error) {
 	c.Temporary = true
 	began := time.Now()
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		if r.exported, err = snapshot.Export(ctx, r.c.Source, c); err == nil {
+		if r.exported, err = slot.Export(ctx, r.c.Source, c); err == nil {
 			r.c.Logger.Info("the copy goes on under another snapshot", "consistent_point", r.exported.ConsistentPoint)
 			return nil
 		}
 		var server *pgconn.PgError
-		var blocked *snapshot.BlockedError
+		var blocked *slot.BlockedError
 		if ctx.Err() != nil || errors.As(err, &blocked) || errors.As(err, &server) && !strings.HasPrefix(server.Code, "57P") || time.Since(began) > snapshotPatience {
 			return fmt.Errorf("take another snapshot for the rest of the copy: %w", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/slot"
 )
 
 // GateError says that a condition was not met and that everything is as before:
@@ -77,17 +78,17 @@ func (e *gapError) Hint() string { return e.advice }
 // the copy has to be made again.
 func explainGap(err error) error {
 	var (
-		slot        *decoder.SlotError
-		publication *decoder.PublicationError
+		unusable    *slot.Error
+		publication *slot.PublicationError
 		identity    *decoder.IdentityError
 		progress    *applier.ProgressError
 		advice      string
 	)
 	switch {
-	case errors.As(err, &slot) && slot.Reason == decoder.SlotForeign:
-		advice = "gap: the migration's slot is gone, and another has its name: that of a migration of another database of this server, then begin with another --name; or, if nobody needs it, select pg_drop_replication_slot(" + catalog.Literal(slot.Slot) + "); then begin anew"
-	case errors.As(err, &slot) && (slot.Reason == decoder.SlotMissing || slot.Reason == decoder.SlotLost || slot.Reason == decoder.SlotAhead):
-		advice = slot.Hint()
+	case errors.As(err, &unusable) && unusable.Reason == slot.Foreign:
+		advice = "gap: the migration's slot is gone, and another has its name: that of a migration of another database of this server, then begin with another --name; or, if nobody needs it, select pg_drop_replication_slot(" + catalog.Literal(unusable.Slot) + "); then begin anew"
+	case errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead):
+		advice = unusable.Hint()
 	case errors.As(err, &publication) && !publication.Exists && !publication.Renamed:
 		advice = publication.Hint()
 	case errors.As(err, &identity) && (identity.What == "timeline" || identity.What == "WAL position"):

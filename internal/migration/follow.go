@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // following is the part of a run that applies the stream, and what may be asked of
@@ -139,15 +140,15 @@ func (f *following) apply(ctx context.Context) error {
 // overtaken tells a slot that another migrate has moved on, while this one had lost its lock
 // and waited for the source, from one that is past what the target has: that is no gap.
 func (f *following) overtaken(ctx context.Context, err error) error {
-	var slot *decoder.SlotError
-	if !errors.As(err, &slot) || slot.Reason != decoder.SlotAhead {
+	var unusable *slot.Error
+	if !errors.As(err, &unusable) || unusable.Reason != slot.Ahead {
 		return err
 	}
 	applied, unread := f.r.applied(ctx)
-	if unread != nil || applied < slot.Confirmed {
+	if unread != nil || applied < unusable.Confirmed {
 		return err
 	}
-	return fmt.Errorf("another migrate has moved the stream from %s to %s: only one can be at work", slot.Start, applied)
+	return fmt.Errorf("another migrate has moved the stream from %s to %s: only one can be at work", unusable.Start, applied)
 }
 
 // applied asks the target where it is, whoever has brought it there.
@@ -188,8 +189,8 @@ func (r *runner) streamConfig(ctx context.Context, start decoder.LSN) (decoder.C
 	for name, p := range publications {
 		c.Publications = append(c.Publications, name)
 		for _, t := range p.Tables {
-			if schema, name, _ := strings.Cut(decoder.TruncationTable, "."); t == (catalog.Name{Schema: schema, Name: name}).String() {
-				c.Truncations = decoder.TruncationTable
+			if schema, name, _ := strings.Cut(slot.TruncationTable, "."); t == (catalog.Name{Schema: schema, Name: name}).String() {
+				c.Truncations = slot.TruncationTable
 			}
 		}
 	}

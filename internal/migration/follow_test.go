@@ -11,6 +11,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // A slot ahead of this process is a gap only if the target is not as far: to copy everything again
@@ -39,14 +40,14 @@ func TestOvertaken(t *testing.T) {
 		if _, err := conn.Exec(t.Context(), `update walferry.progress set applied = $1::text::pg_lsn`, test.applied.String()); err != nil {
 			t.Fatal(err)
 		}
-		ahead := &decoder.SlotError{Slot: "s", Reason: decoder.SlotAhead, Start: 0x100, Confirmed: 0x200}
+		ahead := &slot.Error{Slot: "s", Reason: slot.Ahead, Start: 0x100, Confirmed: 0x200}
 		got := f.overtaken(t.Context(), ahead)
-		var slot *decoder.SlotError
-		if gap := errors.As(got, &slot); got == nil || gap != test.gap {
+		var unusable *slot.Error
+		if gap := errors.As(got, &unusable); got == nil || gap != test.gap {
 			t.Errorf("target at %s: %v", test.applied, got)
 		}
 	}
-	other := &decoder.SlotError{Slot: "s", Reason: decoder.SlotMissing}
+	other := &slot.Error{Slot: "s", Reason: slot.Missing}
 	if got := f.overtaken(t.Context(), other); !errors.Is(got, other) {
 		t.Errorf("a slot that is gone: %v", got)
 	}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/slot"
 )
 
 // OnNewTable says what becomes of a table that the source gets after the migration has begun:
@@ -108,17 +108,17 @@ func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
 // slot looks at the WAL that the slot holds back.
 func (g *guard) slot(ctx context.Context) error {
 	r := g.r
-	var info decoder.SlotInfo
+	var info slot.Info
 	var retained, keep int64
 	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		if info, err = decoder.Slot(ctx, conn, slotName(r.c.Name)); err != nil {
+		if info, err = slot.Read(ctx, conn.PgConn(), slotName(r.c.Name)); err != nil {
 			return err
 		}
 		return conn.QueryRow(ctx, `
 select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
        coalesce((select setting::int8 << 20 from pg_settings where name = 'max_slot_wal_keep_size'), -1)`, info.Restart.String()).Scan(&retained, &keep)
 	})
-	var missing *decoder.SlotError
+	var missing *slot.Error
 	switch {
 	case errors.As(err, &missing):
 		return nil // it is being made, or the stream says it

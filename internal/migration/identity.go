@@ -10,9 +10,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // identityError ends a run because something that is followed is not what it was.
@@ -142,8 +142,8 @@ func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
 	if err != nil {
 		return found, err
 	}
-	err = decoder.CheckPublications(ctx, conn, publications)
-	var altered *decoder.PublicationError
+	err = slot.CheckPublications(ctx, conn, publications)
+	var altered *slot.PublicationError
 	if errors.As(err, &altered) {
 		err = nil
 		if !altered.Renamed || len(found.renamed) == 0 {
@@ -154,8 +154,8 @@ func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
 }
 
 // publications are what the migration's publications were.
-func (r *runner) publications(ctx context.Context) (map[string]decoder.PublicationIdentity, error) {
-	publications := map[string]decoder.PublicationIdentity{}
+func (r *runner) publications(ctx context.Context) (map[string]slot.PublicationIdentity, error) {
+	publications := map[string]slot.PublicationIdentity{}
 	var raw []byte
 	err := r.store.Row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw)
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -301,7 +302,7 @@ func (f *following) openAgain(ctx context.Context, source, target *pgx.Conn, t c
 	if _, err := f.applier.Pause(ctx, 0); err != nil {
 		return nil, fmt.Errorf("hold the applier: %w", err)
 	}
-	exported, err := snapshot.Export(ctx, r.c.Source, snapshot.ExportConfig{
+	exported, err := slot.Export(ctx, r.c.Source, slot.ExportConfig{
 		Slot: fmt.Sprintf("walferry_again_%08x", rand.Uint32()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
 	})
 	if err != nil {

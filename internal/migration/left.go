@@ -11,11 +11,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 // dropSource removes slot, publications, fence and triggers of a migration, and
@@ -25,7 +25,7 @@ func dropSource(ctx context.Context, source *session.Link, name string) error {
 		if err := cutover.Open(ctx, conn, name, ""); err != nil {
 			return err
 		}
-		if err := decoder.DropSlot(ctx, conn, slotName(name)); err != nil {
+		if err := slot.Drop(ctx, conn, slotName(name)); err != nil {
 			return err
 		}
 		if err := removeFence(ctx, conn, name); err != nil {
@@ -35,7 +35,7 @@ func dropSource(ctx context.Context, source *session.Link, name string) error {
 			return err
 		}
 		for _, p := range []string{publicationName(name), insertPublicationName(name)} {
-			if err := decoder.DropPublication(ctx, conn, p); err != nil {
+			if err := slot.DropPublication(ctx, conn, p); err != nil {
 				return err
 			}
 		}
@@ -71,7 +71,7 @@ func dropSourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 		return nil
 	}
 	if session.Major(conn.PgConn()) == 10 {
-		if err := decoder.DropTruncationTriggers(ctx, conn); err != nil {
+		if err := slot.DropTruncationTriggers(ctx, conn); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -67,7 +68,7 @@ type runner struct {
 	rec    *record
 
 	tables   []catalog.Table // of the source, selected; partitioned parents too
-	exported *snapshot.Exported
+	exported *slot.Exported
 
 	mu        sync.Mutex
 	windows   map[catalog.Name]applier.Window // as of when tables were copied, by the source's schema and table

@@ -11,12 +11,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/applier"
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/snapshot"
+	"github.com/walferry/walferry/slot"
 )
 
 // prepare makes the schema, then the publication, then the slot with its
@@ -189,17 +188,17 @@ func (r *runner) publish(ctx context.Context) error {
 			return err
 		}
 		if major == 10 {
-			if err := decoder.CreateTruncationTriggers(ctx, conn, identifiers(ordinary)); err != nil {
+			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(ordinary)); err != nil {
 				return err
 			}
-			full = append(full, strings.SplitN(decoder.TruncationTable, ".", 2))
+			full = append(full, strings.SplitN(slot.TruncationTable, ".", 2))
 		}
 		if r.c.Until != UntilCopied { // otherwise nothing is followed
 			if err := r.watchWords(ctx, conn, watched); err != nil {
 				return err
 			}
 		}
-		publications := map[string]decoder.PublicationIdentity{}
+		publications := map[string]slot.PublicationIdentity{}
 		for _, p := range []struct {
 			name, publish string
 			tables        []pgx.Identifier
@@ -207,7 +206,7 @@ func (r *runner) publish(ctx context.Context) error {
 			{publicationName(r.c.Name), "insert, update, delete, truncate", full},
 			{insertPublicationName(r.c.Name), "insert, truncate", inserts},
 		} {
-			if err := decoder.DropPublication(ctx, conn, p.name); err != nil {
+			if err := slot.DropPublication(ctx, conn, p.name); err != nil {
 				return err
 			}
 			if len(p.tables) == 0 && p.name != publicationName(r.c.Name) { // without tables, too, a stream needs one
@@ -216,10 +215,10 @@ func (r *runner) publish(ctx context.Context) error {
 			if major == 10 {
 				p.publish = strings.TrimSuffix(p.publish, ", truncate")
 			}
-			if _, err := decoder.CreatePublication(ctx, conn, p.name, p.tables, p.publish); err != nil {
+			if _, err := slot.CreatePublication(ctx, conn, p.name, p.tables, p.publish); err != nil {
 				return err
 			}
-			id, err := decoder.Publication(ctx, conn, p.name)
+			id, err := slot.Publication(ctx, conn, p.name)
 			if err != nil {
 				return err
 			}
@@ -261,7 +260,7 @@ func (r *runner) export(ctx context.Context) error {
 	if err := r.dropSlot(ctx); err != nil {
 		return err
 	}
-	exported, err := snapshot.Export(ctx, r.c.Source, r.exportConfig(slotName(r.c.Name)))
+	exported, err := slot.Export(ctx, r.c.Source, r.exportConfig(slotName(r.c.Name)))
 	if err != nil {
 		return err
 	}
@@ -283,10 +282,10 @@ func (r *runner) export(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) exportConfig(slot string) snapshot.ExportConfig {
-	return snapshot.ExportConfig{
-		Slot: slot, Logger: r.c.Logger,
-		OnBlocked: func(blockers []snapshot.Blocker) {
+func (r *runner) exportConfig(name string) slot.ExportConfig {
+	return slot.ExportConfig{
+		Slot: name, Logger: r.c.Logger,
+		OnBlocked: func(blockers []slot.Blocker) {
 			for _, b := range blockers {
 				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
 			}
@@ -296,7 +295,7 @@ func (r *runner) exportConfig(slot string) snapshot.ExportConfig {
 }
 
 func (r *runner) dropSlot(ctx context.Context) error {
-	return r.source.Do(ctx, func(conn *pgx.Conn) error { return decoder.DropSlot(ctx, conn, slotName(r.c.Name)) })
+	return r.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, slotName(r.c.Name)) })
 }
 
 // dropSource removes what the source has of this migration, the schema walferry

@@ -13,7 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/verify"
-	"github.com/walferry/walferry/snapshot"
+	"github.com/walferry/walferry/slot"
 )
 
 // VerifyOptions says what to compare.
@@ -225,7 +225,7 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 		}
 		v.HeldMS = time.Since(held).Milliseconds()
 	}()
-	exported, err := snapshot.Export(ctx, r.c.Source, snapshot.ExportConfig{
+	exported, err := slot.Export(ctx, r.c.Source, slot.ExportConfig{
 		// Not the process id: in containers everybody's is 1.
 		Slot: fmt.Sprintf("walferry_verify_%08x", rand.Uint32()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
 	})

@@ -1,4 +1,4 @@
-package decoder
+package slot
 
 import (
 	"cmp"
@@ -118,7 +118,7 @@ func (p PublicationIdentity) entryDifference(got PublicationIdentity) (renamed b
 // Publication reads a publication. The error is a *PublicationError when there is
 // none of that name.
 func Publication(ctx context.Context, conn *pgx.Conn, name string) (PublicationIdentity, error) {
-	found, err := publications(ctx, conn.PgConn(), []string{name})
+	found, err := Publications(ctx, conn.PgConn(), []string{name})
 	return found[name], err
 }
 
@@ -128,14 +128,30 @@ func CheckPublications(ctx context.Context, conn *pgx.Conn, expect map[string]Pu
 	if len(expect) == 0 {
 		return nil
 	}
-	found, err := publications(ctx, conn.PgConn(), slices.Sorted(maps.Keys(expect)))
+	found, err := Publications(ctx, conn.PgConn(), slices.Sorted(maps.Keys(expect)))
 	if err != nil {
 		return err
 	}
-	return Identity{Publications: found}.check(Identity{Publications: expect})
+	return ComparePublications(found, expect)
 }
 
-func publications(ctx context.Context, conn *pgconn.PgConn, names []string) (map[string]PublicationIdentity, error) {
+// ComparePublications compares publications, as they are, with what is expected of them.
+func ComparePublications(found, expect map[string]PublicationIdentity) error {
+	for name, want := range expect {
+		got, ok := found[name]
+		if !ok {
+			return &PublicationError{Name: name, Reason: "is not one of those that the stream reads"}
+		}
+		if !want.equal(got) {
+			return want.difference(name, got)
+		}
+	}
+	return nil
+}
+
+// Publications reads publications by name; the connection may be a walsender's. The error is a
+// *PublicationError when there is none of a name.
+func Publications(ctx context.Context, conn *pgconn.PgConn, names []string) (map[string]PublicationIdentity, error) {
 	literals := make([]string, len(names))
 	for i, name := range names {
 		literals[i] = catalog.Literal(name)
@@ -147,7 +163,7 @@ func publications(ctx context.Context, conn *pgconn.PgConn, names []string) (map
 		}
 		return before
 	}
-	rows, err := query(ctx, conn, `
+	rows, err := session.Simple(ctx, conn, `
 select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case when pubupdate then 'update' end, case when pubdelete then 'delete' end,
        case when `+since(11, "pubtruncate", "false")+` then 'truncate' end, case when `+since(13, "pubviaroot", "false")+` then 'root' end,
        case when `+since(18, "pubgencols <> 'n'", "false")+` then 'generated' end), xmin,
@@ -170,7 +186,7 @@ select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case 
 			return nil, &PublicationError{Name: name, Reason: "does not exist"}
 		}
 	}
-	rows, err = query(ctx, conn, `select pubname, schemaname, tablename from pg_catalog.pg_publication_tables where pubname`+in)
+	rows, err = session.Simple(ctx, conn, `select pubname, schemaname, tablename from pg_catalog.pg_publication_tables where pubname`+in)
 	if err != nil {
 		return nil, fmt.Errorf("read tables of publications: %w", err)
 	}
@@ -179,7 +195,7 @@ select pubname, oid, concat_ws(',', case when pubinsert then 'insert' end, case 
 		p.Tables = append(p.Tables, catalog.Name{Schema: row[1], Name: row[2]}.String())
 		found[row[0]] = p
 	}
-	rows, err = query(ctx, conn, `
+	rows, err = session.Simple(ctx, conn, `
 select p.pubname, r.oid, r.prrelid, n.nspname, c.relname,
        `+since(15, "coalesce(pg_catalog.pg_get_expr(r.prqual, r.prrelid), case when r.prqual is not null then '?' end, ''), coalesce(r.prattrs::text, '')", "'', ''")+`
   from pg_catalog.pg_publication p join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
