@@ -4,7 +4,7 @@
 // # Basics
 //
 // A publication says which tables, and must be committed before the slot is
-// created; CreatePublication makes one. A slot keeps what its consumer has not yet
+// created; package slot makes both. A slot keeps what its consumer has not yet
 // confirmed. Open starts a Stream behind the position that the consumer stored
 // last, Next returns transactions, and Ack confirms what has become durable:
 //
