@@ -121,6 +121,9 @@ func (e *stoppedError) Error() string { return "stopped by a signal in phase " +
 
 // Hint is what the operator can do.
 func (e *stoppedError) Hint() string {
+	if e.phase == migration.Finished {
+		return "the target is open; `walferry migrate` does what is left"
+	}
 	return "`walferry migrate` resumes from here; until then the slot holds back WAL on the source"
 }
 

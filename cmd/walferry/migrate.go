@@ -49,6 +49,10 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 	if err != nil && (outcome.Cutover == nil || outcome.Cutover.FinishedAt == nil) {
 		return err
 	}
+	if outcome.Stopped && err != nil {
+		_, told := ui.stdout.Write([]byte(clean(cutoverText(outcome.Cutover))))
+		return errors.Join(&stoppedError{outcome.Phase}, err, writeErr(told))
+	}
 	// A cutover that is done is told of also where err says that the comparison was not what it should be.
 	return errors.Join(err, ui.finished(outcome))
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,8 +88,8 @@ func TestLateForeignKeys(t *testing.T) {
 		c.Cut.Timeout = patience
 		var steps []string
 		result, err := migration.Cutover(context.Background(), c, func(s string) { steps = append(steps, s) })
-		if err != nil {
-			t.Fatalf("cutover: %v", err)
+		if err == nil || result.FinishedAt == nil || !strings.Contains(err.Error(), "foreign keys are not validated yet") {
+			t.Fatalf("cutover: %+v, %v; want it done, but for a foreign key", result, err)
 		}
 		if fmt.Sprint(result.Recopied) != `["public"."log"]` {
 			t.Errorf("copied again: %v", result.Recopied)
@@ -115,5 +118,75 @@ func TestLateForeignKeys(t *testing.T) {
 		}
 		sameRows(t, source, target)
 		m.cleanup()
+	}
+}
+
+// A migrate that is killed, or told to end, when the target is open and its late foreign keys are not
+// validated yet: the cutover is done, which nobody calls a success as long as they are not, and
+// the next migrate validates them.
+func TestLateForeignKeys_Interrupted(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"killed", "killed within", "told to end"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, 15, 18)
+			pgtest.Exec(t, source, joined)
+			direct := migration.Config{Source: source, Target: asPlain(t, target), Name: migrationName("interrupted")}
+			c := direct
+			p := pgtest.ProxyFor(t, target)
+			c.Target = p.Through(direct.Target)
+			var migrate *exec.Cmd
+			var once sync.Once
+			validating := make(chan struct{})
+			p.Watch(func(s pgtest.Step) (f pgtest.Fault) {
+				if !strings.Contains(strings.ToLower(s.Statement), "validate constraint") {
+					return f
+				}
+				f.Hold = patience // nothing is validated by this run
+				once.Do(func() {
+					switch how {
+					case "killed":
+						migrate.Process.Kill() //nolint:errcheck // Wait tells
+						f = pgtest.Fault{Cut: true}
+					case "killed within":
+						f = pgtest.Fault{After: func() { migrate.Process.Kill() }}
+					}
+					close(validating)
+				})
+				return f
+			})
+			migrate = process(t, c, "--insert-only", "public.log", "--jobs", "1")
+			follows(t, direct, 0)
+			asked := started(t, walferry(t, direct, "cutover", "--timeout", "3m", "--max-lag", "3m"))
+			<-validating
+			if how == "told to end" {
+				migrate.Process.Signal(os.Interrupt) //nolint:errcheck // Wait tells
+			}
+			migrate.Wait() //nolint:errcheck // the code tells
+			if got, want := migrate.ProcessState.ExitCode(), map[bool]int{true: 6, false: -1}[how == "told to end"]; got != want {
+				t.Errorf("migrate ended with %d, want %d", got, want)
+			}
+			p.Watch(nil)
+			if err := asked.Wait(); err == nil || asked.ProcessState.ExitCode() != 1 {
+				t.Errorf("cutover ended with %v, want 1: foreign keys are not validated", err)
+			}
+			if again, err := walferry(t, direct, "cutover").CombinedOutput(); err == nil || !strings.Contains(string(again), "foreign keys are not validated yet") || !strings.Contains(string(again), "`walferry migrate` goes on") {
+				t.Errorf("cutover asked for again: %v\n%s", err, again)
+			}
+			if st := status(t, direct); st.Phase != migration.Finished || st.Running || len(st.Unvalidated) == 0 {
+				t.Errorf("status: phase %s, running %v, %d to be validated; want it finished, with some", st.Phase, st.Running, len(st.Unvalidated))
+			}
+			if out, err := walferry(t, direct, "migrate").CombinedOutput(); err != nil {
+				t.Fatalf("migrate again: %v\n%s", err, out)
+			}
+			if st := status(t, direct); len(st.Unvalidated) > 0 {
+				t.Errorf("to be validated after it: %q", st.Unvalidated)
+			}
+			if got, want := fmt.Sprint(pgtest.Query(t, target, keysOf)), fmt.Sprint(pgtest.Query(t, source, keysOf)); got != want {
+				t.Errorf("foreign keys of the target\n%s\nwant\n%s", got, want)
+			}
+			m := &moving{t, direct}
+			m.cleanup()
+		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,12 +71,21 @@ func (c *Comparison) verdict() error {
 	return nil
 }
 
-// verdict is the error that what is known of a cutover means, if any: the worst of it.
+// verdict is the error that what is known of a cutover means, if any: the worst of it, and that
+// foreign keys are still to be validated.
 func (r *CutoverResult) verdict() error {
-	if err := r.Comparison.verdict(); err != nil || len(r.Disabled) == 0 {
-		return err
+	err := r.Comparison.verdict()
+	if err == nil && len(r.Disabled) > 0 {
+		err = &DisabledError{r.Disabled}
 	}
-	return &DisabledError{r.Disabled}
+	late := r.late
+	if late == nil && len(r.Unvalidated) > 0 {
+		late = &RunError{
+			fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)),
+			"they hold for what is written from now on; `walferry migrate` goes on with it, or run on the target: " + strings.Join(r.Unvalidated, "; "),
+		}
+	}
+	return errors.Join(err, late)
 }
 
 // UnprovedError says that the comparison as of the cutover, which was asked for, could not be made.
@@ -116,6 +126,9 @@ func (s *store) outcome(ctx context.Context, onStep func(string)) (*CutoverResul
 	result, err := s.cutoverResult(ctx)
 	if err == nil && result == nil {
 		err = &GateError{"the migration is finished", "see `walferry status`"}
+	}
+	if err == nil {
+		err = s.addUnvalidated(ctx, result)
 	}
 	return result, err
 }

@@ -272,7 +272,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		late, _, err := r.unvalidated(ctx)
+		late, _, err := r.store.unvalidated(ctx)
 		if err != nil {
 			return nil, err
 		}

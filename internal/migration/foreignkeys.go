@@ -112,13 +112,13 @@ func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
 }
 
 // unvalidated are the statements that are still to be run, and why the last try failed.
-func (r *runner) unvalidated(ctx context.Context) (list []schema.Validation, failures []string, err error) {
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+func (s *store) unvalidated(ctx context.Context) (list []schema.Validation, failures []string, err error) {
+	err = s.Do(ctx, func(conn *pgx.Conn) error {
 		list, failures = nil, nil
-		if there, err := r.store.has(ctx, conn, "validation"); err != nil || !there {
+		if there, err := s.has(ctx, conn, "validation"); err != nil || !there {
 			return err
 		}
-		rows, err := conn.Query(ctx, `select table_name, sql, whole, error from walferry.validation where migration = $1 order by position`, r.c.Name)
+		rows, err := conn.Query(ctx, `select table_name, sql, whole, error from walferry.validation where migration = $1 order by position`, s.name)
 		if err != nil {
 			return err
 		}
@@ -139,9 +139,16 @@ func (r *runner) unvalidated(ctx context.Context) (list []schema.Validation, fai
 	return list, failures, nil
 }
 
+// addUnvalidated sets what is still to be run of a cutover that is done.
+func (s *store) addUnvalidated(ctx context.Context, result *CutoverResult) error {
+	list, _, err := s.unvalidated(ctx)
+	result.Unvalidated = statementsOf(list)
+	return err
+}
+
 // validateKeys runs what is recorded. The target is in use: nobody is refused meanwhile.
 func (r *runner) validateKeys(ctx context.Context, step func(string)) error {
-	list, _, err := r.unvalidated(ctx)
+	list, _, err := r.store.unvalidated(ctx)
 	if err != nil || len(list) == 0 {
 		return err
 	}

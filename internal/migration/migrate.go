@@ -78,7 +78,6 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	late      error                                       // of validateKeys, after the opening
 	sequences int                                         // set by endCopy
 	keys      *lateKeys                                   // between prepareLateKeys and closeLateKeys
 	mark      string                                      // of the source's catalogue, when the gates were passed
@@ -148,7 +147,8 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	defer r.answerRest(clean)
 	if r.cutover != nil && r.cutover.FinishedAt != nil {
 		// Whatever has ended the run after that: the cutover is done, and this is what is known.
-		return outcome, errors.Join(r.cutover.verdict(), r.late)
+		outcome.Stopped = ctx.Err() != nil && len(r.cutover.Unvalidated) > 0
+		return outcome, r.cutover.verdict()
 	}
 	var retained *retainedError
 	switch {

@@ -81,7 +81,7 @@ func (r *runner) dropLateForeignKeys(ctx context.Context) error {
 	for i := range r.tables {
 		names[i] = r.tables[i].String()
 	}
-	list, _, err := r.unvalidated(ctx)
+	list, _, err := r.store.unvalidated(ctx)
 	if err == nil && len(list) > 0 {
 		err = r.store.Exec(ctx, `delete from walferry.validation where migration = $1`, r.c.Name)
 	}
@@ -421,7 +421,11 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 	if r.prover != nil {
 		r.prove(ctx, result, step)
 	}
-	r.late = r.validateKeys(ctx, step)
+	result.late = r.validateKeys(ctx, step)
+	err := within(ctx, 10*time.Second, func(ctx context.Context) error { return r.store.addUnvalidated(ctx, result) })
+	if result.late == nil {
+		result.late = err
+	}
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {

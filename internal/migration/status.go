@@ -172,7 +172,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	}
 	if r != nil {
 		err := s.read(ctx, func() error {
-			list, _, err := (&runner{c: c, store: s}).unvalidated(ctx)
+			list, _, err := s.unvalidated(ctx)
 			st.Unvalidated = statementsOf(list)
 			return errors.Join(err, st.readProgress(ctx, s))
 		})

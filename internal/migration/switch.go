@@ -34,7 +34,10 @@ type CutoverResult struct {
 	sealed     bool        // there is no way back: the fence has no deadline any more
 	position   decoder.LSN // of the fence: every write is before it
 	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
-	Disabled   []string    `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
+	late       error       // why foreign keys could not be validated
+	// Unvalidated are the statements that are still to be run for foreign keys which were created without a look at the rows.
+	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
+	Disabled    []string `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
 
 	*Comparison // both sides as of the cutover; nil: not asked for
 }
