@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // Config says how changes are applied.
@@ -265,8 +266,7 @@ func changesIn(group []*decoder.Tx) int {
 func maybeStale(err error, fresh bool) bool {
 	var schema *SchemaError
 	var conflict *ConflictError
-	var server *pgconn.PgError
-	return (!fresh && (errors.As(err, &schema) || errors.As(err, &conflict))) || (errors.As(err, &server) && stalePlan(server))
+	return (!fresh && (errors.As(err, &schema) || errors.As(err, &conflict))) || catalog.StalePlan(err)
 }
 
 // pending leaves out what the target has, and returns where the rest leads.
@@ -362,7 +362,7 @@ func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
 	if !a.session.conn.IsClosed() {
 		// An ERROR instead of a COMMIT: a deferred constraint, or a conflict of serializable transactions.
 		var server *pgconn.PgError
-		if errors.As(err, &server) && !transientState(server) {
+		if errors.As(err, &server) && !catalog.Passes(server) {
 			if server.TableName != "" {
 				place.Table = server.SchemaName + "." + server.TableName
 			}

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 	pinning "github.com/walferry/walferry/internal/session"
 )
 
@@ -228,7 +229,8 @@ type inputError struct{ text string }
 
 func (e *inputError) Error() string { return e.text }
 
-// transient tells whether the same group may succeed when it is tried again.
+// transient reports whether the same group may succeed when it is tried again: an error that is
+// not one of ours, nor of a server that means it.
 func transient(err error) bool {
 	var (
 		conflict *ConflictError
@@ -236,54 +238,15 @@ func transient(err error) bool {
 		progress *ProgressError
 		restart  *RestartError
 		input    *inputError
-		server   *pgconn.PgError
 	)
 	switch {
 	case errors.As(err, &conflict), errors.As(err, &schema), errors.As(err, &progress), errors.As(err, &restart),
 		errors.As(err, &input), errors.Is(err, errClosed):
 		return false
-	case errors.As(err, &server):
-		return transientState(server)
 	}
-	return true // the connection was lost, or could not be made
+	return catalog.Passes(err)
 }
 
-// transientState tells whether a server's error goes away by itself. Appendix A
-// of the manual lists the codes.
-func transientState(err *pgconn.PgError) bool {
-	if fatal(err) && !strings.HasPrefix(err.Code, "28") && !strings.HasPrefix(err.Code, "3D") {
-		return true // unless it is the login that failed, or there is no such database
-	}
-	switch err.Code {
-	case "40001", // serialization_failure
-		"40P01",                                     // deadlock_detected
-		"55P03",                                     // lock_not_available
-		"55006",                                     // object_in_use: the replication origin of a backend that is about to end
-		"57014",                                     // query_canceled, by somebody else: our own cancelling closes the connection
-		"57P01", "57P02", "57P03", "57P04", "57P05", // shutdown, crash, starting up, idle session timeout
-		"25006", // read_only_sql_transaction: a standby, or the primary that was demoted
-		"25P03": // idle_in_transaction_session_timeout
-		return true
-	}
-	return strings.HasPrefix(err.Code, "08") || // connection exceptions
-		strings.HasPrefix(err.Code, "53") || // out of disk, memory, connections
-		stalePlan(err)
-}
-
-// fatal tells that the server closed the connection with this error.
-func fatal(err *pgconn.PgError) bool {
-	return err.SeverityUnlocalized == "FATAL" || err.SeverityUnlocalized == "PANIC"
-}
-
-// onStandby tells that the connection leads to a server that takes no writes:
+// onStandby reports whether the connection leads to a server that takes no writes:
 // the primary is elsewhere by now.
-func onStandby(err error) bool {
-	var server *pgconn.PgError
-	return errors.As(err, &server) && server.Code == errStandby.Code
-}
-
-// stalePlan tells "cached plan must not change result type": the code 0A000 is
-// shared with all features that are not supported.
-func stalePlan(err *pgconn.PgError) bool {
-	return err.Code == "0A000" && err.Routine == "RevalidateCachedQuery"
-}
+func onStandby(err error) bool { return catalog.State(err) == catalog.ReadOnlyTransaction }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // What is sent before the server is asked for the results, and how many such parts may
@@ -288,7 +289,7 @@ func (p *pipe) result(a *awaited) error {
 		switch m := message.(type) {
 		case *pgproto3.ErrorResponse:
 			server := pgconn.ErrorResponseToPgError(m)
-			if fatal(server) {
+			if catalog.Closed(server) {
 				return &lostError{server}
 			}
 			if !a.sync {
@@ -343,15 +344,15 @@ func (a *awaited) complete(text []byte) error {
 // failed turns a server's error about a change into ours.
 func (a *awaited) failed(server *pgconn.PgError) error {
 	switch {
-	case a.claim && server.Code == pgDivisionByZero:
+	case a.claim && server.Code == catalog.DivisionByZero:
 		return errMoved
-	case a.many != nil && transientState(server):
+	case a.many != nil && catalog.Passes(server):
 		return fmt.Errorf("apply changes of %s: %w", a.many.label(), server)
 	case a.many != nil:
 		return &foldError{server}
 	case a.change == nil:
 		return fmt.Errorf("%s on target: %w", a.what, server)
-	case transientState(server):
+	case catalog.Passes(server):
 		return fmt.Errorf("%s: %w", placeOf(a.tx, a.change, a.table), server)
 	}
 	return located(refused(server), a.tx, a.change, a.table)
@@ -359,7 +360,7 @@ func (a *awaited) failed(server *pgconn.PgError) error {
 
 // refused is the error of a change that the server did not take.
 func refused(err *pgconn.PgError) error {
-	if strings.HasPrefix(err.Code, "42") && err.Code != "42501" {
+	if strings.HasPrefix(err.Code, "42") && err.Code != catalog.InsufficientPrivilege {
 		return &SchemaError{SQLState: err.Code, err: err}
 	}
 	return &ConflictError{Kind: Refused, SQLState: err.Code, Constraint: err.ConstraintName, Column: err.ColumnName, err: err}

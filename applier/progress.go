@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
@@ -75,9 +75,8 @@ update walferry.progress set applied = applied where stream = $1 and applied = $
 func ensureProgress(ctx context.Context, conn *pgx.Conn, stream string) error {
 	for attempt := 0; ; attempt++ {
 		err := createProgressTable(ctx, conn)
-		var server *pgconn.PgError
 		// IF NOT EXISTS does not keep two sessions from creating the same at once.
-		if errors.As(err, &server) && (server.Code == pgUniqueViolation || server.Code == pgDuplicateTable || server.Code == pgDuplicateSchema) && attempt < 3 {
+		if attempt < 3 && slices.Contains([]string{catalog.UniqueViolation, catalog.DuplicateTable, catalog.DuplicateSchema}, catalog.State(err)) {
 			continue
 		}
 		if err != nil {
@@ -143,11 +142,3 @@ func timeParameter(t time.Time) []byte {
 	}
 	return t.UTC().AppendFormat(nil, "2006-01-02 15:04:05.999999Z07:00")
 }
-
-// SQLSTATEs that are told apart by name.
-const (
-	pgUniqueViolation = "23505"
-	pgDuplicateTable  = "42P07"
-	pgDuplicateSchema = "42P06"
-	pgDivisionByZero  = "22012"
-)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/internal/catalog"
 	pinning "github.com/walferry/walferry/internal/session"
 )
 
@@ -30,7 +31,7 @@ type backend struct {
 
 // errStandby is worded like the server's own and as transient: the primary may
 // be behind another address by the next attempt.
-var errStandby = &pgconn.PgError{Severity: "ERROR", Code: "25006", Message: "the target is a standby in recovery"}
+var errStandby = &pgconn.PgError{Severity: "ERROR", Code: catalog.ReadOnlyTransaction, Message: "the target is a standby in recovery"}
 
 // openSession makes conn fit for applying. On error the caller closes conn.
 func (a *Applier) openSession(ctx context.Context, conn *pgx.Conn) (*session, error) {

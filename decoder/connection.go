@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/slot"
 )
@@ -79,10 +80,10 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 		return nil, err
 	}
 	if err := startReplication(ctx, conn, startSQL(s.config.Slot, s.queued, s.config.Publications, s.config.Messages != nil && session.Major(conn) >= 14)); err != nil {
-		switch sqlState(err) {
-		case "55006":
+		switch catalog.State(err) {
+		case catalog.ObjectInUse:
 			return nil, &SlotError{Slot: s.config.Slot, Reason: SlotActive, Detail: err.Error()}
-		case "42704":
+		case catalog.UndefinedObject:
 			return nil, &SlotError{Slot: s.config.Slot, Reason: SlotMissing, Detail: err.Error()}
 		}
 		return nil, err
@@ -322,7 +323,7 @@ func (c *connection) write(message []byte) error {
 // that is not there is passed over, and its changes with it. That warning is the
 // only one of this SQLSTATE in pgoutput; its words depend on lc_messages.
 func (s *Stream) notice(notice *pgconn.PgError) error {
-	if notice.SeverityUnlocalized == "WARNING" && notice.Code == "55000" {
+	if notice.SeverityUnlocalized == "WARNING" && notice.Code == catalog.ObjectNotInRequiredState {
 		return s.publicationError(notice.Message)
 	}
 	s.config.Logger.Debug("notice of the source", "severity", notice.Severity, "code", notice.Code, "message", notice.Message)
@@ -332,9 +333,9 @@ func (s *Stream) notice(notice *pgconn.PgError) error {
 // explain gives an error of the running stream its type.
 func (s *Stream) explain(err *pgconn.PgError) error {
 	switch err.Code {
-	case "42704": // until 17: publication "p" does not exist, as of the change
+	case catalog.UndefinedObject: // until 17: publication "p" does not exist, as of the change
 		return s.publicationError(err.Message)
-	case "58P01":
+	case catalog.UndefinedFile:
 		return &SlotError{Slot: s.config.Slot, Reason: SlotLost, Detail: err.Message}
 	}
 	return fmt.Errorf("source has ended the stream: %w", err)

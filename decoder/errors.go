@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // ErrClosed is what Next returns after Close.
@@ -71,26 +73,17 @@ func (e *RefusedError) Hint() string {
 	switch {
 	case strings.HasPrefix(pgErr.Code, "28"):
 		return "check user and password, and that pg_hba.conf lets the role in (a replication connection matches its database's name)"
-	case pgErr.Code == "3D000":
+	case pgErr.Code == catalog.InvalidCatalogName:
 		return "check the database's name"
-	case pgErr.Code == "22021":
+	case pgErr.Code == catalog.CharacterNotInRepertoire:
 		return "a text in the next transaction is not valid UTF-8, and stays so in the WAL: mend the row on the source, see to it that no more of the kind are written, and begin the migration anew"
 	case strings.Contains(pgErr.Message, "memory alloc request size"), strings.Contains(pgErr.Message, "enlarge string buffer"):
 		return "a value or a row of the next transaction has more than 1 GB as text (a bytea twice its size), which the source cannot send, and stays so in the WAL: " +
 			"see to it that no more of the kind are written, and begin the migration anew; the copy, in binary, can move what the stream cannot"
-	case pgErr.Code == "42501":
+	case pgErr.Code == catalog.InsufficientPrivilege:
 		return "the role must be allowed to replicate: alter role NAME replication, or on RDS: grant rds_replication to NAME"
 	}
 	return pgErr.Hint
-}
-
-// sqlState is the SQLSTATE of a server's error, else empty.
-func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return pgErr.Code
-	}
-	return ""
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -196,7 +195,6 @@ func judge(err error) verdict {
 		unusable    *SlotError
 		identity    *IdentityError
 		publication *PublicationError
-		pgErr       *pgconn.PgError
 	)
 	switch {
 	case errors.As(err, &unusable):
@@ -206,21 +204,9 @@ func judge(err error) verdict {
 		return final
 	case errors.As(err, &protocol), errors.As(err, &identity), errors.As(err, &publication):
 		return final
-	case errors.As(err, &pgErr):
-		return judgeCode(pgErr.Code)
-	}
-	return transient
-}
-
-// judgeCode goes by SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html.
-// 55000 is what a slot on a node that is read-only just now says (a failover of
-// Aurora), and what an invalidated one says; that is told apart by its columns.
-func judgeCode(code string) verdict {
-	class := code[:min(2, len(code))]
-	if slices.Contains([]string{"08", "40", "53", "57", "58"}, class) && code != "58P01" {
-		return transient
-	}
-	if slices.Contains([]string{"55000", "55006", "55P03", "25006"}, code) {
+	case catalog.Passes(err), catalog.State(err) == catalog.ObjectNotInRequiredState:
+		// That state is what a slot on a node that is read-only just now says (a failover of
+		// Aurora), and what an invalidated one says; that is told apart by its columns.
 		return transient
 	}
 	return doubtful

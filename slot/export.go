@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -121,9 +122,9 @@ func export(ctx context.Context, conn *pgconn.PgConn, dsn string, c ExportConfig
 			return nil, fmt.Errorf("create slot %s: %w", c.Slot, err)
 		}
 		switch {
-		case pgErr.Code == "42710":
+		case pgErr.Code == catalog.DuplicateObject:
 			return nil, &ExistsError{Slot: c.Slot}
-		case pgErr.Code == "55P03":
+		case pgErr.Code == catalog.LockNotAvailable:
 			blockers, err := findBlockers(ctx, dsn, timeout)
 			if err != nil {
 				return nil, fmt.Errorf("create slot %s: %w", c.Slot, err)
@@ -152,7 +153,7 @@ func export(ctx context.Context, conn *pgconn.PgConn, dsn string, c ExportConfig
 // "initial slot snapshot too large", and a race with the server's own oldest xid
 // that minors before the end of 2025 have.
 func raced(err *pgconn.PgError) bool {
-	return err.Code == "40001" || strings.Contains(err.Message, "oldest safe xid")
+	return err.Code == catalog.SerializationFailure || strings.Contains(err.Message, "oldest safe xid")
 }
 
 // createSlot is the replication command, in the words that all versions understand.

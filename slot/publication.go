@@ -237,7 +237,7 @@ select p.pubname, r.oid, r.prrelid, n.nspname, c.relname,
 func CreatePublication(ctx context.Context, conn *pgx.Conn, name string, tables []pgx.Identifier, publish string) (uint32, error) {
 	sql := createPublicationSQL(session.Major(conn.PgConn()), name, publish)
 	if err := online.Run(ctx, conn, "", sql); err != nil {
-		if sqlState(err) == "42710" {
+		if catalog.State(err) == catalog.DuplicateObject {
 			return 0, &PublicationError{Name: name, Reason: "exists already", Exists: true}
 		}
 		return 0, fmt.Errorf("create publication %q: %w", name, err)

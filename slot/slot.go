@@ -144,7 +144,7 @@ func Drop(ctx context.Context, conn *pgx.Conn, name string) error {
 			if err == nil {
 				return nil
 			}
-			if code := sqlState(err); code != "55006" && code != "42704" {
+			if code := catalog.State(err); code != catalog.ObjectInUse && code != catalog.UndefinedObject {
 				return fmt.Errorf("drop replication slot %q: %w", name, err)
 			}
 		}
@@ -172,13 +172,4 @@ func Terminate(ctx context.Context, conn *pgconn.PgConn, pid int32) error {
 		return fmt.Errorf("terminate walsender %d: %w", pid, err)
 	}
 	return nil
-}
-
-// sqlState is the SQLSTATE of a server's error, else empty.
-func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return pgErr.Code
-	}
-	return ""
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -125,12 +126,12 @@ func (e *sideError) Hint() string {
 	const again = ", and run the same command again"
 	table := pgx.Identifier{server.SchemaName, server.TableName}.Sanitize()
 	switch {
-	case server.Code == "23514" && server.ConstraintName != "" && server.TableName != "":
+	case server.Code == catalog.CheckViolation && server.ConstraintName != "" && server.TableName != "":
 		return "the source holds rows that its own check would refuse now: on the target, alter table " + table + " drop constraint " + pgx.Identifier{server.ConstraintName}.Sanitize() +
 			again + "; create it again before the cutover, NOT VALID where rows break it"
-	case server.Code == "23514":
+	case server.Code == catalog.CheckViolation:
 		return "the source holds values that the domain's own check would refuse now: repair them there, or drop the constraint of the target's domain until the cutover" + again
-	case server.Code == "42883" || server.Code == "42P01" || server.Code == "42704" || server.Code == "3F000":
+	case server.Code == catalog.UndefinedFunction || server.Code == catalog.UndefinedTable || server.Code == catalog.UndefinedObject || server.Code == catalog.InvalidSchemaName:
 		return "a generated column, a check or a domain uses a function that relies on a search_path, which is empty here as under pg_restore: alter function ... set search_path on both sides" + again
 	case server.Routine == "check_enable_rls":
 		return "row security of the target's table is forced on its owner: alter role ... bypassrls" + again
@@ -141,27 +142,8 @@ func (e *sideError) Hint() string {
 func onSource(err error) error { return &sideError{side: "source", err: err} }
 func onTarget(err error) error { return &sideError{side: "target", err: err} }
 
-// passing tells whether what failed may succeed on a second try: the connection
-// was lost, a server restarts, a transaction was chosen to give way, or a
-// resource is short (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+// passing reports whether what failed on a server may succeed on a second try.
 func passing(err error) bool {
 	var side *sideError
-	if !errors.As(err, &side) {
-		return false
-	}
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return true // nobody answered
-	}
-	switch pgErr.Code[:min(2, len(pgErr.Code))] {
-	case "08", "53": // connection exception; insufficient resources
-		return true
-	}
-	switch pgErr.Code {
-	case "40001", "40P01", // serialization failure, deadlock
-		"57P01", "57P02", "57P03", // shutdown, crash, starting up
-		"25006": // a standby, before it is promoted
-		return true
-	}
-	return false
+	return errors.As(err, &side) && catalog.Passes(err)
 }

@@ -92,6 +92,35 @@ func TestRun_LostConnections(t *testing.T) {
 	}
 }
 
+// Somebody has cancelled statements of the copy, as one does with what looks stuck: they are run
+// again, as the applier's are.
+func TestRun_CancelledStatements(t *testing.T) {
+	for _, side := range []string{"source", "target"} {
+		t.Run(side, func(t *testing.T) {
+			source, target, c := big(t, 15, 18)
+			url := map[string]string{"source": source, "target": target}[side]
+			cancelled := 0
+			_, err := during(t, t.Context(), c, func() {
+				for range 200 {
+					n := pgtest.Query(t, url, `select count(pg_cancel_backend(pid)) from pg_stat_activity
+						where datname = current_database() and application_name = 'walferry copy' and state = 'active'`)[0][0]
+					if cancelled += int(n[0] - '0'); cancelled > 2 {
+						return
+					}
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cancelled == 0 {
+				t.Error("no statement was cancelled: the test has shown nothing")
+			}
+			exact(t, source, target)
+			noConnections(t, source, target)
+		})
+	}
+}
+
 // The connection that exported the snapshot is gone when a worker has to import it again: the
 // other workers have it.
 func TestRun_ExporterGone(t *testing.T) {

@@ -127,7 +127,7 @@ func (r *Replacement) Run(ctx context.Context) (rows int64, err error) {
 		sent, stored, err = w.move(ctx, table, "", p)
 	}
 	var server *pgconn.PgError
-	if errors.As(err, &server) && server.Code == "23514" {
+	if errors.As(err, &server) && server.Code == catalog.CheckViolation {
 		return 0, &ReplaceError{
 			r.table.Table, "rows of the source violate a constraint of the target that is inherited, and so cannot be put aside: " + server.Message,
 			"drop it on the target, from the table that it comes from; when this table has been copied again, add it there as it was, NOT VALID",

@@ -234,7 +234,7 @@ func Truncate(ctx context.Context, tx pgx.Tx, tables ...string) error {
 		return err
 	})
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || pgErr.Code != "0A000" {
+	if !errors.As(err, &pgErr) || pgErr.Code != catalog.FeatureNotSupported {
 		return err
 	}
 	statements := []string{"set local session_replication_role = replica"}

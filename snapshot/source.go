@@ -3,13 +3,11 @@ package snapshot
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walferry/walferry/internal/catalog"
@@ -76,8 +74,7 @@ func (c *Copier) enterSnapshot(ctx context.Context, conn *pgx.Conn) error {
 // snapshotGone: the file is not there (22023 until 15, then 42704), or the
 // transaction that wrote it has ended (55000).
 func snapshotGone(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && slices.Contains([]string{"22023", "42704", "55000"}, pgErr.Code)
+	return slices.Contains([]string{catalog.InvalidParameterValue, catalog.UndefinedObject, catalog.ObjectNotInRequiredState}, catalog.State(err))
 }
 
 func (c *Copier) exports() []string {

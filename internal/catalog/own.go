@@ -2,13 +2,11 @@ package catalog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Stranger is something in schema walferry by which somebody else could make walferry
@@ -207,8 +205,7 @@ func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for attempt := 0; ; attempt++ {
 		// IF NOT EXISTS, and OR REPLACE, do not keep two sessions from making the same at once.
 		err := own(ctx, conn, sql)
-		var server *pgconn.PgError
-		if attempt == 3 || !errors.As(err, &server) || !slices.Contains([]string{"23505", "42P06", "42P07", "42723"}, server.Code) {
+		if attempt == 3 || !slices.Contains([]string{UniqueViolation, DuplicateSchema, DuplicateTable, DuplicateFunction}, State(err)) {
 			return err
 		}
 	}

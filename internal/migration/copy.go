@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
@@ -132,9 +130,8 @@ func (r *runner) exportAgain(ctx context.Context) (err error) {
 			r.c.Logger.Info("the copy goes on under another snapshot", "consistent_point", r.exported.ConsistentPoint)
 			return nil
 		}
-		var server *pgconn.PgError
 		var blocked *slot.BlockedError
-		if ctx.Err() != nil || errors.As(err, &blocked) || errors.As(err, &server) && !strings.HasPrefix(server.Code, "57P") || time.Since(began) > snapshotPatience {
+		if ctx.Err() != nil || errors.As(err, &blocked) || !catalog.Passes(err) || time.Since(began) > snapshotPatience {
 			return fmt.Errorf("take another snapshot for the rest of the copy: %w", err)
 		}
 		r.c.Logger.Warn("the source gives no snapshot; trying again", "error", err, "in", pause)

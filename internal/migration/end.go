@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -376,8 +377,7 @@ func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) (inUse bool, e
 		return false, nil
 	}
 	_, err = conn.Exec(ctx, `select pg_replication_origin_drop($1)`, name)
-	var server *pgconn.PgError
-	if errors.As(err, &server) && server.Code == "55006" {
+	if catalog.State(err) == catalog.ObjectInUse {
 		return true, nil
 	}
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
 )
@@ -250,7 +249,7 @@ func (r *runner) onTarget(ctx context.Context, patience time.Duration, waits fun
 				return f(ctx, tx)
 			})
 		})
-		if err == nil || ctx.Err() != nil || !lockBusy(err) || patience > 0 && time.Since(began) > patience {
+		if err == nil || ctx.Err() != nil || !catalog.LostLock(err) || patience > 0 && time.Since(began) > patience {
 			return err
 		}
 		if !told && waits != nil {
@@ -267,12 +266,6 @@ func (r *runner) onTarget(ctx context.Context, patience time.Duration, waits fun
 
 // lockTimeout is longer than deadlock_timeout, after which an autovacuum gives way to us.
 const lockTimeout = `select set_config('lock_timeout', (least(setting::int, 5000) + 200)::text, true) from pg_settings where name = 'deadlock_timeout'`
-
-// lockBusy tells a statement that did not get its lock from one that cannot work.
-func lockBusy(err error) bool {
-	var server *pgconn.PgError
-	return errors.As(err, &server) && (server.Code == "55P03" || server.Code == "40P01") // lock_not_available, deadlock_detected
-}
 
 // blockers names who holds locks of tables of the target that enabling a trigger, or with exclusive a rule, waits for.
 func (r *runner) blockers(ctx context.Context, table string, exclusive bool) string {
@@ -379,7 +372,7 @@ func (r *runner) tryOpen(ctx context.Context, patience time.Duration, statements
 	switch {
 	case errors.Is(err, errTried):
 		return nil
-	case ctx.Err() != nil || !lockBusy(err):
+	case ctx.Err() != nil || !catalog.LostLock(err):
 		return fmt.Errorf("try what the opening of the target needs: %w", err)
 	}
 	return &GateError{

@@ -127,7 +127,7 @@ func (r *runner) prepareOpening(ctx context.Context, step func(string)) error {
 			return nil
 		}
 		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // which takes everything back
-		if at == nil || ctx.Err() == nil && !lockBusy(err) {
+		if at == nil || ctx.Err() == nil && !catalog.LostLock(err) {
 			return fmt.Errorf("prepare the opening of the target: %w", err)
 		}
 		table := catalog.Name{Schema: at.Schema, Name: at.Table}.String()

@@ -79,7 +79,7 @@ func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql string, tell fun
 		} else {
 			err = Try(attempt, conn, sql)
 		}
-		if state(err) == internalError {
+		if catalog.State(err) == catalog.InternalError {
 			internal++
 		}
 		if err == nil || !Busy(err) || internal > mostInternal {
@@ -111,7 +111,7 @@ func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 func Exec(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for n := 0; ; n++ {
 		err := exec(ctx, conn, sql)
-		if err == nil || state(err) != internalError || n > mostInternal || Pause(ctx, n) != nil {
+		if err == nil || catalog.State(err) != catalog.InternalError || n > mostInternal || Pause(ctx, n) != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func Exec(ctx context.Context, conn *pgx.Conn, sql string) error {
 func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for n := 0; ; n++ {
 		err := explain(ctx, conn, catalog.Own(ctx, conn, sql))
-		if err == nil || state(err) != internalError || n > mostInternal || Pause(ctx, n) != nil {
+		if err == nil || catalog.State(err) != catalog.InternalError || n > mostInternal || Pause(ctx, n) != nil {
 			return err
 		}
 	}
@@ -142,29 +142,16 @@ func Pause(ctx context.Context, n int) error {
 // error ("tuple concurrently updated", in the server's language). The server goes on with a
 // statement whose client was killed, so that this happens. Its code stands for much else, so
 // that it is not tried for ever.
-const (
-	internalError = "XX000"
-	mostInternal  = 7
-)
+const mostInternal = 7
 
-// Busy tells a statement that lost the race for its lock from one that cannot work.
+// Busy tells a statement that, as these here are run, lost the race for its lock from one that cannot work.
 func Busy(err error) bool {
-	switch state(err) {
-	case "57014", // query_canceled: our own statement_timeout
-		"55P03", // lock_not_available
-		"40P01", // deadlock_detected, with us as the victim
-		internalError:
+	switch catalog.State(err) {
+	case catalog.QueryCanceled, // by our own statement_timeout
+		catalog.InternalError:
 		return true
 	}
-	return false
-}
-
-func state(err error) string {
-	var server *pgconn.PgError
-	if errors.As(err, &server) {
-		return server.Code
-	}
-	return ""
+	return catalog.LostLock(err)
 }
 
 // exec runs SQL by the simple protocol, so that several statements are one transaction.
@@ -194,7 +181,7 @@ func Quiet(ctx context.Context, conn *pgx.Conn) error {
 	if session.Major(conn.PgConn()) >= 17 {
 		sql = `set event_triggers = off`
 	}
-	if _, err := conn.Exec(ctx, sql); err != nil && state(err) != "42501" {
+	if _, err := conn.Exec(ctx, sql); err != nil && catalog.State(err) != catalog.InsufficientPrivilege {
 		return fmt.Errorf("leave out event triggers: %w", err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // stage is when Finish brings an entry; within a stage the archive's order holds.
@@ -164,7 +166,7 @@ func (f *finish) late(ctx context.Context) error {
 		}
 		err = f.create(ctx, e)
 		var object *ObjectError
-		if errors.As(err, &object) && refusal(object.Err) {
+		if errors.As(err, &object) && catalog.LastWord(object.Err) {
 			f.report.Refused = append(f.report.Refused, f.dump.leave(f.out, e, object.why())...)
 			continue
 		}
@@ -203,7 +205,7 @@ func (f *finish) create(ctx context.Context, e *entry) error {
 	switch {
 	case err == nil || present(err):
 		return nil
-	case tolerable(err) || (e.kind == "SECURITY LABEL" && sqlState(err) == "22023"):
+	case tolerable(err) || (e.kind == "SECURITY LABEL" && catalog.State(err) == catalog.InvalidParameterValue):
 		f.report.skip(e.String(), why(err))
 		return nil
 	}

@@ -244,10 +244,10 @@ func wholeKey(ctx context.Context, conn *pgx.Conn, v Validation) error {
 		if rollback := execute(context.WithoutCancel(ctx), conn, "rollback"); rollback != nil {
 			return errors.Join(err, rollback)
 		}
-		switch code := sqlState(err); {
-		case code == "42710": // another run has done it
+		switch {
+		case catalog.State(err) == catalog.DuplicateObject: // another run has done it
 			return nil
-		case code != "55P03" && code != "40P01": // lock not available, deadlock
+		case !catalog.LostLock(err):
 			return err
 		}
 		select {

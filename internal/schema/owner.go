@@ -149,10 +149,10 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 	case err == nil:
 		return nil
 	case tolerable(err),
-		e.kind == "SEQUENCE" && sqlState(err) == "0A000": // its table kept its owner, and it must have the same
+		e.kind == "SEQUENCE" && catalog.State(err) == catalog.FeatureNotSupported: // its table kept its owner, and it must have the same
 		f.deny("owner "+e.owner+" cannot be set: "+why(err), e.String())
 		return nil
-	case sqlState(err) == "42704" || sqlState(err) == "42P01" || sqlState(err) == "42883":
+	case catalog.State(err) == catalog.UndefinedObject || catalog.State(err) == catalog.UndefinedTable || catalog.State(err) == catalog.UndefinedFunction:
 		return nil // it was left out, and reported then
 	}
 	return objectError(e, sql, err)
@@ -181,8 +181,8 @@ func (f *finish) privileges(ctx context.Context, e *entry) error {
 }
 
 func (f *finish) privilegeError(e *entry, sql string, err error) error {
-	switch sqlState(err) {
-	case "42704", "42P01", "42883", "3F000", "42703":
+	switch catalog.State(err) {
+	case catalog.UndefinedObject, catalog.UndefinedTable, catalog.UndefinedFunction, catalog.InvalidSchemaName, catalog.UndefinedColumn:
 		f.deny(why(err), e.String()) // its object was left out
 		return nil
 	}

@@ -41,27 +41,13 @@ func (e *entry) name() string {
 	return kind + ":" + e.namespace + "." + tag
 }
 
-// refusal reports whether an error is the target's last word on a statement: not one that
-// passes by itself, nor one of the connection, nor of what the server runs short of.
-func refusal(err error) bool {
-	code := sqlState(err)
-	if code == "" {
-		return false
-	}
-	// Connection, rollback, resources, limits other than of one statement, operator, system, internal.
-	if slices.Contains([]string{"08", "25", "40", "53", "57", "58", "XX"}, code[:2]) {
-		return false
-	}
-	return code != "55P03" && code != "55006" // lock not available, object in use
-}
-
 // Refusals takes apart an error that joins *ObjectErrors: what the target refuses for good, and
 // the rest, which is nil where there is nothing else.
 func Refusals(err error) (refused []Refused, rest error) {
 	var others []error
 	for _, err := range flat(err) {
 		var object *ObjectError
-		if errors.As(err, &object) && object.name != "" && refusal(object.Err) {
+		if errors.As(err, &object) && object.name != "" && catalog.LastWord(object.Err) {
 			refused = append(refused, Refused{object.name, object.why()})
 		} else {
 			others = append(others, err)
@@ -206,13 +192,13 @@ func (d *Dump) Missing(ctx context.Context, q catalog.Querier, refused []Refused
 // target does not take it; nothing of it is left then. What is there by hand is taken.
 func (d *Dump) try(ctx context.Context, conn *pgx.Conn, e *entry, sql string) (refused bool, err error) {
 	err = execute(ctx, conn, "savepoint entry;\n"+sql+"\n;release savepoint entry")
-	if err == nil || !refusal(err) || conn.IsClosed() {
+	if err == nil || !catalog.LastWord(err) || conn.IsClosed() {
 		return false, err
 	}
 	if back := execute(ctx, conn, "rollback to savepoint entry; release savepoint entry"); back != nil {
 		return false, errors.Join(err, back)
 	}
-	if present(err) || sqlState(err) == "42723" { // duplicate function
+	if present(err) || catalog.State(err) == catalog.DuplicateFunction {
 		return false, nil
 	}
 	return true, err

@@ -73,51 +73,43 @@ func (e *ObjectError) Unwrap() error { return e.Err }
 // Hint names what can be done.
 func (e *ObjectError) Hint() string {
 	const byHand = "create it on the target by hand, in a form that its version takes, and run the same command again"
-	switch code := sqlState(e.Err); {
+	switch code := catalog.State(e.Err); {
 	case code == "" || strings.HasPrefix(code, "57"):
 		return "run the same command again"
-	case strings.HasPrefix(e.Object, "EXTENSION ") && (code == "58P01" || code == "0A000" || code == "22023"):
+	case strings.HasPrefix(e.Object, "EXTENSION ") && (code == catalog.UndefinedFile || code == catalog.FeatureNotSupported || code == catalog.InvalidParameterValue):
 		return "install the extension's package on the target's server, or drop the extension on the source; on RDS see rds.extensions and the list of supported versions"
 	case strings.HasPrefix(e.Object, "EXTENSION "):
 		return "have a superuser of the target (rds_superuser) create the extension, then run the same command again"
-	case code == "53200":
+	case code == catalog.OutOfMemory:
 		return "raise max_locks_per_transaction on the target: all tables are created in one transaction"
-	case code == "42501" && (strings.HasPrefix(e.Object, "INDEX ") || strings.HasPrefix(e.Object, "CONSTRAINT ")):
+	case code == catalog.InsufficientPrivilege && (strings.HasPrefix(e.Object, "INDEX ") || strings.HasPrefix(e.Object, "CONSTRAINT ")):
 		return "expressions of an index run with the rights of the table's owner: grant the owner on the target what its functions need, or " + byHand
-	case code == "42501":
+	case code == catalog.InsufficientPrivilege:
 		return "grant the target's role what is missing (create on the database and its schemas), or " + byHand
-	case code == "42P07" || code == "42710" || code == "42723":
+	case code == catalog.DuplicateTable || code == catalog.DuplicateObject || code == catalog.DuplicateFunction:
 		return "the target has an object of that name already: drop it, or migrate into an empty database"
 	case strings.HasPrefix(code, "23"):
 		return "the rows of the source do not satisfy it either, or the copy is not complete: run walferry verify"
-	case code == "42P01" || code == "42704" || code == "42883":
+	case code == catalog.UndefinedTable || code == catalog.UndefinedObject || code == catalog.UndefinedFunction:
 		return "an object it needs is missing on the target, or is not found with the empty search_path under which walferry, as pg_restore, creates things: " +
 			"alter function ... set search_path, on the source, or qualify the names in its body; run the same command again"
 	}
 	return "change the object on the source, or " + byHand
 }
 
-func sqlState(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Code
-	}
-	return ""
-}
-
 // present tells whether an error says that the object is there already.
 func present(err error) bool {
-	code := sqlState(err)
-	return code == "42710" || code == "42P07"
+	code := catalog.State(err)
+	return code == catalog.DuplicateObject || code == catalog.DuplicateTable
 }
 
 // tolerable tells whether an error is about a role or a right: then the object
 // is reported and the rest goes on.
 func tolerable(err error) bool {
-	code := sqlState(err)
+	code := catalog.State(err)
 	var pg *pgconn.PgError
-	missingRole := errors.As(err, &pg) && code == "42704" && strings.Contains(pg.Message, "role")
-	return code == "42501" || code == "0LP01" || missingRole // insufficient privilege, invalid grant
+	missingRole := errors.As(err, &pg) && code == catalog.UndefinedObject && strings.Contains(pg.Message, "role")
+	return code == catalog.InsufficientPrivilege || code == catalog.InvalidGrantOperation || missingRole
 }
 
 func why(err error) string {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walferry/walferry/internal/catalog"
 	pinned "github.com/walferry/walferry/internal/session"
@@ -181,13 +180,12 @@ func (s *session) readLocked(ctx context.Context, r relation, nowait bool, f fun
 	}
 	results, err := s.conn.PgConn().Exec(ctx, "lock table only "+r.name+mode+"; "+
 		"select coalesce(pg_relation_filenode("+catalog.Literal(r.name)+"::regclass), 0)").ReadAll()
-	var server *pgconn.PgError
 	switch {
 	case err == nil && string(results[len(results)-1].Rows[0][0]) != fmt.Sprint(r.filenode):
 		err = errRewritten
 	case err == nil:
 		err = f()
-	case nowait && errors.As(err, &server) && server.Code == "55P03":
+	case nowait && catalog.State(err) == catalog.LockNotAvailable:
 		err = errBusy
 	}
 	if _, rollbackErr := s.conn.PgConn().Exec(ctx, "rollback to "+savepoint).ReadAll(); rollbackErr != nil && err == nil {
