@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/state"
 )
 
 func statusCommand(ui *ui) *cli.Command {
@@ -28,7 +29,7 @@ func statusCommand(ui *ui) *cli.Command {
 				}
 				err = ui.status(st, c.Bool("json"), c.Bool("watch"))
 				if err == nil && st.Phase == "" {
-					return migration.NoMigration(st.Name, st.Known)
+					return state.NoMigration(st.Name, st.Known)
 				}
 				if err != nil || !c.Bool("watch") {
 					return writeErr(err) // whoever reads no more has seen enough

@@ -2,15 +2,12 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 )
 
@@ -80,10 +77,8 @@ func (r *CutoverResult) verdict() error {
 	}
 	late := r.late
 	if late == nil && len(r.Unvalidated) > 0 {
-		late = &RunError{
-			fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)),
-			"they hold for what is written from now on; `walferry migrate` goes on with it, or run on the target: " + strings.Join(r.Unvalidated, "; "),
-		}
+		late = &RunError{Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` goes on with it, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
+
 	}
 	return errors.Join(err, late)
 }
@@ -102,92 +97,25 @@ func (e *UnprovedError) Hint() string {
 
 // outcome is what a cutover that is done has measured, for whoever asks once it is. While the
 // migrate that has cut over still compares, it is waited for.
-func (s *store) outcome(ctx context.Context, onStep func(string)) (*CutoverResult, error) {
-	for told := false; ; told = true {
-		r, err := s.load(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if r == nil || r.Phase != Finished {
-			return nil, errors.New("the migration is gone")
-		}
-		if !r.Alive {
-			break
-		}
-		if !told && onStep != nil {
-			onStep("done; waiting for the migrate that has cut over to end")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
-		}
+func outcome(ctx context.Context, target *session.Link, s *state.Store, onStep func(string)) (*CutoverResult, error) {
+	result := &CutoverResult{}
+	if err := s.Outcome(ctx, onStep, result); err != nil {
+		return nil, err
 	}
-	result, err := s.cutoverResult(ctx)
-	if err == nil && result == nil {
-		err = &GateError{"the migration is finished", "see `walferry status`"}
-	}
-	if err == nil {
-		err = s.addUnvalidated(ctx, result)
-	}
-	return result, err
+	return result, addUnvalidated(ctx, target, s, result)
 }
 
 // cutoverResult reads what is recorded of a cutover that is done, or nil. A record of an older
 // version has it not.
-func (s *store) cutoverResult(ctx context.Context) (result *CutoverResult, err error) {
-	err = s.Do(ctx, func(conn *pgx.Conn) error {
-		if there, err := hasResult(ctx, conn); err != nil || !there {
-			return err
-		}
-		var text []byte
-		if err := conn.QueryRow(ctx, `select cutover::text from walferry.migration where name = $1`, s.name).Scan(&text); err != nil || text == nil {
-			return err
-		}
-		return json.Unmarshal(text, &result)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read what the cutover has measured: %w", err)
-	}
-	return result, nil
-}
-
-// hasResult reports whether the record has a place for a cutover's result: one that an older
-// version has made has not, until upgrade.
-func hasResult(ctx context.Context, conn *pgx.Conn) (there bool, err error) {
-	err = conn.QueryRow(ctx, `select exists(select from pg_attribute where attrelid = 'walferry.migration'::regclass and attname = 'cutover' and not attisdropped)`).Scan(&there)
-	return there, err
-}
-
-// upgrade gives a record that an older version has made what it lacks.
-func (s *store) upgrade(ctx context.Context) error {
-	return s.Do(ctx, func(conn *pgx.Conn) error {
-		var there bool
-		err := conn.QueryRow(ctx, `
-select count(*) = 7 from pg_attribute where not attisdropped
-   and (attrelid = 'walferry.migration'::regclass and attname in ('cutover', 'comparison', 'sequences', 'refused', 'run')
-        or attrelid = 'walferry.request'::regclass and attname in ('taken_at', 'withdrawn_at'))`).Scan(&there)
-		if err == nil && !there {
-			err = catalog.Own(ctx, conn, upgradeDDL)
-		}
-		if err != nil {
-			return fmt.Errorf("upgrade the record of the migration: %w", err)
-		}
-		return nil
-	})
+func cutoverResult(ctx context.Context, s *state.Store) (result *CutoverResult, err error) {
+	_, err = s.Get(ctx, state.Result, &result)
+	return result, err
 }
 
 // keepResult records what a cutover that is done has measured, and the comparison when there is one.
-func (s *store) keepResult(ctx context.Context, result *CutoverResult, proof *Verified) error {
-	text, err := json.Marshal(result)
-	if err != nil {
+func (r *runner) keepResult(ctx context.Context, result *CutoverResult, proof *Verified) error {
+	if err := r.store.Put(ctx, state.Result, result); err != nil || proof == nil {
 		return err
 	}
-	if err := s.Exec(ctx, `update walferry.migration set cutover = $2::text::jsonb where name = $1`, s.name, string(text)); err != nil || proof == nil {
-		return err
-	}
-	if text, err = json.Marshal(proof); err != nil {
-		return err
-	}
-	return s.Exec(ctx, `update walferry.migration set proof = $2::text::jsonb where name = $1`, s.name, string(text))
+	return r.store.Put(ctx, state.Proof, proof)
 }

@@ -22,7 +22,7 @@ var errSettled = errors.New("all tables are as of one commit")
 
 // readWindows notes as of when each table was copied.
 func (r *runner) readWindows(ctx context.Context) error {
-	return r.store.Do(ctx, func(conn *pgx.Conn) error {
+	return r.target.Do(ctx, func(conn *pgx.Conn) error {
 		windows, err := snapshot.Windows(ctx, conn, r.c.Name)
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -165,7 +165,7 @@ func (r *runner) readRow(ctx context.Context, rel *decoder.Relation, key []decod
 		return nil
 	})
 	if err == nil {
-		err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+		err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 			return snapshot.Extend(ctx, conn, r.c.Name, snapshot.Table{Schema: rel.Namespace, Name: rel.Name}, at)
 		})
 	}

@@ -98,7 +98,7 @@ func (r *runner) copy(ctx context.Context) error {
 
 // readCopyState makes the tables for it, and notes as of when tables were copied so far.
 func (r *runner) readCopyState(ctx context.Context) error {
-	err := r.store.Do(ctx, func(conn *pgx.Conn) error { return snapshot.Prepare(ctx, conn) })
+	err := r.target.Do(ctx, func(conn *pgx.Conn) error { return snapshot.Prepare(ctx, conn) })
 	if err != nil {
 		return err
 	}

@@ -13,13 +13,14 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // columnStates are a table's columns as the stream has them.
-func columnStates(t *catalog.Table) (states []columnState) {
+func columnStates(t *catalog.Table) (states []state.Column) {
 	for i := range t.Columns {
 		if c := &t.Columns[i]; c.Generated == 0 {
-			states = append(states, columnState{Number: c.Number, Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
+			states = append(states, state.Column{Number: c.Number, Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
 		}
 	}
 	return states
@@ -61,7 +62,7 @@ func (r *runner) schemaGate(ctx context.Context, without []string) error {
 	var altered, missing, denied []string
 	var lost []schema.Loss
 	err = r.source.Do(ctx, func(source *pgx.Conn) error {
-		return r.store.Do(ctx, func(target *pgx.Conn) error {
+		return r.target.Do(ctx, func(target *pgx.Conn) error {
 			lost, altered = nil, nil
 			differences, err := schema.Compare(ctx, source, target, r.tables)
 			if err != nil {
@@ -108,13 +109,13 @@ func (r *runner) schemaGate(ctx context.Context, without []string) error {
 		return err
 	}
 	if len(altered) > 0 {
-		return &GateError{"the tables of both sides do not fit any more: " + list(altered), "alter the target's as the source's were, and ask again"}
+		return &GateError{Problem: "the tables of both sides do not fit any more: " + list(altered), Advice: "alter the target's as the source's were, and ask again"}
 	}
 	if len(missing) > 0 {
-		return &GateError{"the target lacks sequences: " + list(missing), "create them on the target as the source has them, or drop them on the source, and ask again"}
+		return &GateError{Problem: "the target lacks sequences: " + list(missing), Advice: "create them on the target as the source has them, or drop them on the source, and ask again"}
 	}
 	if len(denied) > 0 {
-		return &GateError{"the role of the target may not read and set the sequences " + list(denied), "GRANT SELECT, UPDATE ON SEQUENCE to it, and ask again"}
+		return &GateError{Problem: "the role of the target may not read and set the sequences " + list(denied), Advice: "GRANT SELECT, UPDATE ON SEQUENCE to it, and ask again"}
 	}
 	return r.missingGate(ctx, lost, without)
 }
@@ -136,12 +137,12 @@ func (r *runner) alterations(there []catalog.Table) (found []string) {
 	for i := range there {
 		target[there[i].Name] = &there[i]
 	}
-	for _, state := range r.rec.Tables {
-		s, t := now[state.Name], target[state.Name]
+	for _, table := range r.rec.Tables {
+		s, t := now[table.Name], target[table.Name]
 		if s == nil || t == nil {
 			continue // told by identityGate, or by schema.Compare
 		}
-		found = append(found, alterations(state.Columns, s, t)...)
+		found = append(found, alterations(table.Columns, s, t)...)
 		if r.c.Schema != "none" {
 			found = append(found, newGenerated(s, t)...)
 		}
@@ -153,7 +154,7 @@ func (r *runner) alterations(there []catalog.Table) (found []string) {
 // type since they were as in was, and the target has not. That both types fit is not
 // enough then: the source has written its rows anew. What was different all along is
 // not looked at, and what is missing on the target is told by schema.Compare.
-func alterations(was []columnState, s, t *catalog.Table) (found []string) {
+func alterations(was []state.Column, s, t *catalog.Table) (found []string) {
 	now, there := columnsByName(s), columnsByName(t)
 	for _, old := range was {
 		c, to := now[old.Name], there[old.Name]
@@ -203,8 +204,8 @@ func (r *runner) indexAlterations(source, target []schema.IndexForm, brought boo
 		there[t.Name] = t
 	}
 	was, known := map[string]string{}, map[uint32]bool{}
-	for _, state := range r.rec.Tables {
-		for name, sum := range state.Indexes {
+	for _, table := range r.rec.Tables {
+		for name, sum := range table.Indexes {
 			was[name] = sum
 		}
 	}

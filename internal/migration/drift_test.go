@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // A pair of columns must remain a pair, whatever they are called.
@@ -46,11 +47,11 @@ func TestCompareColumns(t *testing.T) {
 		{name: "dropped on the source", source: side("a", 1, "b", 3), target: side("a", 1, "b", 2, "c", 3)},
 		{name: "dropped on both", source: side("a", 1, "b", 3), target: side("a", 1, "b", 2), gone: "c"},
 	} {
-		state := &tableState{}
+		table := &state.Table{}
 		for _, p := range was {
-			state.Columns = append(state.Columns, columnState{Name: p.name, Number: p.number, Target: p.into})
+			table.Columns = append(table.Columns, state.Column{Name: p.name, Number: p.number, Target: p.into})
 		}
-		replaced, swapped, marked := compareColumns(state, c.source, c.target)
+		replaced, swapped, marked := compareColumns(table, c.source, c.target)
 		for _, said := range []struct{ what, got, want string }{
 			{"replaced", strings.Join(replaced, "; "), c.replaced},
 			{"swapped", strings.Join(swapped, "; "), c.swapped},
@@ -60,7 +61,7 @@ func TestCompareColumns(t *testing.T) {
 			}
 		}
 		gone := ""
-		for _, column := range state.Columns {
+		for _, column := range table.Columns {
 			if column.Gone {
 				gone += column.Name
 			}
@@ -76,7 +77,7 @@ func TestCompareColumns(t *testing.T) {
 			table.Columns = append(table.Columns, catalog.Column{Name: c.gone, Number: number})
 			return table
 		}
-		if replaced, swapped, _ := compareColumns(state, again(c.source, 9), again(c.target, 9)); len(replaced)+len(swapped) > 0 {
+		if replaced, swapped, _ := compareColumns(table, again(c.source, 9), again(c.target, 9)); len(replaced)+len(swapped) > 0 {
 			t.Errorf("%s: added later: %q, %q", c.name, replaced, swapped)
 		}
 	}
@@ -89,7 +90,7 @@ func TestAlterations(t *testing.T) {
 	}
 	a, b, wide := column("a", "integer", 23), column("b", "text", 25), column("a", "bigint", 20)
 	own := column("own", "text", 25)
-	was := []columnState{{Number: 1, Name: "a", TypeOID: 23, TypeMod: -1}, {Number: 2, Name: "b", TypeOID: 25, TypeMod: -1}}
+	was := []state.Column{{Number: 1, Name: "a", TypeOID: 23, TypeMod: -1}, {Number: 2, Name: "b", TypeOID: 25, TypeMod: -1}}
 	type columns = []catalog.Column
 	for _, c := range []struct {
 		name           string
@@ -114,7 +115,7 @@ func TestAlterations(t *testing.T) {
 // The DDL for the target follows what the numbers of the columns say that the source has done.
 func TestMend(t *testing.T) {
 	const text, integer = 25, 23
-	was := []columnState{{Number: 1, Name: "id", TypeOID: integer, TypeMod: -1}, {Number: 2, Name: "a", TypeOID: text, TypeMod: -1}, {Number: 3, Name: "b", TypeOID: text, TypeMod: -1}}
+	was := []state.Column{{Number: 1, Name: "id", TypeOID: integer, TypeMod: -1}, {Number: 2, Name: "a", TypeOID: text, TypeMod: -1}, {Number: 3, Name: "b", TypeOID: text, TypeMod: -1}}
 	id := alteredColumn{number: 1, name: "id", typ: "integer", oid: integer, mod: -1}
 	column := func(number int16, name string) alteredColumn {
 		return alteredColumn{number: number, name: name, typ: "text", oid: text, mod: -1}

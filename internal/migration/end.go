@@ -1,7 +1,9 @@
 package migration
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
@@ -25,16 +28,16 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	}
 	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " cutover"}, nil)
 	if err != nil && ctx.Err() != nil {
-		err = errNotBegun
+		err = state.ErrNotBegun
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer target.Close()
-	s := &store{Link: target, name: c.Name}
-	r, err := s.awaitFollowing(ctx, c.Cut.Wait, onStep)
+	s := home(target, c)
+	r, err := awaitFollowing(ctx, s, c.Cut.Wait, onStep)
 	if err != nil && ctx.Err() != nil {
-		err = errNotBegun
+		err = state.ErrNotBegun
 	}
 	if err != nil {
 		return nil, err
@@ -44,10 +47,10 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			return nil, aborted(c.Name)
 		}
 		if r.Phase == Finished && c.Cut.DryRun {
-			return nil, &GateError{"the cutover is done already", "see `walferry status`"}
+			return nil, &GateError{Problem: "the cutover is done already", Advice: "see `walferry status`"}
 		}
 		if r.Phase == Finished {
-			result, err := s.outcome(ctx, onStep)
+			result, err := outcome(ctx, target, s, onStep)
 			if err != nil {
 				return nil, err
 			}
@@ -55,27 +58,43 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			return result, result.verdict()
 		}
 		if err := proveSource(ctx, c, r); err != nil && ctx.Err() != nil {
-			return nil, errNotBegun
+			return nil, state.ErrNotBegun
 		} else if err != nil {
 			return nil, err
 		}
 	}
-	a, err := s.ask(ctx, "cutover", requestArgs{
+	a, err := s.Ask(ctx, "cutover", state.Args{
 		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
 		AllowDifferences: c.Cut.AllowDifferences,
 	}, onStep)
-	if err == nil && a.Cutover != nil {
-		err = a.Cutover.verdict()
+	var result *CutoverResult
+	if errors.Is(err, state.ErrDone) {
+		result, err = outcome(ctx, target, s, nil)
+	} else {
+		var unread error
+		result, unread = measured(a)
+		err = cmp.Or(err, unread)
 	}
-	return a.Cutover, err
+	if err == nil && result != nil {
+		err = result.verdict()
+	}
+	return result, err
+}
+
+// measured is what an answer says of a cutover, or nil.
+func measured(a state.Answer) (result *CutoverResult, err error) {
+	if len(a.Cutover) == 0 {
+		return nil, nil
+	}
+	return result, json.Unmarshal(a.Cutover, &result)
 }
 
 // awaitFollowing reads the record of a migration that is to be cut over. One that does not follow
 // yet is a gate, with how far it is: nothing is switched hours after somebody has asked for it. With
 // wait it is waited for.
-func (s *store) awaitFollowing(ctx context.Context, wait bool, onStep func(string)) (*record, error) {
+func awaitFollowing(ctx context.Context, s *state.Store, wait bool, onStep func(string)) (*state.Record, error) {
 	for told := ""; ; {
-		r, err := s.loadAlive(ctx)
+		r, err := s.LoadAlive(ctx)
 		if err != nil || r == nil {
 			return r, err
 		}
@@ -84,7 +103,7 @@ func (s *store) awaitFollowing(ctx context.Context, wait bool, onStep func(strin
 		}
 		where := farness(r)
 		if !wait || !r.Alive {
-			return r, &GateError{"the migration does not follow yet: " + where, "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
+			return r, &GateError{Problem: "the migration does not follow yet: " + where, Advice: "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
 		}
 		if where != told && onStep != nil {
 			onStep("waiting until it follows: " + where)
@@ -92,14 +111,14 @@ func (s *store) awaitFollowing(ctx context.Context, wait bool, onStep func(strin
 		}
 		select {
 		case <-ctx.Done():
-			return r, errNotBegun
+			return r, state.ErrNotBegun
 		case <-time.After(time.Second):
 		}
 	}
 }
 
 // farness says how far a migration is that does not follow yet.
-func farness(r *record) string {
+func farness(r *state.Record) string {
 	switch c := r.Live.Copy; r.Phase {
 	case Copying:
 		text := fmt.Sprintf("it copies: %d of %d tables, %d of %d MB", c.TablesDone, c.Tables, c.Bytes>>20, c.BytesTotal>>20)
@@ -132,7 +151,7 @@ func Abort(ctx context.Context, c Config) error {
 	}
 	if r.rec.Alive && r.rec.Phase == Following {
 		// Where it has ended meanwhile, what is recorded under the lock says what can be done.
-		if _, err := r.store.ask(ctx, "abort", requestArgs{}, nil); err != nil && !errors.Is(err, errUnanswered) && !errors.Is(err, ErrNoRunner) {
+		if _, err := r.store.Ask(ctx, "abort", state.Args{}, nil); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
 			return err
 		}
 		if err := r.waitForLock(ctx, 30*time.Second); err != nil {
@@ -146,10 +165,10 @@ func Abort(ctx context.Context, c Config) error {
 		return err
 	}
 	defer r.lock.Close(context.WithoutCancel(ctx))
-	if err := r.store.take(ctx); err != nil {
+	if err := r.store.Take(ctx); err != nil {
 		return err
 	}
-	if r.rec, err = r.store.load(ctx); err != nil {
+	if r.rec, err = r.store.Load(ctx); err != nil {
 		return err
 	}
 	if err := r.mayAbort(ctx); err != nil {
@@ -158,11 +177,11 @@ func Abort(ctx context.Context, c Config) error {
 	if err := r.dropSource(ctx); err != nil {
 		return err
 	}
-	err = r.store.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, c.Name)
+	err = r.store.SetUnfenced(ctx)
 	if err != nil {
 		return err
 	}
-	if err := r.store.setPhase(ctx, Aborted); err != nil {
+	if err := r.store.SetPhase(ctx, Aborted); err != nil {
 		return err
 	}
 	left, err := leftovers(ctx, r.source, "source", c.Name, "")
@@ -176,9 +195,9 @@ func Abort(ctx context.Context, c Config) error {
 func (r *runner) mayAbort(ctx context.Context) error {
 	switch {
 	case r.rec == nil:
-		return r.store.noMigration(ctx)
+		return r.store.Missing(ctx)
 	case r.rec.Phase == Finished:
-		return &GateError{"the cutover is done: the target is the database now", "`walferry cleanup` removes what walferry left"}
+		return &GateError{Problem: "the cutover is done: the target is the database now", Advice: "`walferry cleanup` removes what walferry left"}
 	}
 	return nil
 }
@@ -191,14 +210,14 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r.store = &store{Link: target, name: c.Name}
+	r.target, r.store = target, home(target, c)
 	closeAll := func() {
 		target.Close()
 		if r.source != nil {
 			r.source.Close()
 		}
 	}
-	if r.rec, err = r.store.load(ctx); err == nil {
+	if r.rec, err = r.store.Load(ctx); err == nil {
 		if r.source, err = linkSource(ctx, c); err != nil && r.rec != nil && r.rec.Phase == Finished {
 			err = &sourceGoneError{err}
 		}
@@ -258,7 +277,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 			return nil, err
 		}
 		defer r.lock.Close(context.WithoutCancel(ctx))
-		if r.rec, err = r.store.load(ctx); err != nil { // again, under the lock
+		if r.rec, err = r.store.Load(ctx); err != nil { // again, under the lock
 			return nil, err
 		}
 		if err := r.mayCleanUp(); err != nil {
@@ -269,11 +288,11 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	if r.rec != nil {
 		// What is held belongs to the target's schema, and is forgotten with the record.
 		if sql, err := r.enableRest(ctx, 10*time.Second); len(sql) > 0 {
-			return nil, &GateError{err.Error() + "; nothing was removed", "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
+			return nil, &GateError{Problem: err.Error() + "; nothing was removed", Advice: "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
 		} else if err != nil {
 			return nil, err
 		}
-		late, _, err := r.store.unvalidated(ctx)
+		late, _, err := unvalidated(ctx, r.target, r.store)
 		if err != nil {
 			return nil, err
 		}
@@ -291,7 +310,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		on                 string
 		l                  *session.Link
 		asSource, asTarget string
-	}{{"source", r.source, c.Name, ""}, {"target", r.store.Link, "", c.Name}} {
+	}{{"source", r.source, c.Name, ""}, {"target", r.target, "", c.Name}} {
 		objects, err := leftovers(ctx, side.l, side.on, side.asSource, side.asTarget)
 		if err != nil {
 			return nil, err
@@ -307,14 +326,14 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 // mayCleanUp tells why the migration, as it was read last, must keep what it has.
 func (r *runner) mayCleanUp() error {
 	if r.rec != nil && r.rec.Phase != Finished && r.rec.Phase != Aborted {
-		return &GateError{fmt.Sprintf("migration %q is in phase %s", r.c.Name, r.rec.Phase), "cut over or abort first"}
+		return &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", r.c.Name, r.rec.Phase), Advice: "cut over or abort first"}
 	}
 	return nil
 }
 
 // dropTarget removes the migration's rows, and the schema with the last migration.
 func (r *runner) dropTarget(ctx context.Context) (sharedOrigin bool, err error) {
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		// A migration that has failed early has not all of the tables.
 		rows, err := conn.Query(ctx, `select relname::text from pg_class where relnamespace = 'walferry'::regnamespace and relkind = 'r'`)
 		if err != nil {

@@ -2,34 +2,20 @@ package migration
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
 
 // GateError says that a condition was not met and that everything is as before:
 // exit code 4.
-type GateError struct {
-	Problem string
-	Advice  string
-}
+type GateError = state.GateError
 
-func (e *GateError) Error() string { return e.Problem }
-
-// Hint is what the operator can do.
-func (e *GateError) Hint() string { return e.Advice }
-
-// NoMigration says that the target has no migration of a name, and which it has.
-func NoMigration(name string, known []string) error {
-	advice := "check --target and --name; the target has no migration at all"
-	if len(known) > 0 {
-		advice = "check --target and --name; the target has: " + list(known)
-	}
-	return &GateError{fmt.Sprintf("the target knows no migration %q", name), advice}
-}
+// RunError is a failure that another process reports.
+type RunError = state.RunError
 
 // UsageError says that what was asked for cannot be right: exit code 2.
 type UsageError struct {
@@ -41,17 +27,6 @@ func (e *UsageError) Error() string { return e.Problem }
 
 // Hint is what the operator can do.
 func (e *UsageError) Hint() string { return e.Advice }
-
-// RunError is a failure that another process reports.
-type RunError struct {
-	Problem string
-	Advice  string
-}
-
-func (e *RunError) Error() string { return e.Problem }
-
-// Hint is what the operator can do.
-func (e *RunError) Hint() string { return e.Advice }
 
 // sourceGoneError is the source that cannot be reached after the cutover.
 type sourceGoneError struct{ error }

@@ -154,7 +154,7 @@ func (f *following) overtaken(ctx context.Context, err error) error {
 // applied asks the target where it is, whoever has brought it there.
 func (r *runner) applied(ctx context.Context) (decoder.LSN, error) {
 	var applied string
-	err := r.store.Row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{r.c.Name}, &applied)
+	err := r.target.Row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{r.c.Name}, &applied)
 	return parseLSN(applied), err
 }
 
@@ -236,7 +236,7 @@ func (f *following) guardLock(ctx context.Context, stop context.CancelCauseFunc)
 		f.r.lock.Close(ctx)
 		err := f.r.takeLock(ctx)
 		if err == nil {
-			err = f.r.store.mine(ctx)
+			err = f.r.store.Mine(ctx)
 		}
 		var gate *GateError
 		if errors.As(err, &gate) {
@@ -266,7 +266,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	if f.r.c.Until == UntilCaughtUp {
 		options := f.r.c.options()
 		options.Until = string(UntilCutover) // reached: the next run goes on, unless it is given again
-		if err := within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.setOptions(ctx, options) }); err != nil {
+		if err := within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.SetOptions(ctx, options) }); err != nil {
 			f.r.c.Logger.Warn("the next migrate will stop here again", "reason", err)
 		}
 		stop(errCaughtUp)

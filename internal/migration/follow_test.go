@@ -32,7 +32,7 @@ func TestOvertaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer link.Close()
-	f := &following{r: &runner{c: Config{Name: "test"}, store: &store{Link: link, name: "test"}}}
+	f := &following{r: &runner{c: Config{Name: "test"}, target: link}}
 	for _, test := range []struct {
 		applied decoder.LSN
 		gap     bool

@@ -13,6 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // validationDDL is on the target: statements that look at the rows of foreign keys which
@@ -52,7 +53,7 @@ func (r *runner) prepareLateKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
 	if err != nil {
 		return fmt.Errorf("create walferry.validation on the target: %w", err)
 	}
@@ -82,7 +83,7 @@ func (r *runner) createLateKeys(ctx context.Context, step func(string)) error {
 	if r.keys == nil {
 		return nil
 	}
-	err := r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 		batch := &pgx.Batch{}
 		batch.Queue(`delete from walferry.validation where migration = $1`, r.c.Name)
 		for i, v := range r.keys.Later {
@@ -112,13 +113,13 @@ func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
 }
 
 // unvalidated are the statements that are still to be run, and why the last try failed.
-func (s *store) unvalidated(ctx context.Context) (list []schema.Validation, failures []string, err error) {
-	err = s.Do(ctx, func(conn *pgx.Conn) error {
+func unvalidated(ctx context.Context, target *session.Link, s *state.Store) (list []schema.Validation, failures []string, err error) {
+	err = target.Do(ctx, func(conn *pgx.Conn) error {
 		list, failures = nil, nil
-		if there, err := s.has(ctx, conn, "validation"); err != nil || !there {
+		if there, err := s.Has(ctx, conn, "validation"); err != nil || !there {
 			return err
 		}
-		rows, err := conn.Query(ctx, `select table_name, sql, whole, error from walferry.validation where migration = $1 order by position`, s.name)
+		rows, err := conn.Query(ctx, `select table_name, sql, whole, error from walferry.validation where migration = $1 order by position`, s.Name())
 		if err != nil {
 			return err
 		}
@@ -140,15 +141,15 @@ func (s *store) unvalidated(ctx context.Context) (list []schema.Validation, fail
 }
 
 // addUnvalidated sets what is still to be run of a cutover that is done.
-func (s *store) addUnvalidated(ctx context.Context, result *CutoverResult) error {
-	list, _, err := s.unvalidated(ctx)
+func addUnvalidated(ctx context.Context, target *session.Link, s *state.Store, result *CutoverResult) error {
+	list, _, err := unvalidated(ctx, target, s)
 	result.Unvalidated = statementsOf(list)
 	return err
 }
 
 // validateKeys runs what is recorded. The target is in use: nobody is refused meanwhile.
 func (r *runner) validateKeys(ctx context.Context, step func(string)) error {
-	list, _, err := r.store.unvalidated(ctx)
+	list, _, err := unvalidated(ctx, r.target, r.store)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -161,10 +162,10 @@ func (r *runner) validateKeys(ctx context.Context, step func(string)) error {
 		defer mu.Unlock()
 		var recorded error
 		if err == nil {
-			recorded = r.store.Exec(ctx, `delete from walferry.validation where migration = $1 and sql = $2`, r.c.Name, v.SQL)
+			recorded = r.target.Exec(ctx, `delete from walferry.validation where migration = $1 and sql = $2`, r.c.Name, v.SQL)
 		} else {
 			failed = append(failed, v.SQL+": "+err.Error())
-			recorded = r.store.Exec(ctx, `update walferry.validation set error = $3 where migration = $1 and sql = $2`, r.c.Name, v.SQL, err.Error())
+			recorded = r.target.Exec(ctx, `update walferry.validation set error = $3 where migration = $1 and sql = $2`, r.c.Name, v.SQL, err.Error())
 		}
 		unrecorded = errors.Join(unrecorded, recorded)
 	})
@@ -175,10 +176,8 @@ func (r *runner) validateKeys(ctx context.Context, step func(string)) error {
 		for _, f := range failed {
 			step("not validated: " + f)
 		}
-		return &RunError{
-			fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)),
-			"they hold for what is written from now on; mend the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(statementsOf(list), "; "),
-		}
+		return &RunError{Problem: fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)), Advice: "they hold for what is written from now on; mend the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(statementsOf(list), "; ")}
+
 	}
 	step("the foreign keys are validated")
 	return nil

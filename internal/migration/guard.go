@@ -268,10 +268,10 @@ func (r *runner) known() map[catalog.Name]bool {
 // giveUp leaves nothing of the migration on the source.
 func (r *runner) giveUp(ctx context.Context, why error) error {
 	return within(ctx, time.Minute, func(ctx context.Context) error {
-		if err := r.store.mine(ctx); err != nil {
+		if err := r.store.Mine(ctx); err != nil {
 			return err
 		}
 		err := r.dropSource(ctx)
-		return errors.Join(err, r.store.Exec(ctx, `update walferry.migration set phase = 'aborted', error = $2 where name = $1`, r.c.Name, why.Error()))
+		return errors.Join(err, r.store.GiveUp(ctx, why.Error()))
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // held is an element of walferry.migration.on_open: a trigger or rule of the target that is
@@ -62,9 +63,9 @@ func heldTexts(list []held) ([]string, error) {
 }
 
 func readDisabled(ctx context.Context, q catalog.Querier, name string) ([]held, error) {
-	var elements []string
-	if err := q.QueryRow(ctx, `select on_open from walferry.migration where name = $1`, name).Scan(&elements); err != nil {
-		return nil, fmt.Errorf("read the held triggers: %w", err)
+	elements, err := state.OnOpen(ctx, q, name)
+	if err != nil {
+		return nil, err
 	}
 	return parseHeld(elements)
 }
@@ -74,10 +75,7 @@ func writeHeld(ctx context.Context, tx pgx.Tx, name string, list []held) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `update walferry.migration set on_open = $2::text[] where name = $1`, name, texts); err != nil {
-		return fmt.Errorf("record the held triggers: %w", err)
-	}
-	return nil
+	return state.PutOnOpen(ctx, tx, name, texts)
 }
 
 // holdTriggers disables, until the target opens, what would act on the rows that are copied
@@ -92,7 +90,7 @@ func (r *runner) holdTriggers(ctx context.Context) (fresh []catalog.Firing, err 
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		fresh, err = catalog.FiringOn(ctx, conn, r.tables, may)
 		return err
 	})
@@ -101,10 +99,8 @@ func (r *runner) holdTriggers(ctx context.Context) (fresh []catalog.Firing, err 
 	}
 	for _, f := range fresh {
 		if !f.Holding {
-			return nil, &RunError{
-				fmt.Sprintf("%s acts on the rows that are copied and applied, and this role may not disable it until the cutover", f.Action),
-				"run as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the copies of a trigger that partitions have); or: " + f.Enable("D"),
-			}
+			return nil, &RunError{Problem: fmt.Sprintf("%s acts on the rows that are copied and applied, and this role may not disable it until the cutover", f.Action), Advice: "run as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the copies of a trigger that partitions have); or: " + f.Enable("D")}
+
 		}
 	}
 	for some := range byTable(fresh) {
@@ -220,7 +216,7 @@ type openStatement struct {
 // tablesWithHeldRules are those whose readers the opening has to wait for.
 func (r *runner) tablesWithHeldRules(ctx context.Context) (map[string]bool, error) {
 	ruled := map[string]bool{}
-	return ruled, r.store.Do(ctx, func(conn *pgx.Conn) error {
+	return ruled, r.target.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err != nil {
 			return err
@@ -241,7 +237,7 @@ func (r *runner) tablesWithHeldRules(ctx context.Context) (map[string]bool, erro
 func (r *runner) onTarget(ctx context.Context, patience time.Duration, waits func(error), f func(context.Context, pgx.Tx) error) error {
 	began := time.Now()
 	for told := false; ; {
-		err := r.store.Do(ctx, func(conn *pgx.Conn) error {
+		err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				if _, err := tx.Exec(ctx, lockTimeout); err != nil {
 					return err
@@ -278,7 +274,7 @@ func (r *runner) blockers(ctx context.Context, table string, exclusive bool) str
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // also when the time for the lock is over
 	defer cancel()
 	var found []blocker
-	err := r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select distinct coalesce(l.pid, 0), coalesce(a.usename::text, ''), coalesce(nullif(a.application_name, ''), a.backend_type, 'a prepared transaction'), coalesce(a.state, ''),
        coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::int8
@@ -316,14 +312,12 @@ func (r *runner) openingGate(ctx context.Context, o CutoverOptions, step func(st
 		for _, f := range fresh {
 			which = append(which, f.Action.String())
 		}
-		return &GateError{
-			"on the target, what was to be disabled until the cutover was enabled or created meanwhile, and has acted on rows that were applied: " + list(which),
-			"it is disabled now, and will be enabled as it was when the target opens; see by `walferry verify` whether it has changed anything, and ask again",
-		}
+		return &GateError{Problem: "on the target, what was to be disabled until the cutover was enabled or created meanwhile, and has acted on rows that were applied: " + list(which), Advice: "it is disabled now, and will be enabled as it was when the target opens; see by `walferry verify` whether it has changed anything, and ask again"}
+
 	}
 	var statements []openStatement
 	var gone []held
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err == nil {
 			statements, gone, err = opens(ctx, conn, list)
@@ -375,8 +369,6 @@ func (r *runner) tryOpen(ctx context.Context, patience time.Duration, statements
 	case ctx.Err() != nil || !catalog.LostLock(err):
 		return fmt.Errorf("try what the opening of the target needs: %w", err)
 	}
-	return &GateError{
-		fmt.Sprintf("%s of the target cannot be locked, which its opening needs, to run %s; held by %s", table, first.SQL, r.blockers(ctx, table, exclusive)),
-		"end those transactions on the target (pg_terminate_backend), and ask again",
-	}
+	return &GateError{Problem: fmt.Sprintf("%s of the target cannot be locked, which its opening needs, to run %s; held by %s", table, first.SQL, r.blockers(ctx, table, exclusive)), Advice: "end those transactions on the target (pg_terminate_backend), and ask again"}
+
 }

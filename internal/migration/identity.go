@@ -12,6 +12,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -55,23 +56,19 @@ func (c *changes) end() error {
 // gate is why a cutover must not go on; nil: it may.
 func (c *changes) gate() error {
 	if err := c.end(); err != nil {
-		return &GateError{err.Error(), hintOf(err)}
+		return &GateError{Problem: err.Error(), Advice: hintOf(err)}
 	}
 	if len(c.swapped) > 0 {
-		return &GateError{strings.Join(c.swapped, "; "), "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
+		return &GateError{Problem: strings.Join(c.swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
 	}
 	if len(c.exchanged) > 0 {
-		return &GateError{
-			"tables of the target have each other's names: " + list(c.exchanged),
-			"give them on the target the names that they had when they were copied, as they have on the source, and ask again",
-		}
+		return &GateError{Problem: "tables of the target have each other's names: " + list(c.exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
+
 	}
 	if len(c.places) > 0 {
-		return &GateError{
-			"tables have another place than they had: " + list(c.places),
-			"attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
-				"rows of a table that is not migrated do not come with it",
-		}
+		return &GateError{Problem: "tables have another place than they had: " + list(c.places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
+			"rows of a table that is not migrated do not come with it"}
+
 	}
 	return nil
 }
@@ -110,7 +107,7 @@ func (r *runner) readCatalogs(ctx context.Context, conn *pgx.Conn) (c catalogs, 
 		return c, fmt.Errorf("read the source's catalogue: %w", err)
 	}
 	c.source = byName(c.all)
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		tables, _, err := catalog.Outline(ctx, conn)
 		c.target = byName(tables)
 		return err
@@ -156,15 +153,8 @@ func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
 // publications are what the migration's publications were.
 func (r *runner) publications(ctx context.Context) (map[string]slot.PublicationIdentity, error) {
 	publications := map[string]slot.PublicationIdentity{}
-	var raw []byte
-	err := r.store.Row(ctx, `select publications::text from walferry.migration where name = $1`, []any{r.c.Name}, &raw)
-	if err == nil {
-		err = json.Unmarshal(raw, &publications)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the publications' identity from the target: %w", err)
-	}
-	return publications, nil
+	_, err := r.store.Get(ctx, state.Publications, &publications)
+	return publications, err
 }
 
 // keepTables records what has been found out about the tables.
@@ -172,13 +162,10 @@ func (r *runner) keepTables(ctx context.Context) error {
 	r.mu.Lock()
 	text, err := json.Marshal(r.rec.Tables)
 	r.mu.Unlock()
-	if err == nil {
-		err = r.store.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb where name = $1`, r.c.Name, string(text))
-	}
 	if err != nil {
-		return fmt.Errorf("record what is known of the tables: %w", err)
+		return err
 	}
-	return nil
+	return r.store.Put(ctx, state.Tables, json.RawMessage(text))
 }
 
 // identityGate: what is followed is what it was, and the source has no table that the migration does not know.
@@ -200,10 +187,8 @@ func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) error {
 		found.added = nil
 	}
 	if len(found.added) > 0 {
-		return &GateError{
-			"the source has got tables that this migration does not follow: " + list(found.added),
-			"a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
-		}
+		return &GateError{Problem: "the source has got tables that this migration does not follow: " + list(found.added), Advice: "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew"}
+
 	}
 	return nil
 }
@@ -215,7 +200,7 @@ func (r *runner) marks(ctx context.Context, conn *pgx.Conn) (string, error) {
 		return "", fmt.Errorf("source: %w", err)
 	}
 	var target string
-	err = r.store.Do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) (err error) {
 		target, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
 		return err
 	})
@@ -246,7 +231,7 @@ func (r *runner) sameIdentity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	older := slices.ContainsFunc(r.rec.Tables, func(t tableState) bool { return t.Place == nil })
+	older := slices.ContainsFunc(r.rec.Tables, func(t state.Table) bool { return t.Place == nil })
 	for _, p := range publications {
 		older = older || p.Entries == nil
 	}

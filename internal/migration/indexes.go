@@ -7,6 +7,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // buildIndexes starts a builder, beside the copy or after it; nil with --schema none. With goesOn
@@ -21,7 +22,7 @@ func (r *runner) buildIndexes(ctx context.Context, beside, goesOn bool) (*schema
 	}
 	r.mu.Lock()
 	if !goesOn {
-		r.view.Indexes = IndexStatus{Tables: len(tables)}
+		r.view.Indexes = state.IndexStatus{Tables: len(tables)}
 	}
 	r.mu.Unlock()
 	if r.c.Schema == "none" {

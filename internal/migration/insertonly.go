@@ -72,7 +72,7 @@ func (r *runner) watchWords(ctx context.Context, conn *pgx.Conn, tables []catalo
 	if err != nil {
 		return err
 	}
-	return r.store.Do(ctx, func(target *pgx.Conn) error {
+	return r.target.Do(ctx, func(target *pgx.Conn) error {
 		if err := catalog.Own(ctx, target, wordDDL); err != nil {
 			return fmt.Errorf("create walferry.word on the target: %w", err)
 		}
@@ -134,9 +134,9 @@ func (r *runner) brokenWords(ctx context.Context) (broken []catalog.Table, err e
 // words are the marks that are kept, and the tables that were copied again.
 func (r *runner) words(ctx context.Context) (kept map[catalog.Name]string, again []string, err error) {
 	kept = map[catalog.Name]string{}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		again = nil
-		if there, err := r.store.has(ctx, conn, "word"); err != nil || !there {
+		if there, err := r.store.Has(ctx, conn, "word"); err != nil || !there {
 			return err // a migration that an older version began has none
 		}
 		rows, err := conn.Query(ctx, `select schema_name, table_name, mark, copied from walferry.word where migration = $1 order by 1, 2`, r.c.Name)
@@ -357,10 +357,8 @@ func (f *following) settleWords(ctx context.Context, done <-chan struct{}, step 
 	if len(broken) > 0 {
 		step("copying again, before anything is fenced, as they were updated in spite of --insert-only: " + list(tableNames(broken)))
 	}
-	late := &GateError{
-		"--insert-only tables that were updated are being copied again: " + list(tableNames(broken)),
-		"ask again when `walferry status` does not name them any more, or give a longer --timeout",
-	}
+	late := &GateError{Problem: "--insert-only tables that were updated are being copied again: " + list(tableNames(broken)), Advice: "ask again when `walferry status` does not name them any more, or give a longer --timeout"}
+
 	turn := wordsTurn{make(chan error, 1), done}
 	select {
 	case f.turns <- turn:
@@ -378,7 +376,7 @@ func (f *following) settleWords(ctx context.Context, done <-chan struct{}, step 
 		if errors.As(err, &hint) {
 			advice = hint.Hint()
 		}
-		return &GateError{err.Error(), advice}
+		return &GateError{Problem: err.Error(), Advice: advice}
 	}
 	return nil
 }
@@ -396,8 +394,6 @@ func (r *runner) wordsHold(ctx context.Context) error {
 	if err != nil || len(broken) == 0 {
 		return err
 	}
-	return &GateError{
-		"updated or deleted from in spite of --insert-only since they were copied: " + list(slices.Sorted(slices.Values(tableNames(broken)))),
-		"ask again: they are copied again before the next fence; where that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it",
-	}
+	return &GateError{Problem: "updated or deleted from in spite of --insert-only since they were copied: " + list(slices.Sorted(slices.Values(tableNames(broken)))), Advice: "ask again: they are copied again before the next fence; where that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it"}
+
 }

@@ -2,12 +2,12 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // LastComparison is what verify has found last while the migration followed. A comparison of some tables
@@ -21,7 +21,7 @@ type LastComparison struct {
 
 // keepComparison records what a verify has found, for status and as a gate of the cutover.
 func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
-	last, err := r.store.lastComparison(ctx)
+	last, err := lastComparison(ctx, r.store)
 	if err != nil {
 		return err
 	}
@@ -40,37 +40,21 @@ func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
 			last.Differ = append(last.Differ, name)
 		}
 	}
-	text, err := json.Marshal(last)
-	if err == nil {
-		err = r.store.Exec(ctx, `update walferry.migration set comparison = $2::text::jsonb where name = $1`, r.c.Name, string(text))
-	}
-	if err != nil {
-		return fmt.Errorf("keep the comparison: %w", err)
-	}
-	return nil
+	return r.store.Put(ctx, state.Comparison, last)
 }
 
 // lastComparison reads it; nil: nobody has compared.
-func (s *store) lastComparison(ctx context.Context) (last *LastComparison, err error) {
-	var text *string
-	err = s.Row(ctx, `select to_jsonb(m) ->> 'comparison' from walferry.migration m where name = $1`, []any{s.name}, &text)
-	if err == nil && text != nil {
-		err = json.Unmarshal([]byte(*text), &last)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the last comparison: %w", err)
-	}
-	return last, nil
+func lastComparison(ctx context.Context, s *state.Store) (last *LastComparison, err error) {
+	_, err = s.Get(ctx, state.Comparison, &last)
+	return last, err
 }
 
 // comparisonGate: the last comparison has found no differences.
 func (r *runner) comparisonGate(ctx context.Context, o CutoverOptions) error {
-	last, err := r.store.lastComparison(ctx)
+	last, err := lastComparison(ctx, r.store)
 	if err != nil || last == nil || len(last.Differ) == 0 || o.AllowDifferences {
 		return err
 	}
-	return &GateError{
-		fmt.Sprintf("the last comparison, at %s, has found that tables differ: %s", last.Position, list(last.Differ)),
-		"repair the rows (`walferry verify` names them), verify again, and ask again; or go on over them with --allow-differences",
-	}
+	return &GateError{Problem: fmt.Sprintf("the last comparison, at %s, has found that tables differ: %s", last.Position, list(last.Differ)), Advice: "repair the rows (`walferry verify` names them), verify again, and ask again; or go on over them with --allow-differences"}
+
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // driftError is a SchemaError with the DDL that mends the target.
@@ -71,7 +72,7 @@ type alteredColumn struct {
 
 // mending is the DDL for the columns of a drift, and whether their rows were written anew.
 func (r *runner) mending(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m mend, err error) {
-	i := slices.IndexFunc(r.rec.Tables, func(t tableState) bool { return t.Plain() == drift.Table })
+	i := slices.IndexFunc(r.rec.Tables, func(t state.Table) bool { return t.Plain() == drift.Table })
 	if i < 0 {
 		return m, nil
 	}
@@ -94,13 +95,13 @@ select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttyp
 		return m, err
 	}
 	var copied string
-	err = r.store.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
+	err = r.target.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
 		[]any{r.c.Name, was.Schema, was.Name.Name}, &copied)
 	if err != nil {
 		return m, err
 	}
 	m = mend{table: table, columns: slices.Clone(drift.Columns), moved: copied != "" && copied != filenode, target: map[string]string{}, types: map[string]string{}}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		m.major = session.Major(conn.PgConn())
 		var name, generated string
 		rows, err := conn.Query(ctx, `select attname::text, coalesce(to_jsonb(a) ->> 'attgenerated', '') from pg_attribute a where attrelid = to_regclass($1) and attnum > 0 and not attisdropped`, table)
@@ -119,7 +120,7 @@ select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttyp
 		}
 		m.types[c.Name] = typ
 	}
-	if slices.ContainsFunc(was.Columns, func(c columnState) bool { return c.Number == 0 }) {
+	if slices.ContainsFunc(was.Columns, func(c state.Column) bool { return c.Number == 0 }) {
 		m.byName(was.Columns, now)
 	} else {
 		m.byNumber(was.Columns, now)
@@ -161,12 +162,12 @@ func (m *mend) add(c alteredColumn) {
 func (m *mend) concerns(name string) bool { return slices.Contains(m.columns, name) }
 
 // byNumber knows what became of each column: its number stays with it.
-func (m *mend) byNumber(was []columnState, now []alteredColumn) {
+func (m *mend) byNumber(was []state.Column, now []alteredColumn) {
 	var renamed [][2]string
 	pending := slices.Clone(was)
 	for more := true; more; { // who takes a name is as much part of it as who gave it up
 		more = false
-		pending = slices.DeleteFunc(pending, func(w columnState) bool {
+		pending = slices.DeleteFunc(pending, func(w state.Column) bool {
 			i := slices.IndexFunc(now, func(c alteredColumn) bool { return c.number == w.Number })
 			if i < 0 || now[i].name == w.Name || !m.concerns(w.Name) && !m.concerns(now[i].name) {
 				return false
@@ -190,11 +191,11 @@ func (m *mend) byNumber(was []columnState, now []alteredColumn) {
 	}
 	m.rename(renamed)
 	for _, c := range now {
-		i := slices.IndexFunc(was, func(w columnState) bool { return w.Number == c.number })
+		i := slices.IndexFunc(was, func(w state.Column) bool { return w.Number == c.number })
 		switch {
 		case !m.concerns(c.name):
 		case i < 0:
-			m.again = m.again || slices.ContainsFunc(pending, func(w columnState) bool { return w.Name == c.name && w.Number != c.number && last(was, now, w.Number) })
+			m.again = m.again || slices.ContainsFunc(pending, func(w state.Column) bool { return w.Name == c.name && w.Number != c.number && last(was, now, w.Number) })
 			if generated := m.target[c.name]; generated == "s" && m.major >= 13 {
 				m.alter("alter column %s drop expression", catalog.Quote(c.name))
 				continue
@@ -210,8 +211,8 @@ func (m *mend) byNumber(was []columnState, now []alteredColumn) {
 
 // last tells whether no column is left of those that stood after another one: the stream does not show then that it was
 // made again, so that some rows may have gone into the old one.
-func last(was []columnState, now []alteredColumn, number int16) bool {
-	return !slices.ContainsFunc(was, func(w columnState) bool {
+func last(was []state.Column, now []alteredColumn, number int16) bool {
+	return !slices.ContainsFunc(was, func(w state.Column) bool {
 		return w.Number > number && slices.ContainsFunc(now, func(c alteredColumn) bool { return c.number == w.Number })
 	})
 }
@@ -236,12 +237,12 @@ func (m *mend) rename(pairs [][2]string) {
 }
 
 // byName has nothing but the names to go by: a record of an older version.
-func (m *mend) byName(was []columnState, now []alteredColumn) {
+func (m *mend) byName(was []state.Column, now []alteredColumn) {
 	var added []alteredColumn
 	var dropped []string
 	for _, name := range m.columns {
 		i := slices.IndexFunc(now, func(c alteredColumn) bool { return c.name == name })
-		known := slices.ContainsFunc(was, func(c columnState) bool { return c.Name == name })
+		known := slices.ContainsFunc(was, func(c state.Column) bool { return c.Name == name })
 		switch {
 		case i >= 0 && !known:
 			added = append(added, now[i])

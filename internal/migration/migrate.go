@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -62,10 +63,11 @@ var (
 // runner is one run of Migrate.
 type runner struct {
 	c      Config
-	store  *store
+	store  *state.Store
 	source *session.Link
+	target *session.Link
 	lock   *pgx.Conn
-	rec    *record
+	rec    *state.Record
 
 	tables   []catalog.Table // of the source, selected; partitioned parents too
 	exported *slot.Exported
@@ -95,13 +97,13 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	r := &runner{c: c, view: View{Live: Live{RetainedLeft: -1}}}
+	r := &runner{c: c, view: View{Live: state.Live{RetainedLeft: -1}}}
 	target, err := linkTarget(ctx, c)
 	if err != nil {
 		return Outcome{}, err
 	}
 	defer target.Close()
-	r.store = &store{Link: target, name: c.Name}
+	r.target, r.store = target, home(target, c)
 	if r.source, err = linkSource(ctx, c); err != nil {
 		return Outcome{}, err
 	}
@@ -110,7 +112,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer func() { r.lock.Close(context.WithoutCancel(ctx)) }()
-	if r.rec, err = r.store.load(ctx); err != nil {
+	if r.rec, err = r.store.Load(ctx); err != nil {
 		return Outcome{}, err
 	}
 	if r.rec != nil {
@@ -118,7 +120,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 			return outcome, err
 		}
 	} else {
-		r.c.settle(Options{})
+		r.c.settle(state.Options{})
 	}
 	r.view.ByItself = r.c.Auto == On || r.c.Until == UntilCaughtUp
 	report, err := check.Run(ctx, r.c.checkConfig(r.rec != nil))
@@ -161,18 +163,34 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		outcome.Stopped = true
 		return outcome, nil
 	case errors.Is(err, errAborted):
-		return outcome, &RunError{"the migration was aborted", "`walferry cleanup` removes what is left of it"}
+		return outcome, &RunError{Problem: "the migration was aborted", Advice: "`walferry cleanup` removes what is left of it"}
 	}
-	if recordErr := r.store.setError(clean, err.Error()); recordErr != nil {
+	if recordErr := r.store.SetError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
 	}
 	return outcome, explainGap(r.explainDrift(clean, err))
 }
 
+// answerRest answers what nobody has begun to carry out when a run ends.
+func (r *runner) answerRest(ctx context.Context) {
+	if r.lock.Ping(ctx) != nil {
+		return // another migrate may have it, and answers
+	}
+	var done json.RawMessage
+	if r.cutover != nil {
+		already := *r.cutover
+		already.Already = true
+		done, _ = json.Marshal(already) // of numbers and texts
+	}
+	if err := r.store.AnswerRest(ctx, r.phase(), done); err != nil {
+		r.c.Logger.Debug("answer requests", "error", err)
+	}
+}
+
 // count adds what is recorded of the work done, in this run and those before.
 func (r *runner) count(ctx context.Context, o *Outcome) {
 	var st Status
-	if err := st.readProgress(ctx, r.store); err != nil {
+	if err := st.readProgress(ctx, r.target, r.store, r.c.Name); err != nil {
 		r.c.Logger.Debug("count what was done", "error", err)
 	}
 	o.Sequences = r.sequences
@@ -187,15 +205,13 @@ func (r *runner) takeLock(ctx context.Context) error {
 		return err
 	}
 	var ok bool
-	err = conn.QueryRow(ctx, `select pg_try_advisory_lock(`+lockKey+`)`, r.c.Name).Scan(&ok)
+	err = conn.QueryRow(ctx, `select pg_try_advisory_lock(`+state.LockKey+`)`, r.c.Name).Scan(&ok)
 	switch {
 	case err != nil:
 		err = fmt.Errorf("lock migration %q: %w", r.c.Name, err)
 	case !ok:
-		err = &GateError{
-			Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", r.c.Name),
-			Advice:  "watch it with `walferry status`; for a second migration between the same servers give another --name",
-		}
+		err = &GateError{Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", r.c.Name), Advice: "watch it with `walferry status`; for a second migration between the same servers give another --name"}
+
 	}
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))
@@ -224,10 +240,8 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	}
 	r.c.settle(r.rec.Options)
 	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
-		return Outcome{}, true, &GateError{
-			fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name),
-			"leave --until out and cut over, or abort, clean up and begin anew",
-		}
+		return Outcome{}, true, &GateError{Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and begin anew"}
+
 	}
 	if err := proveSource(ctx, r.c, r.rec); err != nil {
 		return Outcome{}, true, err
@@ -236,10 +250,8 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 }
 
 func aborted(name string) *GateError {
-	return &GateError{
-		fmt.Sprintf("migration %q was aborted: the target's data are unfit", name),
-		"run `walferry cleanup`, empty the target, and start again",
-	}
+	return &GateError{Problem: fmt.Sprintf("migration %q was aborted: the target's data are unfit", name), Advice: "run `walferry cleanup`, empty the target, and start again"}
+
 }
 
 // begin records a new migration, before anything else is made: from here on slot
@@ -254,23 +266,23 @@ func (r *runner) begin(ctx context.Context) error {
 		// What an earlier run has copied and received stays what status shows.
 		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
 		r.mu.Unlock()
-		if err := r.store.take(ctx); err != nil {
+		if err := r.store.Take(ctx); err != nil {
 			return err
 		}
-		now, err := r.store.load(ctx)
+		now, err := r.store.Load(ctx)
 		if err == nil && (now == nil || now.Phase != r.rec.Phase) {
-			err = &GateError{"the migration has gone on while this process looked at both servers: another one was at work", "run the same command again"}
+			err = &GateError{Problem: "the migration has gone on while this process looked at both servers: another one was at work", Advice: "run the same command again"}
 		}
 		if err != nil {
 			return err
 		}
-		if err := r.store.setOptions(ctx, r.c.options()); err != nil {
+		if err := r.store.SetOptions(ctx, r.c.options()); err != nil {
 			return err
 		}
-		if err := r.store.setError(ctx, ""); err != nil { // of an earlier run: this one is at work
+		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is at work
 			return err
 		}
-		if err := r.store.voidRequests(ctx, r.phase()); err != nil {
+		if err := r.store.AnswerOld(ctx, r.phase()); err != nil {
 			return err
 		}
 		return r.sameIdentity(ctx)
@@ -279,27 +291,17 @@ func (r *runner) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options, err := json.Marshal(r.c.options())
-	if err != nil {
-		return err
-	}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
-		if err := catalog.Own(ctx, conn, ddl+upgradeDDL); err != nil {
-			return err
-		}
-		_, err := conn.Exec(ctx, `
-insert into walferry.migration (name, phase, tool_version, system_id, timeline, database, slot, options)
-values ($1, 'new', $2, $3, $4, $5, $6, $7::text::jsonb)`,
-			r.c.Name, r.c.ToolVersion, id.SystemID, id.Timeline, id.Database, slotName(r.c.Name), string(options))
-		return err
+	err = r.store.Begin(ctx, &state.Record{
+		ToolVersion: r.c.ToolVersion, SystemID: id.SystemID, Timeline: id.Timeline, Database: id.Database,
+		Slot: slotName(r.c.Name), Options: r.c.options(),
 	})
 	if err != nil {
-		return fmt.Errorf("record migration %q on the target: %w", r.c.Name, err)
-	}
-	if err := r.store.take(ctx); err != nil {
 		return err
 	}
-	r.rec, err = r.store.load(ctx)
+	if err := r.store.Take(ctx); err != nil {
+		return err
+	}
+	r.rec, err = r.store.Load(ctx)
 	if err == nil && r.rec == nil {
 		err = errors.New("the record that was just written is not there")
 	}
@@ -427,7 +429,7 @@ func (r *runner) advance(ctx context.Context, phase Phase) error {
 	// The step is done; a signal that arrives now must not make it undone.
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := r.store.setPhase(clean, phase); err != nil {
+	if err := r.store.SetPhase(clean, phase); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -447,7 +449,7 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 	begun := false
 	if target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: "check"}, nil); err == nil { // otherwise check.Run says why
 		defer target.Close()
-		r, err := (&store{Link: target, name: c.Name}).load(ctx)
+		r, err := home(target, c).Load(ctx)
 		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
 		var strangers *catalog.StrangersError
 		if errors.As(err, &strangers) { // the record is not read then: no SQL must be offered that ends its migration

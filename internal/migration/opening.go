@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,12 +15,13 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // replicaRole tells whether the target's role may set session_replication_role,
 // so that neither ordinary triggers nor foreign keys act on what is applied.
 func (r *runner) replicaRole(ctx context.Context) (may bool, err error) {
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		tx, err := conn.Begin(ctx)
 		if err != nil {
 			return err
@@ -81,14 +81,14 @@ func (r *runner) dropLateForeignKeys(ctx context.Context) error {
 	for i := range r.tables {
 		names[i] = r.tables[i].String()
 	}
-	list, _, err := r.store.unvalidated(ctx)
+	list, _, err := unvalidated(ctx, r.target, r.store)
 	if err == nil && len(list) > 0 {
-		err = r.store.Exec(ctx, `delete from walferry.validation where migration = $1`, r.c.Name)
+		err = r.target.Exec(ctx, `delete from walferry.validation where migration = $1`, r.c.Name)
 	}
 	if err != nil {
 		return err
 	}
-	return r.store.Do(ctx, func(conn *pgx.Conn) error {
+	return r.target.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select format('alter table %s drop constraint if exists %I', t.name, c.conname)
   from unnest($1::text[]) as t(name) join pg_constraint c on c.conrelid = to_regclass(t.name)
@@ -193,18 +193,7 @@ func (r *runner) finishedSQL(result CutoverResult, left []held) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	for i := range texts {
-		texts[i] = catalog.Literal(texts[i])
-	}
-	cutover, err := json.Marshal(result)
-	if err != nil {
-		return "", err
-	}
-	// It fails, and what opens the target with it, where another process has taken over.
-	return fmt.Sprintf(`with mine as (
-  update walferry.migration set phase = 'finished', error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s and run = %s returning 1)
-select 1 / count(*) from mine`,
-		catalog.Literal(result.FinishedAt.UTC().Format(time.RFC3339Nano)), result.PauseMS, strings.Join(texts, ", "), catalog.Literal(string(cutover)), catalog.Literal(r.c.Name), catalog.Literal(r.store.run)), nil
+	return r.store.FinishSQL(*result.FinishedAt, result.PauseMS, texts, result)
 }
 
 // conclude opens the target: the fence is sealed. since is when writes began to be refused. Where
@@ -229,7 +218,7 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 		if ctx.Err() != nil {
 			return fmt.Errorf("open the target: %w", err)
 		}
-		if gone := r.store.mine(ctx); errors.Is(gone, errOvertaken) {
+		if gone := r.store.Mine(ctx); errors.Is(gone, state.ErrOvertaken) {
 			return gone
 		}
 		r.c.Logger.Warn("opening the target step by step", "reason", err)
@@ -238,7 +227,7 @@ func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverR
 			record, err = end(left)
 		}
 		if err == nil {
-			err = r.store.Exec(ctx, record)
+			err = r.target.Exec(ctx, record)
 		}
 		if err == nil {
 			break
@@ -280,7 +269,7 @@ const openingPatience = 10 * time.Second
 // with an error, the target could not be asked.
 func (r *runner) enableHeld(ctx context.Context) (left []leftHeld, err error) {
 	began := time.Now()
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := readDisabled(ctx, conn, r.c.Name)
 		if err != nil {
 			return err
@@ -346,7 +335,7 @@ func (r *runner) enableRest(ctx context.Context, patience time.Duration) ([]stri
 // enableLeft tries again to enable what the opening of a cutover that is done has left, and returns
 // what is recorded of that.
 func (r *runner) enableLeft(ctx context.Context) (*CutoverResult, error) {
-	result, err := r.store.cutoverResult(ctx)
+	result, err := cutoverResult(ctx, r.store)
 	if err != nil || result == nil || len(result.Disabled) == 0 {
 		return result, err
 	}
@@ -355,7 +344,7 @@ func (r *runner) enableLeft(ctx context.Context) (*CutoverResult, error) {
 		return nil, err
 	}
 	result.Disabled = disabled
-	return result, r.store.keepResult(ctx, result, nil)
+	return result, r.keepResult(ctx, result, nil)
 }
 
 // DisabledError says that the cutover is done, but for what somebody's lock has kept from being enabled.
@@ -371,9 +360,9 @@ func (e *DisabledError) Hint() string {
 }
 
 // disabled is the SQL that enables what is held.
-func (s *store) disabled(ctx context.Context) (sql []string, err error) {
-	err = s.Do(ctx, func(conn *pgx.Conn) error {
-		list, err := readDisabled(ctx, conn, s.name)
+func disabled(ctx context.Context, target *session.Link, name string) (sql []string, err error) {
+	err = target.Do(ctx, func(conn *pgx.Conn) error {
+		list, err := readDisabled(ctx, conn, name)
 		if err != nil {
 			return err
 		}
@@ -414,7 +403,7 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 		for _, sql := range result.Disabled {
 			step("to be run on the target: " + sql)
 		}
-		if err := r.store.keepResult(ctx, result, nil); err != nil {
+		if err := r.keepResult(ctx, result, nil); err != nil {
 			r.c.Logger.Error("record what is still disabled", "error", err)
 		}
 	}
@@ -422,7 +411,7 @@ func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func
 		r.prove(ctx, result, step)
 	}
 	result.late = r.validateKeys(ctx, step)
-	err := within(ctx, 10*time.Second, func(ctx context.Context) error { return r.store.addUnvalidated(ctx, result) })
+	err := within(ctx, 10*time.Second, func(ctx context.Context) error { return addUnvalidated(ctx, r.target, r.store, result) })
 	if result.late == nil {
 		result.late = err
 	}

@@ -2,17 +2,17 @@ package migration
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/walferry/walferry/internal/state"
 )
 
 // options are what a migration is recorded with.
-func (c Config) options() Options {
-	o := Options{
+func (c Config) options() state.Options {
+	o := state.Options{
 		Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump"),
 		Until: string(c.Until), Cutover: "manual", Verify: c.Prove == On, MaxRetainedWAL: max(0, c.MaxRetainedWAL), OnNewTable: string(c.OnNewTable),
 		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), Without: c.Cut.Without,
@@ -25,7 +25,7 @@ func (c Config) options() Options {
 
 // resume takes the options of which the copy depends as the migration was begun with, so that nobody
 // has to remember them; those that are given must be the same.
-func (c *Config) resume(was Options) error {
+func (c *Config) resume(was state.Options) error {
 	for _, o := range []struct {
 		option string
 		given  *[]string
@@ -58,7 +58,7 @@ func listed(option string, values []string) string {
 
 // settle sets the options that may change and were not given: to what they were, or else, as when a
 // migration begins, to their defaults.
-func (c *Config) settle(was Options) {
+func (c *Config) settle(was state.Options) {
 	c.Until = cmp.Or(c.Until, Until(was.Until), UntilCutover)
 	c.OnNewTable = cmp.Or(c.OnNewTable, OnNewTable(was.OnNewTable), StopOnNewTable)
 	c.MaxRetainedWAL = cmp.Or(c.MaxRetainedWAL, was.MaxRetainedWAL, NoLimit)
@@ -79,22 +79,9 @@ func switched(on bool) Switch {
 	return Off
 }
 
-// setOptions records the options as they are from now on.
-func (s *store) setOptions(ctx context.Context, o Options) error {
-	text, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	err = s.Exec(ctx, `update walferry.migration set options = $2::text::jsonb where name = $1 and run = $3`, s.name, string(text), s.run)
-	if err != nil {
-		return fmt.Errorf("record the options: %w", err)
-	}
-	return nil
-}
-
-// String is the options as a shell takes them, without those that say what is so anyhow.
-func (o Options) String() string {
-	args := o.args()
+// optionsText is the options as a shell takes them, without those that say what is so anyhow.
+func optionsText(o state.Options) string {
+	args := optionArgs(o)
 	for i, arg := range args {
 		if strings.Trim(arg, plainInShell) != "" {
 			args[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
@@ -106,7 +93,7 @@ func (o Options) String() string {
 // plainInShell are characters that mean themselves to a shell.
 const plainInShell = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:-"
 
-func (o Options) args() (args []string) {
+func optionArgs(o state.Options) (args []string) {
 	for _, part := range []struct {
 		option string
 		values []string

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/walferry/walferry/internal/state"
 )
 
 // A run that resumes has what its migration was begun with, but for what is given anew.
@@ -13,15 +15,15 @@ func TestSettle(t *testing.T) {
 		Include: []string{"a.*"}, Until: UntilCaughtUp, OnNewTable: IgnoreNewTables, Auto: On, Prove: On, MaxRetainedWAL: 5 << 30,
 		Cut: CutoverOptions{Timeout: 90 * time.Second, MaxLag: 1500 * time.Millisecond, Without: []string{"view:public.it's"}},
 	}
-	begun.settle(Options{})
+	begun.settle(state.Options{})
 	const all = `--include 'a.*' --without 'view:public.it'\''s' --until caught-up --cutover auto --on-new-table ignore --verify --max-retained-wal 5GB --timeout 1m30s --max-lag 1.5s`
 	for _, c := range []struct {
 		what  string
 		given Config
-		was   Options
+		was   state.Options
 		want  string
 	}{
-		{"nothing is given where it begins", Config{}, Options{}, ""},
+		{"nothing is given where it begins", Config{}, state.Options{}, ""},
 		{"nothing is given", Config{}, begun.options(), all},
 		{"the same is given", begun, begun.options(), all},
 		{
@@ -33,14 +35,14 @@ func TestSettle(t *testing.T) {
 			begun.options(),
 			`--include 'a.*' --without view:public.v`,
 		},
-		{"an older version has recorded less", Config{Prove: On}, Options{Exclude: []string{"b.t"}, Schema: "none"}, `--exclude b.t --schema none --verify`},
+		{"an older version has recorded less", Config{Prove: On}, state.Options{Exclude: []string{"b.t"}, Schema: "none"}, `--exclude b.t --schema none --verify`},
 	} {
 		// As the record is read.
 		text, err := json.Marshal(c.was)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var was Options
+		var was state.Options
 		if err := json.Unmarshal(text, &was); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +53,7 @@ func TestSettle(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 		c.given.settle(was)
-		if got := c.given.options().String(); got != c.want {
+		if got := optionsText(c.given.options()); got != c.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", c.what, got, c.want)
 		}
 	}
@@ -59,7 +61,7 @@ func TestSettle(t *testing.T) {
 
 // What the copy depends on cannot be changed.
 func TestResume_Refused(t *testing.T) {
-	was := Options{Include: []string{"a.*"}, Schema: "dump"}
+	was := state.Options{Include: []string{"a.*"}, Schema: "dump"}
 	for _, c := range []Config{{Include: []string{"b.*"}}, {Exclude: []string{"a.x"}}, {InsertOnly: []string{"a.x"}}, {Schema: "none"}} {
 		if err := c.resume(was); err == nil {
 			t.Errorf("%s: nobody has refused it", fmt.Sprint(c.options()))

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -42,12 +42,8 @@ func (r *runner) makeSchema(ctx context.Context) error {
 	if r.c.Schema == "none" {
 		return nil
 	}
-	var made bool
-	if err := r.store.Row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{r.c.Name}, &made); err != nil {
-		return fmt.Errorf("look for the schema dump on the target: %w", err)
-	}
-	if made {
-		return nil
+	if made, err := r.store.HasDump(ctx); made || err != nil {
+		return err
 	}
 	r.step("dump the schema")
 	tools, err := r.tools(ctx)
@@ -63,7 +59,7 @@ func (r *runner) makeSchema(ctx context.Context) error {
 		return err
 	}
 	r.step("create the schema, without indexes")
-	return r.store.Do(ctx, func(conn *pgx.Conn) error {
+	return r.target.Do(ctx, func(conn *pgx.Conn) error {
 		tx, err := conn.Begin(ctx)
 		if err != nil {
 			return err
@@ -76,8 +72,8 @@ func (r *runner) makeSchema(ctx context.Context) error {
 		if err := r.keepRefused(ctx, tx, report.Refused); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, r.c.Name, dump.Archive); err != nil {
-			return fmt.Errorf("keep the schema dump on the target: %w", err)
+		if err := r.store.PutDumpIn(ctx, tx, dump.Archive); err != nil {
+			return err
 		}
 		r.tell(report)
 		return tx.Commit(ctx)
@@ -95,7 +91,7 @@ func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
 	var from, to int
 	err := r.source.Do(ctx, func(conn *pgx.Conn) error { from = session.Major(conn.PgConn()); return nil })
 	if err == nil {
-		err = r.store.Do(ctx, func(conn *pgx.Conn) error { to = session.Major(conn.PgConn()); return nil })
+		err = r.target.Do(ctx, func(conn *pgx.Conn) error { to = session.Major(conn.PgConn()); return nil })
 	}
 	if err != nil {
 		return schema.Tools{}, err
@@ -105,18 +101,15 @@ func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
 
 // archive returns the dump that is kept on the target.
 func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
-	var archive []byte
-	if err := r.store.Row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{r.c.Name}, &archive); err != nil {
-		return nil, fmt.Errorf("read the schema dump from the target: %w", err)
-	}
-	if archive == nil {
-		return nil, fmt.Errorf("the target holds no schema dump of migration %q", r.c.Name)
+	archive, err := r.store.Dump(ctx)
+	if err != nil {
+		return nil, err
 	}
 	options, err := r.schemaOptions(ctx)
 	if err != nil {
 		return nil, err
 	}
-	refused, err := r.store.refused(ctx)
+	refused, err := refused(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}
@@ -166,23 +159,23 @@ func (r *runner) publish(ctx context.Context) error {
 		}
 		major := session.Major(conn.PgConn())
 		var full, inserts []pgx.Identifier
-		var states []tableState
+		var states []state.Table
 		var ordinary, watched []catalog.Table
 		for i := range r.tables {
 			t := &r.tables[i]
-			state := tableState{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
+			table := state.Table{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
 			if t.Kind == 'r' {
-				state.Columns = columnStates(t)
+				table.Columns = columnStates(t)
 				ordinary = append(ordinary, *t)
 				if insertOnly[t.OID] {
 					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name.Name})
-					state.InsertOnly = true
+					table.InsertOnly = true
 					watched = append(watched, *t)
 				} else {
 					full = append(full, pgx.Identifier{t.Schema, t.Name.Name})
 				}
 			}
-			states = append(states, state)
+			states = append(states, table)
 		}
 		if err := r.describe(ctx, conn, states, now); err != nil {
 			return err
@@ -224,19 +217,10 @@ func (r *runner) publish(ctx context.Context) error {
 			}
 			publications[p.name] = id
 		}
-		tablesJSON, err := json.Marshal(states)
-		if err != nil {
-			return err
-		}
-		publicationsJSON, err := json.Marshal(publications)
-		if err != nil {
-			return err
-		}
 		r.mu.Lock()
 		r.rec.Tables = states
 		r.mu.Unlock()
-		return r.store.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
-			r.c.Name, string(tablesJSON), string(publicationsJSON))
+		return r.store.PutPublished(ctx, states, publications)
 	})
 }
 
@@ -265,12 +249,11 @@ func (r *runner) export(ctx context.Context) error {
 		return err
 	}
 	r.exported = exported
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		if err := applier.SetProgress(ctx, conn, r.c.Name, exported.ConsistentPoint); err != nil {
 			return err
 		}
-		_, err := conn.Exec(ctx, `update walferry.migration set consistent_point = $2::text::pg_lsn where name = $1`, r.c.Name, exported.ConsistentPoint.String())
-		return err
+		return r.store.SetConsistentPoint(ctx, conn, exported.ConsistentPoint)
 	})
 	if err != nil {
 		return fmt.Errorf("record the slot's consistent point: %w", err)

@@ -161,7 +161,7 @@ func (r *runner) prove(ctx context.Context, result *CutoverResult, step func(str
 		result.Comparison.Equal, result.Comparison.Error, proof = nil, err.Error(), nil
 	}
 	step(result.Words(func(n int64) string { return fmt.Sprint(n) }))
-	err = within(ctx, time.Minute, func(ctx context.Context) error { return r.store.keepResult(ctx, result, proof) })
+	err = within(ctx, time.Minute, func(ctx context.Context) error { return r.keepResult(ctx, result, proof) })
 	if err != nil {
 		r.c.Logger.Error("keep the comparison", "error", err)
 	}

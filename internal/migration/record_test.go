@@ -3,6 +3,8 @@ package migration
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/walferry/walferry/internal/state"
 )
 
 // A record outlives the binary that wrote it: what kinds of names it has within the program
@@ -12,7 +14,7 @@ func TestRecord_NamesStayAsTheyWere(t *testing.T) {
 		json string
 		into any
 	}{
-		{`{"oid":16385,"schema":"public","name":"orders","kind":"r","target_oid":16401}`, &tableState{}},
+		{`{"oid":16385,"schema":"public","name":"orders","kind":"r","target_oid":16401}`, &state.Table{}},
 		{`{"schema":"public","name":"orders_id_seq","type":"bigint","start":1,"increment":1,"min":1,"max":9,"cache":1,"cycle":false}`, &sequenceState{}},
 	} {
 		if err := json.Unmarshal([]byte(c.json), c.into); err != nil {

@@ -2,9 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -13,6 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // keepRefused records what the target does not take of the source's schema, in the place of
@@ -21,30 +19,13 @@ func (r *runner) keepRefused(ctx context.Context, q catalog.Querier, refused []s
 	for _, o := range refused {
 		r.c.Logger.Warn("schema: the target refuses " + o.String())
 	}
-	text, err := json.Marshal(append([]schema.Refused{}, refused...))
-	if err != nil {
-		return err
-	}
-	if _, err := q.Exec(ctx, `update walferry.migration set refused = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
-		return fmt.Errorf("record what the target refuses: %w", err)
-	}
-	return nil
+	return r.store.PutIn(ctx, q, state.Refused, append([]schema.Refused{}, refused...))
 }
 
-// refused reads what the target does not take. A record of an older version has none.
-func (s *store) refused(ctx context.Context) (refused []schema.Refused, err error) {
-	var text []byte
-	err = s.Row(ctx, `select coalesce(to_jsonb(m) ->> 'refused', '[]') from walferry.migration m where name = $1`, []any{s.name}, &text)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &refused)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read what the target refuses: %w", err)
-	}
-	return refused, nil
+// refused reads what the target does not take.
+func refused(ctx context.Context, s *state.Store) (refused []schema.Refused, err error) {
+	_, err = s.Get(ctx, state.Refused, &refused)
+	return refused, err
 }
 
 func refusedNames(refused []schema.Refused) (names []string) {
@@ -66,7 +47,7 @@ func distinctRefused(refused []schema.Refused) (distinct []schema.Refused) {
 
 // missing are the objects that the target has refused and still lacks.
 func (r *runner) missing(ctx context.Context) (missing []schema.Refused, err error) {
-	refused, err := r.store.refused(ctx)
+	refused, err := refused(ctx, r.store)
 	if err != nil || len(refused) == 0 {
 		return nil, err
 	}
@@ -74,7 +55,7 @@ func (r *runner) missing(ctx context.Context) (missing []schema.Refused, err err
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) (err error) {
 		missing, err = dump.Missing(ctx, conn, refused)
 		return err
 	})
@@ -112,10 +93,8 @@ func (r *runner) missingGate(ctx context.Context, lost []schema.Loss, without []
 	if len(names) == 0 {
 		return nil
 	}
-	return &GateError{
-		"the target lacks objects of the source: " + list(texts),
-		"create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without "),
-	}
+	return &GateError{Problem: "the target lacks objects of the source: " + list(texts), Advice: "create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without ")}
+
 }
 
 // missingLogins are the roles that have sessions on the source and cannot log in to the target.
@@ -127,7 +106,7 @@ func (r *runner) missingLogins(ctx context.Context) (missing []string, err error
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) (err error) {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) (err error) {
 		missing, err = check.MissingLogins(ctx, conn, missing)
 		return err
 	})

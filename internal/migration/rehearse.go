@@ -65,7 +65,7 @@ func (r *runner) measureSequences(ctx context.Context) (time.Duration, error) {
 		return time.Since(began), err
 	}
 	var made time.Duration
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		if _, err := cutover.ReadSequences(ctx, conn, list); err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (f *following) measureSeal(ctx context.Context) (time.Duration, error) {
 	for range 3 {
 		beat, source := f.writeBeat(ctx)
 		f.beats.forget(beat)
-		target := f.r.store.Exec(ctx, `update walferry.migration set seen_at = clock_timestamp() where name = $1`, f.r.c.Name)
+		target := f.r.store.Touch(ctx)
 		err = errors.Join(err, source, target)
 	}
 	return time.Since(began), err

@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,16 +11,17 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // describe adds to what is remembered of tables where they stand among others, what the target has under their
 // names, and their indexes.
-func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []tableState, now catalogs) error {
+func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []state.Table, now catalogs) error {
 	forms, err := schema.IndexForms(ctx, conn)
 	if err != nil {
 		return err
 	}
-	migrated, indexes := map[string]*tableState{}, map[uint32]map[string]string{}
+	migrated, indexes := map[string]*state.Table{}, map[uint32]map[string]string{}
 	for i := range states {
 		migrated[states[i].String()] = &states[i]
 	}
@@ -30,18 +32,18 @@ func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []tableSta
 		indexes[f.OID][f.Name] = indexSum(f)
 	}
 	others := otherChildren(now, migrated)
-	for name, state := range migrated {
-		key := state.Name
-		state.Indexes, state.Place = indexes[state.OID], &place{}
+	for name, table := range migrated {
+		key := table.Name
+		table.Indexes, table.Place = indexes[table.OID], &state.Place{}
 		if s := now.source[key]; s != nil {
-			state.Place = &place{Parents: s.Parents, Bound: s.Bound, Key: s.Key, Others: others[name]}
+			table.Place = &state.Place{Parents: s.Parents, Bound: s.Bound, Key: s.Key, Others: others[name]}
 		}
 		if t := now.target[key]; t != nil {
-			state.TargetOID = t.OID
+			table.TargetOID = t.OID
 			there := columnsByName(t)
-			for i := range state.Columns {
-				if to := there[state.Columns[i].Name]; to != nil && to.Generated == 0 {
-					state.Columns[i].Target = to.Number
+			for i := range table.Columns {
+				if to := there[table.Columns[i].Name]; to != nil && to.Generated == 0 {
+					table.Columns[i].Target = to.Number
 				}
 			}
 		}
@@ -51,7 +53,7 @@ func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []tableSta
 
 // compareTables is the part of changes that both catalogues tell. r.mu is held.
 func (r *runner) compareTables(now catalogs) (found changes) {
-	migrated := map[string]*tableState{} // by name as SQL
+	migrated := map[string]*state.Table{} // by name as SQL
 	byOID := map[uint32]*catalog.Table{}
 	for i := range now.all {
 		byOID[now.all[i].OID] = &now.all[i]
@@ -115,8 +117,8 @@ func (r *runner) compareTables(now catalogs) (found changes) {
 }
 
 // copyOf is the table that was copied to a table of the target; nil: none that is known.
-func (r *runner) copyOf(target uint32) *tableState {
-	i := slices.IndexFunc(r.rec.Tables, func(t tableState) bool { return t.TargetOID == target })
+func (r *runner) copyOf(target uint32) *state.Table {
+	i := slices.IndexFunc(r.rec.Tables, func(t state.Table) bool { return t.TargetOID == target })
 	if i < 0 {
 		return nil
 	}
@@ -131,9 +133,9 @@ func (r *runner) copyOf(target uint32) *tableState {
 // is applied until the target's was too. The last one looks as before, and what was written to the
 // source's new one has gone into the target's old one; that both are new afterwards proves nothing. One that is gone from both
 // sides is marked so in was: what comes later under its name is new.
-func compareColumns(was *tableState, s, t *catalog.Table) (replaced, swapped []string, marked bool) {
-	source, target := map[int16]*columnState{}, map[int16]*columnState{}
-	name := map[string]*columnState{}
+func compareColumns(was *state.Table, s, t *catalog.Table) (replaced, swapped []string, marked bool) {
+	source, target := map[int16]*state.Column{}, map[int16]*state.Column{}
+	name := map[string]*state.Column{}
 	for i := range was.Columns {
 		c := &was.Columns[i]
 		if c.Number == 0 || c.Target == 0 {
@@ -177,8 +179,8 @@ func compareColumns(was *tableState, s, t *catalog.Table) (replaced, swapped []s
 }
 
 // shown tells whether the source still has a column that stood after another one.
-func shown(was *tableState, s *catalog.Table, number int16) bool {
-	return slices.ContainsFunc(was.Columns, func(c columnState) bool { return c.Number > number && hasNumber(s, c.Number) })
+func shown(was *state.Table, s *catalog.Table, number int16) bool {
+	return slices.ContainsFunc(was.Columns, func(c state.Column) bool { return c.Number > number && hasNumber(s, c.Number) })
 }
 
 func hasNumber(t *catalog.Table, number int16) bool {
@@ -187,7 +189,7 @@ func hasNumber(t *catalog.Table, number int16) bool {
 
 // comparePlaces says in a clause how a table's place among others differs between the sides, where that is not
 // how it was all along; was is nil where that is not known.
-func comparePlaces(was *place, s, t *catalog.Table, migrated map[string]*tableState, brought bool) string {
+func comparePlaces(was *state.Place, s, t *catalog.Table, migrated map[string]*state.Table, brought bool) string {
 	for _, parent := range s.Parents {
 		if parent, _ = strings.CutSuffix(parent, " (being detached)"); migrated[parent] == nil && was != nil && !slices.Contains(was.Parents, parent) {
 			return "was attached to " + parent + " on the source, which is not migrated and not fenced"
@@ -206,9 +208,10 @@ func comparePlaces(was *place, s, t *catalog.Table, migrated map[string]*tableSt
 	if !slices.Equal(from, to) && (moved || !brought) {
 		return fmt.Sprintf("is %s on the source and %s on the target", partOfAny(from), partOfAny(to))
 	}
+	before := cmp.Or(was, &state.Place{})
 	for _, d := range []struct{ what, from, to, was string }{
-		{"bound", s.Bound, t.Bound, was.bound()},
-		{"key", s.Key, t.Key, was.key()},
+		{"bound", s.Bound, t.Bound, before.Bound},
+		{"key", s.Key, t.Key, before.Key},
 	} {
 		// Servers of different majors may write the same in other words: then what has changed tells.
 		if was != nil && !schema.SameDefinition(d.from, d.to) && !schema.SameDefinition(d.from, d.was) {
@@ -216,20 +219,6 @@ func comparePlaces(was *place, s, t *catalog.Table, migrated map[string]*tableSt
 		}
 	}
 	return ""
-}
-
-func (p *place) bound() string {
-	if p == nil {
-		return ""
-	}
-	return p.Bound
-}
-
-func (p *place) key() string {
-	if p == nil {
-		return ""
-	}
-	return p.Key
 }
 
 func partOfAny(parents []string) string {
@@ -240,7 +229,7 @@ func partOfAny(parents []string) string {
 }
 
 // otherChildren are the children of migrated tables that are not migrated, by the migrated table's name as SQL.
-func otherChildren(now catalogs, migrated map[string]*tableState) map[string][]string {
+func otherChildren(now catalogs, migrated map[string]*state.Table) map[string][]string {
 	others := map[string][]string{}
 	for _, tables := range [][]catalog.Table{now.all, now.foreign} {
 		for i := range tables {

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -10,6 +9,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // sequenceState is what a migration remembers of a sequence of the source.
@@ -26,12 +26,8 @@ type sequenceState struct {
 
 // rememberSequences notes how the source's sequences are defined, once: before the schema is dumped.
 func (r *runner) rememberSequences(ctx context.Context) error {
-	var known bool
-	if err := r.store.Row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{r.c.Name}, &known); err != nil {
-		return fmt.Errorf("look for the sequences that are remembered: %w", err)
-	}
-	if known {
-		return nil
+	if known, err := r.store.HasSequences(ctx); known || err != nil {
+		return err
 	}
 	var states []sequenceState
 	err := r.source.Do(ctx, func(conn *pgx.Conn) error {
@@ -44,28 +40,13 @@ func (r *runner) rememberSequences(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.writeSequences(ctx, states)
-}
-
-func (r *runner) writeSequences(ctx context.Context, states []sequenceState) error {
-	text, err := json.Marshal(states)
-	if err != nil {
-		return err
-	}
-	if err := r.store.Exec(ctx, `update walferry.migration set sequences = $2::text::jsonb where name = $1`, r.c.Name, string(text)); err != nil {
-		return fmt.Errorf("remember the source's sequences: %w", err)
-	}
-	return nil
+	return r.store.Put(ctx, state.Sequences, states)
 }
 
 // readSequences reads what is remembered, and where in it each sequence is.
 func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at map[catalog.Name]int, err error) {
-	var text []byte
-	if err := r.store.Row(ctx, `select coalesce(sequences, '[]')::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
-		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
-	}
-	if err := json.Unmarshal(text, &states); err != nil {
-		return nil, nil, fmt.Errorf("read the sequences that are remembered: %w", err)
+	if _, err := r.store.Get(ctx, state.Sequences, &states); err != nil {
+		return nil, nil, err
 	}
 	at = make(map[catalog.Name]int, len(states))
 	for i, s := range states {
@@ -102,7 +83,7 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 	for _, s := range source {
 		now[s.Name], r.gated[s.Name] = s, s.SequenceDefinition
 	}
-	err = r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		if err != nil {
 			return err
@@ -131,10 +112,8 @@ func (r *runner) alterSequence(ctx context.Context, s, t cutover.Sequence, was c
 	alter := t.Alter(was, s.SequenceDefinition)
 	if alter == "" {
 		if s.LastValue < t.Min || s.LastValue > t.Max {
-			return &GateError{
-				fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue),
-				fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max),
-			}
+			return &GateError{Problem: fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue), Advice: fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max)}
+
 		}
 		return nil
 	}
@@ -151,10 +130,8 @@ func (r *runner) alterSequence(ctx context.Context, s, t cutover.Sequence, was c
 		return err
 	})
 	if err != nil {
-		return &GateError{
-			fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err),
-			"on the target: " + sql + "; then ask again",
-		}
+		return &GateError{Problem: fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err), Advice: "on the target: " + sql + "; then ask again"}
+
 	}
 	step("altered on the target, as on the source: " + sql)
 	return nil
@@ -190,8 +167,8 @@ func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) 
 		s.Placed, states[n].Placed = states[n].Placed, &s.Position
 	}
 	// Noted before it is done: where it is not done after all, nothing stands there.
-	if err := r.writeSequences(ctx, states); err != nil {
+	if err := r.store.Put(ctx, state.Sequences, states); err != nil {
 		return 0, err
 	}
-	return len(sequences), r.store.Do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
+	return len(sequences), r.target.Do(ctx, func(conn *pgx.Conn) error { return cutover.SetSequences(ctx, conn, sequences) })
 }

@@ -1,12 +1,15 @@
 package migration
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // holdLimit is how long an applier stays held when verify has died: one that
@@ -23,7 +26,7 @@ type heldFor struct {
 
 // errEnding ends what is being carried out when the run ends: a cutover that is not sealed
 // is taken back.
-var errEnding = &GateError{"the running migrate is ending", "start `walferry migrate` again if it shall go on, and ask again"}
+var errEnding = &GateError{Problem: "the running migrate is ending", Advice: "start `walferry migrate` again if it shall go on, and ask again"}
 
 // errLeaveIt is for a request that the end of the run answers: the cutover by itself of --cutover
 // auto was done first, and what is known of that is told then.
@@ -45,7 +48,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		if held != nil {
 			later = "cutover" // which needs the applier; the hold ends soon
 		}
-		q, err := f.r.store.nextRequest(ctx, later)
+		q, err := f.r.store.Next(ctx, later)
 		if err != nil || q == nil {
 			if err != nil && ctx.Err() == nil {
 				f.r.c.Logger.Debug("read requests", "error", err)
@@ -67,7 +70,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 			f.r.c.Logger.Warn(q.Kind+" was not done", "reason", err)
 		}
 		done := err == nil
-		err = within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.answer(ctx, q.ID, done, a) })
+		err = within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Answer(ctx, q.ID, done, a) })
 		if err != nil {
 			f.r.c.Logger.Error("answer "+q.Kind, "error", err)
 		}
@@ -79,12 +82,12 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 }
 
 // carryOut does one request. With end the run is over.
-func (f *following) carryOut(ctx context.Context, q *request) (a answer, end error, err error) {
+func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
 	switch q.Kind {
 	case "cutover":
 		step := func(text string) {
 			f.r.c.Logger.Info("cutover: " + text)
-			if err := f.r.store.addStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
+			if err := f.r.store.AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
 				f.r.c.Logger.Debug("report step", "error", err)
 			}
 		}
@@ -92,27 +95,29 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
 			AllowDifferences: q.Args.AllowDifferences,
 		}
-		wanted, stop := f.r.store.whileWanted(ctx, q.ID)
+		wanted, stop := f.r.store.WhileWanted(ctx, q.ID)
 		defer stop()
-		a.Cutover, err = f.cutover(ctx, wanted, options.fill(), step)
-		if err != nil && !a.Cutover.sealed && f.r.phase() == Finished {
+		result, err := f.cutover(ctx, wanted, options.fill(), step)
+		if err != nil && !result.sealed && f.r.phase() == Finished {
 			return a, nil, errLeaveIt
 		}
-		if err != nil && !a.Cutover.sealed && errors.Is(context.Cause(wanted), errWithdrawn) {
+		if err != nil && !result.sealed && errors.Is(context.Cause(wanted), state.ErrWithdrawn) {
 			var gate *GateError
-			if errors.As(err, &gate) || !a.Cutover.touched { // everything is as before
-				err = &GateError{errWithdrawn.Problem + ": everything is as before", errWithdrawn.Advice}
+			if errors.As(err, &gate) || !result.touched { // everything is as before
+				err = &GateError{Problem: state.ErrWithdrawn.Problem + ": everything is as before", Advice: state.ErrWithdrawn.Advice}
 			}
 		}
-		if a.Cutover.sealed {
+		if result.sealed {
 			// There is no way back: the run ends here, and the next one goes forward.
 			if end = err; end == nil {
 				end = errFinished
 			}
 		}
-		return a, end, err
+		text, unwritten := json.Marshal(result)
+		a.Cutover = text
+		return a, end, cmp.Or(err, unwritten)
 	case "abort":
-		if err := f.r.store.setPhase(ctx, Aborted); err != nil {
+		if err := f.r.store.SetPhase(ctx, Aborted); err != nil {
 			return a, nil, err
 		}
 		f.r.mu.Lock()
@@ -126,7 +131,7 @@ func (f *following) carryOut(ctx context.Context, q *request) (a answer, end err
 		f.release(q.Args.Token)
 		return a, nil, nil
 	}
-	return a, nil, &GateError{fmt.Sprintf("the running migrate does not know the request %q", q.Kind), "it may be of an older version: use the same one everywhere"}
+	return a, nil, &GateError{Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -139,24 +144,24 @@ func (f *following) holder() *heldFor {
 }
 
 // mayHold reports why the applier cannot be held, or moved on while it is, for who asks.
-func (f *following) mayHold(q *request) (a answer, err error) {
+func (f *following) mayHold(q *state.Request) (a state.Answer, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
 	case f.cutting:
-		return a, &GateError{"a cutover is under way", "compare after it"}
+		return a, &GateError{Problem: "a cutover is under way", Advice: "compare after it"}
 	case q.Kind == "advance" && (f.held == nil || f.held.token != q.Args.Token):
-		return a, &GateError{"the applier is not held for this verify any more", "verify again"}
+		return a, &GateError{Problem: "the applier is not held for this verify any more", Advice: "verify again"}
 	case f.held != nil && f.held.token != q.Args.Token:
 		a.Holder = f.held.owner
-		return a, &GateError{f.held.owner + " holds the applier", "verify again when it has let go"}
+		return a, &GateError{Problem: f.held.owner + " holds the applier", Advice: "verify again when it has let go"}
 	}
 	return a, nil
 }
 
 // hold makes the applier stand still: where it is, or to advance once it has applied
 // exactly what committed before the position that is asked for.
-func (f *following) hold(ctx context.Context, q *request) (a answer, err error) {
+func (f *following) hold(ctx context.Context, q *state.Request) (a state.Answer, err error) {
 	if a, err = f.mayHold(q); err != nil {
 		return a, err
 	}
@@ -180,7 +185,7 @@ func (f *following) hold(ctx context.Context, q *request) (a answer, err error) 
 	f.mu.Lock()
 	f.held = &heldFor{q.Args.Token, q.Args.Asker, time.Now().Add(holdLimit)}
 	f.mu.Unlock()
-	if a.Progress, err = readHeld(ctx, f.r.store.Row, f.r.c.Name); err != nil {
+	if a.Progress, err = state.ReadProgress(ctx, f.r.target.Row, f.r.c.Name); err != nil {
 		f.letGo()
 	}
 	return a, err

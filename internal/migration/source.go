@@ -11,6 +11,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // identity is which cluster and database the source is.
@@ -57,10 +58,13 @@ func linkTarget(ctx context.Context, c Config) (*session.Link, error) {
 	return session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name}, online.Quiet)
 }
 
+// home is where the record of a migration is kept.
+func home(target *session.Link, c Config) *state.Store { return state.At(target, c.Name) }
+
 // proveSource tells whether c.Source is the source of a migration. Whatever asks, changes
 // or compares something there goes through it first: a migration of the same name, on another
 // server, has a slot and a fence of the same names.
-func proveSource(ctx context.Context, c Config, rec *record) error {
+func proveSource(ctx context.Context, c Config, rec *state.Record) error {
 	id, err := whichSource(ctx, c)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // Status is where a migration stands, from what the two servers hold. Its JSON is
@@ -28,12 +29,12 @@ type Status struct {
 	// Known are the migrations that the target has, where it has none of this name.
 	Known []string `json:"known,omitempty"`
 
-	Source  SourceStatus  `json:"source"`
-	Target  TargetStatus  `json:"target"`
-	Copy    CopyStatus    `json:"copy"`
-	Indexes IndexStatus   `json:"indexes"`
-	Stream  StreamStatus  `json:"stream"`
-	Cutover CutoverStatus `json:"cutover"`
+	Source  SourceStatus      `json:"source"`
+	Target  TargetStatus      `json:"target"`
+	Copy    state.CopyStatus  `json:"copy"`
+	Indexes state.IndexStatus `json:"indexes"`
+	Stream  StreamStatus      `json:"stream"`
+	Cutover CutoverStatus     `json:"cutover"`
 
 	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
 	// since they were copied; they are copied again while following.
@@ -140,19 +141,19 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		return st, err
 	}
 	defer target.Close()
-	s := &store{Link: target, name: c.Name}
+	s := home(target, c)
 	err = target.Row(ctx, `select current_setting('server_version'), current_database()`, nil, &st.Target.Version, &st.Target.Database)
 	if err != nil {
 		return st, fmt.Errorf("ask the target: %w", err)
 	}
-	var r *record
+	var r *state.Record
 	var result *CutoverResult
-	err = s.read(ctx, func() error {
-		switch r, err = s.load(ctx); {
+	err = s.Read(ctx, func() error {
+		switch r, err = s.Load(ctx); {
 		case err == nil && r == nil:
-			st.Known, err = s.known(ctx)
+			st.Known, err = s.Known(ctx)
 		case err == nil && r.Phase == Finished:
-			result, err = s.cutoverResult(ctx)
+			result, err = cutoverResult(ctx, s)
 		}
 		return err
 	})
@@ -171,16 +172,16 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		err = source.Do(ctx, func(conn *pgx.Conn) error { return st.readSlot(ctx, conn, r) })
 	}
 	if r != nil {
-		err := s.read(ctx, func() error {
-			list, _, err := s.unvalidated(ctx)
+		err := s.Read(ctx, func() error {
+			list, _, err := unvalidated(ctx, target, s)
 			st.Unvalidated = statementsOf(list)
-			return errors.Join(err, st.readProgress(ctx, s))
+			return errors.Join(err, st.readProgress(ctx, target, s, c.Name))
 		})
 		if err != nil {
 			return st, err
 		}
 		if r.Phase == Finished {
-			disabled, err := s.disabled(ctx)
+			disabled, err := disabled(ctx, target, c.Name)
 			if err != nil {
 				return st, err
 			}
@@ -191,7 +192,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		err = source.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, c.Name, r) })
 	}
 	if err == nil && follows(r) {
-		err = st.readBroken(ctx, &runner{c: c, rec: r, store: s, source: source})
+		err = st.readBroken(ctx, &runner{c: c, rec: r, target: target, store: s, source: source})
 	}
 	if err != nil {
 		st.Source.Error = err.Error()
@@ -199,12 +200,12 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	return st, nil
 }
 
-func (st *Status) fromRecord(r *record) {
+func (st *Status) fromRecord(r *state.Record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
 	st.Copy, st.Indexes = r.Live.Copy, r.Live.Indexes
 	st.Stream.ReceivedLSN = r.Live.Received
 	st.Source.Slot, st.NewTables = r.Slot, r.Live.NewTables
-	st.Options = r.Options.String()
+	st.Options = optionsText(r.Options)
 	if r.Live.RetainedLimit > 0 {
 		st.Source.RetainedLimit = &r.Live.RetainedLimit
 	}
@@ -224,26 +225,26 @@ func (st *Status) fromRecord(r *record) {
 }
 
 // readProgress takes what is durable from the tables of applier and snapshot.
-func (st *Status) readProgress(ctx context.Context, s *store) error {
+func (st *Status) readProgress(ctx context.Context, target *session.Link, s *state.Store, name string) error {
 	var err error
-	if st.Refused, err = s.refused(ctx); err != nil {
+	if st.Refused, err = refused(ctx, s); err != nil {
 		return err
 	}
-	if st.LastComparison, err = s.lastComparison(ctx); err != nil {
+	if st.LastComparison, err = lastComparison(ctx, s); err != nil {
 		return err
 	}
-	return s.Do(ctx, func(conn *pgx.Conn) error {
-		progress, err := s.has(ctx, conn, "progress")
+	return target.Do(ctx, func(conn *pgx.Conn) error {
+		progress, err := s.Has(ctx, conn, "progress")
 		if err != nil {
 			return fmt.Errorf("ask the target: %w", err)
 		}
-		copied, err := s.has(ctx, conn, "copy_state")
+		copied, err := s.Has(ctx, conn, "copy_state")
 		if err != nil {
 			return fmt.Errorf("ask the target: %w", err)
 		}
 		if progress {
 			var applied string
-			err := conn.QueryRow(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, s.name).
+			err := conn.QueryRow(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, name).
 				Scan(&applied, &st.Stream.Transactions, &st.Stream.Changes)
 			if err == nil {
 				st.Stream.AppliedLSN = oneForm(applied)
@@ -253,7 +254,7 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 			}
 		}
 		if copied {
-			err := conn.QueryRow(ctx, `select count(*), coalesce(sum(rows), 0)::int8 from walferry.copy_state where migration = $1`, s.name).
+			err := conn.QueryRow(ctx, `select count(*), coalesce(sum(rows), 0)::int8 from walferry.copy_state where migration = $1`, name).
 				Scan(&st.Copy.PiecesDone, &st.Copy.Rows)
 			if err != nil {
 				return fmt.Errorf("read the copy's state: %w", err)
@@ -267,7 +268,7 @@ func (st *Status) readProgress(ctx context.Context, s *store) error {
 func oneForm(lsn string) string { return parseLSN(lsn).String() }
 
 // readSlot asks the source who it is, and for the slot.
-func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *record) error {
+func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record) error {
 	var recovering bool
 	err := conn.QueryRow(ctx, `select current_setting('server_version'), current_database(), pg_is_in_recovery()`).Scan(&st.Source.Version, &st.Source.Database, &recovering)
 	if err != nil {
@@ -300,7 +301,7 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
 
 // readSource asks the source where it is, after the target was asked where it is, and for
 // what makes a lag of that.
-func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *record) error {
+func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *state.Record) error {
 	var position string
 	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
 		return fmt.Errorf("ask the source: %w", err)
@@ -324,14 +325,14 @@ func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r
 }
 
 // follows reports whether a migration has a stream that lags.
-func follows(r *record) bool {
+func follows(r *state.Record) bool {
 	return r != nil && (r.Phase == Following || r.Phase == Fenced)
 }
 
 // readBroken asks for the --insert-only tables whose word is broken.
 func (st *Status) readBroken(ctx context.Context, r *runner) error {
 	var broken []catalog.Table
-	err := r.store.read(ctx, func() (err error) {
+	err := r.store.Read(ctx, func() (err error) {
 		broken, err = r.brokenWords(ctx)
 		return err
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // CutoverResult is what a cutover, or its rehearsal, measured.
@@ -49,9 +50,7 @@ type CutoverResult struct {
 // the way forward, also for the next run.
 func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
 	result := &CutoverResult{DryRun: o.DryRun}
-	ctx, cancel := context.WithTimeoutCause(wanted, o.Timeout, &GateError{
-		fmt.Sprintf("the cutover was not done within %s", o.Timeout), "give a longer --timeout, or try when there is less load",
-	})
+	ctx, cancel := context.WithTimeoutCause(wanted, o.Timeout, &GateError{Problem: fmt.Sprintf("the cutover was not done within %s", o.Timeout), Advice: "give a longer --timeout, or try when there is less load"})
 	defer cancel()
 	end, err := f.beginCutting(ctx)
 	if err != nil {
@@ -89,7 +88,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	var since time.Time
 	fence, _, err := cutover.NewFence(ctx, conn, f.r.c.Name, f.r.tables)
 	fence.Waits = step
-	fence.Run = f.r.store.run
+	fence.Run = f.r.store.Run()
 	if err == nil && !o.DryRun {
 		err = f.r.connectProver(ctx)
 	}
@@ -158,7 +157,7 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 	f.r.opening.close()
 	f.r.opening = nil
 	// The caller's time may be over; un-fencing is not for it to stop.
-	if err := within(ctx, lateKeysPatience, f.r.store.mine); errors.Is(err, errOvertaken) {
+	if err := within(ctx, lateKeysPatience, f.r.store.Mine); errors.Is(err, state.ErrOvertaken) {
 		return err
 	}
 	// While the fence is up nothing comes that cascades could act on. But the source is not kept
@@ -175,7 +174,7 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 			}
 		}, step)
 	})
-	if errors.Is(back, errOvertaken) {
+	if errors.Is(back, state.ErrOvertaken) {
 		return back
 	}
 	var closed *stillFencedError
@@ -199,12 +198,12 @@ func (f *following) takeBack(ctx context.Context, o CutoverOptions, since time.T
 		return errors.Join(err, back)
 	}
 	gate := gateOf(ctx, err)
-	return &GateError{gate.Problem + "; un-fenced, everything is as before", gate.Advice}
+	return &GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
 }
 
 // gateOf is the gate that err, or the end of the time that ctx is bound by, was to a cutover.
 func gateOf(ctx context.Context, err error) *GateError {
-	gate := &GateError{err.Error(), "mend it and ask again"}
+	gate := &GateError{Problem: err.Error(), Advice: "mend it and ask again"}
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) && hint.Hint() != "" {
 		gate.Advice = hint.Hint()
@@ -217,7 +216,7 @@ func gateOf(ctx context.Context, err error) *GateError {
 		return gate
 	}
 	// Most of what was being done then ends with the same words.
-	gate = &GateError{deadline.Problem, deadline.Advice}
+	gate = &GateError{Problem: deadline.Problem, Advice: deadline.Advice}
 	if doing := strings.TrimSuffix(strings.TrimSuffix(err.Error(), deadline.Problem), ": "); doing != "" {
 		gate.Problem += ": " + doing
 	}
@@ -231,7 +230,7 @@ func gateOf(ctx context.Context, err error) *GateError {
 func (f *following) gates(ctx context.Context, o CutoverOptions, step func(string)) (lag time.Duration, err error) {
 	r := f.r
 	if phase := r.phase(); phase != Following {
-		return 0, &GateError{fmt.Sprintf("the migration is in phase %s, not following", phase), "wait until it follows"}
+		return 0, &GateError{Problem: fmt.Sprintf("the migration is in phase %s, not following", phase), Advice: "wait until it follows"}
 	}
 	// Before the barrier, which does not come back where the publication was altered.
 	if err := r.source.Do(ctx, func(conn *pgx.Conn) error { return r.identityGate(ctx, conn) }); err != nil {
@@ -241,7 +240,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 	lag, err = f.canary(lagCtx)
 	cancel()
 	if err != nil || lag > o.MaxLag {
-		gate := &GateError{fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", o.MaxLag), "wait until `walferry status` shows less lag, or allow more"}
+		gate := &GateError{Problem: fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", o.MaxLag), Advice: "wait until `walferry status` shows less lag, or allow more"}
 		if holders := r.inApplierWay(ctx); len(holders) > 0 {
 			gate.Problem += "; the applier waits for a lock on the target, held by " + online.List(holders)
 			gate.Advice = "on the target, " + online.EndHint(holders) + "; then ask again"
@@ -267,7 +266,7 @@ func (f *following) gates(ctx context.Context, o CutoverOptions, step func(strin
 func (r *runner) inApplierWay(ctx context.Context) (holders []online.Holder) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := r.store.Do(ctx, func(conn *pgx.Conn) error {
+	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select `+online.HolderColumns+`
   from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
@@ -292,7 +291,7 @@ func noPrepared(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("look for prepared transactions: %w", err)
 	}
 	if len(prepared) > 0 {
-		return &GateError{"the source has prepared transactions: " + list(prepared), "COMMIT PREPARED or ROLLBACK PREPARED them"}
+		return &GateError{Problem: "the source has prepared transactions: " + list(prepared), Advice: "COMMIT PREPARED or ROLLBACK PREPARED them"}
 	}
 	return nil
 }
@@ -320,7 +319,7 @@ func (r *runner) targetGates(ctx context.Context, without []string, step func(st
 		}
 		step("the target has no statistics of some tables, as after a crash; gathering them: " + list(bare))
 		if err := schema.Analyze(ctx, r.c.Target, identifiers(tables), nil, r.c.Jobs); err != nil {
-			return &GateError{"tables of the target have no statistics, and they could not be gathered: " + err.Error(), "ANALYZE them on the target: " + list(bare)}
+			return &GateError{Problem: "tables of the target have no statistics, and they could not be gathered: " + err.Error(), Advice: "ANALYZE them on the target: " + list(bare)}
 		}
 		bare, err = r.withoutStatistics(ctx)
 	}
@@ -328,7 +327,7 @@ func (r *runner) targetGates(ctx context.Context, without []string, step func(st
 		return err
 	}
 	if len(bare) > 0 {
-		return &GateError{"tables of the target have no statistics: " + list(bare), "ANALYZE them on the target"}
+		return &GateError{Problem: "tables of the target have no statistics: " + list(bare), Advice: "ANALYZE them on the target"}
 	}
 	return r.schemaGate(ctx, without)
 }
@@ -339,7 +338,7 @@ func (r *runner) withoutStatistics(ctx context.Context) (bare []string, err erro
 	for _, t := range r.ordinary() {
 		names = append(names, t.String())
 	}
-	err = r.store.Row(ctx, `
+	err = r.target.Row(ctx, `
 select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
  where pg_relation_size(to_regclass(t.name)) > 0
    and exists (select from pg_attribute a where a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped)
@@ -347,7 +346,7 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
    and not exists (select from pg_statistic s where s.starelid = to_regclass(t.name))`, []any{names}, &bare)
 	if err != nil {
 		// pg_statistic is for superusers; an owner sees only the times.
-		err = r.store.Row(ctx, `
+		err = r.target.Row(ctx, `
 select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
  where pg_relation_size(to_regclass(t.name)) > 0
    and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null`, []any{names}, &bare)
@@ -368,7 +367,7 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 	result.FencedAt, result.Tables, result.position = &since, len(fence.Tables), parseLSN(position)
 	step(fmt.Sprintf("fenced %d tables; the last position is %s", len(fence.Tables), position))
 	if !o.DryRun {
-		if err := f.r.store.Exec(ctx, `update walferry.migration set fenced_at = $2 where name = $1`, f.r.c.Name, since); err != nil {
+		if err := f.r.store.SetFenced(ctx, since); err != nil {
 			return since, err
 		}
 	}
@@ -400,7 +399,7 @@ func (f *following) fenceAndDrain(ctx context.Context, conn *pgx.Conn, fence cut
 // finish does what needs the fence up, and ends with the seal.
 func (f *following) finish(ctx context.Context, conn *pgx.Conn, fence cutover.Fence, result *CutoverResult, step func(string)) (err error) {
 	r := f.r
-	if err := r.store.Exec(ctx, `update walferry.migration set drained_at = $2 where name = $1`, r.c.Name, *result.DrainedAt); err != nil {
+	if err := r.store.SetDrained(ctx, *result.DrainedAt); err != nil {
 		return err
 	}
 	if err := r.advance(ctx, Drained); err != nil {
@@ -459,7 +458,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 		return Following, nil // which takes down what stands
 	}
 	r.c.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
-	if err := (cutover.Fence{Name: r.c.Name, Run: r.store.run}).Adopt(ctx, conn); err != nil {
+	if err := (cutover.Fence{Name: r.c.Name, Run: r.store.Run()}).Adopt(ctx, conn); err != nil {
 		return "", err
 	}
 	if _, err := r.setSequences(ctx, conn); err != nil {

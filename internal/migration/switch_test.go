@@ -10,7 +10,7 @@ import (
 
 // The end of a cutover's time is said once, whatever was being done then.
 func TestGateOf(t *testing.T) {
-	deadline := &GateError{"the cutover was not done within 25s", "give a longer --timeout"}
+	deadline := &GateError{Problem: "the cutover was not done within 25s", Advice: "give a longer --timeout"}
 	over, cancel := context.WithTimeoutCause(t.Context(), -time.Second, deadline)
 	defer cancel()
 	for _, c := range []struct {
@@ -21,7 +21,7 @@ func TestGateOf(t *testing.T) {
 		{over, deadline, "the cutover was not done within 25s", "give a longer --timeout"},
 		{over, fmt.Errorf("drain: %w", deadline), "the cutover was not done within 25s: drain", "give a longer --timeout"},
 		{over, errors.New("drain: no answer"), "the cutover was not done within 25s: drain: no answer", "give a longer --timeout"},
-		{t.Context(), fmt.Errorf("finish: %w", &GateError{"a table is gone", "look for it"}), "a table is gone", "look for it"},
+		{t.Context(), fmt.Errorf("finish: %w", &GateError{Problem: "a table is gone", Advice: "look for it"}), "a table is gone", "look for it"},
 		{t.Context(), errors.New("no answer"), "no answer", "mend it and ask again"},
 	} {
 		if got := gateOf(c.ctx, c.err); got.Problem != c.want || got.Advice != c.wantedByWhoAsks {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // stillFencedError says that writers may still be refused.
@@ -31,13 +32,13 @@ func (r *runner) unfence(ctx context.Context, run string, opened func(), step fu
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
 	err = cutover.Open(ctx, conn, r.c.Name, run)
 	if errors.Is(err, cutover.ErrOtherRun) {
-		return errOvertaken
+		return state.ErrOvertaken
 	}
 	if err != nil {
 		return &stillFencedError{err}
 	}
 	opened()
-	err = r.store.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, r.c.Name)
+	err = r.store.SetUnfenced(ctx)
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (r *runner) unfence(ctx context.Context, run string, opened func(), step fu
 // may be restarting.
 func (r *runner) unfenceOwn(ctx context.Context, opened func(), step func(string)) error {
 	for n := 0; ; n++ {
-		err := r.unfence(ctx, r.store.run, opened, step)
+		err := r.unfence(ctx, r.store.Run(), opened, step)
 		var closed *stillFencedError
 		if !errors.As(err, &closed) {
 			return err
@@ -98,7 +99,7 @@ func (f *following) openLate(ctx context.Context) {
 	}
 	say := func(text string) { f.r.c.Logger.Warn(text) }
 	err := within(ctx, 5*time.Second, func(ctx context.Context) error {
-		return f.r.unfence(ctx, f.r.store.run, func() { say("un-fenced") }, say)
+		return f.r.unfence(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
 	})
 	var still *stillFencedError
 	if errors.As(err, &still) {
@@ -129,10 +130,8 @@ func removeFence(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	e := &RunError{
-		"the source accepts writes, but triggers of the fence could not be taken away " + leftTriggers(left),
-		"end what is named, or wait for its end, and run the same command again",
-	}
+	e := &RunError{Problem: "the source accepts writes, but triggers of the fence could not be taken away " + leftTriggers(left), Advice: "end what is named, or wait for its end, and run the same command again"}
+
 	for _, l := range left {
 		var hint interface{ Hint() string }
 		if errors.As(l.Err, &hint) {

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/slot"
 )
@@ -47,12 +47,12 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	}
 	defer closeAll()
 	if r.rec != nil && r.rec.Phase == Following && !r.rec.Alive { // or is taking its lock again
-		if r.rec, err = r.store.loadAlive(ctx); err != nil {
+		if r.rec, err = r.store.LoadAlive(ctx); err != nil {
 			return v, err
 		}
 	}
 	if r.rec == nil {
-		return v, r.store.noMigration(ctx)
+		return v, r.store.Missing(ctx)
 	}
 	if r.rec.Phase == Finished && len(o.Tables) == 0 {
 		proof, err := r.proof(ctx)
@@ -75,9 +75,9 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	switch {
 	case r.rec.Phase == Following && r.rec.Alive, r.rec.Phase == Finished:
 	case r.rec.Phase == Following:
-		return v, ErrNoRunner
+		return v, state.ErrNoRunner
 	default:
-		return v, &GateError{fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), "verify compares while a migrate follows, or after the cutover"}
+		return v, &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
 	}
 	for round := 1; ; round++ {
 		// Tables that were truncated each time are locked, but not for long.
@@ -186,16 +186,9 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 
 // proof is the comparison that was made as of the cutover, or nil.
 func (r *runner) proof(ctx context.Context) (*Verified, error) {
-	var text []byte
-	if err := r.store.Row(ctx, `select proof::text from walferry.migration where name = $1`, []any{r.c.Name}, &text); err != nil {
-		return nil, fmt.Errorf("read the comparison as of the cutover: %w", err)
-	}
-	if text == nil {
-		return nil, nil
-	}
 	v := &Verified{}
-	if err := json.Unmarshal(text, v); err != nil {
-		return nil, fmt.Errorf("read the comparison as of the cutover: %w", err)
+	if found, err := r.store.Get(ctx, state.Proof, v); err != nil || !found {
+		return nil, err
 	}
 	v.Conclude() // an older version said "equal" of what was not compared
 	return v, nil
@@ -210,14 +203,14 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	if err := compare.Connect(ctx); err != nil {
 		return err
 	}
-	me := requestArgs{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}
+	me := state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}
 	if err := r.hold(ctx, me); err != nil {
 		return err
 	}
 	held := time.Now()
 	defer func() {
 		err := within(ctx, 20*time.Second, func(ctx context.Context) error {
-			_, err := r.store.ask(ctx, "release", me, nil)
+			_, err := r.store.Ask(ctx, "release", me, nil)
 			return err
 		})
 		if err != nil {
@@ -238,7 +231,7 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	}
 	v.Position = exported.ConsistentPoint.String() // of the last round, where there are several
 	me.LSN = v.Position
-	there, err := r.store.ask(ctx, "advance", me, nil)
+	there, err := r.store.Ask(ctx, "advance", me, nil)
 	if err != nil {
 		return err
 	}
@@ -247,32 +240,15 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	}
 	// Whatever may have let the applier go on, or another one begin: what the snapshots show
 	// is of that position, or nothing is compared.
-	seen, err := readHeld(ctx, compare.UnderTarget, r.c.Name)
+	seen, err := state.ReadProgress(ctx, compare.UnderTarget, r.c.Name)
 	if err != nil {
 		return err
 	}
 	if seen != there.Progress {
-		return &GateError{
-			fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), "verify again",
-		}
+		return &GateError{Problem: fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), Advice: "verify again"}
+
 	}
 	return nil
-}
-
-// heldAt is where the target is: the row that each transaction of the applier moves.
-type heldAt struct {
-	Applied      string `json:"applied,omitempty"`
-	Transactions int64  `json:"transactions,omitempty"`
-	Changes      int64  `json:"changes,omitempty"`
-}
-
-// readHeld reads that row.
-func readHeld(ctx context.Context, row func(ctx context.Context, sql string, args []any, into ...any) error, name string) (h heldAt, err error) {
-	err = row(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, []any{name}, &h.Applied, &h.Transactions, &h.Changes)
-	if err != nil {
-		return h, fmt.Errorf("read where the target is: %w", err)
-	}
-	return h, nil
 }
 
 // asker names this process, for those whom it keeps waiting.
@@ -283,9 +259,9 @@ func asker() string {
 
 // hold has the applier held, after whoever holds it now: for a moment, unless he has died, and then
 // for holdLimit.
-func (r *runner) hold(ctx context.Context, me requestArgs) error {
+func (r *runner) hold(ctx context.Context, me state.Args) error {
 	for began, told := time.Now(), false; ; told = true {
-		a, err := r.store.ask(ctx, "hold", me, nil)
+		a, err := r.store.Ask(ctx, "hold", me, nil)
 		if err == nil || a.Holder == "" || time.Since(began) > 2*holdLimit {
 			return err
 		}

@@ -28,10 +28,8 @@ func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	if len(feeds) > 0 {
-		return &GateError{
-			"the source has subscriptions that write to migrated tables, and would do so after the cutover: " + list(feeds),
-			"on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's",
-		}
+		return &GateError{Problem: "the source has subscriptions that write to migrated tables, and would do so after the cutover: " + list(feeds), Advice: "on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's"}
+
 	}
 	var above []string
 	for _, p := range fence.Parents {
@@ -40,10 +38,8 @@ func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	if len(above) > 0 {
-		return &GateError{
-			"a statement on a table that is not migrated would change rows of its children, which are, behind the fence: " + list(above),
-			"walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children",
-		}
+		return &GateError{Problem: "a statement on a table that is not migrated would change rows of its children, which are, behind the fence: " + list(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
+
 	}
 	return nil
 }
@@ -93,11 +89,9 @@ func (f *following) passed(position decoder.LSN) error {
 	if f.written == nil || f.writtenAt < position {
 		return nil
 	}
-	return &GateError{
-		fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
-			f.written.Table().String(), f.writtenAt, position),
-		"find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again",
-	}
+	return &GateError{Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
+		f.written.Table().String(), f.writtenAt, position), Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again"}
+
 }
 
 // waitForWriters returns when no transaction that writes is older than a second,

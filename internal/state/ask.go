@@ -1,0 +1,199 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Ask puts a request to the running migrate and waits for its answer. onStep gets
+// each line that the runner reports meanwhile. When ctx ends, a cutover is taken back, and the
+// answer is waited for all the same: what was done by then is undone, or it was sealed.
+func (s *Store) Ask(ctx context.Context, kind string, args Args, onStep func(string)) (a Answer, err error) {
+	r, err := s.LoadAlive(ctx)
+	if err != nil {
+		return a, err
+	}
+	if r == nil {
+		return a, s.Missing(ctx)
+	}
+	if !r.Alive {
+		return a, ErrNoRunner
+	}
+	text, err := json.Marshal(args)
+	if err != nil {
+		return a, err
+	}
+	q := &asking{store: s, request: &Request{Kind: kind, Args: args}, onStep: onStep}
+	if err := q.write(ctx, string(text)); err != nil {
+		return a, fmt.Errorf("ask the running migrate: %w", err)
+	}
+	a, err = q.wait(ctx)
+	if err != nil && ctx.Err() != nil {
+		return q.takeBack(ctx, err)
+	}
+	return a, err
+}
+
+// asking is a request that waits for its answer.
+type asking struct {
+	store   *Store
+	request *Request
+	onStep  func(string)
+	shown   int // steps that were told
+}
+
+// write is not under ctx: whoever is interrupted must know whether he has asked. A request is only
+// taken once its asker has looked at it, so that one whose writing came to no answer is not.
+func (q *asking) write(ctx context.Context, args string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return q.store.home.Row(ctx, `
+insert into walferry.request (migration, kind, args, requested_at, seen_at) select $1, $2, $3::text::jsonb, now, now from clock_timestamp() now returning id`,
+		[]any{q.store.name, q.request.Kind, args}, &q.request.ID)
+}
+
+// look tells the runner that the asker lives, and returns all that he has to know: what was reported,
+// the answer, and whether there is still somebody who will give it.
+const look = `
+update walferry.request r set seen_at = clock_timestamp() where id = $1
+returning steps, ok, answer::text, exists(select from walferry.migration where name = r.migration and (` + fresh + ` or `
+
+// wait returns the answer, or the cause of ctx when that has ended.
+func (q *asking) wait(ctx context.Context) (a Answer, err error) {
+	sql := look + fmt.Sprintf(locked, "r.migration") + `))`
+	for failed, silent := 0, 0; ; {
+		select {
+		case <-ctx.Done():
+			return a, context.Cause(ctx)
+		case <-time.After(lookInterval):
+		}
+		var steps []string
+		var ok *bool
+		var raw []byte
+		var runs bool
+		err := q.store.home.Row(ctx, sql, []any{q.request.ID}, &steps, &ok, &raw, &runs)
+		if ctx.Err() != nil {
+			return a, context.Cause(ctx)
+		}
+		if err != nil {
+			if failed++; failed > 100 {
+				return a, fmt.Errorf("wait for the running migrate: %w", err)
+			}
+			continue
+		}
+		failed = 0
+		for ; q.shown < len(steps); q.shown++ {
+			if q.onStep != nil {
+				q.onStep(steps[q.shown])
+			}
+		}
+		if ok != nil {
+			return readAnswer(*ok, raw)
+		}
+		if runs {
+			silent = 0
+		} else if silent++; silent > 20 {
+			return q.store.unanswered(ctx, q.request)
+		}
+	}
+}
+
+// readAnswer is an answer as it was written.
+func readAnswer(ok bool, raw []byte) (a Answer, err error) {
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return a, err
+		}
+	}
+	if ok {
+		return a, nil
+	}
+	return a, a.err()
+}
+
+// takeBackPatience is how long who has taken a cutover back waits to hear what has become of it;
+// undoing has a minute.
+const takeBackPatience = 90 * time.Second
+
+// takeBack takes a request back whose asker has been told to end, and says what has become of it.
+func (q *asking) takeBack(ctx context.Context, why error) (a Answer, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackPatience)
+	defer cancel()
+	var begun bool
+	err = q.store.home.Row(ctx, `
+update walferry.request set withdrawn_at = clock_timestamp(),
+       answered_at = case when taken_at is null then coalesce(answered_at, clock_timestamp()) else answered_at end,
+       ok = case when taken_at is null then coalesce(ok, false) else ok end
+ where id = $1 returning taken_at is not null`, []any{q.request.ID}, &begun)
+	switch {
+	case err != nil:
+		return a, errors.Join(why, fmt.Errorf("take the request back: %w", err))
+	case q.request.Kind != "cutover":
+		return a, why
+	case !begun:
+		return a, ErrNotBegun
+	}
+	if q.onStep != nil {
+		q.onStep("taking it back, unless it is sealed already")
+	}
+	return q.wait(ctx)
+}
+
+// unanswered is what becomes of a request whose runner has ended without an answer: it is
+// taken back, so that no later run carries it out.
+func (s *Store) unanswered(ctx context.Context, q *Request) (a Answer, err error) {
+	if q.Kind == "abort" {
+		return a, ErrUnanswered
+	}
+	var begun bool
+	err = s.home.Row(ctx, `update walferry.request set answered_at = coalesce(answered_at, clock_timestamp()), ok = coalesce(ok, false) where id = $1 returning steps <> '{}'`,
+		[]any{q.ID}, &begun)
+	if err != nil {
+		return a, fmt.Errorf("take the request back: %w", err)
+	}
+	r, err := s.Load(ctx)
+	if err != nil || r == nil {
+		return a, ErrUnanswered
+	}
+	if r.Phase == Finished && q.Kind == "cutover" && !q.Args.DryRun {
+		return a, ErrDone
+	}
+	if begun {
+		return a, ErrUnanswered
+	}
+	a = answerAfter(q, r.Phase, nil)
+	return a, a.err()
+}
+
+// Outcome reads into a value what a cutover that is done has measured, for whoever asks once it is. While
+// the migrate that has cut over still compares, it is waited for.
+func (s *Store) Outcome(ctx context.Context, onStep func(string), into any) error {
+	for told := false; ; told = true {
+		r, err := s.Load(ctx)
+		if err != nil {
+			return err
+		}
+		if r == nil || r.Phase != Finished {
+			return errors.New("the migration is gone")
+		}
+		if !r.Alive {
+			break
+		}
+		if !told && onStep != nil {
+			onStep("done; waiting for the migrate that has cut over to end")
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	found, err := s.Get(ctx, Result, into)
+	if err == nil && !found {
+		err = &GateError{"the migration is finished", "see `walferry status`"}
+	}
+	return err
+}

@@ -1,0 +1,38 @@
+package state
+
+// Live is what a running migrate tells of itself, for whoever looks at the record.
+type Live struct {
+	Host    string      `json:"host,omitempty"`
+	PID     int         `json:"pid,omitempty"`
+	Copy    CopyStatus  `json:"copy"`
+	Indexes IndexStatus `json:"indexes"`
+	// LagSeconds is the age of the oldest heartbeat that has not come back.
+	LagSeconds float64 `json:"lag_seconds"`
+	LagUnknown bool    `json:"lag_unknown,omitempty"` // none has come back in this run, nor is one under way for a second
+	Received   string  `json:"received_lsn,omitempty"`
+	Note       string  `json:"note,omitempty"` // what it waits for
+	Goroutines int     `json:"goroutines"`
+	Ended      bool    `json:"ended,omitempty"` // the run has ended by itself
+
+	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
+	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, as it grows now; -1: it does not, or there is no limit
+	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
+}
+
+// CopyStatus is how far the copy is. Bytes are those of the tables on the source.
+type CopyStatus struct {
+	Tables     int     `json:"tables"`
+	TablesDone int     `json:"tables_done"`
+	Pieces     int     `json:"pieces"`
+	PiecesDone int     `json:"pieces_done"`
+	Rows       int64   `json:"rows"`
+	Bytes      int64   `json:"bytes"`
+	BytesTotal int64   `json:"bytes_total"` // an estimate until the copy is done
+	ETASeconds float64 `json:"eta_seconds"`
+}
+
+// IndexStatus is how many tables have their indexes.
+type IndexStatus struct {
+	Tables     int `json:"tables"`
+	TablesDone int `json:"tables_done"`
+}

@@ -1,0 +1,165 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Request is what another process asks of the running migrate.
+type Request struct {
+	ID   int64
+	Kind string // cutover, abort, hold, advance, release
+	Args Args
+}
+
+// Args are what a request of its kind needs.
+type Args struct {
+	LSN     string  `json:"lsn,omitempty"`
+	Token   string  `json:"token,omitempty"`   // of one verify
+	Asker   string  `json:"asker,omitempty"`   // who that is, for people
+	Timeout float64 `json:"timeout,omitempty"` // seconds
+	MaxLag  float64 `json:"max_lag,omitempty"` // seconds
+	DryRun  bool    `json:"dry_run,omitempty"`
+	NoFence bool    `json:"no_fence,omitempty"`
+	// Without are objects that the target lacks and need not have.
+	Without []string `json:"without,omitempty"`
+	// AllowDifferences waives the gate of the last comparison.
+	AllowDifferences bool `json:"allow_differences,omitempty"`
+}
+
+// Answer is what a request got.
+type Answer struct {
+	Error  string `json:"error,omitempty"`
+	Hint   string `json:"hint,omitempty"`
+	Gate   bool   `json:"gate,omitempty"`   // nothing was changed, or everything is as before
+	Holder string `json:"holder,omitempty"` // who holds the applier: it is to be had later
+
+	Cutover json.RawMessage `json:"cutover,omitempty"` // what a cutover has measured, as in Result
+
+	Progress Progress `json:"progress"` // of a held applier
+}
+
+// err is the error that an answer is.
+func (a Answer) err() error {
+	if a.Gate {
+		return &GateError{a.Error, a.Hint}
+	}
+	return &RunError{a.Error, a.Hint}
+}
+
+// staleAfter is the time after which a request whose asker is silent is void: its
+// process was killed, and nobody would read the answer.
+const staleAfter = 15 * time.Second
+
+// Next takes the oldest open request of the migration but those of a kind, or returns nil.
+func (s *Store) Next(ctx context.Context, later string) (*Request, error) {
+	r := &Request{}
+	var args []byte
+	err := s.home.Row(ctx, `
+update walferry.request set taken_at = clock_timestamp()
+ where id = (select min(id) from walferry.request
+              where migration = $1 and answered_at is null and withdrawn_at is null and seen_at > requested_at and seen_at > clock_timestamp() - $2::float8 * interval '1 second' and kind <> $3)
+   and withdrawn_at is null
+returning id, kind, args::text`, []any{s.name, staleAfter.Seconds(), later}, &r.ID, &r.Kind, &args)
+	if err != nil {
+		if err = none(err); err != nil {
+			err = fmt.Errorf("read requests: %w", err)
+		}
+		return nil, err
+	}
+	return r, json.Unmarshal(args, &r.Args)
+}
+
+// AddStep reports to the asker what was done.
+func (s *Store) AddStep(ctx context.Context, id int64, step string) error {
+	return s.home.Exec(ctx, `update walferry.request set steps = steps || $2::text where id = $1`, id, step)
+}
+
+// Answer ends a request. ok: it was done.
+func (s *Store) Answer(ctx context.Context, id int64, ok bool, a Answer) error {
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return s.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
+}
+
+// AnswerOld answers what was asked of an earlier runner, which has left a phase.
+func (s *Store) AnswerOld(ctx context.Context, phase Phase) error {
+	a := Answer{Error: "the migrate that was asked has ended", Gate: true}
+	if phase == Fenced || phase == Drained { // this run finishes the cutover, or takes it back
+		a.Gate, a.Hint = false, "`walferry status` shows what has become of it"
+	}
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return s.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
+ where migration = $1 and answered_at is null`, s.name, string(text))
+}
+
+// AnswerRest answers what nobody has begun to carry out when a run ends in a phase, so that whoever
+// asked learns how things are. An abort is left alone: it goes on by itself. cutover is what one
+// that is done has measured, for whoever has asked for it; nil: there is none.
+func (s *Store) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMessage) error {
+	for {
+		q, err := s.Next(ctx, "abort")
+		if err != nil || q == nil {
+			return err
+		}
+		a := answerAfter(q, phase, cutover)
+		if err := s.Answer(ctx, q.ID, a.Error == "", a); err != nil {
+			return fmt.Errorf("answer %s: %w", q.Kind, err)
+		}
+	}
+}
+
+// answerAfter is the answer to a request that no run has begun to carry out, by the phase in
+// which the last one has ended. cutover is what it has measured.
+func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
+	asked := q.Kind == "cutover" && !q.Args.DryRun
+	switch {
+	case phase == Finished && asked && cutover != nil:
+		return Answer{Cutover: cutover}
+	case phase == Finished && q.Kind == "cutover":
+		return Answer{Error: "the cutover is done already", Hint: "see `walferry status`", Gate: true}
+	case phase == Finished:
+		return Answer{Error: "the cutover was done meanwhile", Hint: "verify again", Gate: true}
+	case phase == Aborted:
+		return Answer{Error: "the migration was aborted meanwhile", Hint: "`walferry cleanup` removes what is left of it", Gate: true}
+	case (phase == Fenced || phase == Drained) && q.Kind == "cutover":
+		return Answer{Error: "the running migrate ended within a cutover", Hint: "run `walferry migrate` again: it finishes it, or takes it back"}
+	}
+	return Answer{Error: "the running migrate ended before it could begin: nothing was changed", Hint: ErrNoRunner.Advice, Gate: true}
+}
+
+// lookInterval is how often an asker looks for its answer, and a runner whether it is still wanted.
+const lookInterval = 100 * time.Millisecond
+
+// WhileWanted is ctx until a request is taken back.
+func (s *Store) WhileWanted(ctx context.Context, id int64) (wanted context.Context, stop func()) {
+	wanted, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(lookInterval)
+		defer tick.Stop()
+		for wanted.Err() == nil {
+			var withdrawn bool
+			err := s.home.Row(wanted, `select withdrawn_at is not null from walferry.request where id = $1`, []any{id}, &withdrawn)
+			if err == nil && withdrawn {
+				cancel(ErrWithdrawn)
+			}
+			select {
+			case <-wanted.Done():
+			case <-tick.C:
+			}
+		}
+	}()
+	return wanted, func() {
+		cancel(nil)
+		<-done
+	}
+}

@@ -1,0 +1,173 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// newStore is a store whose record, if any, is made by the test.
+func newStore(t *testing.T) (*Store, string) {
+	t.Helper()
+	_, target := pgtest.Pair(t, 15, 18)
+	home, err := session.OpenLink(t.Context(), session.Config{DSN: target, Application: "state test"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(home.Close)
+	return At(home, "test"), target
+}
+
+func begin(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.Begin(t.Context(), &Record{SystemID: "1", Timeline: 1, Database: "d", Slot: "walferry_test"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A record that the first version has made is read as it is, and has what later ones added once it
+// is taken over: the same columns as one that is made now.
+func TestTake_FirstVersion(t *testing.T) {
+	t.Parallel()
+	s, target := newStore(t)
+	pgtest.Exec(t, target, first)
+	pgtest.Exec(t, target, `insert into walferry.migration (name, phase, tool_version, system_id, timeline, database, slot, options)
+values ('test', 'following', '1', '1', 1, 'd', 'walferry_test', '{"schema": "dump"}')`)
+	r, err := s.Load(t.Context())
+	if err != nil || r == nil || r.Phase != Following {
+		t.Fatalf("a record of the first version: %+v, %v", r, err)
+	}
+	for _, v := range []Value{Publications, Refused, Comparison, Proof, Result} {
+		var into any
+		if _, err := s.Get(t.Context(), v, &into); err != nil {
+			t.Errorf("of the first version: %v", err)
+		}
+	}
+	columns := `select string_agg(attrelid::regclass || '.' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull, ', ' order by attrelid::regclass::text, attname)
+from pg_attribute where attrelid in ('walferry.migration'::regclass, 'walferry.request'::regclass) and attnum > 0 and not attisdropped`
+	if err := s.Take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	upgraded := pgtest.Query(t, target, columns)[0][0]
+	pgtest.Exec(t, target, `drop schema walferry cascade`)
+	begin(t, s)
+	if fresh := pgtest.Query(t, target, columns)[0][0]; upgraded != fresh {
+		t.Errorf("a record of the first version, taken over, has\n%s\nand one that is made now\n%s", upgraded, fresh)
+	}
+}
+
+// One that stood still while another process took the migration over changes nothing any more.
+func TestMine_Overtaken(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	begin(t, s)
+	if err := s.Mine(t.Context()); err != nil {
+		t.Errorf("the one that has it: %v", err)
+	}
+	if err := At(s.home, "test").Take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Mine(t.Context()); !errors.Is(err, ErrOvertaken) {
+		t.Errorf("the one that had it before: %v", err)
+	}
+	if err := s.SetPhase(t.Context(), Copying); !errors.Is(err, ErrOvertaken) {
+		t.Errorf("its next phase: %v", err)
+	}
+}
+
+// runs makes it look as if a migrate were at work, until its lock is let go.
+func runs(t *testing.T, target string) (end func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `select pg_advisory_lock(`+LockKey+`)`, "test"); err != nil {
+		t.Fatal(err)
+	}
+	return func() { conn.Close(t.Context()) } //nolint:errcheck // the test's server goes with it
+}
+
+// An asker learns the steps while they are taken, and the answer; a request that its runner has left
+// behind, without a word for long, is taken back.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	s, target := newStore(t)
+	begin(t, s)
+	if _, err := s.Ask(t.Context(), "hold", Args{}, nil); !errors.Is(err, ErrNoRunner) {
+		t.Errorf("nobody runs: %v", err)
+	}
+	end := runs(t, target)
+	asker := newAsker(t, target)
+	t.Run("answered", func(t *testing.T) {
+		runner := make(chan error, 1)
+		go func() {
+			q, err := take(t, s)
+			if err == nil {
+				err = s.AddStep(t.Context(), q.ID, "first")
+			}
+			if err == nil {
+				err = s.Answer(t.Context(), q.ID, false, Answer{Error: "it lags", Gate: true})
+			}
+			runner <- err
+		}()
+		var steps []string
+		_, err := asker.Ask(t.Context(), "cutover", Args{}, func(step string) { steps = append(steps, step) })
+		var gate *GateError
+		if !errors.As(err, &gate) || gate.Problem != "it lags" || fmt.Sprint(steps) != "[first]" {
+			t.Errorf("got %v after the steps %v", err, steps)
+		}
+		if err := <-runner; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("left", func(t *testing.T) {
+		runner := make(chan error, 1)
+		go func() {
+			_, err := take(t, s)
+			if err == nil {
+				err = s.SetLive(t.Context(), Live{Ended: true})
+			}
+			end()
+			runner <- err
+		}()
+		if _, err := asker.Ask(t.Context(), "hold", Args{}, nil); err == nil || err.Error() != "the running migrate ended before it could begin: nothing was changed" {
+			t.Errorf("a request that nobody answers: %v", err)
+		}
+		if err := <-runner; err != nil {
+			t.Error(err)
+		}
+		if open := pgtest.Query(t, target, `select count(*) from walferry.request where answered_at is null`)[0][0]; open != "0" {
+			t.Errorf("%s requests are open, which a later run would carry out", open)
+		}
+	})
+}
+
+// newAsker is the store of another process.
+func newAsker(t *testing.T, target string) *Store {
+	t.Helper()
+	home, err := session.OpenLink(t.Context(), session.Config{DSN: target, Application: "asker"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(home.Close)
+	return At(home, "test")
+}
+
+// take is the next request, once there is one.
+func take(t *testing.T, s *Store) (q *Request, err error) {
+	for err == nil && q == nil {
+		time.Sleep(5 * time.Millisecond)
+		q, err = s.Next(t.Context(), "")
+	}
+	return q, err
+}

@@ -1,0 +1,162 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+)
+
+// Value is something that the record keeps for another package, as JSON: what it means
+// is known there.
+type Value struct {
+	column string
+	read   string // what a select of it has between select and where
+	what   string // for errors
+}
+
+// The values.
+var (
+	// Tables are those of Record.
+	Tables = Value{"tables", "tables::text from walferry.migration", "what is known of the tables"}
+	// Publications are what the migration's publications were.
+	Publications = Value{"publications", "publications::text from walferry.migration", "the publications' identity"}
+	// Sequences are the source's as they were defined when the migration began.
+	Sequences = Value{"sequences", "coalesce(sequences, '[]')::text from walferry.migration", "the source's sequences as they were"}
+	// Refused are objects of the source's schema that the target does not take. A record of an
+	// older version has none.
+	Refused = Value{"refused", "coalesce(to_jsonb(m) ->> 'refused', '[]') from walferry.migration m", "what the target refuses"}
+	// Comparison is what verify has found last.
+	Comparison = Value{"comparison", "to_jsonb(m) ->> 'comparison' from walferry.migration m", "the last comparison"}
+	// Proof is the comparison of both sides as of the cutover.
+	Proof = Value{"proof", "proof::text from walferry.migration", "the comparison as of the cutover"}
+	// Result is what a cutover that is done has measured.
+	Result = Value{"cutover", "cutover::text from walferry.migration", "what the cutover has measured"}
+)
+
+// Get reads a value, and reports whether there is one. Without one, into stays as it is.
+func (s *Store) Get(ctx context.Context, v Value, into any) (found bool, err error) {
+	err = s.home.Do(ctx, func(conn *pgx.Conn) error {
+		if v == Result { // a record of an older version has no place for it
+			if there, err := hasColumn(ctx, conn, v.column); err != nil || !there {
+				return err
+			}
+		}
+		var text *string
+		err := conn.QueryRow(ctx, `select `+v.read+` where name = $1`, s.name).Scan(&text)
+		if err != nil || text == nil {
+			return none(err)
+		}
+		found = true
+		return json.Unmarshal([]byte(*text), into)
+	})
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", v.what, err)
+	}
+	return found, nil
+}
+
+// Put keeps a value, in the place of the one before.
+func (s *Store) Put(ctx context.Context, v Value, what any) error {
+	return s.home.Do(ctx, func(conn *pgx.Conn) error { return s.PutIn(ctx, conn, v, what) })
+}
+
+// PutIn is Put in a transaction of the home.
+func (s *Store) PutIn(ctx context.Context, q catalog.Querier, v Value, what any) error {
+	text, err := json.Marshal(what)
+	if err == nil {
+		_, err = q.Exec(ctx, `update walferry.migration set `+v.column+` = $2::text::jsonb where name = $1`, s.name, string(text))
+	}
+	if err != nil {
+		return fmt.Errorf("record %s: %w", v.what, err)
+	}
+	return nil
+}
+
+// HasSequences reports whether Sequences were recorded.
+func (s *Store) HasSequences(ctx context.Context) (yes bool, err error) {
+	if err := s.home.Row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{s.name}, &yes); err != nil {
+		return false, fmt.Errorf("look for %s: %w", Sequences.what, err)
+	}
+	return yes, nil
+}
+
+// PutPublished records the tables and the publications that were made of them, in one statement.
+func (s *Store) PutPublished(ctx context.Context, tables []Table, publications any) error {
+	tablesText, err := json.Marshal(tables)
+	if err != nil {
+		return err
+	}
+	publicationsText, err := json.Marshal(publications)
+	if err != nil {
+		return err
+	}
+	return s.home.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
+		s.name, string(tablesText), string(publicationsText))
+}
+
+// HasDump reports whether the dump of the source's schema is kept.
+func (s *Store) HasDump(ctx context.Context) (yes bool, err error) {
+	if err := s.home.Row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{s.name}, &yes); err != nil {
+		return false, fmt.Errorf("look for the schema dump on the target: %w", err)
+	}
+	return yes, nil
+}
+
+// Dump reads the dump of the source's schema.
+func (s *Store) Dump(ctx context.Context) (archive []byte, err error) {
+	if err := s.home.Row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{s.name}, &archive); err != nil {
+		return nil, fmt.Errorf("read the schema dump from the target: %w", err)
+	}
+	if archive == nil {
+		return nil, fmt.Errorf("the target holds no schema dump of migration %q", s.name)
+	}
+	return archive, nil
+}
+
+// PutDumpIn keeps the dump of the source's schema, in the transaction of the home that makes the tables of it.
+func (s *Store) PutDumpIn(ctx context.Context, q catalog.Querier, archive []byte) error {
+	if _, err := q.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, s.name, archive); err != nil {
+		return fmt.Errorf("keep the schema dump on the target: %w", err)
+	}
+	return nil
+}
+
+// FinishSQL is the statement that records the end: when that was, how long writes were refused, what is
+// held still, and what is known of the cutover by then. It is run in the transaction that opens the target.
+// It fails, and what opens the target with it, where another process has taken over.
+func (s *Store) FinishSQL(at time.Time, pauseMS int64, onOpen []string, result any) (string, error) {
+	text, err := json.Marshal(result)
+	if err != nil {
+		return "", err
+	}
+	literals := make([]string, len(onOpen))
+	for i := range onOpen {
+		literals[i] = catalog.Literal(onOpen[i])
+	}
+	return fmt.Sprintf(`with mine as (
+  update walferry.migration set phase = 'finished', error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s and run = %s returning 1)
+select 1 / count(*) from mine`,
+		catalog.Literal(at.UTC().Format(time.RFC3339Nano)), pauseMS, strings.Join(literals, ", "), catalog.Literal(string(text)), catalog.Literal(s.name), catalog.Literal(s.run)), nil
+}
+
+// OnOpen reads what the opening of the target runs there, as whoever recorded it wrote it.
+func OnOpen(ctx context.Context, q catalog.Querier, migration string) (elements []string, err error) {
+	if err := q.QueryRow(ctx, `select on_open from walferry.migration where name = $1`, migration).Scan(&elements); err != nil {
+		return nil, fmt.Errorf("read what is held until the opening: %w", err)
+	}
+	return elements, nil
+}
+
+// PutOnOpen records it, in the place of what was there.
+func PutOnOpen(ctx context.Context, q catalog.Querier, migration string, elements []string) error {
+	if _, err := q.Exec(ctx, `update walferry.migration set on_open = $2::text[] where name = $1`, migration, elements); err != nil {
+		return fmt.Errorf("record what is held until the opening: %w", err)
+	}
+	return nil
+}
