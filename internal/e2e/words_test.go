@@ -42,7 +42,7 @@ func TestCopyAgainThatDoesNotEnd(t *testing.T) {
 	pgtest.Exec(t, m.Source, `delete from log where a <= 10; update log set a = -11 where a = 11`)
 	row := hold(t, m.Target, `insert into log values (-11)`)
 	c := m.Config
-	c.Cut.MaxLag, c.Cut.Timeout = patience, 3*time.Second
+	c.Cut.MaxLag, c.Cut.Timeout = patience, 20*time.Second // the gates before need some of it on a busy machine
 	_, err := migration.Cutover(context.Background(), c, nil)
 	var gate *migration.GateError
 	if !errors.As(err, &gate) || !strings.Contains(err.Error(), `"public"."log"`) {
