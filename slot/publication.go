@@ -264,6 +264,39 @@ func CreatePublication(ctx context.Context, conn *pgx.Conn, name string, tables 
 	return p.OID, nil
 }
 
+// Publish makes a migration's publications in the place of those that are there: of all changes of
+// some tables and, where there are any, of inserts and truncates of others. It returns what they
+// are known by. On version 10 the first has [TruncationTable], too, which must be there.
+func Publish(ctx context.Context, conn *pgx.Conn, names Names, tables, inserts []pgx.Identifier) (map[string]PublicationIdentity, error) {
+	const truncate = ", truncate"
+	all, some := "insert, update, delete"+truncate, "insert"+truncate
+	if session.Major(conn.PgConn()) == 10 {
+		tables = append(slices.Clone(tables), strings.SplitN(TruncationTable, ".", 2))
+		all, some = strings.TrimSuffix(all, truncate), strings.TrimSuffix(some, truncate)
+	}
+	publications := map[string]PublicationIdentity{}
+	for _, p := range []struct {
+		name, publish string
+		tables        []pgx.Identifier
+	}{{names.Publication, all, tables}, {names.Inserts, some, inserts}} {
+		if err := DropPublication(ctx, conn, p.name); err != nil {
+			return nil, err
+		}
+		if len(p.tables) == 0 && p.name != names.Publication { // without tables, too, a stream needs one
+			continue
+		}
+		if _, err := CreatePublication(ctx, conn, p.name, p.tables, p.publish); err != nil {
+			return nil, err
+		}
+		id, err := Publication(ctx, conn, p.name)
+		if err != nil {
+			return nil, err
+		}
+		publications[p.name] = id
+	}
+	return publications, nil
+}
+
 // publishedAtOnce is how many tables one transaction adds at most: as many as it can in a
 // part of the time for which it may hold their locks.
 const publishedAtOnce = 64

@@ -368,6 +368,15 @@ type Left struct {
 	Err   error  // what refused; nil: the table is in use
 }
 
+// ListLeft joins what is left for a sentence.
+func ListLeft(left []Left) string {
+	var text []string
+	for _, l := range left {
+		text = append(text, fmt.Sprintf("on %s (%s)", l.Table, l.Why))
+	}
+	return catalog.List(text)
+}
+
 // Remove takes the triggers of an open fence away, and its function. Each needs its table
 // for a moment; it goes round those that are in use, with growing pauses, until ctx ends,
 // and returns what is left then. That does no harm: it lets everybody through.

@@ -159,8 +159,3 @@ func (o CutoverOptions) fill() CutoverOptions {
 	}
 	return o
 }
-
-// The names on the source.
-func slotName(name string) string              { return "walferry_" + name }
-func publicationName(name string) string       { return "walferry_" + name }
-func insertPublicationName(name string) string { return "walferry_" + name + "_insert" }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -122,11 +121,10 @@ func (r *runner) continuous(ctx context.Context) error {
 // exportAgain makes a later snapshot whose position is known: that of a slot that ends with it.
 func (r *runner) exportAgain(ctx context.Context) (err error) {
 	r.step("take another snapshot")
-	c := r.exportConfig(fmt.Sprintf("walferry_copy_%08x", rand.Uint32()))
-	c.Temporary = true
+	c := r.exportConfig()
 	began := time.Now()
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		if r.exported, err = slot.Export(ctx, r.c.Source, c); err == nil {
+		if r.exported, err = slot.ExportTemporary(ctx, r.c.Source, "copy", c); err == nil {
 			r.c.Logger.Info("the copy goes on under another snapshot", "consistent_point", r.exported.ConsistentPoint)
 			return nil
 		}

@@ -183,7 +183,7 @@ func (r *runner) streamConfig(ctx context.Context, start decoder.LSN) (decoder.C
 		return decoder.Config{}, err
 	}
 	c := decoder.Config{
-		Slot: slotName(r.c.Name), Start: start, Logger: r.c.Logger,
+		Slot: slot.NamesOf(r.c.Name).Slot, Start: start, Logger: r.c.Logger,
 		Expect: decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications},
 	}
 	for name, p := range publications {

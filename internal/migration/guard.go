@@ -111,7 +111,7 @@ func (g *guard) slot(ctx context.Context) error {
 	var info slot.Info
 	var retained, keep int64
 	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		if info, err = slot.Read(ctx, conn.PgConn(), slotName(r.c.Name)); err != nil {
+		if info, err = slot.Read(ctx, conn.PgConn(), slot.NamesOf(r.c.Name).Slot); err != nil {
 			return err
 		}
 		return conn.QueryRow(ctx, `

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -302,9 +301,7 @@ func (f *following) openAgain(ctx context.Context, source, target *pgx.Conn, t c
 	if _, err := f.applier.Pause(ctx, 0); err != nil {
 		return nil, fmt.Errorf("hold the applier: %w", err)
 	}
-	exported, err := slot.Export(ctx, r.c.Source, slot.ExportConfig{
-		Slot: fmt.Sprintf("walferry_again_%08x", rand.Uint32()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
-	})
+	exported, err := slot.ExportTemporary(ctx, r.c.Source, "again", slot.ExportConfig{Wait: 30 * time.Second, Logger: r.c.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -293,7 +293,7 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	err = r.store.Begin(ctx, &state.Record{
 		ToolVersion: r.c.ToolVersion, SystemID: id.SystemID, Timeline: id.Timeline, Database: id.Database,
-		Slot: slotName(r.c.Name), Options: r.c.options(),
+		Slot: slot.NamesOf(r.c.Name).Slot, Options: r.c.options(),
 	})
 	if err != nil {
 		return err

@@ -3,7 +3,7 @@ package migration
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
@@ -139,89 +140,77 @@ func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error
 // before the slot is made: a slot decodes with the catalogue of its time.
 func (r *runner) publish(ctx context.Context) error {
 	r.step("create the publication")
-	insertOnly := map[uint32]bool{}
-	if len(r.c.InsertOnly) > 0 {
-		only, err := catalog.Select(r.tables, r.c.InsertOnly, nil)
-		if err != nil {
-			return err
-		}
-		for i := range only {
-			insertOnly[only[i].OID] = true
-		}
+	insertOnly, err := r.insertOnlyTables()
+	if err != nil {
+		return err
 	}
 	return r.source.Do(ctx, func(conn *pgx.Conn) error {
 		if err := online.Own(ctx, conn, `create schema if not exists walferry`); err != nil {
 			return fmt.Errorf("create the schema walferry on the source: %w", err)
 		}
-		now, err := r.readCatalogs(ctx, conn)
+		states, err := r.tableStates(ctx, conn, insertOnly)
 		if err != nil {
 			return err
 		}
-		major := session.Major(conn.PgConn())
-		var full, inserts []pgx.Identifier
-		var states []state.Table
-		var ordinary, watched []catalog.Table
-		for i := range r.tables {
-			t := &r.tables[i]
-			table := state.Table{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
-			if t.Kind == 'r' {
-				table.Columns = columnStates(t)
-				ordinary = append(ordinary, *t)
-				if insertOnly[t.OID] {
-					inserts = append(inserts, pgx.Identifier{t.Schema, t.Name.Name})
-					table.InsertOnly = true
-					watched = append(watched, *t)
-				} else {
-					full = append(full, pgx.Identifier{t.Schema, t.Name.Name})
-				}
-			}
-			states = append(states, table)
-		}
-		if err := r.describe(ctx, conn, states, now); err != nil {
-			return err
-		}
-		if major == 10 {
-			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(ordinary)); err != nil {
+		if session.Major(conn.PgConn()) == 10 {
+			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(r.ordinary())); err != nil {
 				return err
 			}
-			full = append(full, strings.SplitN(slot.TruncationTable, ".", 2))
 		}
 		if r.c.Until != UntilCopied { // otherwise nothing is followed
-			if err := r.watchWords(ctx, conn, watched); err != nil {
+			if err := r.watchWords(ctx, conn, insertOnly); err != nil {
 				return err
 			}
 		}
-		publications := map[string]slot.PublicationIdentity{}
-		for _, p := range []struct {
-			name, publish string
-			tables        []pgx.Identifier
-		}{
-			{publicationName(r.c.Name), "insert, update, delete, truncate", full},
-			{insertPublicationName(r.c.Name), "insert, truncate", inserts},
-		} {
-			if err := slot.DropPublication(ctx, conn, p.name); err != nil {
-				return err
-			}
-			if len(p.tables) == 0 && p.name != publicationName(r.c.Name) { // without tables, too, a stream needs one
-				continue
-			}
-			if major == 10 {
-				p.publish = strings.TrimSuffix(p.publish, ", truncate")
-			}
-			if _, err := slot.CreatePublication(ctx, conn, p.name, p.tables, p.publish); err != nil {
-				return err
-			}
-			id, err := slot.Publication(ctx, conn, p.name)
-			if err != nil {
-				return err
-			}
-			publications[p.name] = id
+		publications, err := slot.Publish(ctx, conn, slot.NamesOf(r.c.Name), published(states, false), published(states, true))
+		if err != nil {
+			return err
 		}
 		r.mu.Lock()
 		r.rec.Tables = states
 		r.mu.Unlock()
 		return r.store.PutPublished(ctx, states, publications)
 	})
+}
+
+// insertOnlyTables are those of --insert-only that hold rows.
+func (r *runner) insertOnlyTables() (tables []catalog.Table, err error) {
+	if len(r.c.InsertOnly) == 0 {
+		return nil, nil
+	}
+	only, err := catalog.Select(r.tables, r.c.InsertOnly, nil)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(only, func(t catalog.Table) bool { return t.Kind != 'r' }), nil
+}
+
+// tableStates are the tables as they are now on both sides, as they will be remembered.
+func (r *runner) tableStates(ctx context.Context, conn *pgx.Conn, insertOnly []catalog.Table) (states []state.Table, err error) {
+	now, err := r.readCatalogs(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	for i := range r.tables {
+		t := &r.tables[i]
+		table := state.Table{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
+		if t.Kind == 'r' {
+			table.Columns = columnStates(t)
+			table.InsertOnly = slices.ContainsFunc(insertOnly, func(only catalog.Table) bool { return only.OID == t.OID })
+		}
+		states = append(states, table)
+	}
+	return states, r.describe(ctx, conn, states, now)
+}
+
+// published are the tables that hold rows, those of --insert-only or the others.
+func published(states []state.Table, insertOnly bool) (tables []pgx.Identifier) {
+	for i := range states {
+		if s := &states[i]; s.Kind == "r" && s.InsertOnly == insertOnly {
+			tables = append(tables, pgx.Identifier{s.Schema, s.Name.Name})
+		}
+	}
+	return tables
 }
 
 func identifiers(tables []catalog.Table) []pgx.Identifier {
@@ -244,7 +233,9 @@ func (r *runner) export(ctx context.Context) error {
 	if err := r.dropSlot(ctx); err != nil {
 		return err
 	}
-	exported, err := slot.Export(ctx, r.c.Source, r.exportConfig(slotName(r.c.Name)))
+	c := r.exportConfig()
+	c.Slot = slot.NamesOf(r.c.Name).Slot
+	exported, err := slot.Export(ctx, r.c.Source, c)
 	if err != nil {
 		return err
 	}
@@ -265,9 +256,9 @@ func (r *runner) export(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) exportConfig(name string) slot.ExportConfig {
+func (r *runner) exportConfig() slot.ExportConfig {
 	return slot.ExportConfig{
-		Slot: name, Logger: r.c.Logger,
+		Logger: r.c.Logger,
 		OnBlocked: func(blockers []slot.Blocker) {
 			for _, b := range blockers {
 				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
@@ -278,13 +269,13 @@ func (r *runner) exportConfig(name string) slot.ExportConfig {
 }
 
 func (r *runner) dropSlot(ctx context.Context) error {
-	return r.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, slotName(r.c.Name)) })
+	return r.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, slot.NamesOf(r.c.Name).Slot) })
 }
 
 // dropSource removes what the source has of this migration, the schema walferry
 // when no other migration uses it.
 func (r *runner) dropSource(ctx context.Context) error {
-	return dropSource(ctx, r.source, r.c.Name)
+	return r.source.Do(ctx, func(conn *pgx.Conn) error { return cleanup.Source(ctx, conn, r.c.Name) })
 }
 
 func parseLSN(s string) pglogrepl.LSN {

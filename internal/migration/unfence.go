@@ -3,10 +3,7 @@ package migration
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
@@ -49,7 +46,7 @@ func (r *runner) unfence(ctx context.Context, run string, opened func(), step fu
 		left = append(left, cutover.Left{Table: "some tables", Why: err.Error()})
 	}
 	if len(left) > 0 {
-		step("the fence is open; triggers of it that let everybody pass are left, until the next cutover, run of migrate, or cleanup: " + leftTriggers(left))
+		step("the fence is open; triggers of it that let everybody pass are left, until the next cutover, run of migrate, or cleanup: " + cutover.ListLeft(left))
 	}
 	return nil
 }
@@ -109,34 +106,4 @@ func (f *following) openLate(ctx context.Context) {
 	f.mu.Lock()
 	f.closed = false
 	f.mu.Unlock()
-}
-
-func leftTriggers(left []cutover.Left) string {
-	var text []string
-	for _, l := range left {
-		text = append(text, fmt.Sprintf("on %s (%s)", l.Table, l.Why))
-	}
-	return list(text)
-}
-
-// removeFence takes a fence down for good.
-func removeFence(ctx context.Context, conn *pgx.Conn, name string) error {
-	if err := cutover.Open(ctx, conn, name, ""); err != nil {
-		return err
-	}
-	patience, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	left, err := cutover.Remove(patience, conn, name)
-	if err != nil || len(left) == 0 {
-		return err
-	}
-	e := &RunError{Problem: "the source accepts writes, but triggers of the fence could not be taken away " + leftTriggers(left), Advice: "end what is named, or wait for its end, and run the same command again"}
-
-	for _, l := range left {
-		var hint interface{ Hint() string }
-		if errors.As(l.Err, &hint) {
-			e.Advice = hint.Hint()
-		}
-	}
-	return e
 }

@@ -218,10 +218,7 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 		}
 		v.HeldMS = time.Since(held).Milliseconds()
 	}()
-	exported, err := slot.Export(ctx, r.c.Source, slot.ExportConfig{
-		// Not the process id: in containers everybody's is 1.
-		Slot: fmt.Sprintf("walferry_verify_%08x", rand.Uint32()), Temporary: true, Wait: 30 * time.Second, Logger: r.c.Logger,
-	})
+	exported, err := slot.ExportTemporary(ctx, r.c.Source, "verify", slot.ExportConfig{Wait: 30 * time.Second, Logger: r.c.Logger})
 	if err != nil {
 		return err
 	}

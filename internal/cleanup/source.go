@@ -1,0 +1,119 @@
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
+)
+
+// Source removes slot, publications, fence and triggers of a migration from its source, and
+// the schema walferry when no other migration uses it.
+func Source(ctx context.Context, conn *pgx.Conn, name string) error {
+	names := slot.NamesOf(name)
+	if err := cutover.Open(ctx, conn, name, ""); err != nil {
+		return err
+	}
+	if err := slot.Drop(ctx, conn, names.Slot); err != nil {
+		return err
+	}
+	if err := fence(ctx, conn, name); err != nil {
+		return err
+	}
+	if err := cutover.Unwatch(ctx, conn, name); err != nil {
+		return err
+	}
+	for _, p := range []string{names.Publication, names.Inserts} {
+		if err := slot.DropPublication(ctx, conn, p); err != nil {
+			return err
+		}
+	}
+	return sourceSchema(ctx, conn, name)
+}
+
+// sourceSchema removes what migrations of one source share, unless there is another one.
+// What somebody else has put into the schema keeps it.
+func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
+	var schema, heartbeat bool
+	err := conn.QueryRow(ctx, `select to_regnamespace('walferry') is not null, to_regclass('walferry.heartbeat') is not null`).Scan(&schema, &heartbeat)
+	if err != nil {
+		return fmt.Errorf("clean up the source: %w", err)
+	}
+	if !schema {
+		return nil
+	}
+	others, err := otherMigrations(ctx, conn, name, "")
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		if !heartbeat {
+			return nil
+		}
+		if err := catalog.Trust(ctx, conn); err != nil { // it may have a trigger that somebody has made
+			return err
+		}
+		if _, err := conn.Exec(ctx, `delete from walferry.heartbeat where migration = $1`, name); err != nil {
+			return fmt.Errorf("clean up the source: %w", err)
+		}
+		return nil
+	}
+	if session.Major(conn.PgConn()) == 10 {
+		if err := slot.DropTruncationTriggers(ctx, conn); err != nil {
+			return err
+		}
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	err = online.Run(patience, conn, "", `drop table if exists walferry.heartbeat; drop schema walferry`)
+	if catalog.State(err) == "2BP01" { // it holds something else: Leftovers tells
+		return nil
+	}
+	if err != nil {
+		holders, _ := online.Holders(context.WithoutCancel(ctx), conn, "walferry.heartbeat")
+		return fmt.Errorf("drop schema walferry on the source, whose tables are in use (%s): %w", online.List(holders), err)
+	}
+	return nil
+}
+
+// fence takes a fence down for good.
+func fence(ctx context.Context, conn *pgx.Conn, name string) error {
+	if err := cutover.Open(ctx, conn, name, ""); err != nil {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	left, err := cutover.Remove(patience, conn, name)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	e := &fenceError{left, "end what is named, or wait for its end, and run the same command again"}
+	for _, l := range left {
+		var hint interface{ Hint() string }
+		if errors.As(l.Err, &hint) {
+			e.advice = hint.Hint()
+		}
+	}
+	return e
+}
+
+// fenceError says that triggers of a fence that is open could not be taken away.
+type fenceError struct {
+	left   []cutover.Left
+	advice string
+}
+
+func (e *fenceError) Error() string {
+	return "the source accepts writes, but triggers of the fence could not be taken away " + cutover.ListLeft(e.left)
+}
+
+// Hint is what the operator can do.
+func (e *fenceError) Hint() string { return e.advice }
