@@ -20,6 +20,7 @@ const (
 	ReadOnlyTransaction      = "25006"
 	IdleInTransactionTimeout = "25P03"
 	TransactionTimeout       = "25P04"
+	DependentObjects         = "2BP01" // DEPENDENT_OBJECTS_STILL_EXIST
 	InvalidCatalogName       = "3D000"
 	InvalidSchemaName        = "3F000"
 	SerializationFailure     = "40001"

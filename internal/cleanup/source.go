@@ -74,7 +74,7 @@ func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	err = online.Run(patience, conn, "", `drop table if exists walferry.heartbeat; drop schema walferry`)
-	if catalog.State(err) == "2BP01" { // it holds something else: Leftovers tells
+	if catalog.State(err) == catalog.DependentObjects { // it holds something else: Leftovers tells
 		return nil
 	}
 	if err != nil {
