@@ -16,53 +16,54 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Config says how changes are applied.
+// Config configures an Applier.
 type Config struct {
-	// Name is the stream's: its row in walferry.progress has it, and the target's
-	// replication origin. It must not be empty.
+	// Name names the stream: its row in walferry.progress and the replication origin on the target.
+	// It must not be empty.
 	Name string
 
-	// Connect opens a connection to the target after one was lost. Zero: with the
-	// configuration of the connection that New was given.
+	// Connect opens a new connection to the target after one is lost. Nil: it connects with the
+	// configuration of the connection passed to New.
 	Connect func(context.Context) (*pgx.Conn, error)
 
-	// Table maps a table of the source to the target's schema and table; false
-	// leaves its changes out. It is asked once for each relation that the source
-	// announces and must always answer the same. Two tables must not get the same
-	// name: a TRUNCATE of one would empty both. Zero: the same name.
+	// Table maps a table of the source to a schema and table of the target; false leaves its
+	// changes out. It is called once for each relation that the source announces and must always
+	// return the same answer. Two tables must not map to the same name: a TRUNCATE of one would
+	// empty both. Nil: every table keeps its name.
 	Table func(namespace, name string) (pgx.Identifier, bool)
 
-	// Originals says what the tables of the source were when they were copied, by the schema and name that each had
-	// then. What has become of them since is then told apart from what the target has
-	// otherwise on purpose, and is a SchemaError, before any change of the new form is applied, until
-	// the target has followed. It is not changed while there is an Applier. Zero: nobody knows of any table,
-	// and only columns that the target lacks are noticed.
+	// Originals describes the tables of the source as they were when they were copied, keyed by the
+	// name that each had then. With it, an alteration of the source since then is distinguished
+	// from an intentional difference of the target, and is a SchemaError, before any change of the
+	// new form is applied, until the target has been altered too. It must not be modified while
+	// there is an Applier. Nil: nothing is known of any table, and only columns that the target
+	// lacks are noticed.
 	Originals map[decoder.Name]Original
 
-	// GroupChanges is how many changes of a backlog are committed together. A
-	// transaction of the source is never split, so that one may exceed it. Zero: 2000.
+	// GroupChanges is how many changes of a backlog are committed together. A transaction of the
+	// source is never split, so a single one may exceed it. Zero: 2000.
 	GroupChanges int
 
-	// GroupBytes is how much memory the changes that are committed together take, about,
-	// as far as they are not of one transaction; twice as much may wait, besides, and as
-	// much be on its way. Zero: 4 MiB.
+	// GroupBytes is approximately how much memory the changes that are committed together take,
+	// unless they are of one transaction. Up to twice as much may be waiting, and again as much in
+	// flight. Zero: 4 MiB.
 	GroupBytes int
 
-	// Windows are needed where tables were copied under other snapshots than that of the
-	// stream's first position, for as long as Applied is before [Applier.Settled]. Nil: all
-	// tables are as of that position.
+	// Windows are needed where tables were copied under other snapshots than that of the stream's
+	// first position, as long as Applied is before [Applier.Settled]. Nil: all tables are as of
+	// that position.
 	Windows *Windows
 
-	// Logger is told of reconnects and retries. Zero: nobody is.
+	// Logger logs reconnects and retries. Nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// finishTimeout is how long a group in hand may still take after the context of
-// Run has ended, and a COMMIT on its way after that of Apply has.
+// finishTimeout bounds how long a group in progress may take after the context of Run has ended,
+// and a COMMIT in flight after that of Apply has.
 const finishTimeout = 30 * time.Second
 
-// Applier applies transactions to one target. Apply, Run and Close are not for
-// concurrent use; the other methods are.
+// Applier applies transactions to one target. Apply, Run and Close are not for concurrent use; the
+// other methods are.
 type Applier struct {
 	config Config
 	log    *slog.Logger
@@ -72,13 +73,13 @@ type Applier struct {
 	last    backend    // of the session before
 	closed  bool
 
-	// doubts are the positions of COMMITs whose answers are not known: the progress row
-	// says one of these or what progress says.
+	// doubts are the positions of COMMITs whose outcome is unknown: the progress row has one of
+	// these or that of progress.
 	doubts []decoder.LSN
 
 	folds foldPolicy
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	progress Progress
 	replica  bool
 	origin   string
@@ -98,14 +99,13 @@ func call(hook func()) {
 	}
 }
 
-// New makes an Applier of a connection to the target. It creates the schema
-// walferry, its table progress and the stream's row there, where they do not
-// exist: the row at position 0, see [SetProgress]. It pins the settings of the
-// session that decide how values are read, and sets session_replication_role to
-// replica where the role may do so.
+// New makes an Applier of a connection to the target. It creates the schema walferry, its table
+// progress and the stream's row there, where they do not exist: the row at position 0, see
+// [SetProgress]. It pins the session settings that determine how values are read, and sets
+// session_replication_role to replica where the role may do so.
 //
-// The Applier owns conn from then on, unless New fails. The connection must go to
-// the server itself, or through a pooler that keeps sessions.
+// The Applier owns conn from then on, unless New returns an error. The connection must go to the
+// server itself, or through a pooler in session mode.
 func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	if c.Name == "" {
 		return nil, errors.New("make applier: Config.Name is empty")
@@ -149,37 +149,36 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	return a, nil
 }
 
-// Applied is the position up to which the target is durable: every transaction of
-// the source whose commit record starts before it is there.
+// Applied returns the position up to which the target is durable: it has every transaction of the
+// source whose commit record starts before it.
 func (a *Applier) Applied() decoder.LSN { return a.Progress().Applied }
 
-// Progress is what the stream's row in walferry.progress says.
+// Progress returns the contents of the stream's row in walferry.progress.
 func (a *Applier) Progress() Progress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.progress
 }
 
-// ReplicaRole tells whether the session has session_replication_role = replica.
-// If not, triggers and foreign keys of the target take effect on what is applied:
-// cascades and triggers' changes arrive from the source as well.
+// ReplicaRole reports whether the session has session_replication_role = replica. If not, triggers
+// and foreign keys of the target take effect on what is applied: cascades and triggers' changes
+// arrive from the source as well.
 func (a *Applier) ReplicaRole() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.replica
 }
 
-// Origin is the name of the replication origin on the target that marks what this
-// Applier writes: walferry_ and Config.Name. It stays on the server until somebody
-// drops it. Empty: the role may not use one, or another session does.
+// Origin returns the name of the replication origin on the target that marks what this Applier
+// writes: walferry_ and Config.Name. It stays on the server until it is dropped. Empty: the role
+// may not use one, or another session is using it.
 func (a *Applier) Origin() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.origin
 }
 
-// Close closes the connection to the target. What has not been committed is
-// rolled back.
+// Close closes the connection to the target. What has not been committed is rolled back.
 func (a *Applier) Close(ctx context.Context) error {
 	if !a.busy.TryLock() {
 		return errBusy
@@ -194,16 +193,14 @@ func (a *Applier) Close(ctx context.Context) error {
 	return s.close(ctx)
 }
 
-// Apply commits whole transactions of the source to the target in one
-// transaction. When it returns nil they are durable; on any error the target is as
-// before. Transactions that are there already, those with CommitLSN < Applied(),
-// are skipped, so that delivering twice is harmless; positions (XID 0) when
-// EndLSN <= Applied().
+// Apply commits whole transactions of the source to the target in one transaction. If it returns
+// nil they are durable; after any error the target is as it was before. Transactions that are
+// already there, those with CommitLSN < Applied(), are skipped, so that delivering twice is
+// harmless; positions (XID 0) when EndLSN <= Applied().
 //
-// Errors that may go away, lost connections and deadlocks among them, are
-// returned too: Run tries again. The one case in which an error leaves open
-// whether the target has changed is a connection lost during COMMIT that cannot be
-// made again; the next call finds out.
+// Transient errors, such as lost connections and deadlocks, are returned too; it is Run that
+// retries. Only one error leaves open whether the target has changed: a connection lost during
+// COMMIT that cannot be reestablished. The next call finds out.
 func (a *Applier) Apply(ctx context.Context, txs ...*decoder.Tx) error {
 	if !a.busy.TryLock() {
 		return errBusy
@@ -247,7 +244,7 @@ func (a *Applier) apply(ctx context.Context, txs []*decoder.Tx) error {
 		fresh := len(a.session.facts.tables) == 0
 		err := a.transact(ctx, group, from, to, false)
 		if attempt == 0 && a.session != nil && maybeStale(err, fresh) {
-			continue // the rollback made the session forget what it knew of the target's tables
+			continue // the rollback has made the session forget the target's tables
 		}
 		return err
 	}
@@ -261,15 +258,16 @@ func changesIn(group []*decoder.Tx) int {
 	return n
 }
 
-// maybeStale tells whether an error may come from what was known of the target's
-// tables, and was not fresh: somebody has altered one since.
+// maybeStale reports whether an error may be due to outdated knowledge of the target's tables: one
+// may have been altered since.
 func maybeStale(err error, fresh bool) bool {
 	var schema *SchemaError
 	var conflict *ConflictError
 	return (!fresh && (errors.As(err, &schema) || errors.As(err, &conflict))) || catalog.StalePlan(err)
 }
 
-// pending leaves out what the target has, and returns where the rest leads.
+// pending filters out what the target already has, and returns the progress to which the rest
+// leads.
 func pending(from Progress, txs []*decoder.Tx) (group []*decoder.Tx, to Progress) {
 	to = from
 	for _, tx := range txs {
@@ -282,7 +280,7 @@ func pending(from Progress, txs []*decoder.Tx) (group []*decoder.Tx, to Progress
 	return group, to
 }
 
-// there tells whether a target at applied holds a transaction, or has passed a position.
+// there reports whether a target at applied has a transaction, or is past a position.
 func there(tx *decoder.Tx, applied decoder.LSN) bool {
 	if tx.XID == 0 {
 		return tx.EndLSN <= applied
@@ -290,8 +288,8 @@ func there(tx *decoder.Tx, applied decoder.LSN) bool {
 	return tx.CommitLSN < applied
 }
 
-// transact is the transaction on the target that moves it by a group. The result of
-// every statement is read before its COMMIT is sent.
+// transact applies a group in one transaction of the target. The result of every statement is read
+// before its COMMIT is sent.
 func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Progress, folded bool) error {
 	if err := a.session.resolve(ctx, &a.config, group...); err != nil {
 		return a.rollback(ctx, err)
@@ -302,7 +300,7 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 	}
 	p := a.session.pipe(ctx)
 	if err := p.send(a.session.facts.head(false, a.config.Name, from, to), body); err == nil {
-		p.settle() //nolint:errcheck // end tells
+		p.settle() //nolint:errcheck // end returns the error
 	}
 	err = p.end()
 	if err == nil {
@@ -335,10 +333,9 @@ func (b *batch) begin() {
 	}
 }
 
-// move takes the progress row from one position to the next; it is the first
-// statement of a transaction, or the last of one whose end came late. The origin
-// is given the position and time of the commit as well: without them all commits
-// of a session would carry the time of its first.
+// move takes the progress row from one position to the next; it is the first statement of a
+// transaction, or the last of one whose end came late. The origin is given the position and time of
+// the commit as well: without them all commits of a session would carry the time of its first.
 func (b *batch) move(stream string, from, to Progress) {
 	own := &b.facts.own
 	b.claim(own.move, moveParameters(stream, from, to)...)
@@ -347,8 +344,8 @@ func (b *batch) move(stream string, from, to Progress) {
 	}
 }
 
-// commit makes the open transaction durable. Once COMMIT is on its way, its answer
-// is waited for even when ctx ends.
+// commit makes the open transaction durable. Once COMMIT is on its way, commit waits for the answer
+// even if ctx ends.
 func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
 	call(a.hooks.beforeCommit)
 	work, cancel := linger(ctx, finishTimeout)
@@ -360,7 +357,8 @@ func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
 		return nil
 	}
 	if !a.session.conn.IsClosed() {
-		// An ERROR instead of a COMMIT: a deferred constraint, or a conflict of serializable transactions.
+		// An ERROR instead of a COMMIT: a deferred constraint, or a conflict of serializable
+		// transactions.
 		var server *pgconn.PgError
 		if errors.As(err, &server) && !catalog.Passes(server) {
 			if server.TableName != "" {
@@ -375,7 +373,7 @@ func (a *Applier) commit(ctx context.Context, place Place, to Progress) error {
 		}
 		return a.rollback(ctx, err)
 	}
-	// Nobody knows whether it was committed. The progress row does.
+	// Whether it was committed, only the progress row can tell.
 	a.doubts = append(a.doubts, to.Applied)
 	a.drop(work)
 	switch again := a.ready(work); {
@@ -398,8 +396,8 @@ func (s *session) commit(ctx context.Context) error {
 	return nil
 }
 
-// rollback ends a transaction that met err, and returns the error to report. The
-// target is as before.
+// rollback ends a transaction that failed with err, and returns the error to report. The target is
+// as it was before.
 func (a *Applier) rollback(ctx context.Context, err error) error {
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
@@ -424,7 +422,7 @@ func (a *Applier) setProgress(p Progress) {
 	a.progress = p
 }
 
-// linger is a context that ends some time after ctx has.
+// linger returns a context that ends d after ctx does.
 func linger(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	timer := time.AfterFunc(math.MaxInt64, func() { cancel(context.Cause(ctx)) })

@@ -14,8 +14,8 @@ const (
 
 const textOID = 25
 
-// textArray makes a text[] of the value that each change has for a parameter, in the
-// binary format (array_send in arrayfuncs.c): nothing in it needs to be quoted.
+// textArray makes a text[] of the value that each change has for a parameter, in the binary format
+// (array_send in arrayfuncs.c): nothing in it needs to be quoted.
 func textArray(changes []*decoder.Change, a arg) []byte {
 	size := 20
 	var null uint32
@@ -42,12 +42,12 @@ func textArray(changes []*decoder.Change, a arg) []byte {
 	return b
 }
 
-// literal makes the text of an array of the value that each change has for a
-// parameter: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
+// literal makes the text of an array of the value that each change has for a parameter:
+// https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
 func literal(changes []*decoder.Change, a arg, delimiter byte) []byte {
 	size := 2
 	for _, c := range changes {
-		size += len(a.value(c).Data) + len(`"",NU`) // a NULL, too; quotes inside are few
+		size += len(a.value(c).Data) + len(`"",NU`) // room for a NULL, too; inner quotes are rare
 	}
 	b := append(make([]byte, 0, size), '{')
 	for i, c := range changes {
@@ -71,7 +71,7 @@ func literal(changes []*decoder.Change, a arg, delimiter byte) []byte {
 	return append(b, '}')
 }
 
-// value is what a change has for a parameter.
+// value returns the value that a change has for a parameter.
 func (a arg) value(c *decoder.Change) *decoder.Value {
 	if a.old {
 		return &c.Old[a.column]

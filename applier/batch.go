@@ -6,18 +6,18 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// batch is what is to be sent to the target, in this order. Making it needs nothing
-// from the server, as long as the tables are known.
+// batch is a sequence of statements to be sent to the target. Building it needs nothing from the
+// server once the tables are known.
 type batch struct {
 	facts    *facts
-	prove    bool // by the statements themselves; else whoever reads the results counts
+	prove    bool // the statements themselves fail on a wrong row count; otherwise the reader of the results checks it
 	commands []command
-	values   [][]byte // of all commands; a chunk at a time
+	values   [][]byte // of all commands, allocated in chunks
 	shape    shape    // buffer
-	reading  []*table // of which rows may be read from the source after this: then their windows reach to its end
+	reading  []*table // whose rows may be read from the source after this batch, which extends their windows to its end
 }
 
-// command is one statement, and what its result must be.
+// command is one statement, and its expected result.
 type command struct {
 	statement *statement // prepared when it is used first
 	sql       string     // without a statement
@@ -45,7 +45,7 @@ func (b *batch) commit() {
 	b.commands[len(b.commands)-1].commit = true
 }
 
-// change adds what applies one change of the source.
+// change adds the statement that applies one change of the source.
 func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	if c.Op == decoder.Truncate {
 		return b.truncate(tx, c)
@@ -73,7 +73,7 @@ func unknownRelation(tx *decoder.Tx) error {
 	return &inputError{fmt.Sprintf("apply transaction %d: a change of no known relation", tx.XID)}
 }
 
-// changes adds those of one Tx, one by one in their order.
+// changes adds the changes of one Tx, one by one in their order.
 func (b *batch) changes(tx *decoder.Tx) error {
 	for i := range tx.Changes {
 		if err := b.change(tx, &tx.Changes[i]); err != nil {
@@ -109,7 +109,7 @@ func (b *batch) truncate(tx *decoder.Tx, c *decoder.Change) error {
 			return unknownRelation(tx)
 		case refuse:
 			return located(t.unfit, tx, c, t)
-		case strict, converge: // where rows of several positions were, none of any is
+		case strict, converge: // no rows are left of any position
 			tables = append(tables, t)
 		}
 	}

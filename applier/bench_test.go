@@ -8,8 +8,8 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// benchGroup is a group of 2,000 changes like those of pgbench -N: an update of a row by its
-// key, and an insert into a table without one.
+// benchGroup is a group of 2,000 changes like those of pgbench -N: an update of a row by its key,
+// and an insert into a table without one.
 func benchGroup() (*facts, []*decoder.Tx) {
 	accounts, history := relation("accounts", 'd', "aid*", "bid", "abalance", "filler"), relation("history", 'n', "tid", "bid", "aid", "delta", "mtime")
 	folds := newFoldPolicy()
@@ -29,8 +29,8 @@ func benchGroup() (*facts, []*decoder.Tx) {
 	return s, txs
 }
 
-// The way of a group from its changes to the parameters that are sent: by its net effect,
-// and change by change.
+// The way of a group from its changes to the parameters that are sent: by its net effect, and
+// change by change.
 func BenchmarkBatch(b *testing.B) {
 	s, txs := benchGroup()
 	for name, folded := range map[string]bool{"folded": true, "one by one": false} {

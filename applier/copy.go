@@ -7,9 +7,9 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// copy adds INSERTs of one shape as one COPY, which the server takes row by row without an
-// executor. s is the statement for many of them: COPY has its columns, and the same input
-// functions read the same texts. It writes identity columns, as OVERRIDING SYSTEM VALUE does.
+// copy adds INSERTs of one shape as one COPY, which the server reads row by row without an
+// executor. s is the statement for many of them: COPY has its columns, and the same input functions
+// read the same texts. It writes identity columns, as OVERRIDING SYSTEM VALUE does.
 func (b *batch) copy(t *table, s *statement, changes []*decoder.Change) {
 	names := make([]string, len(s.args))
 	for i, arg := range s.args {
@@ -27,7 +27,7 @@ func copyText(changes []*decoder.Change, args []arg) []byte {
 	size := 0
 	for _, c := range changes {
 		for _, arg := range args {
-			size += len(arg.value(c).Data) + len(`\N,`) // what is escaped is rare
+			size += len(arg.value(c).Data) + len(`\N,`) // escapes are rare
 		}
 	}
 	b := make([]byte, 0, size)
@@ -47,7 +47,7 @@ func copyText(changes []*decoder.Change, args []arg) []byte {
 	return b
 }
 
-// appendCopied escapes what would be taken for an end or an escape.
+// appendCopied escapes what COPY would read as a delimiter or an escape.
 func appendCopied(b, text []byte) []byte {
 	for {
 		at := bytes.IndexAny(text, "\\\t\n\r")

@@ -26,7 +26,8 @@ func copies(t *testing.T, g *target, tx *decoder.Tx) int {
 	return n
 }
 
-// Many INSERTs are a COPY; a table with row-level security, which COPY refuses, gets them otherwise.
+// Many INSERTs are a COPY; a table with row-level security, which COPY refuses, gets them
+// otherwise.
 func TestApply_Copied(t *testing.T) {
 	g := newTarget(t, `create table plain (id int generated always as identity primary key, n serial, "v	;" text);
 create table guarded (id int primary key, v text); alter table guarded enable row level security, force row level security`)

@@ -1,13 +1,12 @@
-// Package applier applies transactions of one PostgreSQL server, as package
-// decoder reads them from a slot, to another: in commit order, each exactly once.
+// Package applier applies transactions of one PostgreSQL server, as package decoder reads them from
+// a slot, to another: in commit order, each exactly once.
 //
 // # Basics
 //
-// An [Applier] belongs to one target and one stream of changes, which has a name.
-// It keeps the position it has come to in a row of the table walferry.progress on
-// the target, and moves it in the transaction that holds the data. What is
-// committed there is the truth: a process that was killed at any moment starts
-// again at [Applier.Applied] and nothing is missing or there twice.
+// An [Applier] belongs to one target and one stream of changes, which has a name. It keeps its
+// position in a row of the table walferry.progress on the target, and updates it in the transaction
+// that writes the data. What is committed there is the truth: a process that was killed at any
+// moment resumes at [Applier.Applied], and nothing is lost or applied twice.
 //
 //	conn, err := pgx.Connect(ctx, targetURL)
 //	target, err := applier.New(ctx, conn, applier.Config{Name: "orders"})
@@ -16,39 +15,35 @@
 //	})
 //	err = target.Run(ctx, source)
 //
-// [Applier.Apply] is the core: it takes transactions and returns when they are
-// durable. [Applier.Run] reads them from a [Source], commits several together while
-// there is a backlog, tries again what may go away, and acknowledges.
+// [Applier.Apply] is the core: it takes transactions and returns when they are durable.
+// [Applier.Run] reads them from a [Source], commits several together while there is a backlog,
+// retries after transient errors, and acknowledges.
 //
-// # What it does with a change
+// # How changes are applied
 //
-// Columns are matched by name, and values stay the text that the source sent: the
-// target's input functions read it. Columns that only the target has keep their
-// defaults, generated ones are computed by the target, and a column that the
-// target lacks is a [SchemaError]. So is a table or column that was given another's name, where
-// Originals of [Config] say what it was.
+// Columns are matched by name, and values stay the text that the source sent: the target's input
+// functions read it. Columns that only the target has keep their defaults, the target computes
+// generated ones, and a column that the target lacks is a [SchemaError]. So is a table or column
+// that has been given the name of another, if Originals of [Config] describe what it was.
 //
-// UPDATE and DELETE find their row by the source's replica identity. Where that is
-// FULL, they use a key of the target, which the source need not have: its constraint refuses
-// what the target cannot hold. Where there is none, they use all columns, byte for
-// byte, and then one of the rows that are equal. They must find exactly one row,
-// otherwise the target has diverged and Apply returns a [ConflictError].
+// UPDATE and DELETE find their row by the source's replica identity. Where that is FULL, they use a
+// key of the target, which the source need not have: its constraint rejects what the target cannot
+// hold. Without such a key they compare all columns byte for byte, and take one of the rows that
+// are equal. They must find exactly one row, otherwise the target has diverged and Apply returns a
+// [ConflictError].
 //
 // # Caveats
 //
-// The target's tables belong to the applier. With session_replication_role =
-// replica, which a superuser may set, from version 15 on whoever was granted it, and
-// rds_superuser on RDS, their triggers and foreign keys rest. Otherwise (see
-// [Applier.ReplicaRole]) triggers have to be disabled and foreign keys created
-// later, because what they do arrives from the source as well.
+// The target's tables belong to the applier. With session_replication_role = replica, which a
+// superuser may set, from version 15 on whoever was granted it, and rds_superuser on RDS, their
+// triggers and foreign keys do not fire. Otherwise (see [Applier.ReplicaRole]) triggers have to be
+// disabled and foreign keys created later, because what they do arrives from the source as well.
 //
-// In that role the server does not check constraints that are DEFERRABLE. The
-// source has.
+// In that role the server does not check DEFERRABLE constraints; the source has checked them.
 //
-// A table without a key is searched from end to end for each row that changes
-// unless one of its columns has an index.
+// A table without a key is scanned completely for each row that changes, unless one of its columns
+// has an index.
 //
-// One process applies a stream at a time. If there are two, the progress row moves
-// under one of them and that one stops with a [ProgressError] before it has
-// committed anything.
+// Only one process applies a stream at a time. If there are two, one finds that the other has moved
+// the progress row, and stops with a [ProgressError] before it has committed anything.
 package applier

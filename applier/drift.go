@@ -6,23 +6,23 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// alteration is what keeps the rows of a table from being applied: one side was
-// altered since the table was copied, and the other was not.
+// alteration is a reason why changes of a table cannot be applied: one side was altered after the
+// table was copied, and the other was not.
 type alteration struct {
 	what    string
 	columns []string
-	advice  string // where it is not to alter the target as the source was
+	advice  string // if it is other than to alter the target as the source was altered
 }
 
-// firstUnpinned is where OIDs begin that servers do not share (FirstGenbkiObjectId in
+// firstUnpinned is the first OID that servers do not share (FirstGenbkiObjectId in
 // access/transam.h); those of built-in types are below it.
 const firstUnpinned = 10000
 
-// findAlteration compares the columns that the source has now with those it had and
-// with the target's. was is empty where nobody knows what the source had: then it finds
-// only what the target lacks. Without was a column that the source has no more looks
-// like one of the target's own, which gets its default, and most types take the texts
-// of most others, while the rows that the source has written anew are not in the stream.
+// findAlteration compares the columns that the source has now with those it had and with the
+// target's. If original has no columns, it only finds what the target lacks: a column that the
+// source no longer has then looks like one of the target's own, which gets its default, and most
+// types accept the text of most others, while the rows that the source has rewritten are not in the
+// stream.
 func findAlteration(original Original, now []decoder.Column, target map[string]column) *alteration {
 	was := original.Columns
 	current := map[string]decoder.Column{}
@@ -56,7 +56,7 @@ func findAlteration(original Original, now []decoder.Column, target map[string]c
 		if original.untouched(now, target) {
 			return &alteration{
 				"the target's columns were dropped and added again before this was applied, which is for the old ones: " + strings.Join(displaced, ", "), nil,
-				"what it has for the old ones must not go into the new ones, and the old ones are gone: begin the migration anew, with a new copy",
+				"what it has for the old ones must not go into the new ones, and the old ones are gone: start the migration over with a new copy",
 			}
 		}
 		return &alteration{what: "the source has given columns each other's names, or dropped and added them again", columns: displaced}

@@ -7,8 +7,8 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// What the source's columns were decides whether a target's column is left over
-// from a DROP or RENAME, and whether a type that fits is another one by now.
+// What the source's columns were decides whether a target's column is left over from a DROP or
+// RENAME, and whether a type that fits is another one by now.
 func TestFindAlteration(t *testing.T) {
 	const integer, bigint, text, mood, theirMood = 23, 20, 25, 16_400, 17_000
 	id, v := decoder.Column{Name: "id", TypeOID: integer, TypeMod: -1}, decoder.Column{Name: "v", TypeOID: text, TypeMod: -1}

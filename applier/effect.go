@@ -12,8 +12,8 @@ type effects struct {
 	byKey map[string]int
 }
 
-// effect is what is left to do to one row. The changes are made up: they have the
-// values of several, but the form that a source would send.
+// effect is the net effect on one row. Its change is synthetic: it combines the values of several,
+// in the form that a source would send.
 type effect struct {
 	remove bool // delete it first
 	put    bool // then insert or update
@@ -37,7 +37,7 @@ func newRow(c *decoder.Change) []decoder.Value {
 	return row
 }
 
-// sameRow tells whether two rows are known to be equal, byte for byte.
+// sameRow reports whether two rows are known to be equal, byte for byte.
 func sameRow(a, b []decoder.Value) bool {
 	for i := range a {
 		if a[i].Kind == decoder.Unchanged || a[i].Kind != b[i].Kind || !bytes.Equal(a[i].Data, b[i].Data) {
@@ -47,23 +47,23 @@ func sameRow(a, b []decoder.Value) bool {
 	return true
 }
 
-// The changes that a source can make to a row are those that follow. Others would
-// mean that something is wrong: they stand alone, and the server says what.
+// The methods below accept the changes that a source can make to a row. Any other change means that
+// something is wrong: it stands alone, and the server says what.
 
-// holds tells whether a change is one of the row that is put. With REPLICA IDENTITY FULL
-// the key is one of the target: the source may have another row of that key beside it.
-func (e *effect) holds(c *decoder.Change) bool {
+// covers reports whether a change is of the row that is put. With REPLICA IDENTITY FULL the key is
+// the target's: the source may have another row with the same key.
+func (e *effect) covers(c *decoder.Change) bool {
 	return e.put && (c.Relation.ReplicaIdentity != decoder.IdentityFull || sameRow(e.row, c.Old))
 }
 
-// puts notes the row that a change leaves.
+// puts records the row that a change leaves.
 func (e *effect) puts(c *decoder.Change) {
 	if c.Relation.ReplicaIdentity == decoder.IdentityFull {
 		e.row = newRow(c)
 	}
 }
 
-// of is the effect on the row of a key; one that is not met yet has none.
+// of returns the effect on the row of a key, and whether there was one already.
 func (s *effects) of(key []byte) (e *effect, met bool) {
 	i, met := s.byKey[string(key)]
 	if !met {
@@ -91,7 +91,7 @@ func (s *effects) insert(key []byte, c *decoder.Change) bool {
 
 func (s *effects) update(key []byte, c *decoder.Change) bool {
 	e, met := s.of(key)
-	if met && !e.holds(c) {
+	if met && !e.covers(c) {
 		return false
 	}
 	e.puts(c)
@@ -116,7 +116,7 @@ func (s *effects) remove(key []byte, c *decoder.Change) bool {
 		*e = effect{remove: true, change: decoder.Change{Op: decoder.Delete, Relation: c.Relation, Old: c.Old}}
 		return true
 	}
-	if !e.holds(c) {
+	if !e.covers(c) {
 		return false
 	}
 	e.put = false

@@ -61,13 +61,12 @@ func (p Place) String() string {
 	return b.String()
 }
 
-// ConflictError means that a change of the source cannot be made to the target:
-// the two have diverged, or the target refuses the row. Nothing of the source's
-// transaction was applied. Once the target has been repaired, applying goes on
-// where it stopped.
+// ConflictError means that a change of the source cannot be made to the target: the two have
+// diverged, or the target refuses the row. Nothing of the source's transaction was applied. Once
+// the target has been repaired, applying resumes where it stopped.
 //
-// It names columns and constraints, never the values in them; those are in
-// Detail of the [pgconn.PgError] that it may wrap.
+// It names columns and constraints, never the values in them; those may be in Detail of the
+// [pgconn.PgError] that it may wrap.
 type ConflictError struct {
 	Place
 	Kind       Kind
@@ -102,10 +101,10 @@ func (e *ConflictError) Unwrap() error {
 
 // Hint says what the operator can do.
 func (e *ConflictError) Hint() string {
-	const again = "then start again, it goes on where it stopped"
+	const again = "then start again: it resumes where it stopped"
 	switch e.Kind {
 	case MissingRow, SeveralRows:
-		return "somebody else wrote to " + e.Table + " on the target, or a trigger or rule there did: make the row what it is on the source, " + again
+		return "something else wrote to " + e.Table + " on the target, or a trigger or rule there did: make the row what it is on the source, " + again
 	case NotInserted:
 		return "a rule, or a trigger that is enabled ALWAYS or REPLICA, changed the INSERT: disable it on " + e.Table + ", " + again
 	case UnknownKey:
@@ -125,14 +124,14 @@ func (e *ConflictError) Hint() string {
 	return "remove what makes the target refuse the change, " + again
 }
 
-// SchemaError means that the target has not got the columns, or the table, that
-// the source's changes are for. Nothing of the transaction was applied.
+// SchemaError means that the target does not have the columns, or the table, that the source's
+// changes are for. Nothing of the transaction was applied.
 type SchemaError struct {
 	Place
-	Columns  []string // that one side lacks or has otherwise, if that is the reason
+	Columns  []string // that one side lacks or defines differently, if that is the reason
 	Reason   string
 	SQLState string // of the server's error, if there was one
-	advice   string // what the operator can do, where it is something else than usual
+	advice   string // what the operator can do, if it is not the usual
 	err      *pgconn.PgError
 }
 
@@ -158,13 +157,13 @@ func (e *SchemaError) Hint() string {
 	}
 	if len(e.Columns) > 0 {
 		return "the source's table has changed: make the same ALTER TABLE on the target (columns: " + strings.Join(e.Columns, ", ") +
-			"), then start again, it goes on where it stopped"
+			"), then start again: it resumes where it stopped"
 	}
-	return "make " + e.Table + " on the target as it is on the source, then start again, it goes on where it stopped"
+	return "make " + e.Table + " on the target as it is on the source, then start again: it resumes where it stopped"
 }
 
-// ProgressError means that the row in walferry.progress is not what this Applier
-// left there. It stops, because it no longer knows what the target holds.
+// ProgressError means that the row in walferry.progress is not what this Applier left there. It
+// stops, because it no longer knows what the target holds.
 type ProgressError struct {
 	Stream string      // Config.Name
 	Want   decoder.LSN // what the row was expected to say
@@ -183,8 +182,8 @@ func (e *ProgressError) Error() string {
 	return fmt.Sprintf("check progress of stream %q: another applier has moved it from %s to %s", e.Stream, e.Want, e.Have)
 }
 
-// Lost tells that the target has lost transactions that were durable on it: it
-// was restored from a backup, or failed over to a server that lagged behind.
+// Lost reports whether the target has lost transactions that were durable on it: it was restored
+// from a backup, or failed over to a server that lagged behind.
 func (e *ProgressError) Lost() bool { return !e.Missing && e.Have < e.Want }
 
 // Hint says what the operator can do.
@@ -195,11 +194,9 @@ func (e *ProgressError) Hint() string {
 	return "only one process may apply a stream: end the other one"
 }
 
-// RestartError means that a transaction too large for memory met an error that
-// goes away by itself, or could not be applied by its net effect and will be row by
-// row, after its first pieces had been given up. The target is
-// as it was before that transaction. Open a new stream at [Applier.Applied] and
-// call Run again.
+// RestartError means that a transaction in pieces met a transient error, or could not be applied by
+// its net effect and will be row by row, after its first pieces had been released. The target is as
+// it was before that transaction. Open a new stream at [Applier.Applied] and call Run again.
 type RestartError struct {
 	XID     uint32
 	LSN     decoder.LSN // of the commit

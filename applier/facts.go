@@ -7,7 +7,7 @@ import (
 )
 
 // facts are what is known of the target for as long as a session lasts. They have no connection:
-// what makes batches of them does so while a pipe has it.
+// batches are built from them while a pipe has it.
 type facts struct {
 	major     int
 	replica   bool          // session_replication_role is replica
@@ -25,14 +25,14 @@ type facts struct {
 // ownStatements are those that every transaction needs.
 type ownStatements struct{ begin, deferConstraints, move, claim, origin, commit *statement }
 
-// of returns what the target has for a relation that resolve has met.
+// of returns the table for a relation that was described; otherwise nil.
 func (f *facts) of(r *decoder.Relation) *table { return f.tables[r] }
 
-// tablesMax bounds how many relations are kept. Each reconnect of the source
-// sends new ones, so that old ones pile up.
+// tablesMax bounds how many relations are kept. Each reconnect of the source sends new ones, so
+// that old ones pile up.
 const tablesMax = 20_000
 
-// prune is called between groups, when no change refers to a relation.
+// prune must be called between groups, when no change refers to a relation.
 func (f *facts) prune() {
 	if len(f.tables) > tablesMax {
 		clear(f.tables)
@@ -45,7 +45,7 @@ func (f *facts) forget() {
 	f.byName = map[string]*table{}
 }
 
-// meeting is where a relation was met first.
+// meeting is the first change of a relation.
 type meeting struct {
 	tx       *decoder.Tx
 	op       decoder.Op

@@ -50,8 +50,8 @@ func (g *target) eventually(query, want string) {
 	}
 }
 
-// The session ends at each moment of a transaction: before its COMMIT, after it,
-// and before the acknowledgement. A table without a key shows what is there twice.
+// The session ends at each moment of a transaction: before its COMMIT, after it, and before the
+// acknowledgement. A table without a key shows what is there twice.
 func TestRun_SessionLost(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
@@ -115,8 +115,8 @@ func TestApply_TwoAppliers(t *testing.T) {
 	g.want(`select line from log order by line`, "a", "b")
 }
 
-// The target was restored from a backup that is older than what was
-// acknowledged: going on would lose what came between.
+// The target was restored from a backup that is older than what was acknowledged: going on would
+// lose what came between.
 func TestRun_TargetWentBack(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
@@ -136,8 +136,8 @@ func TestRun_TargetWentBack(t *testing.T) {
 	g.want(`select line from log`, "a")
 }
 
-// A user's session on the target and the applier wait for each other. The
-// applier is the one that gives way, and tries again.
+// A user's session on the target and the applier wait for each other. The applier is the one that
+// gives way, and tries again.
 func TestRun_Deadlock(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key, v text); insert into t values (1, ''), (2, '')`)
@@ -219,8 +219,8 @@ func TestRun_StandbyAndBack(t *testing.T) {
 	}
 }
 
-// The session is lost between two pieces of a transaction. The pieces are gone,
-// and the caller has to begin the stream again.
+// The session is lost between two pieces of a transaction. The pieces are gone, and the caller has
+// to begin the stream again.
 func TestRun_RestartInPieces(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
@@ -252,8 +252,8 @@ func TestRun_RestartInPieces(t *testing.T) {
 	g.want(`select transactions, changes from walferry.progress`, "2|4")
 }
 
-// A change of one piece fails while the next, which is for a table that is met first, waits for
-// the results: the error is that of the change.
+// A change of one piece fails while the next, which is for a table that is met first, waits for the
+// results: the error is that of the change.
 func TestRun_FailureBeforeNewTable(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key, v text); insert into t values (1, ''); create table log (line text)`)
@@ -285,8 +285,8 @@ func TestRun_FailureBeforeNewTable(t *testing.T) {
 	g.want(`select count(*) from log`, "0")
 }
 
-// The context ends while only a part of a transaction has come: it is undone.
-// What is in hand whole is finished.
+// The context ends while only a part of a transaction has come: it is undone. What is in hand whole
+// is finished.
 func TestRun_Stop(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
@@ -315,8 +315,8 @@ func TestRun_Stop(t *testing.T) {
 
 var errStop = errors.New("stop")
 
-// Without the right to set session_replication_role or an origin, constraints
-// are deferred as in the source's transaction, and their violation is found.
+// Without the right to set session_replication_role or an origin, constraints are deferred as in
+// the source's transaction, and their violation is found.
 func TestApply_PlainRole(t *testing.T) {
 	t.Parallel()
 	g, role := plainTarget(t, `create table own.t (id int primary key, u int unique deferrable); insert into own.t values (1, 1), (2, 2)`)
@@ -351,8 +351,8 @@ func TestApply_PlainRole(t *testing.T) {
 	g.want(`select count(*) from own.t`, "3")
 }
 
-// What is written carries the replication origin and the time of the source's
-// commit, each transaction its own.
+// What is written carries the replication origin and the time of the source's commit, each
+// transaction its own.
 func TestApply_Origin(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t, pgtest.Options{Major: max(targetMajor(), 14), Settings: map[string]string{"track_commit_timestamp": "on"}})

@@ -110,8 +110,8 @@ func newTargetSince(t testing.TB, major int, schema string) *target {
 func sourceMajor() int { major, _ := pgtest.Default(); return major }
 func targetMajor() int { _, major := pgtest.Default(); return major }
 
-// plainTarget is newTarget with an applier of a role that may not set session_replication_role
-// and owns what it creates in the schema own.
+// plainTarget is newTarget with an applier of a role that may not set session_replication_role and
+// owns what it creates in the schema own.
 func plainTarget(t testing.TB, schema string) (*target, string) {
 	t.Helper()
 	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
@@ -189,8 +189,8 @@ func (g *target) apply(changes ...decoder.Change) {
 	}
 }
 
-// want compares a table's rows, of which the query makes lines, with lines. Positions are in
-// them as LSN.String writes them, not as the server does: version 19 fills them up with zeros.
+// want compares a table's rows, of which the query makes lines, with lines. Positions are in them
+// as LSN.String writes them, not as the server does: version 19 fills them up with zeros.
 func (g *target) want(query string, lines ...string) {
 	g.t.Helper()
 	var got []string

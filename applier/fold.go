@@ -8,12 +8,12 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// fold turns the changes of a group into the net effect that they have on each row,
-// so that a table takes one statement for many of them. What has no net effect that is
-// known for certain stays a change of its own, in its place among the others of its table.
+// fold turns the changes of a group into the net effect that they have on each row, so that a table
+// takes one statement for many of them. A change whose net effect is not certain stays by itself,
+// in its place among the others of its table.
 //
-// The order between tables is given up. That is allowed in replica role only, where
-// neither foreign keys nor triggers look at it.
+// The order between tables is given up, which is allowed only in replica role, where neither
+// foreign keys nor triggers depend on it.
 type fold struct {
 	batch  *batch
 	tables map[string]*folded // by the name on the target
@@ -21,14 +21,14 @@ type fold struct {
 	key    []byte             // buffer
 }
 
-// folded are the changes of one table, in parts that must follow each other.
+// folded are the changes of one table, as steps to be taken in order.
 type folded struct {
 	table *table
-	parts []part
+	steps []step
 }
 
-// part is a set of net effects, or one change.
-type part struct {
+// step is a set of net effects, or one change.
+type step struct {
 	net    *effects
 	tx     *decoder.Tx
 	change *decoder.Change
@@ -38,17 +38,17 @@ func (b *batch) fold() *fold {
 	return &fold{batch: b, tables: map[string]*folded{}}
 }
 
-// add takes the next change. It returns false when it does not, and everything so far
-// has to be sent before it: a TRUNCATE of several tables; a change that triggers will see;
-// one of a table that was met in another form.
+// add takes the next change, or returns false if everything so far has to be sent before it: a
+// TRUNCATE of several tables, a change that triggers see, or one of a table that was met in another
+// form.
 func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 	if c.Op == decoder.Truncate {
 		return f.truncate(tx, c)
 	}
 	t, how := f.batch.treat(c.Relation, tx)
 	switch how {
-	case unknown, refuse: // sending will say it
-		f.order = append(f.order, &folded{parts: []part{{tx: tx, change: c}}})
+	case unknown, refuse: // sending it returns the error
+		f.order = append(f.order, &folded{steps: []step{{tx: tx, change: c}}})
 		return true
 	case leaveOut:
 		return true
@@ -58,13 +58,13 @@ func (f *fold) add(tx *decoder.Tx, c *decoder.Change) bool {
 		return false
 	}
 	if how != strict || !t.foldable || !f.into(to.open(), t, c) {
-		to.parts = append(to.parts, part{tx: tx, change: c})
+		to.steps = append(to.steps, step{tx: tx, change: c})
 	}
 	return true
 }
 
-// truncate takes a TRUNCATE of one table. What was to be done to its rows before has no
-// net effect, nor has a TRUNCATE before. The server looks through all of its buffers for each.
+// truncate takes a TRUNCATE of one table, which cancels all changes of the table before it, earlier
+// TRUNCATEs included. The server searches all of its buffers for each.
 func (f *fold) truncate(tx *decoder.Tx, c *decoder.Change) bool {
 	if len(c.Truncated) != 1 {
 		return false
@@ -80,11 +80,11 @@ func (f *fold) truncate(tx *decoder.Tx, c *decoder.Change) bool {
 	if to == nil || to.restarts() && !c.Restart {
 		return false
 	}
-	to.parts = []part{{tx: tx, change: c}}
+	to.steps = []step{{tx: tx, change: c}}
 	return true
 }
 
-// of is where the changes of a table go; nil where they cannot be folded with those so far.
+// of returns where the changes of a table go; nil if they cannot be folded with those so far.
 func (f *fold) of(t *table) *folded {
 	to := f.tables[t.sql]
 	switch {
@@ -100,18 +100,18 @@ func (f *fold) of(t *table) *folded {
 	return to
 }
 
-// restarts tells whether one of the changes restarts sequences.
+// restarts reports whether one of the changes restarts sequences.
 func (to *folded) restarts() bool {
-	return slices.ContainsFunc(to.parts, func(p part) bool { return p.net == nil && p.change.Restart })
+	return slices.ContainsFunc(to.steps, func(s step) bool { return s.net == nil && s.change.Restart })
 }
 
-// open is the set that the next change may go into.
+// open returns the set that the next change may go into.
 func (to *folded) open() *effects {
-	if n := len(to.parts); n > 0 && to.parts[n-1].net != nil {
-		return to.parts[n-1].net
+	if n := len(to.steps); n > 0 && to.steps[n-1].net != nil {
+		return to.steps[n-1].net
 	}
 	s := &effects{byKey: map[string]int{}}
-	to.parts = append(to.parts, part{net: s})
+	to.steps = append(to.steps, step{net: s})
 	return s
 }
 
@@ -149,7 +149,7 @@ func (f *fold) into(s *effects, t *table, c *decoder.Change) bool {
 	return ok
 }
 
-// keyOf writes the key of a row to f.key; false when the row has not got all of it.
+// keyOf writes the key of a row to f.key; false when the row does not have all of it.
 func (f *fold) keyOf(t *table, row []decoder.Value) bool {
 	f.key = f.key[:0]
 	for _, i := range t.key {
@@ -184,18 +184,18 @@ func unsent(row []decoder.Value) bool {
 	return false
 }
 
-// unfold adds what is left to do to the batch.
+// unfold adds the net effects to the batch.
 func (f *fold) unfold() error {
 	for _, to := range f.order {
-		for i := range to.parts {
-			part := &to.parts[i]
-			if part.net == nil {
-				if err := f.batch.change(part.tx, part.change); err != nil {
+		for i := range to.steps {
+			step := &to.steps[i]
+			if step.net == nil {
+				if err := f.batch.change(step.tx, step.change); err != nil {
 					return err
 				}
 				continue
 			}
-			if err := f.batch.effects(to.table, part.net); err != nil {
+			if err := f.batch.effects(to.table, step.net); err != nil {
 				return err
 			}
 		}
@@ -203,7 +203,8 @@ func (f *fold) unfold() error {
 	return nil
 }
 
-// effects adds what is left to do to the rows of a table: what goes makes room for what comes.
+// effects adds the net effects on the rows of a table: deletions first, to make room for what
+// comes.
 func (b *batch) effects(t *table, s *effects) error {
 	var gone, changed, come []*decoder.Change
 	for i := range s.list {
@@ -232,7 +233,7 @@ func (b *batch) effects(t *table, s *effects) error {
 	return nil
 }
 
-// alike adds changes of different rows by their shapes.
+// alike adds changes of different rows, grouped by their shapes.
 func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	type bucket struct {
 		shape   string
@@ -329,7 +330,7 @@ func (f *facts) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) 
 	return b, nil
 }
 
-// one adds a made-up change.
+// one adds a synthetic change.
 func (b *batch) one(t *table, c *decoder.Change) error {
 	s, err := t.statement(c, b.prove, &b.shape)
 	if err != nil {
@@ -339,8 +340,8 @@ func (b *batch) one(t *table, c *decoder.Change) error {
 	return nil
 }
 
-// many adds changes of one shape as one statement: each of its parameters is an
-// array that has a value of each change.
+// many adds changes of one shape as one statement: each of its parameters is an array that has a
+// value of each change.
 func (b *batch) many(t *table, s *statement, changes []*decoder.Change) {
 	size := 0
 	values := make([][]byte, len(s.args))
@@ -355,7 +356,7 @@ func (b *batch) many(t *table, s *statement, changes []*decoder.Change) {
 	b.commands = append(b.commands, command{statement: s, values: values, size: size, awaited: b.all(t, changes)})
 }
 
-// all is the result of a statement for many changes.
+// all returns the expected result of a statement for many changes.
 func (b *batch) all(t *table, changes []*decoder.Change) awaited {
 	if b.prove {
 		return awaited{many: t, rows: -1}
@@ -363,8 +364,8 @@ func (b *batch) all(t *table, changes []*decoder.Change) awaited {
 	return awaited{many: t, rows: int64(len(changes))}
 }
 
-// foldError means that a group cannot be applied by its net effect, whether the
-// server or we say so; the changes one by one will show why, or go through.
+// foldError means that a group cannot be applied by its net effect, according to the server or to
+// us; applying the changes one by one shows why, or succeeds.
 type foldError struct{ err error }
 
 func (e *foldError) Error() string { return e.err.Error() }

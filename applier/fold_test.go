@@ -50,22 +50,22 @@ func TestFold_Random(t *testing.T) {
 	})
 }
 
-// replay does to rows what a fold would send, and makes sure that each row is there,
-// or is not, as the statements want it.
+// replay does to rows what a fold would send, and makes sure that each row is there, or is not, as
+// the statements want it.
 func replay(t *rapid.T, f *fold, rows map[string][2]string, bare map[string]int) {
 	for _, to := range f.order {
-		for _, part := range to.parts {
-			if part.net == nil {
-				replayOne(t, part.change, rows, bare)
+		for _, step := range to.steps {
+			if step.net == nil {
+				replayOne(t, step.change, rows, bare)
 				continue
 			}
-			for _, e := range part.net.list {
+			for _, e := range step.net.list {
 				if e.remove {
 					replayOne(t, &decoder.Change{Op: decoder.Delete, Relation: to.table.relation, Old: e.change.Old}, rows, bare)
 				}
 			}
 			for _, op := range []decoder.Op{decoder.Update, decoder.Insert} {
-				for _, e := range part.net.list {
+				for _, e := range step.net.list {
 					if e.put && e.change.Op == op {
 						replayOne(t, &e.change, rows, bare)
 					}
@@ -122,8 +122,8 @@ func replayOne(t *rapid.T, c *decoder.Change, rows map[string][2]string, bare ma
 	rows[string(c.New[0].Data)] = row
 }
 
-// What a TRUNCATE of one table takes away is not written first, nor is it emptied twice;
-// one that restarts sequences is not lost, and one of several tables stands alone.
+// What a TRUNCATE of one table takes away is not written first, nor is it emptied twice; one that
+// restarts sequences is not lost, and one of several tables stands alone.
 func TestFold_Truncate(t *testing.T) {
 	empty := func(restart bool, tables ...*decoder.Relation) decoder.Change {
 		return decoder.Change{Op: decoder.Truncate, Truncated: tables, Restart: restart}
@@ -154,7 +154,7 @@ func TestFold_Truncate(t *testing.T) {
 		var got []string
 		for _, to := range f.order {
 			var parts []string
-			for _, p := range to.parts {
+			for _, p := range to.steps {
 				switch {
 				case p.net != nil:
 					parts = append(parts, fmt.Sprint(len(p.net.list)))
@@ -205,8 +205,8 @@ func TestApply_FoldedSwap(t *testing.T) {
 	}
 }
 
-// A transaction in pieces, of which a later one does not go through by its net effect,
-// begins again, and then goes row by row.
+// A transaction in pieces, of which a later one does not go through by its net effect, begins
+// again, and then goes row by row.
 func TestRun_FoldedPieces(t *testing.T) {
 	g := newTarget(t, `create table s (id int primary key, u int unique); insert into s select i, i from generate_series(1, 20) i`)
 	r := relation("s", 'd', "id*", "u")

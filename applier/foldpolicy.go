@@ -47,8 +47,8 @@ func (p *foldPolicy) worth(changes int) bool {
 // succeeded notes that a fold was applied.
 func (p *foldPolicy) succeeded() { p.misfits = 0 }
 
-// failed reports whether an error may be one of the fold alone, and not of the changes. Each
-// that follows another makes the next attempt wait longer.
+// failed reports whether an error may be one of the fold alone, and not of the changes. Each that
+// follows another makes the next attempt wait longer.
 func (p *foldPolicy) failed(err error) bool {
 	var fold *foldError
 	var conflict *ConflictError
@@ -61,13 +61,14 @@ func (p *foldPolicy) failed(err error) bool {
 	return true
 }
 
-// mayFold reports whether a group of so many changes is applied by its net effect. The order
-// between tables is given up by that, which only a session in replica role allows.
+// mayFold reports whether a group of so many changes is applied by its net effect. That gives up
+// the order between tables, which only a session in replica role allows.
 func (a *Applier) mayFold(changes int) bool {
 	return a.session.facts.replica && !a.converging() && a.folds.worth(changes)
 }
 
-// misfit reports whether a group is to be applied change by change after err, which its fold has met.
+// misfit reports whether a group is to be applied change by change after err, which its fold has
+// met.
 func (a *Applier) misfit(err error) bool {
 	if !a.folds.failed(err) {
 		return false

@@ -13,16 +13,16 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// heap is what a source holds of a table with REPLICA IDENTITY FULL and no key: the target
-// alone has a unique index on the id.
+// heap is what a source holds of a table with REPLICA IDENTITY FULL and no key: the target alone
+// has a unique index on the id.
 type heap []heapRow
 
 type heapRow struct{ id, v, doc string }
 
 var fullRelation = relation("heap", 'f', "id", "v", "doc")
 
-// change makes a random change that a source in this state could make; it is not kept from
-// two rows of one id, but for short times, as with a deferrable key.
+// change makes a random change that a source in this state could make; it is not kept from two rows
+// of one id, but for short times, as with a deferrable key.
 func (h *heap) change(t *rapid.T) decoder.Change {
 	var free []string
 	for _, id := range []string{"1", "2", "3", "4", "5"} {
@@ -91,8 +91,8 @@ func start(t *rapid.T) (h heap) {
 	return h
 }
 
-// With REPLICA IDENTITY FULL a key that only the target enforces never makes of the source's
-// rows anything else: the net effect is theirs, or a statement is refused.
+// With REPLICA IDENTITY FULL a key that only the target enforces never makes of the source's rows
+// anything else: the net effect is theirs, or a statement is refused.
 func TestFold_FullRandom(t *testing.T) {
 	s := &facts{replica: true, tables: map[*decoder.Relation]*table{
 		fullRelation: known(fullRelation, unique("id"), func(t *table) { t.foldable = true }),
@@ -113,8 +113,8 @@ func TestFold_FullRandom(t *testing.T) {
 		}
 		sent := 0
 		for _, to := range f.order {
-			for _, part := range to.parts {
-				for _, c := range statements(part) {
+			for _, step := range to.steps {
+				for _, c := range statements(step) {
 					sent++
 					if !strictly(there, c) {
 						refused++
@@ -136,8 +136,8 @@ func TestFold_FullRandom(t *testing.T) {
 	}
 }
 
-// statements are the changes that a part sends, in their order.
-func statements(p part) (changes []*decoder.Change) {
+// statements are the changes that a step sends, in their order.
+func statements(p step) (changes []*decoder.Change) {
 	if p.net == nil {
 		return []*decoder.Change{p.change}
 	}
@@ -183,8 +183,8 @@ func strictly(rows map[string]heapRow, c *decoder.Change) bool {
 	return true
 }
 
-// The same on a server, in groups and pieces: the target is what the source was after the
-// last transaction that it has, and what it does not take is told.
+// The same on a server, in groups and pieces: the target is what the source was after the last
+// transaction that it has, and what it does not take is told.
 func TestApply_FullRandom(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table heap (id int not null, v text, doc text); create unique index on heap (id)`)
@@ -344,8 +344,8 @@ create table t (k text collate ci not null, v text); create unique index on t (k
 	}
 }
 
-// Nothing on the target keeps rows apart by the source's key: one statement for many changes might find
-// two rows for one of them and none for another, and the number be right.
+// Nothing on the target keeps rows apart by the source's key: one statement for many changes might
+// find two rows for one of them and none for another, and the number be right.
 func TestApply_KeyWithoutIndex(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int, v text); insert into t select 2 * ((i + 1) / 2), 'old' from generate_series(1, 10) i`) // each even one twice, no odd one

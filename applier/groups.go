@@ -8,10 +8,10 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// How groups follow each other. One goes at once when none is on its way, and when it is
-// full. A small one goes also while others travel, as many as the round trip has room for, at
-// the pace at which the target finishes them: then nothing waits for the network, and nothing
-// queues up at the target. Otherwise it grows: what arrives while the target is busy takes
+// How groups follow each other. A group is sent at once when none is in flight, and when it is
+// full. A small one is also sent while others are in flight, as many as the round trip has room
+// for, at the pace at which the target finishes them: then nothing waits for the network, and
+// nothing queues up at the target. Otherwise it grows: what arrives while the target is busy takes
 // fewer statements and commits together.
 const (
 	smallGroup    = 100              // changes
@@ -20,12 +20,12 @@ const (
 	lookInterval  = time.Millisecond // at what has arrived for a group that cannot go yet
 )
 
-// groups applies the transactions that have come, and those that come, until one is in
-// pieces, the gate closes, ctx ends or something is wrong. It does not wait for the results
-// of a group before it sends the next: each statement fails on the server unless it does
-// what it must, and then its COMMIT and what follows is skipped or finds that the progress
-// row has not moved. What fails in this way is applied again, looking at each result, which
-// tells the change that it is about.
+// groups applies the transactions that have arrived, and those that arrive, until one is in pieces,
+// the gate closes, ctx ends or something fails. It does not wait for the results of a group before
+// it sends the next: each statement fails on the server unless it does what it must, and then its
+// COMMIT and all that follows is skipped or finds that the progress row has not moved. A group that
+// fails in this way is applied again with each result checked, which identifies the change at
+// fault.
 func (r *run) groups(ctx context.Context) error {
 	if err := r.applier.retry(ctx, r.applier.ready); err != nil {
 		return err
@@ -37,7 +37,8 @@ func (r *run) groups(ctx context.Context) error {
 	r.applier.session.facts.prune()
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
-	// The target's tables for what has arrived: none can be looked for while groups are on their way.
+	// Describe the target's tables for what has arrived: that is impossible while groups are in
+	// flight.
 	if err := r.applier.session.resolve(work, &r.applier.config, r.upcoming(true)...); err != nil {
 		return r.careful(ctx, r.applier.rollback(work, err))
 	}
@@ -63,9 +64,9 @@ func (r *run) groups(ctx context.Context) error {
 	return r.careful(ctx, r.applier.rollback(work, err))
 }
 
-// careful applies the next group, however long it takes, looking at every result before
-// it commits. The error before says nothing more than that it is needed; where there is no
-// group it is returned, unless it goes away by itself.
+// careful applies the next group, however long it takes, and checks every result before it commits.
+// The error before only says that this is needed; if there is no group it is returned, unless it is
+// transient.
 func (r *run) careful(ctx context.Context, before error) error {
 	group := r.upcoming(false)
 	switch {
@@ -78,7 +79,7 @@ func (r *run) careful(ctx context.Context, before error) error {
 	return before
 }
 
-// upcoming is the group that could be made of what comes next; with poll, also of what is
+// upcoming returns the group that could be made of what comes next; with poll, also of what is
 // still in the inbox.
 func (r *run) upcoming(poll bool) []*decoder.Tx {
 	var f flight
@@ -100,12 +101,12 @@ func transactions(items []item) []*decoder.Tx {
 	return txs
 }
 
-// passable tells whether a Tx is whole and the gate lets it through.
+// passable reports whether a Tx is whole and the gate lets it through.
 func (r *run) passable(tx *decoder.Tx) bool {
 	return whole(tx) && tx.CommitLSN < r.applier.gate.limit()
 }
 
-// poll reads one more from the inbox, if it has arrived.
+// poll reads one more item from the inbox, if there is one.
 func (r *run) poll() bool {
 	select {
 	case it, ok := <-r.in.items:
@@ -119,25 +120,25 @@ func (r *run) poll() bool {
 	}
 }
 
-// overlap has several groups on their way to the target.
+// overlap keeps several groups in flight to the target.
 type overlap struct {
 	applier *Applier
 	config  *Config // the applier's
 	run     *run
-	facts   *facts // of the applier's session, whose connection the pipe has
+	facts   *facts // of the session whose connection the pipe has
 	pipe    *pipe
 
 	flying []*flight // oldest first
 	bytes  int       // of flying
-	landed int64     // the pipe's Syncs that are done with
+	landed int64     // the pipe's Syncs that have been handled
 	sent   time.Time // when the last one was
 	next   *flight   // being gathered
 
 	arrived time.Time     // when the last one landed
-	busy    time.Duration // that the target takes for a group, about
+	busy    time.Duration // that the target takes for a group, smoothed
 }
 
-// flight is a group that is gathered, or on its way.
+// flight is a group that is being gathered, or in flight.
 type flight struct {
 	items    []item
 	changes  int // in items
@@ -170,7 +171,7 @@ func (o *overlap) loop(ctx context.Context) error {
 		case stop || o.next.full(o.config) || len(o.run.ahead) > 0:
 			items = nil
 		case len(o.next.items) > 0:
-			items, wait = nil, min(wait, lookInterval) // not awake for each that arrives
+			items, wait = nil, min(wait, lookInterval) // do not wake up for each one that arrives
 		}
 		timer.Reset(wait)
 		select {
@@ -184,7 +185,7 @@ func (o *overlap) loop(ctx context.Context) error {
 			return o.pipe.err
 		case it, ok := <-items:
 			if !ok {
-				stop = true // the caller meets it again
+				stop = true // the caller sees it again
 				continue
 			}
 			o.run.in.took(it)
@@ -194,7 +195,7 @@ func (o *overlap) loop(ctx context.Context) error {
 	}
 }
 
-// gather begins the next group.
+// gather starts the next group.
 func (o *overlap) gather() {
 	from := o.applier.Progress()
 	if n := len(o.flying); n > 0 {
@@ -216,15 +217,15 @@ func (f *flight) add(it item) {
 	f.bytes += it.bytes
 }
 
-// takes tells whether a Tx may go into the next group.
+// takes reports whether a Tx may go into the next group.
 func (o *overlap) takes(tx *decoder.Tx) bool {
 	return o.run.passable(tx) && len(o.facts.unknown(tx)) == 0
 }
 
-// blocked tells that what comes next is not for a group that could be sent now.
+// blocked reports whether what comes next cannot be in a group that is sent now.
 func (o *overlap) blocked() bool { return len(o.run.ahead) > 0 && !o.takes(o.run.head()) }
 
-// draw adds to the next group what has arrived.
+// draw adds what has arrived to the next group.
 func (o *overlap) draw(stop bool) {
 	for !stop && !o.next.full(o.config) && (len(o.run.ahead) > 0 || o.run.poll()) && o.takes(o.run.head()) {
 		it := o.run.take()
@@ -234,7 +235,7 @@ func (o *overlap) draw(stop bool) {
 				o.run.passed(it.tx)
 				o.run.ack()
 			}
-			continue // the target has it, or it is on its way
+			continue // the target has it, or it is in flight
 		}
 		f.add(it)
 		f.to.add(it.tx, len(it.tx.Changes))
@@ -244,8 +245,8 @@ func (o *overlap) draw(stop bool) {
 	}
 }
 
-// due tells whether the next group goes now, and if not, after how long at the latest
-// it has to be asked again.
+// due reports whether the next group is to be sent now, and if not, after how long at the latest to
+// ask again.
 func (o *overlap) due() (now bool, wait time.Duration) {
 	const long = time.Hour
 	f := o.next
@@ -267,7 +268,7 @@ func (o *overlap) due() (now bool, wait time.Duration) {
 	return wait <= 0, wait
 }
 
-// learn takes into account how long the target was busy with a group.
+// learn updates the estimate of how long the target is busy with a group.
 func (o *overlap) learn(f *flight) {
 	now := time.Now()
 	took := now.Sub(f.sent) - o.facts.roundTrip
@@ -278,7 +279,7 @@ func (o *overlap) learn(f *flight) {
 	o.arrived = now
 }
 
-// send puts the next group on its way, with its COMMIT.
+// send sends the next group, with its COMMIT.
 func (o *overlap) send() error {
 	f := o.next
 	body, err := f.plan(o.applier)
@@ -303,7 +304,7 @@ func (o *overlap) send() error {
 	return o.pipe.sync()
 }
 
-// plan is what has to be sent.
+// plan returns what has to be sent.
 func (f *flight) plan(a *Applier) (*batch, error) {
 	if folded := a.mayFold(f.changes); !folded || f.folding == nil {
 		f.folding = nil
@@ -315,7 +316,7 @@ func (f *flight) plan(a *Applier) (*batch, error) {
 	return f.folding.end()
 }
 
-// land notes which groups are durable.
+// land records which groups are durable.
 func (o *overlap) land() {
 	synced := o.pipe.synced.Load()
 	if o.landed == synced {
@@ -339,7 +340,7 @@ func (o *overlap) land() {
 	o.run.ack()
 }
 
-// giveBack makes what has not landed the head again.
+// giveBack puts what has not landed back at the head.
 func (o *overlap) giveBack() {
 	var items []item
 	for _, f := range append(o.flying, o.next) {

@@ -10,8 +10,8 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// Several groups are on their way when one of them does not fit: what came before is
-// there, and nothing else.
+// Several groups are on their way when one of them does not fit: what came before is there, and
+// nothing else.
 func TestRun_Misfit(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `
@@ -73,8 +73,8 @@ alter table parted_1 enable always trigger swallow`)
 	}
 }
 
-// The session ends again and again while groups follow each other: nothing is there
-// twice, and nothing is missing.
+// The session ends again and again while groups follow each other: nothing is there twice, and
+// nothing is missing.
 func TestRun_Killed(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (n int)`)
@@ -99,8 +99,8 @@ func TestRun_Killed(t *testing.T) {
 	g.want(`select applied, transactions, changes from walferry.progress`, fmt.Sprintf("%s|%d|%d", g.lsn+0x30, rounds*each, rounds*each))
 }
 
-// Somebody else moves the progress row while groups are on their way: the first that
-// finds it moved, and those behind it, leave nothing.
+// Somebody else moves the progress row while groups are on their way: the first that finds it
+// moved, and those behind it, leave nothing.
 func TestRun_Fenced(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (n int)`)
@@ -125,8 +125,8 @@ func TestRun_Fenced(t *testing.T) {
 	g.want(`select count(*), max(n) from log`, fmt.Sprintf("%d|%d", applied, applied-1))
 }
 
-// A source may deliver what is on its way again, however often: it is not applied twice,
-// and what comes after it is not held up.
+// A source may deliver what is on its way again, however often: it is not applied twice, and what
+// comes after it is not held up.
 func TestRun_Again(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (n int)`)

@@ -9,8 +9,8 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// inbox reads ahead of Run, so that a group can be gathered from what has
-// arrived while the one before was being applied.
+// inbox reads ahead of Run, so that a group can be gathered from what arrives while the one before
+// is being applied.
 type inbox struct {
 	items  chan item
 	room   *semaphore.Weighted // bytes that may still wait in items
@@ -20,14 +20,13 @@ type inbox struct {
 	err    error // why items was closed
 }
 
-// item is a Tx with the memory that it takes, about.
+// item is a Tx with an estimate of the memory that it takes.
 type item struct {
 	tx    *decoder.Tx
 	bytes int
 }
 
-// newInbox reads src until an error or close. It keeps up to changes of the
-// smallest transactions, and as many bytes.
+// newInbox reads src until an error or close. It holds up to so many transactions, and bytes.
 func newInbox(ctx context.Context, src Source, txs, bytes int) *inbox {
 	ctx, cancel := context.WithCancel(ctx)
 	in := &inbox{
@@ -56,13 +55,13 @@ func (in *inbox) fill(ctx context.Context, src Source) error {
 	}
 }
 
-// weight is what an item takes of the room: one that is larger takes all of it.
+// weight is the share of the room that an item takes; one that is larger takes all of it.
 func (in *inbox) weight(it item) int64 { return min(int64(it.bytes), in.max) }
 
-// took gives the room of an item back that was received from items.
+// took releases the room of an item that was received from items.
 func (in *inbox) took(it item) { in.room.Release(in.weight(it)) }
 
-// close ends the reading and waits for its end.
+// close stops the reading and waits for its end.
 func (in *inbox) close() {
 	in.cancel()
 	<-in.done
@@ -73,7 +72,8 @@ const (
 	valueBytes  = int(unsafe.Sizeof(decoder.Value{}))
 )
 
-// size counts what holds the values, too: a DELETE by key has a few bytes of them.
+// size estimates the memory that a Tx takes, the structures around the values included: a DELETE by
+// key has only a few bytes of values.
 func size(tx *decoder.Tx) int {
 	n := len(tx.Changes) * changeBytes
 	for i := range tx.Messages {

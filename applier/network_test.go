@@ -63,8 +63,8 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// The connection is cut when COMMIT has been sent, and only the server knows
-// whether it took effect.
+// The connection is cut when COMMIT has been sent, and only the server knows whether it took
+// effect.
 func TestApply_CommitInDoubt(t *testing.T) {
 	t.Parallel()
 	c := new(cutter)
@@ -89,8 +89,8 @@ func TestApply_CommitInDoubt(t *testing.T) {
 		t.Errorf("got %+v", p)
 	}
 
-	// The COMMIT gets lost on its way: the old session still has its transaction
-	// open when the new one asks, until it is ended.
+	// The COMMIT gets lost on its way: the old session still has its transaction open when the new
+	// one asks, until it is ended.
 	c.before.Store(true)
 	c.armed.Store(true)
 	tx := g.tx(insert(r, "not committed"))
@@ -112,8 +112,8 @@ func TestApply_CommitInDoubt(t *testing.T) {
 	g.want(`select line from log`, "committed", "not committed")
 }
 
-// The connection is cut after each number of bytes from the target, from the first of its
-// greeting to the last of what it answers to some transactions. Each of them is there once, as a table
+// The connection is cut after each number of bytes from the target, from the first of its greeting
+// to the last of what it answers to some transactions. Each of them is there once, as a table
 // without a key shows. Every 97th number is tried; WALFERRY_TEST_CUTS=1 tries each.
 func TestRun_CutAnywhere(t *testing.T) {
 	t.Parallel()

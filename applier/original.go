@@ -8,20 +8,21 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// Original is what a table of the source was when it was copied, and where to. A name says
-// neither: two tables may have been given each other's since.
+// Original describes a table of the source when it was copied, and the table that it was copied to.
+// A name identifies neither: two tables may have swapped names since.
 type Original struct {
-	// OID is the table's (pg_class.oid). Changes of another table of its name are not applied, nor are its
-	// own under another name, unless the table of the target that it was copied to has that name
-	// too. Zero: nobody knows.
+	// OID is the table's (pg_class.oid). Changes of another table with its name are not applied,
+	// nor are its own under another name, unless the table that it was copied to has that name too.
+	// Zero: unknown.
 	OID uint32
 
-	// Target is the OID of the table of the target that it was copied to; no other takes its
-	// changes. Zero: nobody knows; then it must have the name that it had, or one that no original had.
+	// Target is the OID of the table of the target that it was copied to; its changes go to no
+	// other. Zero: unknown; then the table must have its original name, or one that no original
+	// had.
 	Target uint32
 
-	// Columns are those that it had, without generated ones. A column that has been dropped
-	// or renamed since, or has another type, must have been altered likewise on the target. Nil: nobody knows.
+	// Columns are its columns without generated ones. A column that has been dropped or renamed
+	// since, or has another type, must have been altered likewise on the target. Nil: unknown.
 	Columns []OriginalColumn
 }
 
@@ -31,17 +32,19 @@ type OriginalColumn struct {
 	TypeOID uint32
 	TypeMod int32
 
-	// Number is pg_attribute.attnum. By the order of the columns it is noticed that some were renamed
-	// crosswise, or dropped and added again. Zero: nobody knows; then none of the table's are looked at.
+	// Number is pg_attribute.attnum. The order of the columns reveals that some have swapped names,
+	// or were dropped and added again. Zero: unknown; then the order of the table's columns is not
+	// checked.
 	Number int16
 
-	// Target is the number of the column of the target that it was copied to. With the same ALTER TABLE there
-	// its name has another number, and changes go on. Zero: nobody knows; it is taken for the one that has the name.
+	// Target is the number of the column of the target that it was copied to. After the same ALTER
+	// TABLE there the name belongs to another number, and applying continues. Zero: unknown; it is
+	// assumed to be the column with the same name.
 	Target int16
 }
 
-// original is what is known of a table of the source, and the name that it had; zero: nothing.
-// replaced tells that it was another table that had its name.
+// original returns what is known of a table of the source, and the name that it had; zero: nothing.
+// replaced reports whether another table had its name.
 func (c *Config) original(r *decoder.Relation) (was Original, name decoder.Name, replaced bool) {
 	name = r.Table()
 	was, known := c.Originals[name]
@@ -56,8 +59,8 @@ func (c *Config) original(r *decoder.Relation) (was Original, name decoder.Name,
 	return Original{}, name, known
 }
 
-// identify makes sure that the table of the source, and that of the target which would take its changes, are the pair
-// that they were when the rows were copied.
+// identify makes sure that the source's table, and the target's table that would take its changes,
+// are the pair that was copied.
 func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	r := t.relation
 	was, name, replaced := c.original(r)
@@ -65,10 +68,10 @@ func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	unlike := func(advice, reason string, args ...any) error {
 		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(reason, args...), advice: advice}
 	}
-	const anew = "what has been written to it before, or to the one that it was, is not on the target: begin the migration anew, with a new copy"
+	const anew = "what has been written to it before, or to the one that it was, is not on the target: start the migration over with a new copy"
 	renamed := name != r.Table()
 	restore := fmt.Sprintf("give the source's tables their old names back. What was changed under others comes under these, so that "+
-		"the target's must be renamed likewise (%s to %s.%s) until that is applied; start again, it goes on where it stopped", old, r.Namespace, r.Name)
+		"the target's must be renamed likewise (%s to %s.%s) until that is applied; start again: it resumes where it stopped", old, r.Namespace, r.Name)
 	switch {
 	case replaced:
 		return was, unlike(anew, "the source's table is another one (oid %d) than it was when it was copied (oid %d): it was dropped and made again, or another one has its name", r.OID, c.Originals[name].OID)
@@ -84,18 +87,18 @@ func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	case renamed:
 		return was, unlike(restore, "when it was copied the source's table was called %s: it was renamed, and the target's table of this name is another one", old)
 	default:
-		return was, unlike("give the target's tables the names back that they had when they were copied, then start again, it goes on where it stopped; "+
-			"where one was dropped and made again, begin the migration anew",
+		return was, unlike("give the target's tables the names back that they had when they were copied, then start again: it resumes where it stopped; "+
+			"where one was dropped and made again, start the migration over",
 			"the target's table is another one (oid %d) than that which was copied to (oid %d): it was renamed, or dropped and made again", target.oid, was.Target)
 	}
 	return was, nil
 }
 
-// displaced are columns of the source that cannot be those of the target that have their names. A column of
-// the target is what it was copied from, whatever it is called; one that nothing was copied to is new on the source, too. The stream
-// has no numbers of columns, but their order: whatever was before a column that
-// is still there was already before it, and what is added comes last. So it shows as well where the target
-// was altered, and this change is of before the source was.
+// displaced returns columns of the source that cannot correspond to the target's columns of the
+// same names. A column of the target corresponds to the one that it was copied from, whatever its
+// name; one that nothing was copied to is new on the source, too. The stream has no column numbers,
+// only their order: columns keep their order, and new ones come last. This also reveals changes
+// made before an ALTER TABLE of the source that the target has had already.
 func (o *Original) displaced(now []decoder.Column, target map[string]column) (names []string) {
 	was, of := map[string]bool{}, map[int16]OriginalColumn{}
 	for _, c := range o.Columns {
@@ -113,8 +116,8 @@ func (o *Original) displaced(now []decoder.Column, target map[string]column) (na
 		number int // of the source's column
 	}
 	var kept []place
-	var fresh []string  // those of the source's names that are new columns on the target, since the one before
-	at, number := -1, 0 // of the kept column before
+	var fresh []string  // names of the source that are new columns on the target, since the previous kept column
+	at, number := -1, 0 // of the previous kept column
 	for i, c := range now {
 		to, there := target[c.Name]
 		if !there {
@@ -127,10 +130,10 @@ func (o *Original) displaced(now []decoder.Column, target map[string]column) (na
 			}
 			continue
 		}
-		names = append(names, fresh...) // it stands before one that was there
+		names = append(names, fresh...) // it comes before one that was there
 		fresh = nil
 		if room := int(w.Number) - number - 1; i-at-1 > room {
-			for _, c := range now[at+1 : i+1] { // one of them is new, or was behind
+			for _, c := range now[at+1 : i+1] { // one of them is new, or came later
 				if !slices.Contains(names, c.Name) {
 					names = append(names, c.Name)
 				}
@@ -149,9 +152,10 @@ func (o *Original) displaced(now []decoder.Column, target map[string]column) (na
 	return names
 }
 
-// places are the target's columns by the names that the source has for them. These are the target's own, unless
-// the change is of before the source's columns were renamed and the target's have been renamed already: as when a transaction
-// writes, renames and writes again. Then a column goes to the one that it was copied to.
+// places returns the target's columns by their names on the source. These are the target's own
+// names, unless the change was made before the source's columns were renamed and the target's have
+// been renamed already, as when a transaction writes, renames and writes again. Then each column
+// maps to the one that it was copied to.
 func (o *Original) places(now []decoder.Column, target map[string]column) map[string]column {
 	if !slices.ContainsFunc(now, func(c decoder.Column) bool { _, ok := target[c.Name]; return !ok }) && o.displaced(now, target) == nil {
 		return target
@@ -172,7 +176,7 @@ func (o *Original) places(now []decoder.Column, target map[string]column) map[st
 	return placed
 }
 
-// names are those of the target's columns, by number.
+// names returns the names of the target's columns, by number.
 func names(target map[string]column) map[int16]string {
 	names := map[int16]string{}
 	for name, to := range target {
@@ -181,8 +185,8 @@ func names(target map[string]column) map[int16]string {
 	return names
 }
 
-// untouched tells that nothing shows in the columns that the source would have altered of those that it had, but for
-// what it has dropped together with the target.
+// untouched reports whether the columns show no alteration of the original ones, apart from those
+// that both the source and the target have dropped.
 func (o *Original) untouched(now []decoder.Column, target map[string]column) bool {
 	called, copied := names(target), map[string]column{}
 	for _, c := range o.Columns {

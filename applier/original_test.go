@@ -170,8 +170,9 @@ func alter(t *rapid.T, columns []live, next *int16) []live {
 	return columns
 }
 
-// Whatever is altered on the source: as long as the target follows there is nothing to say, and where it
-// does not, columns that are another's or new are found unless dropping others would have left the same names.
+// Whatever is altered on the source: as long as the target follows there is nothing to say, and
+// where it does not, columns that are another's or new are found unless dropping others would have
+// left the same names.
 func TestDisplaced_Random(t *testing.T) {
 	found := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -233,8 +234,8 @@ func droppedOnly(o *Original, now []decoder.Column) bool {
 	return try(o.Columns, now)
 }
 
-// originals are what the tables of the target are copies of: each was the source's table of
-// its name, whose numbers are a thousand less.
+// originals are what the tables of the target are copies of: each was the source's table of its
+// name, whose numbers are a thousand less.
 func (g *target) originals() map[decoder.Name]Original {
 	all := map[decoder.Name]Original{}
 	for _, row := range g.exec(`select n.nspname, c.relname, c.oid, a.attname, a.attnum, a.atttypid, a.atttypmod from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -268,8 +269,8 @@ func (o Original) as(name, columns string) *decoder.Relation {
 	return r
 }
 
-// What a Relation message says of a table decides whether it is the one that was copied. Nothing
-// of a transaction is applied before that, by whatever way it comes.
+// What a Relation message says of a table decides whether it is the one that was copied. Nothing of
+// a transaction is applied before that, by whatever way it comes.
 func TestApply_Identity(t *testing.T) {
 	t.Parallel()
 	const schema = `
@@ -351,7 +352,8 @@ create table c (id int primary key, v text, w text); insert into c values (1, 'c
 					return
 				}
 				g.exec(test.follow)
-				// In a circle the name of the table beside it has moved, too: that one has not been renamed on the source.
+				// In a circle the name of the table beside it has moved, too: that one has not been
+				// renamed on the source.
 				tx.Changes = tx.Changes[1:]
 				by = "Apply"
 				if err := try(); err != nil {
@@ -373,8 +375,8 @@ func relationOf(tx *decoder.Tx) *decoder.Relation {
 	return tx.Changes[0].Truncated[0]
 }
 
-// What was renamed on both sides goes on, to and fro, and so does a table that nobody knows; the target's tables
-// alone under each other's names do not.
+// What was renamed on both sides goes on, to and fro, and so does a table that nobody knows; the
+// target's tables alone under each other's names do not.
 func TestApply_IdentityKept(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table a (id int primary key, v text); create table b (id int primary key, v text); create table log (id int primary key)`)

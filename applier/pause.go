@@ -12,36 +12,35 @@ import (
 
 var errPausing = errors.New("pause: another Pause is waiting")
 
-// gate stands between transactions. Closed, it lets through only those whose
-// commit record starts before a position.
+// gate stands between transactions. Closed, it lets through only those whose commit record starts
+// before a position.
 type gate struct {
 	mu      sync.Mutex
 	closed  bool
 	at      decoder.LSN   // lets through what is before; 0: nothing
 	waiting *pause        // the Pause that waits, if any
-	changed chan struct{} // tells Run to look again; holds one
+	changed chan struct{} // of capacity 1: makes Run look again
 }
 
-// pause is a Pause that waits for Run to arrive at its position.
+// pause is a call of Pause that waits for Run to reach its position.
 type pause struct {
-	held    bool          // the gate was closed before
-	done    chan struct{} // closed when what follows is set
+	held    bool          // the gate was already closed
+	done    chan struct{} // closed when the fields below are set
 	applied decoder.LSN
 	err     error
 }
 
 func newGate() gate { return gate{changed: make(chan struct{}, 1)} }
 
-// Pause makes Run stop between two transactions, and returns where: once every
-// transaction with CommitLSN < at is applied and none other. A position of 0 stands
-// for the next boundary. Run applies nothing until [Applier.Resume] or a Pause
-// further on; the source waits meanwhile, and nothing is lost.
+// Pause makes Run stop between two transactions, once exactly the transactions with CommitLSN < at
+// are applied, and returns the position. A position of 0 means the next boundary. Run applies
+// nothing until [Applier.Resume] or a Pause at a later position; the source waits meanwhile, and
+// nothing is lost.
 //
-// Pause waits for a transaction, or a position, at or past at: it shows that all
-// before it have come. It fails when one past at has been applied already, and when
-// ctx ends first; then Run goes on, or stays where it is if it was paused before.
-// Pause waits through retries of Run, and when no Run is active for the next one.
-// There can be only one Pause at a time.
+// Pause waits for a transaction or position at or after at, which shows that all before it have
+// arrived. It fails if a later one has been applied already, and if ctx ends first; then Run
+// continues, or stays paused if it was before. Pause waits through retries of Run, and for the next
+// Run if none is active. There can be only one Pause at a time.
 func (a *Applier) Pause(ctx context.Context, at decoder.LSN) (decoder.LSN, error) {
 	g := &a.gate
 	g.mu.Lock()
@@ -67,7 +66,7 @@ func (a *Applier) Pause(ctx context.Context, at decoder.LSN) (decoder.LSN, error
 	return p.applied, p.err
 }
 
-// Resume ends a Pause. It is harmless when there is none.
+// Resume ends a Pause. Without one it does nothing.
 func (a *Applier) Resume() {
 	g := &a.gate
 	g.mu.Lock()
@@ -79,9 +78,9 @@ func (a *Applier) Resume() {
 	g.notify()
 }
 
-// holds tells whether Run must wait at this boundary: applied is where the target
-// is, last the CommitLSN of the last transaction applied (0: none by this Applier),
-// head what would come next, if it is known.
+// holds reports whether Run must wait at this boundary: applied is where the target is, last the
+// CommitLSN of the last transaction applied (0: none by this Applier), head what would come next,
+// if it is known.
 func (g *gate) holds(applied, last decoder.LSN, head *decoder.Tx) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -101,7 +100,7 @@ func (g *gate) holds(applied, last decoder.LSN, head *decoder.Tx) bool {
 	return g.closed
 }
 
-// limit is the CommitLSN from which on nothing may be applied now.
+// limit returns the CommitLSN from which on nothing may be applied now.
 func (g *gate) limit() decoder.LSN {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,7 +110,7 @@ func (g *gate) limit() decoder.LSN {
 	return g.at
 }
 
-// arrive answers the Pause that waits, if one does; mu is held.
+// arrive answers the Pause that waits, if one does. mu is locked.
 func (g *gate) arrive(applied decoder.LSN) {
 	if g.waiting == nil {
 		return
@@ -121,8 +120,8 @@ func (g *gate) arrive(applied decoder.LSN) {
 	g.waiting = nil
 }
 
-// fail answers the Pause that waits, and leaves the gate as it was before it, but
-// for the position: held means held here. mu is held.
+// fail answers the Pause that waits and restores the gate, except its position: a pause from before
+// stays where Run is now. mu is locked.
 func (g *gate) fail(err error) {
 	if g.waiting == nil {
 		return

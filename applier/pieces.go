@@ -7,9 +7,9 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// pieces applies the transaction whose first piece is the head, in one transaction
-// of the target that stays open while the pieces come. Each is sent while the target
-// still works at the one before; no more are kept.
+// pieces applies the transaction whose first piece is the head, in one transaction of the target
+// that stays open while the pieces arrive. Each is sent while the target is still working on the
+// one before, and none is kept.
 func (r *run) pieces(ctx context.Context) error {
 	tx := r.take().tx
 	if !tx.First {
@@ -37,7 +37,7 @@ func (r *run) pieces(ctx context.Context) error {
 		if len(r.ahead) == 0 {
 			continue // it has failed
 		}
-		if r.head().First { // the source lost its connection and begins again
+		if r.head().First { // the stream has reconnected and starts the transaction over
 			l.undo(work)
 			return nil
 		}
@@ -50,7 +50,7 @@ func (r *run) pieces(ctx context.Context) error {
 	return l.commit(ctx, work, tx)
 }
 
-// skip passes by a transaction that the target has.
+// skip reads past a transaction that the target has.
 func (r *run) skip(ctx context.Context) error {
 	for {
 		if err := r.nextPiece(ctx, nil); err != nil || r.head().First {
@@ -62,8 +62,8 @@ func (r *run) skip(ctx context.Context) error {
 	}
 }
 
-// nextPiece waits for the next piece, or until what was sent has failed. The gate stands
-// between transactions only.
+// nextPiece waits for the next piece, or until what was sent has failed. The gate only acts between
+// transactions.
 func (r *run) nextPiece(ctx context.Context, failed <-chan struct{}) error {
 	if len(r.ahead) > 0 {
 		return nil
@@ -88,8 +88,8 @@ type large struct {
 	folded  bool
 }
 
-// open applies the first piece and waits for its results: nothing has been given up so
-// far, so that it can be tried in another way.
+// open applies the first piece and waits for its results: it is still in memory, so that it can be
+// retried in another way.
 func (l *large) open(ctx, work context.Context, first *decoder.Tx) error {
 	if err := l.applier.ready(ctx); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (l *large) begin(work context.Context, first *decoder.Tx) error {
 	return l.close()
 }
 
-// complement does what is left of a piece while a window is open, for which its results are needed.
+// complement completes a piece while a window is open, which needs the piece's results.
 func (l *large) complement(work context.Context) error {
 	if !l.applier.converging() {
 		return nil
@@ -151,7 +151,7 @@ func (l *large) complement(work context.Context) error {
 	return nil
 }
 
-// piece sends one of the others.
+// piece sends a later piece.
 func (l *large) piece(work context.Context, tx *decoder.Tx) error {
 	if fresh := l.applier.session.facts.unknown(tx); len(fresh) > 0 {
 		if err := l.close(); err != nil {
@@ -175,7 +175,7 @@ func (l *large) piece(work context.Context, tx *decoder.Tx) error {
 	return l.complement(work)
 }
 
-// commit ends the transaction when all its results are known.
+// commit ends the transaction once all its results are known.
 func (l *large) commit(ctx, work context.Context, last *decoder.Tx) error {
 	to := l.from
 	to.add(last, l.changes)
@@ -199,7 +199,7 @@ func (l *large) commit(ctx, work context.Context, last *decoder.Tx) error {
 	return nil
 }
 
-// close ends the pipe, if there is one, and returns the first error that it met.
+// close ends the pipe, if there is one, and returns its first error.
 func (l *large) close() error {
 	if l.pipe == nil {
 		return nil
@@ -209,28 +209,29 @@ func (l *large) close() error {
 	return p.end()
 }
 
-// failed gives up the transaction because of err, or what was met before, and returns the error to report.
+// failed abandons the transaction because of err, or of an earlier error, and returns the one to
+// report.
 func (l *large) failed(ctx, work context.Context, tx *decoder.Tx, err error) error {
 	if first := l.close(); first != nil {
 		err = first
 	}
 	err = l.applier.rollback(work, err)
 	if l.folded && l.applier.misfit(err) {
-		// The pieces before are rolled back, and gone: all of it comes again.
+		// The pieces before are rolled back and gone: the source has to send all of them again.
 		l.applier.folds.unfolded = tx.CommitLSN
 		return &RestartError{XID: tx.XID, LSN: tx.CommitLSN, Applied: l.applier.Applied(), err: err}
 	}
 	return l.run.interrupted(ctx, tx, err)
 }
 
-// undo gives up the transaction whose end has not come.
+// undo abandons the transaction whose end has not arrived.
 func (l *large) undo(work context.Context) {
 	if l.close() != nil || l.applier.session.clean(work) != nil {
 		l.applier.drop(work)
 	}
 }
 
-// interrupted is the error of a transaction whose earlier pieces are gone.
+// interrupted returns the error for a transaction whose earlier pieces are gone.
 func (r *run) interrupted(ctx context.Context, tx *decoder.Tx, err error) error {
 	if ctx.Err() != nil || !transient(err) {
 		return err

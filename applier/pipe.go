@@ -17,51 +17,51 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// What is sent before the server is asked for the results, and how many such parts may
-// be on their way: neither side has to keep much, a result takes some 30 bytes.
+// How much is sent before the server is asked for the results, and how many such bursts may be in
+// flight: neither side has to buffer much, as a result takes some 30 bytes.
 const (
-	partStatements = 256
-	partBytes      = 128 << 10
-	partsMax       = 8
+	burstStatements = 256
+	burstBytes      = 128 << 10
+	burstsMax       = 8
 )
 
-// pipe sends statements to the target without waiting for their results. A goroutine
-// reads these in their order and checks them. It has the session's connection until its end.
+// pipe sends statements to the target without waiting for their results. A goroutine reads and
+// checks the results in order. The pipe owns the session's connection until its end.
 //
-// The protocol is https://www.postgresql.org/docs/current/protocol-flow.html, extended
-// query: after an error the server skips everything up to the next Sync.
+// The protocol is https://www.postgresql.org/docs/current/protocol-flow.html, extended query: after
+// an error the server skips everything up to the next Sync.
 type pipe struct {
-	session *session // without its connection
+	session *session // without its connection meanwhile
 	conn    *pgx.Conn
 	wire    net.Conn
 	front   *pgproto3.Frontend
 
-	part  []awaited // sent or buffered, and not handed over
-	bytes int       // of part
-	open  bool      // something was sent after the last Sync
+	burst []awaited // sent or buffered, and not yet handed to receive
+	bytes int       // of burst
+	open  bool      // something was sent since the last Sync
 	syncs int64     // sent
 
-	parts  chan []awaited
-	synced atomic.Int64  // Syncs that have been answered, and all before them went well
+	bursts chan []awaited
+	synced atomic.Int64  // Syncs answered so far, with everything before them successful
 	news   chan struct{} // of capacity 1: synced has grown
 	failed chan struct{} // closed with the first error
 	done   chan struct{} // closed when all is read
-	err    error         // of the first result that was not as it must be
+	err    error         // of the first result that was not as expected
 	lost   bool          // the connection, not a statement, has failed
 	absent []awaited     // whose rows are to be read from the source
 
 	unwatch func() // ctx
 }
 
-// awaited is a result that has not been read.
+// awaited is a result that has not been read yet.
 type awaited struct {
 	what    string // of a statement of our own, for errors
-	rows    int64  // that it must have touched; -1: any number
+	rows    int64  // that the statement must affect; -1: any number
 	tx      *decoder.Tx
 	change  *decoder.Change // nil: not a change
 	table   *table          // nil for TRUNCATE
-	many    *table          // of changes that were made up: their error is only that they failed
-	absent  absence         // whether what it has touched decides that a row is missing
+	many    *table          // of synthetic changes: all that is known is that they failed
+	absent  absence         // when a row has to be read from the source
 	claim   bool            // it is of the progress row
 	commit  bool            // it is COMMIT
 	prepare bool            // not a statement: the answer to Parse or Close
@@ -71,18 +71,19 @@ type awaited struct {
 // errMoved is the error of a claim: the progress row is not where this Applier left it.
 var errMoved = errors.New("the progress row has moved")
 
-// pipe takes the connection away from the session, until end. When ctx ends first the connection is lost.
+// pipe takes the connection away from the session until pipe.end. If ctx ends first the connection
+// is lost.
 func (s *session) pipe(ctx context.Context) *pipe {
 	conn := s.conn
 	s.conn = nil
 	p := &pipe{
 		session: s, conn: conn, wire: conn.PgConn().Conn(), front: conn.PgConn().Frontend(),
-		parts: make(chan []awaited, partsMax), news: make(chan struct{}, 1),
+		bursts: make(chan []awaited, burstsMax), news: make(chan struct{}, 1),
 		failed: make(chan struct{}), done: make(chan struct{}),
 	}
 	expired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		p.wire.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // then it is lost already
+		p.wire.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is already lost
 		close(expired)
 	})
 	p.unwatch = func() {
@@ -95,7 +96,7 @@ func (s *session) pipe(ctx context.Context) *pipe {
 	return p
 }
 
-// send puts batches on their way.
+// send sends batches.
 func (p *pipe) send(batches ...*batch) error {
 	for _, b := range batches {
 		for i := range b.commands {
@@ -117,7 +118,7 @@ func (p *pipe) command(c *command) error {
 	}
 	p.front.SendBind(&pgproto3.Bind{PreparedStatement: s.name, ParameterFormatCodes: s.formats, Parameters: c.values})
 	p.front.SendExecute(&pgproto3.Execute{})
-	if c.copied != nil { // it need not be asked for them; after an error it skips them, too
+	if c.copied != nil { // the server need not ask for the rows; after an error it skips them, too
 		p.front.Send(&pgproto3.CopyData{Data: c.copied})
 		p.front.Send(&pgproto3.CopyDone{})
 	}
@@ -126,8 +127,8 @@ func (p *pipe) command(c *command) error {
 
 var unnamed statement
 
-// prepared makes sure that the server has a statement, and gives up those that have
-// not been used for longest.
+// prepared makes sure that the server has a statement, and deallocates the least recently used ones
+// if there are too many.
 func (p *pipe) prepared(s *statement, a awaited) error {
 	known := &p.session.prepared
 	if known.has(s) {
@@ -145,40 +146,40 @@ func (p *pipe) prepared(s *statement, a awaited) error {
 	return p.sent(a, len(s.sql))
 }
 
-// sent notes what was buffered and, when it is enough, sends it on its way.
+// sent records what was buffered and flushes it once it is enough.
 func (p *pipe) sent(a awaited, size int) error {
 	p.open = true
-	p.part = append(p.part, a)
+	p.burst = append(p.burst, a)
 	p.bytes += size
-	if len(p.part) < partStatements && p.bytes < partBytes {
+	if len(p.burst) < burstStatements && p.bytes < burstBytes {
 		return nil
 	}
 	return p.push()
 }
 
-// push sends what is buffered on its way. A flush, not a sync: after an error the server
-// must skip what follows.
+// push flushes what is buffered with a Flush, not a Sync: after an error the server must skip what
+// follows.
 func (p *pipe) push() error {
-	if len(p.part) == 0 {
+	if len(p.burst) == 0 {
 		return p.failure()
 	}
 	p.front.Send(&pgproto3.Flush{})
 	return p.flush()
 }
 
-// sync ends what was sent so far: the server skips no further than here after an error.
+// sync sends a Sync: after an error the server skips no further than that.
 func (p *pipe) sync() error {
 	p.front.SendSync(&pgproto3.Sync{})
-	p.part = append(p.part, awaited{sync: true})
+	p.burst = append(p.burst, awaited{sync: true})
 	p.open = false
 	p.syncs++
 	return p.flush()
 }
 
-// flush hands the part over to the receiver and sends it. It waits while many parts are on their way.
+// flush hands the burst to the receiver and sends it. It waits while many bursts are in flight.
 func (p *pipe) flush() error {
-	p.parts <- p.part
-	p.part, p.bytes = nil, 0
+	p.bursts <- p.burst
+	p.burst, p.bytes = nil, 0
 	if err := p.front.Flush(); err != nil {
 		p.wire.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // the receiver must not wait for what was not sent
 		return fmt.Errorf("send to target: %w", err)
@@ -186,7 +187,7 @@ func (p *pipe) flush() error {
 	return p.failure()
 }
 
-// failure is the first error that was met, nil so far.
+// failure returns the first error so far.
 func (p *pipe) failure() error {
 	select {
 	case <-p.failed:
@@ -196,7 +197,7 @@ func (p *pipe) failure() error {
 	}
 }
 
-// settle waits until all that was sent has gone well.
+// settle waits until all that was sent has succeeded.
 func (p *pipe) settle() error {
 	if p.open {
 		if err := p.sync(); err != nil {
@@ -213,14 +214,14 @@ func (p *pipe) settle() error {
 	return nil
 }
 
-// end reads what is left and gives the connection back; one that was lost is closed. It
-// returns the first error that was met.
+// end reads the remaining results and gives the connection back, closed if it was lost. It returns
+// the first error.
 func (p *pipe) end() error {
 	var err error
 	if p.open {
 		err = p.sync()
 	}
-	close(p.parts)
+	close(p.bursts)
 	<-p.done
 	p.unwatch()
 	if p.err != nil {
@@ -235,7 +236,7 @@ func (p *pipe) end() error {
 	return err
 }
 
-// receive reads the results of all parts. After an error it looks for the answers to Syncs alone.
+// receive reads the results of all bursts. After an error it only looks for the answers to Syncs.
 func (p *pipe) receive() {
 	defer close(p.done)
 	fail := func(err error) {
@@ -244,9 +245,9 @@ func (p *pipe) receive() {
 			close(p.failed)
 		}
 	}
-	for part := range p.parts {
-		for i := range part {
-			a := &part[i]
+	for burst := range p.bursts {
+		for i := range burst {
+			a := &burst[i]
 			if p.lost || p.err != nil && !a.sync {
 				continue
 			}
@@ -271,15 +272,15 @@ func (p *pipe) receive() {
 // errLost marks an error of the connection.
 var errLost = errors.New("connection to target lost")
 
-// lostError is an error of the connection, as what it is.
+// lostError is an error of the connection; it wraps the cause.
 type lostError struct{ err error }
 
 func (e *lostError) Error() string        { return "read results from target: " + e.err.Error() }
 func (e *lostError) Unwrap() error        { return e.err }
 func (e *lostError) Is(target error) bool { return target == errLost }
 
-// result reads one result and checks it. Before the answer to a Sync it skips what
-// belongs to an error that is known.
+// result reads one result and checks it. Ahead of the answer to a Sync it skips what belongs to a
+// known error.
 func (p *pipe) result(a *awaited) error {
 	for {
 		message, err := p.front.Receive()
@@ -358,7 +359,7 @@ func (a *awaited) failed(server *pgconn.PgError) error {
 	return located(refused(server), a.tx, a.change, a.table)
 }
 
-// refused is the error of a change that the server did not take.
+// refused returns the error for a change that the server rejected.
 func refused(err *pgconn.PgError) error {
 	if strings.HasPrefix(err.Code, "42") && err.Code != catalog.InsufficientPrivilege {
 		return &SchemaError{SQLState: err.Code, err: err}
@@ -366,7 +367,7 @@ func refused(err *pgconn.PgError) error {
 	return &ConflictError{Kind: Refused, SQLState: err.Code, Constraint: err.ConstraintName, Column: err.ColumnName, err: err}
 }
 
-// located adds to an error which change it is about.
+// located adds to an error the change that it is about.
 func located(err error, tx *decoder.Tx, c *decoder.Change, t *table) error {
 	var conflict *ConflictError
 	var schema *SchemaError

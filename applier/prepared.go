@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// preparedMax bounds the statements that are kept prepared on the server. Each
-// holds a plan there, some ten kilobytes.
+// preparedMax bounds the statements that are kept prepared on the server. Each holds a plan there,
+// some ten kilobytes.
 const preparedMax = 512
 
 // prepared are the statements that the server has prepared in a session.

@@ -14,10 +14,11 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Progress is what the row in walferry.progress says: where the target is and
-// what came there so far. It is the truth; everything else is a hint.
+// Progress is the row in walferry.progress: where the target is, and what was applied so far. It is
+// the truth; all else is a hint.
 type Progress struct {
-	// Applied: every transaction of the source whose commit record starts before it is durable on the target.
+	// Applied is the position before which every commit record of the source starts whose
+	// transaction is durable on the target.
 	Applied decoder.LSN
 	// CommitTime of the last transaction, by the source's clock. Zero: none yet.
 	CommitTime time.Time
@@ -27,7 +28,8 @@ type Progress struct {
 	Changes int64
 }
 
-// add counts a whole transaction, or the last piece of one with the changes of all.
+// add counts a whole transaction, or the last piece of one together with the changes of all its
+// pieces.
 func (p *Progress) add(tx *decoder.Tx, changes int) {
 	p.Applied = max(p.Applied, tx.EndLSN)
 	if tx.XID == 0 {
@@ -50,17 +52,16 @@ create table if not exists walferry.progress (
     applied_at    timestamptz not null default clock_timestamp()
 ) with (fillfactor = 10)`
 
-// The progress row is locked as it is read: where a backend that this Applier
-// lost is still committing, its end is waited for.
+// The progress row is locked when it is read: if a backend that this Applier lost is still
+// committing, this waits for its end.
 const readProgress = `
 select applied::text, commit_time, transactions, changes from walferry.progress where stream = $1 for update`
 
 const insertProgress = `
 insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
 
-// The condition is the claim: an applier that was taken for dead finds that the
-// row has moved, and nothing of its transaction remains. The statement is sent in the
-// form that prove gives it.
+// The condition is the claim: an applier that was presumed dead finds that the row has moved, and
+// nothing of its transaction remains. The statement is sent in the form that prove gives it.
 const moveProgress = `
 update walferry.progress
    set applied = $3, commit_time = coalesce($4, commit_time), transactions = $5, changes = $6, applied_at = clock_timestamp()
@@ -70,8 +71,8 @@ update walferry.progress
 const claimProgress = `
 update walferry.progress set applied = applied where stream = $1 and applied = $2`
 
-// ensureProgress makes the table and the stream's row. Where they exist it asks
-// for no privilege to create anything.
+// ensureProgress creates the table and the stream's row. If they exist it needs no privilege to
+// create anything.
 func ensureProgress(ctx context.Context, conn *pgx.Conn, stream string) error {
 	for attempt := 0; ; attempt++ {
 		err := createProgressTable(ctx, conn)

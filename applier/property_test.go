@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// model is what a source would hold: a table with a key, of which the texts may
-// be out of line, and one without, whose rows may be equal.
+// model is what a source would hold: a table with a key, of which the texts may be out of line, and
+// one without, whose rows may be equal.
 type model struct {
 	keyed map[string][2]string
 	bare  []string
@@ -118,8 +118,8 @@ func (m *model) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// Random transactions over few keys, delivered in random groups or by Run in
-// random pieces, some of them again: each time the target is what the source was.
+// Random transactions over few keys, delivered in random groups or by Run in random pieces, some of
+// them again: each time the target is what the source was.
 func TestApply_Random(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table keyed (id int primary key, v text, w text); create table bare (a text, b text)`)

@@ -8,7 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// moved explains why the progress row could not be moved from where we left it.
+// moved returns the error that explains why the progress row could not be moved from where we left
+// it.
 func (a *Applier) moved(ctx context.Context) error {
 	have, found, err := loadProgress(ctx, a.session.conn, a.config.Name)
 	if err != nil {
@@ -17,8 +18,8 @@ func (a *Applier) moved(ctx context.Context) error {
 	return &ProgressError{Stream: a.config.Name, Want: a.Applied(), Have: have.Applied, Missing: !found}
 }
 
-// ready makes sure that there is a session, and after a lost one that the target
-// still is where we left it.
+// ready makes sure that there is a session, and after the loss of one that the target still is
+// where we left it.
 func (a *Applier) ready(ctx context.Context) error {
 	if a.closed {
 		return errClosed
@@ -41,7 +42,7 @@ func (a *Applier) ready(ctx context.Context) error {
 	return nil
 }
 
-// reopen makes a session after another was lost, and reads the progress row.
+// reopen opens a session after one was lost, and reads the progress row.
 func (a *Applier) reopen(ctx context.Context, conn *pgx.Conn) (*session, error) {
 	if err := a.last.end(ctx, conn); err != nil {
 		return nil, err

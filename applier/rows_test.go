@@ -22,8 +22,8 @@ func (g *target) refuse(want any, changes ...decoder.Change) error {
 	return err
 }
 
-// A column that is GENERATED ALWAYS AS IDENTITY cannot be updated, not even to
-// the value it has (428C9).
+// A column that is GENERATED ALWAYS AS IDENTITY cannot be updated, not even to the value it has
+// (428C9).
 func TestApply_IdentityAlways(t *testing.T) {
 	t.Parallel()
 	g := newTargetSince(t, 12, `
@@ -106,8 +106,8 @@ func TestApply_KeySwap(t *testing.T) {
 	g.want(`select * from t order by id`, "1|b", "2|a")
 }
 
-// Of five equal rows without a key, each change takes exactly one; rows that are
-// only equal by their type's = are told apart.
+// Of five equal rows without a key, each change takes exactly one; rows that are only equal by
+// their type's = are told apart.
 func TestApply_FullWithoutKey(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `
@@ -255,8 +255,8 @@ create domain pairs as int[]`)
 	}
 }
 
-// One TRUNCATE of tables that reference each other, within a transaction, and
-// never more than was named.
+// One TRUNCATE of tables that reference each other, within a transaction, and never more than was
+// named.
 func TestApply_Truncate(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `

@@ -9,37 +9,35 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// Source delivers committed transactions in commit order, large ones in pieces;
-// see [decoder.Tx]. A *decoder.Stream is one.
+// Source delivers committed transactions in commit order, large ones in pieces; see [decoder.Tx].
+// *decoder.Stream implements it.
 type Source interface {
 	// Next waits for the next transaction, piece or position.
 	Next(context.Context) (*decoder.Tx, error)
-	// Ack says that everything before a position is durable on the target. It does
-	// not block, and the position never goes back.
+	// Ack acknowledges that everything before a position is durable on the target. It must not
+	// block, and the position never decreases.
 	Ack(decoder.LSN)
 }
 
-// The pauses between attempts, each about twice the one before.
+// The pauses between attempts; each is about twice the one before.
 const (
 	firstPause = 100 * time.Millisecond
 	lastPause  = 30 * time.Second
 )
 
-// Run applies what src delivers until ctx ends, and then returns its cause, or
-// until an error. A lone transaction is applied at once; of a backlog as much is
-// committed together as [Config] allows. What is durable is acknowledged.
+// Run applies what src delivers until ctx ends, and then returns its cause, or until an error. A
+// lone transaction is applied at once; of a backlog, as much is committed together as [Config]
+// allows. Run acknowledges what is durable.
 //
-// What may go away by itself is tried again, with growing pauses, for as long as
-// it takes: lost connections, servers that start or are standbys, deadlocks,
-// serialization failures, timeouts and a lack of resources. Run returns a
-// *ConflictError or *SchemaError where source and target do not fit, a
-// *ProgressError where somebody else has moved the target, a *RestartError when a
-// large transaction has to begin again, and errors of src as they are. In each
-// case the target is at Applied(). Run has read ahead of it: to go on, open a new
-// source there.
+// Run retries after transient errors, with growing pauses, for as long as it takes: lost
+// connections, servers that are starting or are standbys, deadlocks, serialization failures,
+// timeouts and a lack of resources. It returns a *ConflictError or *SchemaError if source and
+// target do not match, a *ProgressError if another process has moved the target, a *RestartError if
+// a large transaction has to start over, and errors of src as they are. In each case the target is
+// at Applied(). Run has read ahead of that: to resume, open a new source there.
 //
-// When ctx ends the group in hand is finished, for up to 30 seconds; a transaction
-// that has not arrived in full is rolled back.
+// When ctx ends, Run finishes the group in progress, for up to 30 seconds; a transaction that has
+// not arrived completely is rolled back.
 func (a *Applier) Run(ctx context.Context, src Source) error {
 	if !a.busy.TryLock() {
 		return errBusy
@@ -55,16 +53,16 @@ func (a *Applier) Run(ctx context.Context, src Source) error {
 	return r.loop(ctx)
 }
 
-// run is one call of Run.
+// run is the state of one call of Run.
 type run struct {
 	applier *Applier
 	src     Source
 	in      *inbox
-	ahead   []item      // read, and next to be applied
+	ahead   []item      // read, and to be applied next
 	last    decoder.LSN // CommitLSN of the last transaction applied
 }
 
-// loop stands at a boundary between transactions each time it comes round.
+// loop is at a boundary between transactions at the start of each iteration.
 func (r *run) loop(ctx context.Context) error {
 	for {
 		if ctx.Err() != nil {
@@ -81,7 +79,7 @@ func (r *run) loop(ctx context.Context) error {
 			if err := r.next(ctx); err != nil {
 				return err
 			}
-			continue // the gate has to see it
+			continue // the gate has to see the head
 		}
 		var err error
 		if whole(r.head()) {
@@ -95,7 +93,7 @@ func (r *run) loop(ctx context.Context) error {
 	}
 }
 
-// head is what comes next; nil: it has not been read.
+// head returns what comes next; nil: it has not been read yet.
 func (r *run) head() *decoder.Tx {
 	if len(r.ahead) == 0 {
 		return nil
@@ -111,7 +109,7 @@ func (r *run) take() item {
 	return it
 }
 
-// next waits for something to be read, or for the gate to change.
+// next waits for the next item, or for the gate to change.
 func (r *run) next(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -123,7 +121,7 @@ func (r *run) next(ctx context.Context) error {
 	}
 }
 
-// received puts what came from the inbox behind what was read before.
+// received appends what came from the inbox to what was read before.
 func (r *run) received(ctx context.Context, it item, ok bool) error {
 	if !ok {
 		if ctx.Err() != nil {
@@ -136,14 +134,14 @@ func (r *run) received(ctx context.Context, it item, ok bool) error {
 	return nil
 }
 
-// group applies a group, however long it takes, and acknowledges it. It looks at every
-// result before it commits, and so finds out what is wrong.
+// group applies a group, however long it takes, and acknowledges it. It checks every result before
+// it commits, which identifies the change at fault.
 func (r *run) group(ctx context.Context, group []*decoder.Tx) error {
 	err := r.attempt(ctx, group)
 	var conflict *ConflictError
 	var schema *SchemaError
 	if (errors.As(err, &conflict) || errors.As(err, &schema)) && len(group) > 1 {
-		// Come as far as possible: the transaction at fault is then the next one.
+		// Get as far as possible: then the transaction at fault is the next one.
 		for _, tx := range group {
 			if err = r.attempt(ctx, []*decoder.Tx{tx}); err != nil {
 				return err
@@ -172,7 +170,7 @@ func (r *run) attempt(ctx context.Context, group []*decoder.Tx) error {
 	return nil
 }
 
-// passed notes that the target holds a transaction.
+// passed records that the target has a transaction.
 func (r *run) passed(tx *decoder.Tx) {
 	if tx.XID != 0 {
 		r.last = max(r.last, tx.CommitLSN)
@@ -184,7 +182,7 @@ func (r *run) ack() {
 	r.src.Ack(r.applier.Applied())
 }
 
-// retry does something until it succeeds, fails for good, or ctx ends.
+// retry calls do until it succeeds, fails for good, or ctx ends.
 func (a *Applier) retry(ctx context.Context, do func(context.Context) error) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := do(ctx)

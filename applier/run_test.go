@@ -98,8 +98,8 @@ func (g *target) run(f *feed) {
 	}
 }
 
-// A backlog is committed in few transactions, each of them whole, and what is
-// acknowledged is durable.
+// A backlog is committed in few transactions, each of them whole, and what is acknowledged is
+// durable.
 func TestRun_Groups(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
@@ -164,8 +164,8 @@ func TestRun_Pieces(t *testing.T) {
 	g.want(`select transactions, changes from walferry.progress`, "2|2001")
 }
 
-// The source loses its connection half-way through a transaction of several
-// pieces and begins it again: what came of it before is void.
+// The source loses its connection half-way through a transaction of several pieces and begins it
+// again: what came of it before is void.
 func TestRun_PiecesBeginAgain(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
@@ -251,8 +251,8 @@ func TestPause_Position(t *testing.T) {
 	g.want(`select applied from walferry.progress`, g.lsn.String())
 }
 
-// A repair on the target, and a later Run goes on with the transaction at fault;
-// those before it in its group are there.
+// A repair on the target, and a later Run goes on with the transaction at fault; those before it in
+// its group are there.
 func TestRun_Conflict(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key, n int unique)`)
@@ -279,8 +279,8 @@ func TestRun_Conflict(t *testing.T) {
 	g.want(`select id from t order by id`, "0", "1", "2", "3", "4", "5")
 }
 
-// The same where the target lacks the table: what came before has to be there, as the
-// repair may take away what it was for.
+// The same where the target lacks the table: what came before has to be there, as the repair may
+// take away what it was for.
 func TestRun_Drift(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)

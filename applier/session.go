@@ -14,8 +14,7 @@ import (
 	pinning "github.com/walferry/walferry/internal/session"
 )
 
-// session is one connection to the target, and all that is known only as long as
-// it lasts.
+// session is one connection to the target, and all that is known as long as it lasts.
 type session struct {
 	conn     *pgx.Conn // nil while a pipe has it
 	backend  backend
@@ -23,7 +22,7 @@ type session struct {
 	prepared prepared
 }
 
-// backend names a server process so that no later one with its pid is meant.
+// backend identifies a server process, as a later one may have its pid.
 type backend struct {
 	pid     uint32
 	started time.Time
@@ -72,7 +71,7 @@ select pg_is_in_recovery(), pid, backend_start from pg_stat_activity where pid =
 	return s, s.measure(ctx)
 }
 
-// measure finds the round trip, which is the least of a few.
+// measure takes the shortest of a few round trips.
 func (s *session) measure(ctx context.Context) error {
 	for i := range 3 {
 		begun := time.Now()
@@ -86,11 +85,10 @@ func (s *session) measure(ctx context.Context) error {
 	return nil
 }
 
-// plan makes the planner choose as for a table that has grown. A statement that
-// was planned while its table was small, or never analyzed, keeps its plan until
-// the next ANALYZE: a scan of the whole table for each row. Without sequential
-// scans an index that fits is always taken. Their "cost" would start the JIT
-// compiler for each row.
+// plan makes the planner choose as for a large table. A statement that was planned while its table
+// was small, or never analyzed, keeps its plan until the next ANALYZE: a scan of the whole table
+// for each row. Without sequential scans a usable index is always taken. Their "cost" would trigger
+// the JIT compiler for each row.
 func (s *session) plan(ctx context.Context) error {
 	sql := `set enable_seqscan = off`
 	if s.facts.major >= 11 {
@@ -105,12 +103,11 @@ func (s *session) plan(ctx context.Context) error {
 	return nil
 }
 
-// tag makes the WAL that this session writes carry a replication origin, where
-// the role may (superusers, and from 14 on those who were granted it). It is for
-// others, above all for a stream in the other direction; where we are is only in
-// walferry.progress. An origin belongs to the server, not to a database, and only
-// one session at a time can use it: where a stream of the same name goes to
-// another database of the server, the second one writes without.
+// tag makes the WAL that this session writes carry a replication origin, where the role may
+// (superusers, and from 14 on those who were granted it). It is for others, above all for a stream
+// in the other direction; our position is kept in walferry.progress alone. An origin belongs to the
+// server, not to a database, and only one session at a time can use it: where a stream of the same
+// name goes to another database of the server, the second one writes without.
 func (s *session) tag(ctx context.Context, log *slog.Logger, name string) error {
 	ok, err := s.try(ctx, log, `select pg_replication_origin_create($1) where pg_replication_origin_oid($1) is null`, name)
 	if err != nil || !ok {
@@ -123,7 +120,7 @@ func (s *session) tag(ctx context.Context, log *slog.Logger, name string) error 
 	return err
 }
 
-// try runs what the server may refuse. The error is that of a lost connection.
+// try runs what the server may refuse. An error means that the connection was lost.
 func (s *session) try(ctx context.Context, log *slog.Logger, sql string, args ...any) (bool, error) {
 	_, err := s.conn.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
 	if err == nil {
@@ -131,18 +128,18 @@ func (s *session) try(ctx context.Context, log *slog.Logger, sql string, args ..
 	}
 	var server *pgconn.PgError
 	if errors.As(err, &server) && !s.conn.IsClosed() {
-		log.Debug("target refuses a setting; going on without", "sql", sql, "error", server.Message, "sqlstate", server.Code)
+		log.Debug("target refuses a setting; continuing without it", "sql", sql, "error", server.Message, "sqlstate", server.Code)
 		return false, nil
 	}
 	return false, fmt.Errorf("open session on target: %w", err)
 }
 
-// endTimeout is how long the end of a backend is waited for.
+// endTimeout is how long to wait for the end of a backend.
 const endTimeout = 10 * time.Second
 
-// end makes sure that a backend of ours whose connection was lost does no more.
-// It may still believe in the connection, and then holds its locks, the one on
-// the progress row among them, and the replication origin until TCP gives up.
+// end terminates a backend of ours whose connection was lost. It may not have noticed, and then it
+// keeps its locks, including the one on the progress row, and the replication origin until TCP
+// gives up.
 func (b backend) end(ctx context.Context, conn *pgx.Conn) error {
 	for deadline := time.Now().Add(endTimeout); ; {
 		tag, err := conn.Exec(ctx, `
@@ -152,7 +149,7 @@ select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backen
 			return fmt.Errorf("end the previous session on target: %w", err)
 		}
 		if tag.RowsAffected() == 0 || time.Now().After(deadline) {
-			return nil // what it still holds is waited for where it matters
+			return nil // whatever needs what it still has waits for it
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
@@ -162,14 +159,14 @@ select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backen
 	}
 }
 
-// forget drops what was learned of the target's tables and the names of prepared
-// statements; the server's are dropped with deallocate all.
+// forget drops what is known of the target's tables, and the names of prepared statements; the
+// server drops its own at DEALLOCATE ALL.
 func (s *session) forget() {
 	s.facts.forget()
 	s.prepared.forget()
 }
 
-// clean ends a transaction that failed, so that the session is as new.
+// clean ends a failed transaction and makes the session as good as new.
 func (s *session) clean(ctx context.Context) error {
 	s.forget()
 	if s.conn.IsClosed() {
@@ -181,11 +178,11 @@ func (s *session) clean(ctx context.Context) error {
 	return s.conn.DeallocateAll(ctx)
 }
 
-// close ends the session. The server's process ends a moment later, so the origin
-// is given back first: whoever cleans up next finds it free.
+// close ends the session. The server's process ends a moment later, so the origin is released
+// first: whatever cleans up next finds it free.
 func (s *session) close(ctx context.Context) error {
 	if s.facts.origin != "" && !s.conn.IsClosed() {
-		s.conn.Exec(ctx, `select pg_replication_origin_session_reset()`, pgx.QueryExecModeExec) //nolint:errcheck // the end of the process does it, too
+		s.conn.Exec(ctx, `select pg_replication_origin_session_reset()`, pgx.QueryExecModeExec) //nolint:errcheck // the end of the process releases it, too
 	}
 	return s.conn.Close(ctx)
 }

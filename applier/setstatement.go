@@ -7,10 +7,10 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// setStatement returns the statement that applies any number of changes of one shape
-// to different rows, nil where there is none: where a row has nothing that could be
-// listed, or is only looked for. Where the statement for one change has a value, it
-// has an array, and both convert the same text by the same input function:
+// setStatement returns the statement that applies any number of changes of one shape to different
+// rows, or nil if there is none: if a row has no value to be listed, or is only looked up. Where
+// the statement for one change has a value it has an array, and both convert the same text by the
+// same input function:
 //
 //   - a text[], whose elements are cast to the column's type. That needs no quotes and
 //     holds arrays, too, which unnest would otherwise take apart.
@@ -62,7 +62,7 @@ func (t *table) buildSet(s shape) *statement {
 	return &statement{sql: sql, args: b.args, formats: formats}
 }
 
-// source stands for the list of rows until all its columns are known. It is no SQL.
+// source is a placeholder for the list of rows until all its columns are known. It is not SQL.
 const source = "\x00"
 
 // setBuilder writes a statement for a set: t is the table, v the list of rows.

@@ -14,9 +14,9 @@ update walferry.progress
    set applied = $2::text::pg_lsn, commit_time = null, transactions = 0, changes = 0, applied_at = clock_timestamp()
  where stream = $1`
 
-// SetProgress puts a stream to a position, wherever it was: the target's tables
-// have been emptied and are being filled from a snapshot of the source at that
-// position. Nothing guards it: to move a stream whose target holds changes loses them.
+// SetProgress sets the position of a stream, whatever it was: the target's tables have been emptied
+// and are being filled from a snapshot of the source at that position. Nothing guards it: moving a
+// stream whose target has changes loses them.
 func SetProgress(ctx context.Context, conn *pgx.Conn, stream string, at decoder.LSN) error {
 	if err := ensureProgress(ctx, conn, stream); err != nil {
 		return err

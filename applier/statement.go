@@ -10,9 +10,9 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// statement is SQL that applies every change of one shape to one table. All of
-// its values are text parameters of no declared type: the target's own input
-// functions read what the source's output functions wrote.
+// statement is SQL that applies all changes of one shape to one table. All of its values are text
+// parameters of undeclared type: the target's own input functions read what the source's output
+// functions wrote.
 type statement struct {
 	sql     string
 	args    []arg
@@ -26,19 +26,19 @@ type arg struct {
 	old    bool // from the old row or key
 }
 
-// shape says what a statement is made of; changes of the same shape share it. Byte
-// 0 is the operation, byte 1 tells where the row to find is described, byte 2 who
-// counts the rows, then there is a byte for each column.
+// shape determines a statement; changes of the same shape share it. Byte 0 is the operation, byte 1
+// says which row describes the row to find, byte 2 what counts the affected rows, and then there is
+// a byte for each column.
 type shape []byte
 
 const (
 	byOld = 'o'
 	byNew = 'n'
 
-	// The statement fails unless it touches as many rows as it is for, so that nobody
-	// has to look at its result before the COMMIT is sent. That costs the server a little.
+	// The statement fails unless it affects as many rows as it is for, so that the COMMIT can be
+	// sent before its result is read. That costs the server a little.
 	proven = 'p'
-	// The caller counts.
+	// The reader of the results counts.
 	counted = 'c'
 
 	shapeHead = 3
@@ -46,11 +46,11 @@ const (
 
 const (
 	set    byte = 1 << iota // the column is written
-	isNull                  // it is null in the row to find
+	isNull                  // the column is null in the row to find
 )
 
-// statement returns the statement that applies a change other than TRUNCATE. It
-// keeps statements in the table, and reuses buf for the shape.
+// statement returns the statement that applies a change other than TRUNCATE. It keeps statements in
+// the table, and reuses buf for the shape.
 func (t *table) statement(c *decoder.Change, prove bool, buf *shape) (*statement, error) {
 	shape, err := t.shape(c, prove, (*buf)[:0])
 	*buf = shape
@@ -61,14 +61,14 @@ func (t *table) statement(c *decoder.Change, prove bool, buf *shape) (*statement
 		return s, nil
 	}
 	if len(t.statements) >= 2*preparedMax {
-		clear(t.statements) // as many shapes as there are sets of columns
+		clear(t.statements) // there can be as many shapes as sets of columns
 	}
 	s := t.build(shape)
 	t.statements[string(shape)] = s
 	return s, nil
 }
 
-// parameters appends the values of a change for a statement.
+// parameters appends the values that a change has for the statement.
 func (s *statement) parameters(c *decoder.Change, to [][]byte) [][]byte {
 	for _, a := range s.args {
 		switch v := a.value(c); {
@@ -83,7 +83,7 @@ func (s *statement) parameters(c *decoder.Change, to [][]byte) [][]byte {
 	return to
 }
 
-// shape finds what a change does to each column.
+// shape determines what a change does to each column.
 func (t *table) shape(c *decoder.Change, prove bool, s shape) (shape, error) {
 	n := len(t.columns)
 	if c.Op != decoder.Insert && c.Op != decoder.Update && c.Op != decoder.Delete {
@@ -97,7 +97,7 @@ func (t *table) shape(c *decoder.Change, prove bool, s shape) (shape, error) {
 		by = byOld
 	}
 	who := byte(counted)
-	if prove && (c.Op != decoder.Insert || t.watched || t.partitioned) { // otherwise an INSERT that does not fail inserts
+	if prove && (c.Op != decoder.Insert || t.watched || t.partitioned) { // otherwise an INSERT that does not fail inserts its row
 		who = proven
 	}
 	s = append(s, byte(c.Op), by, who)
@@ -131,7 +131,7 @@ func (t *table) shape(c *decoder.Change, prove bool, s shape) (shape, error) {
 	return s, nil
 }
 
-// where is the row that describes what is to be found.
+// where returns the row that describes the row to find.
 func where(c *decoder.Change, by byte) []decoder.Value {
 	if by == byOld {
 		return c.Old
@@ -139,13 +139,13 @@ func where(c *decoder.Change, by byte) []decoder.Value {
 	return c.New
 }
 
-// matches tells whether column i is compared to find the row.
+// matches reports whether column i is compared to find the row.
 func (t *table) matches(i int) bool { return t.key == nil || t.columns[i].key }
 
-// sets tells whether INSERT or UPDATE writes column i. An UPDATE leaves out what
-// is known to be unchanged only where it must: of keys, which may be GENERATED
-// ALWAYS and are referenced, and of other identity columns. Leaving out more
-// would make a statement for each set of columns that changed together.
+// sets reports whether INSERT or UPDATE writes column i. An UPDATE leaves out what is known to be
+// unchanged only where it must: of keys, which may be GENERATED ALWAYS and are referenced, and of
+// other identity columns. Leaving out more would make a statement for each set of columns that
+// changed together.
 func (t *table) sets(c *decoder.Change, i int) bool {
 	column := &t.columns[i]
 	switch {
@@ -167,7 +167,7 @@ func (t *table) sets(c *decoder.Change, i int) bool {
 func (t *table) build(s shape) *statement {
 	b := builder{table: t, shape: s}
 	var with, sql string
-	returns := false // a row for each that it touches
+	returns := false // it returns a row for each that it affects
 	switch op := decoder.Op(s[0]); {
 	case op == decoder.Insert:
 		sql = b.insert()
@@ -189,8 +189,8 @@ func (t *table) build(s shape) *statement {
 	return &statement{sql: sql, args: b.args}
 }
 
-// prove makes a statement divide by zero unless it touches so many rows. with is what
-// it has in its WITH clause, where all that changes data must be.
+// prove makes a statement divide by zero unless it affects so many rows. with is what its WITH
+// clause already has: everything that modifies data must be there.
 func prove(with, sql string, returns bool, rows string) string {
 	if !returns {
 		sql += " returning 1"
@@ -219,16 +219,16 @@ func (b *builder) param(column int, old bool) string {
 	return "$" + strconv.Itoa(n+1)
 }
 
-// cast is param of the column's type. It is needed wherever the type does not
-// follow from the place.
+// cast is param with a cast to the column's type, which is needed wherever the context does not
+// determine it.
 func (b *builder) cast(column int, old bool) string {
 	return b.param(column, old) + "::" + b.table.columns[column].typ
 }
 
 func (b *builder) flags(column int) byte { return b.shape[shapeHead+column] }
 
-// only is the table without the tables that inherit from it. A partitioned table
-// has no rows of its own.
+// only is the table without the tables that inherit from it. A partitioned table has no rows of its
+// own.
 func (b *builder) only() string { return b.table.only() }
 
 func (t *table) only() string {
@@ -238,8 +238,8 @@ func (t *table) only() string {
 	return "only " + t.sql
 }
 
-// written are the columns to be written, identity columns that are GENERATED
-// ALWAYS (an UPDATE cannot write them) or the others.
+// written returns the columns to be written: either the identity columns that are GENERATED ALWAYS,
+// which an UPDATE cannot write, or the others.
 func (b *builder) written(always bool) []int {
 	var columns []int
 	for i := range b.table.columns {
@@ -264,8 +264,8 @@ func (b *builder) insert() string {
 	return "insert into " + b.table.sql + " (" + strings.Join(names, ", ") + ") overriding system value values (" + strings.Join(values, ", ") + ")"
 }
 
-// update changes the row, or only makes sure that it is there, where nothing is
-// left to write. The further condition may be empty.
+// update changes the row, or only makes sure that it exists if nothing is left to write. The
+// additional condition may be empty.
 func (b *builder) update(condition string) string {
 	var assignments []string
 	for _, i := range b.written(false) {
@@ -277,10 +277,9 @@ func (b *builder) update(condition string) string {
 	return "update " + b.only() + " set " + strings.Join(assignments, ", ") + b.where() + condition
 }
 
-// replace is an UPDATE that may change a column that is GENERATED ALWAYS AS
-// IDENTITY, which only an INSERT can give a value. The row is deleted and
-// inserted if the column changed, which the source does not always tell, and
-// updated otherwise.
+// replace is an UPDATE that may change a column that is GENERATED ALWAYS AS IDENTITY, which only an
+// INSERT can give a value. The row is deleted and inserted if the column changed, which the source
+// does not always say, and updated otherwise.
 func (b *builder) replace() (with, sql string) {
 	update := b.update(" and " + b.same())
 	if len(b.written(false)) > 0 {
@@ -310,7 +309,7 @@ func (b *builder) replace() (with, sql string) {
 	return with, "select 1 from kept union all select 1 from put"
 }
 
-// same is true when the identity columns have their new values already.
+// same is true if the identity columns already have their new values.
 func (b *builder) same() string {
 	var conditions []string
 	for _, i := range b.written(true) {
@@ -319,8 +318,8 @@ func (b *builder) same() string {
 	return "(" + strings.Join(conditions, " and ") + ")"
 }
 
-// where finds the row: by the columns of the key, or by all of them and then one
-// of those that are equal.
+// where finds the row: by the columns of the key, or by all columns, and then it takes one of the
+// rows that are equal.
 func (b *builder) where() string {
 	var conditions []string
 	old := b.shape[1] == byOld
@@ -342,15 +341,15 @@ func (b *builder) where() string {
 	return " where ctid = (select ctid from " + b.only() + " where " + all + " limit 1)"
 }
 
-// match compares one column of the row to find. Equality alone is enough for a
-// key, and finds an index. Without a key it would take one row for another: 1.0
-// for 1.00, -0 for 0, 'a' for 'A' in citext; and some types have no equality at
-// all. So the text of both is compared too, as the output function writes it.
+// match compares one column of the row to find. For a key, equality is enough, and can use an
+// index. Without a key it would confuse rows: 1.0 for 1.00, -0 for 0, 'a' for 'A' in citext; and
+// some types have no equality at all. So the text of both is compared too, as the output function
+// writes it.
 func (b *builder) match(i int, old bool) string {
 	c := &b.table.columns[i]
 	if b.flags(i)&isNull != 0 {
 		if c.composite {
-			return c.name + " is not distinct from null" // a row of nulls is not null
+			return c.name + " is not distinct from null" // a row of nulls does not equal null
 		}
 		return c.name + " is null"
 	}
@@ -366,9 +365,8 @@ func (b *builder) match(i int, old bool) string {
 	return equal + " and " + text
 }
 
-// truncate empties tables by one statement, as the source did: those that
-// reference each other can only be emptied together. It never cascades to what
-// the source did not name.
+// truncate empties tables with one statement, as the source did: tables that reference each other
+// can only be truncated together. It never cascades to tables that the source did not name.
 func truncate(tables []*table, restart bool) string {
 	names := make([]string, len(tables))
 	for i, t := range tables {

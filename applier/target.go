@@ -14,61 +14,61 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// table is what the target has for a Relation of the source.
+// table is the target's table for a Relation of the source.
 type table struct {
 	relation *decoder.Relation
 	left     bool // left out by Config.Table: nothing else is set
 	window   Window
-	unfit    error // why no change can be applied; those before the window need not be
+	unfit    error // why no change can be applied, except those before the window
 
 	schema, name string
 	sql          string // the name, quoted
 	partitioned  bool   // its rows are in partitions
 
 	columns []column // one for each column of the relation, in its order
-	extra   []string // quoted columns that only the target has, without generated ones
+	extra   []string // quoted names of the columns that only the target has, without generated ones
 
-	// key are the columns, by index in columns, that together tell a row from all
-	// others. Nil with REPLICA IDENTITY FULL where the target has no key either:
-	// then a row is told by all of them, and there may be several equal ones.
+	// key has the columns, by index in columns, that together identify a row. It is nil with
+	// REPLICA IDENTITY FULL if the target has no key either: then a row is identified by all
+	// columns, and there may be several equal ones.
 	key []int
-	// distinct: an index of the target keeps the rows apart by the key, and takes for equal
-	// what statements do. Otherwise one that is for many rows could find two for one and none for another.
+	// distinct: an index of the target makes the key unique, by the same equality that statements
+	// use. Otherwise a statement for many rows could find two for one of them and none for another.
 	distinct bool
 
 	statements    map[string]*statement // by shape
 	setStatements map[string]*statement // for many changes of one shape
 
 	foldable         bool // changes may be gathered into sets
-	copied           bool // COPY may write it: there is no row-level security, which it would refuse
-	watched          bool // triggers or rules fire on what is applied: they are to see each change, in its place among all
+	copied           bool // COPY may write it: it has no row-level security, with which COPY would fail
+	watched          bool // triggers or rules fire on what is applied: they must see each change, in order
 	alwaysBesidesKey bool // there is a column GENERATED ALWAYS AS IDENTITY outside of the key
 }
 
-// column is the target's column of the name of a source's.
+// column is the target's column for one of the source.
 type column struct {
 	name      string // quoted
-	value     string // the name, or with a domain cast to its base type: there is no enum = for domains
+	value     string // the name, or for a domain a cast to its base type: enum equality does not take domains
 	typ       string // for casts: the base type, without a modifier
 	equal     string // OPERATOR(schema.name) that is the type's equality; empty: it has none
 	collate   string // COLLATE of the key's index, where it is not the column's
-	nested    bool   // array or composite: whether its equality works depends on what is in it
-	composite bool   // IS NULL looks into it
+	nested    bool   // array or composite: whether its equality works depends on its elements
+	composite bool   // IS NULL inspects its fields
 	generated bool   // computed by the target: never written
 	always    bool   // GENERATED ALWAYS AS IDENTITY: not updatable
 	key       bool   // in table.key
 	number    int16  // attnum
-	oid       uint32 // of the type, not of what a domain is over
+	oid       uint32 // of the type, not of a domain's base type
 	mod       int32  // its modifier
 
 	castFunction bool // a cast from text to typ is a function of its own
 	delimiter    byte // between the elements of an array of typ; 0: there is no such array
 }
 
-// label is the table's name for people.
+// label is the table's name in messages.
 func (t *table) label() string { return t.schema + "." + t.name }
 
-// keyNames are the names of the columns that identify a row, for people.
+// keyNames returns the names of the columns of the key, for messages.
 func (t *table) keyNames() []string {
 	var names []string
 	for _, i := range t.key {
@@ -77,8 +77,8 @@ func (t *table) keyNames() []string {
 	return names
 }
 
-// resolve finds the target's tables for every relation in the changes, before any of
-// them is applied: those that are not known yet all at once.
+// resolve finds the target's tables for all relations in the changes, before any of them is
+// applied. Those that are not known yet are read all at once.
 func (s *session) resolve(ctx context.Context, c *Config, txs ...*decoder.Tx) error {
 	fresh := s.facts.unknown(txs...)
 	if len(fresh) == 0 {
@@ -92,7 +92,7 @@ func sameRelation(a, b *decoder.Relation) bool {
 		a.ReplicaIdentity == b.ReplicaIdentity && slices.Equal(a.Columns, b.Columns)
 }
 
-// describe asks the target about the tables that relations go to.
+// describe reads the target's tables for relations.
 func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) error {
 	tables := make([]*table, len(fresh))
 	var schemas, names []string
@@ -136,7 +136,7 @@ func (s *session) describe(ctx context.Context, c *Config, fresh []meeting) erro
 	return nil
 }
 
-// fit makes t of what the target has under its name; nil: nothing.
+// fit completes t with what the target has under its name; nil: nothing.
 func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	r := t.relation
 	drift := func(format string, args ...any) *SchemaError {
@@ -148,13 +148,13 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	}
 	if len(target.instead) > 0 {
 		err := drift("rules of the target do something else INSTEAD: %s", strings.Join(target.instead, ", "))
-		err.advice = "disable the rules on " + t.label() + " until the target is in use, then start again, it goes on where it stopped"
+		err.advice = "disable the rules on " + t.label() + " until the target is in use, then start again: it resumes where it stopped"
 		return err
 	}
 	t.partitioned, t.watched, t.copied = target.kind == "p", target.watched, !target.policies
 	columns := maps.Clone(target.columns)
 	var altered *alteration
-	if len(r.Columns) > 0 { // the truncation that a trigger has noted, on version 10, names none
+	if len(r.Columns) > 0 { // a TRUNCATE that a trigger recorded, on version 10, has none
 		columns = was.places(r.Columns, columns)
 		altered = findAlteration(was, r.Columns, columns)
 	}
@@ -193,12 +193,12 @@ func (s *session) fit(c *Config, t *table, target *targetTable) error {
 	return nil
 }
 
-// targetTable is what the target's catalogue says of a table.
+// targetTable is a table in the target's catalogue.
 type targetTable struct {
 	oid               uint32
 	kind              string
 	policies, watched bool
-	instead           []string // rules that fire, and do something else whatever the row
+	instead           []string // rules that fire, and are unconditionally INSTEAD
 	columns           map[string]column
 	keys              []key
 }
@@ -210,10 +210,10 @@ type key struct {
 	collations []string // as in column
 }
 
-// choose decides how rows are found: by the source's replica identity or, when
-// that is FULL, by the first key of the target whose columns the source has too.
+// choose decides how rows are found: by the source's replica identity or, when that is FULL, by the
+// first key of the target whose columns the source has too.
 func (t *table) choose(targets []key) {
-	names := map[string]string{} // that the source has, by the target's
+	names := map[string]string{} // the source's names by the target's
 	for i := range t.columns {
 		names[t.columns[i].name] = t.relation.Columns[i].Name
 	}
@@ -223,7 +223,7 @@ func (t *table) choose(targets []key) {
 		for i, name := range k.columns {
 			of, ok := names[catalog.Quote(name)]
 			if !ok {
-				of = "\x00" + name // the source has none, whatever is called so there
+				of = "\x00" + name // the source has no such column, even if it has one of this name
 			}
 			k.columns[i] = of
 		}
@@ -270,7 +270,7 @@ func (t *table) choose(targets []key) {
 	}
 }
 
-// readTables reads the tables of these names, as far as there are any.
+// readTables reads the tables with these names, if they exist.
 func (s *session) readTables(ctx context.Context, schemas, names []string) (map[decoder.Name]*targetTable, error) {
 	found := map[decoder.Name]*targetTable{}
 	byOID := map[uint32]*targetTable{}
@@ -299,7 +299,8 @@ func (s *session) readTables(ctx context.Context, schemas, names []string) (map[
 	return found, s.readKeys(ctx, oids, byOID)
 }
 
-// firing are the states, as in pg_trigger.tgenabled, in which triggers and rules fire in a session.
+// firing returns the states, as in pg_trigger.tgenabled, in which triggers and rules fire in a
+// session.
 func firing(replica bool) []string {
 	if replica {
 		return []string{"A", "R"}
@@ -307,8 +308,8 @@ func firing(replica bool) []string {
 	return []string{"A", "O"}
 }
 
-// The triggers of foreign keys, which are internal, leave rows as they are. A rule that does
-// something else INSTEAD, whatever the row, has its rows counted for those of the statement.
+// The triggers of foreign keys, which are internal, leave rows as they are. If a rule is
+// unconditionally INSTEAD, its rows are counted as those of the statement.
 const tableQuery = `
 select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
        c.relrowsecurity, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled::text = any ($3) and not (g.tgisinternal and g.tgenabled = 'O'))
@@ -319,11 +320,11 @@ select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
   join pg_namespace n on n.nspname = w.nspname::name join pg_class c on c.relnamespace = n.oid and c.relname = w.relname::name
  where c.relkind in ('r', 'p')`
 
-// columnsQuery reads the columns with the equality of their types: that of the
-// default btree, else hash, operator class of the base type, as the server itself
-// chooses it (GetDefaultOpClass in indexcmds.c): of the type, of the pseudo type
-// it belongs to, or of one it is binary coercible to. OFFSET 0 keeps the planner from
-// looking for it once for each column instead of once for each type.
+// columnsQuery reads the columns with the equality of their types: that of the default btree, else
+// hash, operator class of the base type, as the server itself chooses it (GetDefaultOpClass in
+// indexcmds.c): of the type, of the pseudo type it belongs to, or of one it is binary coercible to.
+// OFFSET 0 keeps the planner from looking for it once for each column instead of once for each
+// type.
 func (s *session) columnsQuery() string {
 	generated := "false"
 	if s.facts.major >= 12 {
@@ -361,7 +362,7 @@ select a.attrelid, a.attname::text, a.attnum, a.attidentity = 'a', ` + generated
  where a.attrelid = any ($1::oid[]) and a.attnum > 0 and not a.attisdropped`
 }
 
-// operatorName is how SQL calls the operator o of namespace opn.
+// operatorName is the SQL name of the operator o in the namespace opn.
 const operatorName = `'operator(' || quote_ident(opn.nspname) || '.' || o.oprname || ')'`
 
 // readColumns reads the live columns of tables.
@@ -390,9 +391,9 @@ func (s *session) readColumns(ctx context.Context, oids []uint32, to map[uint32]
 	return err
 }
 
-// keysQuery reads the keys: unique indexes that are checked at once (what is
-// deferrable is not checked at all in replica role), of columns that are never
-// null, over all rows. The primary key comes first, then those of few columns.
+// keysQuery reads the keys: unique indexes that are checked at once (what is deferrable is not
+// checked at all in replica role), of columns that are never null, over all rows. The primary key
+// comes first, then those of few columns.
 func (s *session) keysQuery() string {
 	atts := "i.indnkeyatts"
 	if s.facts.major < 11 {

@@ -95,8 +95,8 @@ create domain words as text[];
 create type pair as (a int, b text);
 `
 
-// Every value arrives as it was, through a slot, although both databases have
-// settings that change what values look like.
+// Every value arrives as it was, through a slot, although both databases have settings that change
+// what values look like.
 func TestApply_Types(t *testing.T) {
 	t.Run("one by one", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.folds.leastFold = math.MaxInt }) })
 	t.Run("gathered", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.folds.leastCopy = 1 << 30 }) })
@@ -105,7 +105,8 @@ func TestApply_Types(t *testing.T) {
 
 func applyTypes(t *testing.T, way func(*Applier)) {
 	t.Parallel()
-	// Shortest floats came with 12, \200 in "char" with 16: it is the same value, but not the same text.
+	// Shortest floats came with 12, \200 in "char" with 16: it is the same value, but not the same
+	// text.
 	sourceURL, targetURL := pgtest.Pair(t, max(sourceMajor(), 15), max(targetMajor(), 16))
 	var table strings.Builder
 	table.WriteString("create table types (id int primary key")

@@ -12,40 +12,38 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// Window is where a table stands that was not copied under the snapshot of the stream's
-// first position. What is zero stands for that position.
+// Window describes a table that was not copied under the snapshot of the stream's first position. A
+// zero field means that position.
 type Window struct {
-	// From: every row was read by a snapshot of this position or a later one. Changes of
-	// transactions whose commit record starts before it are in the rows, and are left out.
+	// From: every row was read under a snapshot of this position or a later one. Changes of
+	// transactions whose commit record starts before it are already in the rows, and are left out.
 	From decoder.LSN
 
-	// To: no row was read by a snapshot of a later position. From From on, and before To,
-	// rows of several positions stand side by side: some have a change already, some are
-	// there twice under two keys, or not at all. Changes are applied so that the rows
-	// become those of the source at To: a row that is there is replaced, one that is not is
-	// made, and one to delete need not be there.
+	// To: no row was read under a snapshot of a later position. Between From and To, the table has
+	// rows of several positions: some have a change already, some exist twice under two keys, or
+	// not at all. Changes are applied so that the rows become those of the source at To: an
+	// existing row is replaced, a missing one is inserted, and one to delete need not exist.
 	To decoder.LSN
 }
 
-// Windows are those of all tables; see [Config].
+// Windows are the windows of all tables; see [Config].
 type Windows struct {
-	// Tables has the windows by the source's schema and table; a table that is not there is
-	// as of the stream's first position. One whose From and To differ must have a
-	// replica identity other than FULL, and on the target, besides the index of that, no
-	// other unique index and no column GENERATED ALWAYS AS IDENTITY outside of it. Until
-	// the target is past the last To of such a table, transactions are applied one change after the other.
+	// Tables has the windows by the source's table; a table without one is as of the stream's first
+	// position. One whose From and To differ must have a replica identity other than FULL, and on
+	// the target, apart from the index of that, no other unique index and no column GENERATED
+	// ALWAYS AS IDENTITY outside of it. Until the target is past the last To of such a table,
+	// transactions are applied one change after the other.
 	Tables map[decoder.Name]Window
 
-	// Read returns a row of the source as it is now, in the order of the relation's
-	// columns, nil if there is none; key is a row of which only the columns of the replica
-	// identity count. It is asked when an UPDATE that leaves a TOAST value unchanged finds no
-	// row, or gives it another key. The window of the table then reaches to the position
-	// returned, one at which no commit that Read has seen is still to come, and Read has
-	// to remember that for the next Applier before it returns.
+	// Read returns the current row of the source, in the order of the relation's columns, or nil if
+	// there is none; key is a row of which only the columns of the replica identity count. It is
+	// called when an UPDATE that leaves a TOAST value unchanged finds no row, or changes its key.
+	// That extends the window of the table to the position returned, which must be after every
+	// commit that Read has seen. Read has to record it for the next Applier before it returns.
 	Read func(ctx context.Context, r *decoder.Relation, key []decoder.Value) (row []decoder.Value, at decoder.LSN, err error)
 }
 
-// windows is what an Applier knows of them.
+// windows is the Applier's state of the windows.
 type windows struct {
 	read func(context.Context, *decoder.Relation, []decoder.Value) ([]decoder.Value, decoder.LSN, error)
 
@@ -69,7 +67,7 @@ func newWindows(w *Windows) *windows {
 	return known
 }
 
-// of is the window of a relation as it is now.
+// of returns the current window of a relation.
 func (w *windows) of(r *decoder.Relation) Window {
 	if w == nil {
 		return Window{}
@@ -87,8 +85,8 @@ func (w *windows) extend(t *table, to decoder.LSN) {
 	w.until, w.mixed = max(w.until, to), max(w.mixed, to)
 }
 
-// Settled is the position from which on the target equals the source: the end of the last
-// of [Windows]. It grows when Read is asked. Zero: there are none.
+// Settled returns the position from which on the target equals the source: the end of the last of
+// [Windows]. It increases when Read is called. Zero: there are none.
 func (a *Applier) Settled() decoder.LSN {
 	if a.windows == nil {
 		return 0
@@ -98,7 +96,7 @@ func (a *Applier) Settled() decoder.LSN {
 	return a.windows.until
 }
 
-// converging tells that there may be rows of several snapshots.
+// converging reports whether there may be rows of several snapshots.
 func (a *Applier) converging() bool {
 	if a.windows == nil {
 		return false
@@ -108,8 +106,8 @@ func (a *Applier) converging() bool {
 	return a.Applied() < a.windows.mixed
 }
 
-// converge adds what makes a change of a table in its window. What the statements find is
-// of no account, but for the row of an UPDATE that does not bring all of its values.
+// converge adds the statements for a change of a table in its window. What they find does not
+// matter, except for an UPDATE that does not have all values of its row.
 func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
 	if t.key == nil || t.relation.ReplicaIdentity == decoder.IdentityFull || t.alwaysBesidesKey {
 		return located(&SchemaError{Reason: "a table without a key, or with an identity column outside of it, cannot have rows of several positions"}, tx, c, t)
@@ -122,8 +120,8 @@ func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
 		if c.Op == decoder.Update && t.moves(c) {
 			gone := loose
 			if !complete(t, c) {
-				// The values that it keeps are those of the row of the old key. What is there under
-				// that key now may be another row, which had it later: only the source can tell.
+				// The values that it keeps are those of the row with the old key. What has that key
+				// now may be another, later row: only the source can tell.
 				gone.absent = always
 				b.reads(t)
 			}
@@ -133,7 +131,7 @@ func (b *batch) converge(tx *decoder.Tx, c *decoder.Change, t *table) error {
 		}
 		return b.upsert(c, loose)
 	}
-	// What is there may be of later, but then everything that made it so is still to come.
+	// The row may be of a later position, but then all changes that led to it are still to come.
 	loose.absent = ifNone
 	b.reads(t)
 	return b.loosely(c, loose)
@@ -145,12 +143,12 @@ func (b *batch) reads(t *table) {
 	}
 }
 
-// When a row is to be read from the source.
+// When a row has to be read from the source.
 type absence byte
 
 const (
 	never  absence = iota
-	ifNone         // the statement has touched no row
+	ifNone         // the statement affected no row
 	always
 )
 
@@ -164,7 +162,7 @@ func (b *batch) loosely(c *decoder.Change, a awaited) error {
 	return nil
 }
 
-// upsert puts the new row of a change where it is not, and replaces it where it is.
+// upsert inserts the new row of a change, or replaces it if it exists.
 func (b *batch) upsert(c *decoder.Change, a awaited) error {
 	insert := &decoder.Change{Op: decoder.Insert, Relation: c.Relation, New: c.New}
 	if _, err := a.table.shape(insert, false, b.shape[:0]); err != nil {
@@ -174,9 +172,9 @@ func (b *batch) upsert(c *decoder.Change, a awaited) error {
 	return nil
 }
 
-// upsert is the statement that writes a row whether it is there or not.
+// upsert returns the statement that writes a row whether it exists or not.
 func (t *table) upsert() *statement {
-	const name = "upsert" // no shape is like it
+	const name = "upsert" // no shape equals it
 	if s := t.statements[name]; s != nil {
 		return s
 	}
@@ -204,7 +202,7 @@ func (t *table) upsert() *statement {
 	return t.statements[name]
 }
 
-// complete tells whether a change brings every value of the new row.
+// complete reports whether a change has every value of the new row.
 func complete(t *table, c *decoder.Change) bool {
 	for i := range c.New {
 		if c.New[i].Kind == decoder.Unchanged && i < len(t.columns) && !t.columns[i].generated {
@@ -214,7 +212,7 @@ func complete(t *table, c *decoder.Change) bool {
 	return true
 }
 
-// moves tells whether an UPDATE changes the key.
+// moves reports whether an UPDATE changes the key.
 func (t *table) moves(c *decoder.Change) bool {
 	if c.Old == nil {
 		return false
@@ -224,8 +222,8 @@ func (t *table) moves(c *decoder.Change) bool {
 	})
 }
 
-// complement puts in, in the open transaction, the rows that updates have not found. The source
-// is asked for each as it is now, so that the window reaches up to now.
+// complement inserts, in the open transaction, the rows that updates did not find. Each is read
+// from the source as it is now, which extends the window to now.
 func (a *Applier) complement(ctx context.Context, absent []awaited) error {
 	if len(absent) == 0 {
 		return nil
@@ -238,7 +236,7 @@ func (a *Applier) complement(ctx context.Context, absent []awaited) error {
 		}
 		a.windows.extend(x.table, at)
 		if row == nil {
-			continue // deleted since: the DELETE, too, is in the window
+			continue // deleted since: the DELETE is in the window, too
 		}
 		change := &decoder.Change{Op: decoder.Insert, Relation: x.change.Relation, New: row}
 		if err := b.upsert(change, awaited{tx: x.tx, change: x.change, table: x.table, rows: -1}); err != nil {
@@ -246,6 +244,6 @@ func (a *Applier) complement(ctx context.Context, absent []awaited) error {
 		}
 	}
 	p := a.session.pipe(ctx)
-	p.send(b) //nolint:errcheck // end tells
+	p.send(b) //nolint:errcheck // end returns the error
 	return p.end()
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// history is what a source held after each of its transactions, and where each row of
-// the keyed table was: a change moves it.
+// history is what a source held after each of its transactions, and where each row of the keyed
+// table was: a change moves it.
 type history struct {
 	txs    []*decoder.Tx
 	states []*model // one more than txs
@@ -52,9 +52,10 @@ func (s *script) live(t *rapid.T) *history {
 	return h
 }
 
-// Tables are copied under several snapshots: one of them place by place, so that rows which
-// moved meanwhile are there twice, or not at all; the other as a whole. Once the last snapshot's position
-// is passed, the target is what the source was, and every change after that is held to what is there.
+// Tables are copied under several snapshots: one of them place by place, so that rows which moved
+// meanwhile are there twice, or not at all; the other as a whole. Once the last snapshot's position
+// is passed, the target is what the source was, and every change after that is held to what is
+// there.
 func TestWindows_Random(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table keyed (id int primary key, v text, w text); create table bare (a text, b text)`)
@@ -172,8 +173,8 @@ func TestWindows_Ends(t *testing.T) {
 	}
 }
 
-// A table that was altered on both sides before it was copied: changes of its old form, which
-// the target does not fit any more, are in its rows, and one that is not in them stops the stream.
+// A table that was altered on both sides before it was copied: changes of its old form, which the
+// target does not fit any more, are in its rows, and one that is not in them stops the stream.
 func TestWindows_OldForm(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table keyed (id int primary key, v text); insert into keyed values (1, 'copied')`)
