@@ -18,38 +18,38 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// connection is one START_REPLICATION. One goroutine reads and writes it, with
-// deadlines of the socket: a context's would cut a write in the middle, while a
-// read that runs into one goes on later where it was (pgproto3 keeps what it has).
+// connection is one START_REPLICATION. One goroutine reads and writes it, with deadlines on the
+// socket: a context would interrupt a write in the middle, while a read that hits a deadline can
+// resume later (pgproto3 keeps what it has).
 type connection struct {
 	source   source
 	socket   net.Conn
 	frontend *pgproto3.Frontend
 
 	interval time.Duration // of the status
-	silence  time.Duration // after which it counts as lost
+	silence  time.Duration // after which the connection counts as lost
 
-	sent       time.Time // when the last status was
-	heard      time.Time // when the last message came
+	sent       time.Time // when the last status was sent
+	heard      time.Time // when the last message arrived
 	positioned time.Time // when the last position was put into the queue
 	seen       LSN       // the source has sent everything before it, on this connection
-	asked      bool      // the source wants a status
-	hurry      bool      // it has asked since the last position: it may be waiting to shut down
-	brisk      bool      // the read deadline is a short one, for something is not settled
+	asked      bool      // the source has requested a status
+	hurry      bool      // it has requested one since the last position: it may be waiting to shut down
+	brisk      bool      // the read deadline is short, as something is not settled
 	buf        []byte
 }
 
 const (
 	settleTime   = 100 * time.Millisecond // how soon an Ack is passed on
-	replyGap     = 20 * time.Millisecond  // between two answers; a source that shuts down asks without pause
+	replyGap     = 20 * time.Millisecond  // between two answers; a source that is shutting down asks without pause
 	writeTimeout = 30 * time.Second
 	dialTimeout  = 2 * time.Minute
 )
 
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }
 
-// connect opens a connection, checks that the stream can go on behind what is in
-// the queue, and starts it there.
+// connect opens a connection, checks that the stream can resume after what is in the queue, and
+// starts it there.
 func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -71,7 +71,7 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 	}
 	if err := s.check(src); err != nil {
 		if active := (*SlotError)(nil); errors.As(err, &active) && s.pid != 0 && uint32(active.PID) == s.pid {
-			// The source has not noticed that our own last connection is gone.
+			// The source has not noticed yet that our previous connection is gone.
 			return nil, errors.Join(err, slot.Terminate(ctx, conn, active.PID))
 		}
 		return nil, err
@@ -106,7 +106,7 @@ func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 	return c, nil
 }
 
-// check says why the stream must not go on with this source.
+// check returns why the stream must not resume with this source.
 func (s *Stream) check(src source) error {
 	if src.standby && s.pid != 0 && !s.standby {
 		return errStandby
@@ -120,9 +120,9 @@ func (s *Stream) check(src source) error {
 	return src.slot.Usable(s.queued)
 }
 
-// receive takes messages until the connection or the context ends.
+// receive handles messages until the connection or the context ends.
 func (s *Stream) receive(ctx context.Context, c *connection) error {
-	// Wakes up a Receive; one that comes later sees the context.
+	// Interrupts a Receive; a later one sees the context.
 	stop := context.AfterFunc(ctx, func() { c.socket.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := s.settle(ctx, c); err != nil {
@@ -160,10 +160,10 @@ var (
 	errSilent = errors.New("source does not answer")
 )
 
-// handle takes what is inside of a CopyData:
+// handle handles the contents of a CopyData:
 // https://www.postgresql.org/docs/current/protocol-replication.html
 func (s *Stream) handle(ctx context.Context, c *connection, data []byte) error {
-	c.heard = time.Time{} // settle puts the time there: a clock for each message would cost more than it
+	c.heard = time.Time{} // settle sets the time: reading the clock for each message would cost more than the message
 	r := reader{msg: data}
 	switch kind := r.byte(); {
 	case r.err != nil:
@@ -202,11 +202,11 @@ func (s *Stream) handle(ctx context.Context, c *connection, data []byte) error {
 	}
 }
 
-// deliver puts a Tx into the queue, if need be for as long as the consumer takes,
-// while the source goes on being told how far we are.
+// deliver puts a Tx into the queue. It waits for the consumer if need be, and keeps sending status
+// updates meanwhile.
 func (s *Stream) deliver(ctx context.Context, c *connection, tx *Tx) error {
 	if tx.Last {
-		// Before it waits, so that no position can be put before it.
+		// Before waiting, so that no position can overtake it.
 		s.queued = max(s.queued, tx.EndLSN)
 		raise(&s.received, tx.EndLSN)
 	}
@@ -223,15 +223,15 @@ func (s *Stream) deliver(ctx context.Context, c *connection, tx *Tx) error {
 		return lost
 	}
 	if !c.brisk {
-		// An Ack will follow and wants to be passed on soon.
+		// An Ack will follow, and should be passed on soon.
 		c.brisk = true
 		return c.wake(ctx, time.Now().Add(settleTime))
 	}
 	return nil
 }
 
-// settle does what is due: a position for the consumer, a status for the source.
-// It sets the read deadline to when something will be due again.
+// settle does what is due: a position for the consumer, a status for the source. It sets the read
+// deadline to when something is due next.
 func (s *Stream) settle(ctx context.Context, c *connection) error {
 	now := time.Now()
 	if c.heard.IsZero() {
@@ -264,10 +264,10 @@ func (s *Stream) settle(ctx context.Context, c *connection) error {
 	return c.wake(ctx, next)
 }
 
-// idle tells whether everything that was received in full is durable at the
-// consumer, and nothing is on its way. Only then does the position of a keepalive
-// mean something for him; and he gets it first and acknowledges it himself, so
-// that the slot is never ahead of what he has stored.
+// idle reports whether everything that was received completely is durable at the consumer, and no
+// transaction is in progress. Only then is the position of a keepalive meaningful for the consumer,
+// which receives it first and acknowledges it, so that the slot is never ahead of what it has
+// stored.
 func (s *Stream) idle() bool {
 	return LSN(s.acked.Load()) >= s.queued && !s.decoder.InTransaction()
 }
@@ -291,11 +291,11 @@ func (c *connection) wake(ctx context.Context, at time.Time) error {
 	if err := c.socket.SetReadDeadline(at); err != nil {
 		return fmt.Errorf("receive from source: %w", err)
 	}
-	return context.Cause(ctx) // had it ended before, its own deadline would be overwritten
+	return context.Cause(ctx) // if it ended just before, its deadline has been overwritten
 }
 
-// report sends a status when one is due: the interval is over, the source has
-// asked, or there is more to confirm.
+// report sends a status if one is due: the interval is over, the source has requested one, or there
+// is more to confirm.
 func (s *Stream) report(c *connection, now time.Time) error {
 	acked := LSN(s.acked.Load())
 	since := now.Sub(c.sent)
@@ -319,9 +319,9 @@ func (c *connection) write(message []byte) error {
 	return nil
 }
 
-// notice looks out for the one warning that means loss: from 18 on a publication
-// that is not there is passed over, and its changes with it. That warning is the
-// only one of this SQLSTATE in pgoutput; its words depend on lc_messages.
+// notice looks for the one warning that means loss: from version 18 on the server skips a missing
+// publication, and its changes with it. That warning is the only one of this SQLSTATE in pgoutput;
+// its wording depends on lc_messages.
 func (s *Stream) notice(notice *pgconn.PgError) error {
 	if notice.SeverityUnlocalized == "WARNING" && notice.Code == catalog.ObjectNotInRequiredState {
 		return s.publicationError(notice.Message)
@@ -330,7 +330,7 @@ func (s *Stream) notice(notice *pgconn.PgError) error {
 	return nil
 }
 
-// explain gives an error of the running stream its type.
+// explain converts an error of the running stream to its type.
 func (s *Stream) explain(err *pgconn.PgError) error {
 	switch err.Code {
 	case catalog.UndefinedObject: // until 17: publication "p" does not exist, as of the change
@@ -350,12 +350,11 @@ func (s *Stream) publicationError(message string) error {
 	return &PublicationError{Name: strings.Join(s.config.Publications, ", "), Reason: "was not there when a change was made: " + message}
 }
 
-// partingTime is how long the end waits for the source's answer.
+// partingTime is how long hangUp waits for the source's answer.
 const partingTime = time.Second
 
-// hangUp ends the connection. When the stream is closed the source is told the
-// last position, and its answer awaited: a socket closed with unread data in it
-// may take back what was sent.
+// hangUp ends the connection. If the stream is being closed, it sends the last position to the
+// source and waits for the answer: closing a socket with unread data may discard what was sent.
 func (s *Stream) hangUp(ctx context.Context, c *connection) {
 	defer c.socket.Close()
 	acked := LSN(s.acked.Load())
@@ -368,7 +367,7 @@ func (s *Stream) hangUp(ctx context.Context, c *connection) {
 			c.awaitKeepalive()
 		}
 	}
-	c.write(append(c.buf[:0], 'X', 0, 0, 0, 4)) // Terminate; should it fail, closing does the same
+	c.write(append(c.buf[:0], 'X', 0, 0, 0, 4)) // Terminate; if it fails, closing has the same effect
 }
 
 func (c *connection) awaitKeepalive() {

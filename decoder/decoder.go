@@ -8,43 +8,43 @@ import (
 	"unsafe"
 )
 
-// Decoder turns the messages of one slot into transactions. It does no I/O:
-// Stream feeds it from a connection, and it can as well be fed with the rows of
-// pg_logical_slot_get_binary_changes. Its zero value is ready for use.
+// Decoder turns the messages of one slot into transactions. It does no I/O: Stream feeds it from a
+// connection, and it can be fed with the rows of pg_logical_slot_get_binary_changes as well. The
+// zero value is ready to use.
 type Decoder struct {
-	// PieceBytes is about how much memory one Tx may hold before a larger
-	// transaction is cut into pieces. Zero: 1 MiB.
+	// PieceBytes is approximately how much memory one Tx may take before a transaction is cut into
+	// pieces. Zero: 1 MiB.
 	PieceBytes int
 
-	// Truncations names the table, as schema.table, whose inserted rows stand for
-	// TRUNCATE, which version 10 does not decode; see CreateTruncationTriggers.
-	// Other changes of that table are left out. Empty: there is none.
+	// Truncations names the table, as schema.table, whose inserted rows stand for TRUNCATE, which
+	// version 10 does not decode; see CreateTruncationTriggers. Other changes of that table are
+	// left out. Empty: there is none.
 	Truncations string
 
-	// Messages and Empty are those of Config.
+	// Messages and Empty are as in Config.
 	Messages func(prefix string) bool
 	Empty    func(xid uint32) bool
 
 	relations map[uint32]relation
-	session   int // of the relations that may be used
+	session   int // the current one; only its relations may be used
 
-	end    LSN // of the last transaction that was complete
+	end    LSN // of the last complete transaction
 	inTx   bool
-	tx     Tx // what is known of the transaction in hand
+	tx     Tx // what is known of the transaction in progress
 	size   int
-	origin string // the last one's name: most transactions of a stream have the same
+	origin string // of the last transaction that had one: most transactions of a stream have the same
 
 	slab     slab
-	messages []Message // of the piece in hand
-	changes  []Change  // chunk; from on they are those of the piece in hand
+	messages []Message // of the piece in progress
+	changes  []Change  // chunk; from index from on they are those of the piece in progress
 	from     int
 	turn     int // of the slab, when the chunk was begun
 
 	err error
 }
 
-// relation is a Relation as announced in a session: the server announces all of
-// them again after START_REPLICATION, and most are what they were.
+// relation is a Relation as announced in a session: after START_REPLICATION the server announces
+// all of them again, most of them unchanged.
 type relation struct {
 	*Relation
 	session int
@@ -58,10 +58,9 @@ const (
 	messageSize       = int(unsafe.Sizeof(Message{}))
 )
 
-// Decode takes the next message. It returns a Tx when the message ends one or
-// begins the next piece of one; a message gives never more than one. msg is not
-// kept. After an error, always a *ProtocolError, every call returns that error
-// until Reset.
+// Decode decodes the next message. It returns a Tx if the message ends one or starts its next
+// piece; a message never yields more than one. msg is not retained. After an error, which is always
+// a *ProtocolError, every call returns that error until Reset.
 func (d *Decoder) Decode(msg []byte) (*Tx, error) {
 	if d.err != nil {
 		return nil, d.err
@@ -71,16 +70,15 @@ func (d *Decoder) Decode(msg []byte) (*Tx, error) {
 	return tx, err
 }
 
-// End is the end of the last complete transaction, also of one for which no Tx is
-// made, because it has no changes. Zero: none yet.
+// End returns the end of the last complete transaction, including those without a Tx because they
+// have no changes. Zero: none yet.
 func (d *Decoder) End() LSN { return d.end }
 
-// InTransaction tells whether a transaction has begun and not ended.
+// InTransaction reports whether a transaction has begun and not ended.
 func (d *Decoder) InTransaction() bool { return d.inTx }
 
-// Reset forgets a transaction that has not ended and an error. It is for a new
-// connection, whose messages go on with the first transaction that commits at or
-// after end.
+// Reset discards an unfinished transaction and clears an error. It is for a new connection, whose
+// messages start with the first transaction that commits at or after end.
 func (d *Decoder) Reset(end LSN) {
 	d.end, d.err, d.inTx = end, nil, false
 	d.session++
@@ -126,8 +124,7 @@ func (d *Decoder) begin(r *reader) {
 	if d.inTx {
 		r.fail("transaction %d begins inside of transaction %d", m.xid, d.tx.XID)
 	}
-	// Transactions come in the order of their commit records, from the position on
-	// that was asked for.
+	// Transactions come in the order of their commit records, starting at the requested position.
 	if m.commit < d.end {
 		r.fail("transaction %d commits at %s, before %s", m.xid, m.commit, d.end)
 	}
@@ -176,7 +173,7 @@ func (d *Decoder) announce(r *reader) {
 		return
 	}
 	if old, ok := d.relations[rel.OID]; ok && old.equal(rel) {
-		rel = old.Relation // so that what a consumer knows by the pointer stays good
+		rel = old.Relation // so that what a consumer keeps by pointer stays valid
 	}
 	if d.relations == nil {
 		d.relations = map[uint32]relation{}
@@ -250,17 +247,16 @@ func (d *Decoder) truncate(r *reader) (*Tx, error) {
 	return d.add(c, len(r.msg)), nil
 }
 
-// marks tells whether rel is the table of Truncations.
+// marks reports whether rel is the table of Truncations.
 func (d *Decoder) marks(rel *Relation) bool {
 	n := len(rel.Namespace)
 	return len(d.Truncations) == n+1+len(rel.Name) &&
 		d.Truncations[:n] == rel.Namespace && d.Truncations[n] == '.' && d.Truncations[n+1:] == rel.Name
 }
 
-// marker makes a TRUNCATE of a row that a trigger has inserted. One statement
-// that names several tables fires several triggers, one after the other; their
-// rows become one change again, because tables with foreign keys between them can
-// only be truncated together.
+// marker turns a row that a trigger has inserted into a TRUNCATE. One statement that names several
+// tables fires several triggers, one after the other; their rows become one change again, because
+// tables with foreign keys between them can only be truncated together.
 func (d *Decoder) marker(r *reader, c Change) (*Tx, error) {
 	if c.Op != Insert {
 		return nil, nil
@@ -281,8 +277,8 @@ func (d *Decoder) marker(r *reader, c Change) (*Tx, error) {
 	return d.add(Change{Op: Truncate, Truncated: []*Relation{rel}}, len(r.msg)), nil
 }
 
-// truncated is the table that a marker row names: as it was announced in this
-// session, else with nothing but its oid and name. A row of an older version has no oid.
+// truncated returns the table that a marker row names: as announced in this session, otherwise with
+// only its oid and name. Rows of an older version have no oid.
 func (d *Decoder) truncated(marker Change) (*Relation, bool) {
 	var namespace, name string
 	var oid uint64
@@ -301,7 +297,7 @@ func (d *Decoder) truncated(marker Change) (*Relation, bool) {
 		return nil, false
 	}
 	for _, rel := range d.relations {
-		// One that was announced under this name may have another by now.
+		// The one that was announced with this name may have another one by now.
 		if rel.session == d.session && rel.Namespace == namespace && rel.Name == name && (oid == 0 || rel.OID == uint32(oid)) {
 			return rel.Relation, true
 		}
@@ -309,8 +305,8 @@ func (d *Decoder) truncated(marker Change) (*Relation, bool) {
 	return &Relation{OID: uint32(oid), Namespace: namespace, Name: name}, true
 }
 
-// message takes a logical message that was asked for. One of no transaction says, as
-// a keepalive does, that everything that committed before it has been sent.
+// message handles a logical message. One outside of transactions means, like a keepalive, that
+// everything that committed before it has been sent.
 func (d *Decoder) message(r *reader) (*Tx, error) {
 	m := r.message()
 	if m.transactional && !d.inTx {
@@ -340,8 +336,8 @@ func (d *Decoder) message(r *reader) (*Tx, error) {
 	return piece, nil
 }
 
-// full is the piece in hand where it has its size. It is cut off before more is added,
-// so that the last piece always has something.
+// full returns the piece in progress if it has reached its size. It is cut before more is added, so
+// that the last piece is never empty.
 func (d *Decoder) full() *Tx {
 	limit := d.PieceBytes
 	if limit == 0 {
@@ -353,12 +349,12 @@ func (d *Decoder) full() *Tx {
 	return nil
 }
 
-// add puts a change behind the others.
+// add appends a change.
 func (d *Decoder) add(c Change, bytes int) *Tx {
 	piece := d.full()
 	d.size += bytes + changeSize + valueSize*(len(c.Old)+len(c.New))
 	if len(d.changes) == cap(d.changes) {
-		// The changes of a Tx are contiguous: those in hand move to the new chunk.
+		// The changes of a Tx are contiguous: the current ones move to the new chunk.
 		held := d.changes[d.from:]
 		d.changes = append(make([]Change, 0, max(changesChunk, 2*len(held))), held...)
 		d.from, d.turn = 0, d.slab.turn
@@ -367,7 +363,7 @@ func (d *Decoder) add(c Change, bytes int) *Tx {
 	return piece
 }
 
-// cut ends the piece in hand.
+// cut ends the piece in progress.
 func (d *Decoder) cut() *Tx {
 	tx := d.tx
 	n := len(d.changes)
@@ -377,13 +373,13 @@ func (d *Decoder) cut() *Tx {
 	d.tx.First, d.messages = false, nil
 	d.from, d.size = n, 0
 	if d.turn != d.slab.turn {
-		// As in slab: the chunk must not keep alive what others have let go.
+		// As in slab: the chunk must not keep alive what others have released.
 		d.changes, d.from, d.turn = nil, 0, d.slab.turn
 	}
 	return &tx
 }
 
-// position is the Tx that says that everything before lsn has been delivered.
+// position returns the Tx that means that everything before lsn has been delivered.
 func position(lsn LSN) *Tx {
 	return &Tx{CommitLSN: lsn, EndLSN: lsn, First: true, Last: true, size: int(unsafe.Sizeof(Tx{}))}
 }

@@ -24,8 +24,8 @@ func recorded(t testing.TB, script string) [][]byte {
 	return messages
 }
 
-// A message that ends early, wherever it does, is refused with a ProtocolError
-// that names it, and one that is longer than it should be as well.
+// A message that ends early, wherever it does, is refused with a ProtocolError that names it, and
+// one that is longer than it should be as well.
 func TestDecode_CutShort(t *testing.T) {
 	messages := append(recorded(t, "message"), recorded(t, "changes")...)
 	for i, message := range messages {
@@ -56,8 +56,8 @@ func TestDecode_CutShort(t *testing.T) {
 	}
 }
 
-// FuzzDecode feeds messages, one length byte before each, to one decoder. Whatever
-// they are, it must not panic, and what it gives must hold together.
+// FuzzDecode feeds messages, one length byte before each, to one decoder. Whatever they are, it
+// must not panic, and what it gives must hold together.
 func FuzzDecode(f *testing.F) {
 	for _, script := range []string{"changes", "empty", "relation-changes", "message"} {
 		var stream []byte
@@ -120,8 +120,8 @@ func verifyTx(t *testing.T, tx *Tx) {
 	}
 }
 
-// Values point into memory that is shared by many transactions and never written
-// again: all of them are still there at the end.
+// Values point into memory that is shared by many transactions and never written again: all of them
+// are still there at the end.
 func TestDecode_KeepsEarlierValues(t *testing.T) {
 	var d Decoder
 	decode := func(line string) *Tx {
@@ -160,8 +160,8 @@ func TestDecode_KeepsEarlierValues(t *testing.T) {
 	}
 }
 
-// A value that is kept must not keep the values of other messages alive without
-// bound: the chunk of values changes with the chunks of messages.
+// A value that is kept must not keep the values of other messages alive without bound: the chunk of
+// values changes with the chunks of messages.
 func TestSlab_GivesUpChunks(t *testing.T) {
 	var s slab
 	message := make([]byte, chunkBytes/2)
@@ -209,8 +209,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// In a steady state a change needs no allocation of its own: those that there are belong
-// to chunks that many share. Two changes and a Tx at a time here.
+// In a steady state a change needs no allocation of its own: those that there are belong to chunks
+// that many share. Two changes and a Tx at a time here.
 func TestDecode_Allocations(t *testing.T) {
 	var d Decoder
 	for _, line := range []string{"relation 16384 public.t d id* v", "relation 16385 public.log n a b c"} {

@@ -12,14 +12,14 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// ErrClosed is what Next returns after Close.
+// ErrClosed is returned by Next after Close.
 var ErrClosed = errors.New("stream is closed")
 
-// ProtocolError says that the source sent something that pgoutput's protocol 1
-// does not allow. Nothing after it can be trusted: the stream ends.
+// ProtocolError means that the source sent something that pgoutput's protocol 1 does not allow.
+// Nothing after it can be trusted: the stream ends.
 type ProtocolError struct {
 	Kind   byte // the message's first byte; 0 when it was empty
-	Offset int  // where in the message reading stopped, the kind included
+	Offset int  // where in the message reading stopped, including the kind
 	Length int  // of the whole message
 	Reason string
 }
@@ -33,7 +33,7 @@ func (e *ProtocolError) Hint() string {
 	return "nothing of this transaction was delivered to its end; start again, and if it comes back report it with the versions of the source and of walferry"
 }
 
-// IdentityError says that the server is not the one that the stream belongs to.
+// IdentityError means that the server is not the one that the stream belongs to.
 type IdentityError struct {
 	What      string // "system identifier", "timeline", "database", "WAL position"
 	Want, Got string
@@ -47,7 +47,7 @@ func (e *IdentityError) Error() string {
 func (e *IdentityError) Hint() string {
 	switch e.What {
 	case "WAL position":
-		return "the source was restored to an older state, or another server answers: the target has transactions that it has not; copy again"
+		return "the source was restored to an older state, or another server answers: the target has transactions that it does not have; copy again"
 	case "timeline":
 		return "a standby was promoted or the server was restored: transactions may be missing on it; copy again"
 	default:
@@ -55,7 +55,7 @@ func (e *IdentityError) Hint() string {
 	}
 }
 
-// RefusedError says that the source refused, in a way that waiting does not mend.
+// RefusedError means that the source refused, in a way that waiting does not fix.
 type RefusedError struct {
 	Err error // holds a *pgconn.PgError
 }
@@ -64,7 +64,7 @@ func (e *RefusedError) Error() string { return e.Err.Error() }
 
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// Hint tells the operator what to do; empty when the server's words must do.
+// Hint tells the operator what to do; empty if there is only the server's message.
 func (e *RefusedError) Hint() string {
 	var pgErr *pgconn.PgError
 	if !errors.As(e.Err, &pgErr) {

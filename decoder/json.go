@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// AppendJSON appends a Tx as one JSON object and a newline. Values are strings in
-// the form of the type's output function, or null:
+// AppendJSON appends a Tx as one JSON object and a newline. Values are strings in the form of the
+// type's output function, or null:
 //
 //	{"xid":741,"commit_lsn":"0/1559340","end_lsn":"0/1559370","commit_time":"2024-05-01T10:00:00.123456Z","changes":[
 //	 {"op":"insert","schema":"public","table":"t","new":{"id":"1","note":null}},
@@ -15,11 +15,11 @@ import (
 //	 {"op":"delete","schema":"public","table":"t","old":{"id":"2","note":"x"}},
 //	 {"op":"truncate","tables":[{"schema":"public","table":"t"}],"cascade":true,"restart_identity":true}]}
 //
-// "key" is the old key, "old" the whole old row of a table with REPLICA IDENTITY
-// FULL; an update that left the key as it was has neither. "origin" is there when
-// the transaction has one; "first" and "last" when it comes in pieces, and then
-// "end_lsn" only with the last. A position has the xid 0 and no changes. "messages" are
-// there when it has any, each with the index of the change that it comes before:
+// "key" is the old key, "old" the whole old row of a table with REPLICA IDENTITY FULL; an update
+// that left the key unchanged has neither. "origin" is present if the transaction has one; "first"
+// and "last" if it comes in pieces, and then "end_lsn" only in the last. A position has xid 0 and
+// no changes. "messages" is present if there are any, each with the index of the change that it
+// comes before:
 //
 //	"messages":[{"prefix":"outbox","content":"...","lsn":"0/1559338","transactional":true,"before":0}]
 func AppendJSON(dst []byte, tx *Tx) []byte {
@@ -134,8 +134,8 @@ func appendTable(dst []byte, rel *Relation) []byte {
 	return appendString(append(dst, `,"table":`...), rel.Name)
 }
 
-// appendRow leaves out what was not sent: unchanged values, and of a key tuple
-// the columns that are not of the key.
+// appendRow leaves out what was not sent: unchanged values, and in a key tuple the columns outside
+// the key.
 func appendRow(dst []byte, columns []Column, values []Value, keyOnly bool) []byte {
 	dst = append(dst, '{')
 	first := true
@@ -161,12 +161,12 @@ func appendLSN(dst []byte, lsn LSN) []byte {
 	return append(append(append(dst, '"'), lsn.String()...), '"')
 }
 
-// appendString appends a JSON string. Bytes that are no UTF-8, which only a
-// database of encoding SQL_ASCII can send, become the replacement character.
+// appendString appends a JSON string. Bytes that are not UTF-8, which only a database with encoding
+// SQL_ASCII can send, become the replacement character.
 func appendString[T string | []byte](dst []byte, text T) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
-	from := 0 // what comes from here on needs no escape
+	from := 0 // text from here on needs no escape so far
 	for i := 0; i < len(text); {
 		b := text[i]
 		if b >= ' ' && b != '"' && b != '\\' && b < utf8.RuneSelf {

@@ -41,8 +41,7 @@ func TestAppendJSON_Pieces(t *testing.T) {
 	}
 }
 
-// Whatever bytes a value has, the line is valid JSON and means what encoding/json
-// would make of it.
+// Whatever bytes a value has, the line is valid JSON and means what encoding/json would make of it.
 func FuzzAppendString(f *testing.F) {
 	for _, text := range []string{"", "plain", "\"\\\n\r\t\x00\x1f\x7f", "grün €😀", "\xff\xc3", "a\xe2\x82", "\u2028", "\ufffd"} {
 		f.Add(text)

@@ -10,10 +10,10 @@ import (
 // The bodies of pgoutput's messages, protocol 1:
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 
-// reader cuts a message into fields. The first field that is not there, or is
-// not what it must be, sets err; what is read after that is zero.
+// reader splits a message into fields. The first field that is missing or invalid sets err;
+// everything read after that is zero.
 type reader struct {
-	msg []byte // the kind included
+	msg []byte // including the kind
 	at  int
 	err *ProtocolError
 }
@@ -28,7 +28,7 @@ func (r *reader) fail(reason string, args ...any) {
 	}
 }
 
-// bytes returns the next n bytes, or nil and a failed reader.
+// bytes returns the next n bytes, or fails and returns nil.
 func (r *reader) bytes(n int) []byte {
 	if r.err != nil {
 		return nil
@@ -77,7 +77,7 @@ const epoch = 946684800000000
 
 func (r *reader) time() time.Time { return time.UnixMicro(int64(r.uint64()) + epoch).UTC() }
 
-// string returns a text that ends with a zero byte, without it.
+// string returns a zero-terminated text, without the zero byte.
 func (r *reader) string() []byte {
 	if r.err != nil {
 		return nil
@@ -100,7 +100,7 @@ func (r *reader) end() {
 	}
 }
 
-// done returns err as an error that is nil when there is none.
+// done returns err as an error that is nil if there is none.
 func (r *reader) done() error {
 	if r.err != nil {
 		return r.err
@@ -143,7 +143,7 @@ func (r *reader) commit() (m commitMessage) {
 	return m
 }
 
-// origin returns the name; the position on the origin is of no use to us.
+// origin returns the name; the position on the origin is not used.
 func (r *reader) origin() []byte {
 	r.lsn()
 	name := r.string()
@@ -179,8 +179,8 @@ func (r *reader) relation() *Relation {
 	return rel
 }
 
-// userType only checks: a domain comes with the name of its base type, so that
-// columns are better looked up in the target's own catalogue.
+// userType only validates: a domain is sent with the name of its base type, so columns are better
+// looked up in the target's own catalogue.
 func (r *reader) userType() {
 	r.uint32()
 	r.string()
@@ -188,8 +188,8 @@ func (r *reader) userType() {
 	r.end()
 }
 
-// tuple reads a row of as many columns as the relation has. The bytes of its
-// values stay where they are.
+// tuple reads a row with as many columns as the relation has. The bytes of its values are not
+// copied.
 func (r *reader) tuple(rel *Relation, s *slab, unchanged bool) []Value {
 	n := int(r.uint16())
 	if r.err == nil && n != len(rel.Columns) {
@@ -288,7 +288,7 @@ func (r *reader) truncate() (m truncateMessage) {
 		r.fail("unknown flags %#x", flags)
 	}
 	m.cascade, m.restart = flags&1 != 0, flags&2 != 0
-	if r.err == nil && (n < 0 || n > (len(r.msg)-r.at)/4) { // negative where int has 32 bits
+	if r.err == nil && (n < 0 || n > (len(r.msg)-r.at)/4) { // negative if int has 32 bits
 		r.fail("is too short for %d relations", n)
 	}
 	m.oids = r.bytes(4 * n)

@@ -23,9 +23,9 @@ func position(t *testing.T, stream *decoder.Stream) *decoder.Tx {
 	return tx
 }
 
-// A role without any privilege writes logical messages. They come from 14 on, those that
-// were asked for, and whatever is in the publication; before, an empty transaction does, if it is asked for by its
-// id. Nothing else of all that makes a Tx.
+// A role without any privilege writes logical messages. They come from 14 on, those that were
+// requested, and whatever is in the publication; before, an empty transaction does, if it is asked
+// for by its id. Nothing else of all that makes a Tx.
 func TestStream_MessagesEveryMajor(t *testing.T) {
 	for _, major := range []int{10, 13, 14, 15, 18} {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {

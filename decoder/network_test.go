@@ -20,9 +20,8 @@ func (s *source) through() *pgtest.Proxy {
 	return p
 }
 
-// Messages arrive a few bytes at a time, slower than the deadlines that the owner
-// of the connection sets to look after other things: reading goes on in the middle
-// of a message where it was.
+// Messages arrive a few bytes at a time, slower than the deadlines that the owner of the connection
+// sets to look after other things: reading goes on in the middle of a message where it was.
 func TestStream_MessagesInSlices(t *testing.T) {
 	s := newPlain(t)
 	direct := *s
@@ -39,9 +38,8 @@ func TestStream_MessagesInSlices(t *testing.T) {
 	}
 }
 
-// A connection goes dead without a word: nothing comes any more. The stream asks, hears
-// nothing, and connects again, although the source still believes in the old
-// walsender.
+// A connection goes dead without a word: nothing comes any more. The stream asks, hears nothing,
+// and connects again, although the source still believes in the old walsender.
 func TestStream_SourceSilent(t *testing.T) {
 	s := newPlain(t)
 	direct := *s
@@ -58,10 +56,10 @@ func TestStream_SourceSilent(t *testing.T) {
 	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"2","note":"held on the way"}}`)
 }
 
-// The connection is cut after each number of bytes from the source, from the first of its
-// greeting to the last of a backlog: Open fails, or the stream connects again, and in the end each
-// transaction has come once, whole and in order. Every 151st number is tried;
-// WALFERRY_TEST_CUTS=1 tries each.
+// The connection is cut after each number of bytes from the source, from the first of its greeting
+// to the last of a backlog: Open fails, or the stream connects again, and in the end each
+// transaction has come once, whole and in order. Every 151st number is tried; WALFERRY_TEST_CUTS=1
+// tries each.
 func TestStream_CutAnywhere(t *testing.T) {
 	t.Parallel()
 	step := int64(151)

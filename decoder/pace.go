@@ -5,37 +5,36 @@ import (
 	"time"
 )
 
-// The walsender sends each message by itself. As long as the receiver's window is open,
-// each of them travels alone, through the kernel of both sides: four fifths of what a
-// small message costs. With a window that is full, sending is no more than appending to
-// the socket's queue, and the kernel moves large parts of that later. So a receiver that
-// is behind lets the window fill, and then takes everything at once; one that is not reads
-// at once. Measured in docs/benchmarks.md, S0.
+// The walsender sends each message by itself. As long as the receiver's window is open, each of
+// them travels alone, through the kernels of both sides: four fifths of the cost of a small
+// message. If the window is full, sending merely appends to the socket's queue, and the kernel
+// moves large chunks of that later. So a receiver that is behind lets the window fill, and then
+// reads everything at once; one that is not reads immediately. Measured in docs/benchmarks.md, S0.
 const (
 	paceBuffer = 256 << 10             // read at a time, at most
 	paceNap    = 30 * time.Millisecond // from one drain of a backlog to the next
 	paceWindow = 64 << 10              // the socket's receive buffer, of which the kernel gives about half to data
-	paceMore   = 24 << 10              // a read of so much is followed by another one at once
+	paceMore   = 24 << 10              // a read of this much is followed immediately by another
 
-	// What waits in a unix socket is counted with what holds it: it is full of small messages
-	// long before 30 ms are over (S0u: six times the time). There is no low water for it either.
+	// A unix socket accounts for the overhead of each message: small messages fill it long before
+	// 30 ms are over (S0u: six times the time). It has no low-water mark either.
 	paceUnixNap = time.Millisecond
 
-	// What comes a second when there is a backlog: so many bytes, or reads. A source that
-	// is followed live sends less, and its changes must not wait.
+	// So many bytes or reads a second mean that there is a backlog. A source that is followed live
+	// sends less, and its changes must not wait.
 	paceBytes = 3 << 20
 	paceReads = 8000
-	paceStay  = 1 << 20 // as long as there is still one
+	paceStay  = 1 << 20 // and this many that there still is one
 
-	// A small window bounds what can come over a long way: this one about 100 MB/s.
+	// A small window limits the throughput of a long path: this one to about 100 MB/s.
 	paceRTT = 500 * time.Microsecond
 )
 
-// pacedConn is a connection of which a backlog is read in large parts.
+// pacedConn is a connection that reads a backlog in large chunks.
 type pacedConn struct {
 	net.Conn
 	nap      time.Duration
-	full     *net.TCPConn // its kernel is to report no less than a full window during a nap; nil: it is not asked to
+	full     *net.TCPConn // whose kernel is told to report nothing less than a full window during a nap; nil: it is not
 	buf      []byte
 	from, to int // buf[from:to] is read and not taken
 
@@ -50,7 +49,7 @@ func paced(c net.Conn) net.Conn {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		p.nap = paceNap
 		if rtt, ok := roundTrip(tcp); ok && rtt <= paceRTT {
-			tcp.SetReadBuffer(paceWindow) //nolint:errcheck // slower without
+			tcp.SetReadBuffer(paceWindow) //nolint:errcheck // it only makes reading slower
 			p.full = tcp
 		}
 	}
@@ -76,7 +75,7 @@ func (c *pacedConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// pause waits until a backlog has filled the window.
+// pause lets a backlog fill the window.
 func (c *pacedConn) pause() {
 	if c.to >= paceMore {
 		return
@@ -102,8 +101,8 @@ func (c *pacedConn) pause() {
 	c.since, c.bytes, c.reads = now, 0, 0
 }
 
-// sleep lets the window fill. Go's poller would be woken by each message that comes into it,
-// which costs both sides more than the message.
+// sleep lets the window fill. Without the low-water mark each message would wake Go's poller, which
+// costs both sides more than the message.
 func (c *pacedConn) sleep(d time.Duration) {
 	if c.full != nil {
 		lowWater(c.full, paceWindow)

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roundTrip is the kernel's estimate for a connection.
+// roundTrip returns the kernel's estimate for a connection.
 func roundTrip(c *net.TCPConn) (rtt time.Duration, ok bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -21,14 +21,14 @@ func roundTrip(c *net.TCPConn) (rtt time.Duration, ok bool) {
 	return rtt, ok && err == nil
 }
 
-// lowWater sets from how many bytes on what has arrived is reported, SO_RCVLOWAT of
-// https://man7.org/linux/man-pages/man7/socket.7.html. The kernel takes no more than the window.
+// lowWater sets how many bytes must have arrived to be reported, SO_RCVLOWAT in
+// https://man7.org/linux/man-pages/man7/socket.7.html. The kernel caps it at the window.
 func lowWater(c *net.TCPConn, bytes int) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return
 	}
-	raw.Control(func(fd uintptr) { //nolint:errcheck // slower without
+	raw.Control(func(fd uintptr) { //nolint:errcheck // it only makes reading slower
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes) //nolint:errcheck // as above
 	})
 }

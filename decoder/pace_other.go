@@ -10,5 +10,5 @@ import (
 // roundTrip is known on Linux only.
 func roundTrip(*net.TCPConn) (time.Duration, bool) { return 0, false }
 
-// lowWater is Linux's: elsewhere everything that arrives is reported.
+// lowWater only works on Linux: elsewhere everything that arrives is reported.
 func lowWater(*net.TCPConn, int) {}

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// queue holds what was received and not yet taken. It is bounded in bytes: a full
-// one takes no more, but always one Tx whatever its size.
+// queue has what was received and not yet taken. It is bounded in bytes, but an empty one accepts a
+// Tx of any size.
 type queue struct {
 	limit int
 
@@ -33,7 +33,7 @@ func signal(c chan struct{}) {
 	}
 }
 
-// tryPut reports false, and does nothing, while the queue is full.
+// tryPut returns false, and does nothing, if the queue is full.
 func (q *queue) tryPut(tx *Tx) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -56,7 +56,7 @@ func (q *queue) tryPut(tx *Tx) bool {
 	return true
 }
 
-// put waits for room and calls wait every interval while it does.
+// put waits for room, and calls wait every interval meanwhile.
 func (q *queue) put(ctx context.Context, tx *Tx, interval time.Duration, wait func()) error {
 	if q.tryPut(tx) {
 		return nil
@@ -75,7 +75,7 @@ func (q *queue) put(ctx context.Context, tx *Tx, interval time.Duration, wait fu
 	return nil
 }
 
-// end says that nothing more will come, and why.
+// end records that nothing more will come, and why.
 func (q *queue) end(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -85,7 +85,7 @@ func (q *queue) end(err error) {
 	signal(q.filled)
 }
 
-// take waits for the next Tx. What was put before the end is given out first.
+// take waits for the next Tx. What was put before the end is returned first.
 func (q *queue) take(ctx context.Context) (*Tx, error) {
 	for {
 		q.mu.Lock()
@@ -117,7 +117,7 @@ func (q *queue) take(ctx context.Context) (*Tx, error) {
 	}
 }
 
-// clear drops what was not taken.
+// clear discards what was not taken.
 func (q *queue) clear() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

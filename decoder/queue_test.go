@@ -24,8 +24,8 @@ func TestQueue_BoundedInBytes(t *testing.T) {
 	}
 }
 
-// While the consumer is away the producer is called back, and what it has is
-// delivered in the end, in order.
+// While the consumer is away the producer is called back, and what it has is delivered in the end,
+// in order.
 func TestQueue_ProducerWaits(t *testing.T) {
 	q := newQueue(10)
 	ctx := t.Context()

@@ -80,8 +80,8 @@ func TestOpen_SlotForeign(t *testing.T) {
 	s.exec(`select pg_drop_replication_slot('` + s.config.Slot + `')`)
 }
 
-// Somebody else has read from the slot: what he has read will not come again, and
-// the server says nothing.
+// Somebody else has read from the slot: what he has read will not come again, and the server says
+// nothing.
 func TestOpen_SlotAhead(t *testing.T) {
 	s := newPlain(t)
 	s.config.Start = s.confirmed()
@@ -192,7 +192,8 @@ func TestOpen_PublicationChanged(t *testing.T) {
 	}
 }
 
-// What an older version has recorded has no entries. It goes on working, and is compared as far as it goes.
+// What an older version has recorded has no entries. It goes on working, and is compared as far as
+// it goes.
 func TestOpen_PublicationOfOldRecord(t *testing.T) {
 	s := newPlain(t)
 	stream := s.open()
@@ -266,8 +267,8 @@ func TestOpen_RoleMayNotReplicate(t *testing.T) {
 	}
 }
 
-// Somebody ends our walsender and drops the slot: the stream must not go on with
-// another one of that name, nor for ever without.
+// Somebody ends our walsender and drops the slot: the stream must not go on with another one of
+// that name, nor for ever without.
 func TestStream_SlotDropped(t *testing.T) {
 	s := newPlain(t)
 	stream := s.open()
@@ -300,8 +301,8 @@ func TestOpen_SlotRecreated(t *testing.T) {
 	wantSlot(t, s.refused(), decoder.SlotAhead)
 }
 
-// A publication is dropped while its slot is read. Until 17 decoding stops with an
-// error; 18 warns and leaves the changes out.
+// A publication is dropped while its slot is read. Until 17 decoding stops with an error; 18 warns
+// and leaves the changes out.
 func TestStream_PublicationDropped(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -381,8 +382,8 @@ func TestCreatePublication_Exists(t *testing.T) {
 	wantPublication(t, err, "exists already")
 }
 
-// A publication has the tables that it was given: not their children, and of
-// different kinds of change only those that were asked for.
+// A publication has the tables that it was given: not their children, and of different kinds of
+// change only those that were requested.
 func TestCreatePublication_OnlyTheseTables(t *testing.T) {
 	for _, major := range []int{10, 13, 18} {
 		s := &source{t: t, url: pgtest.Shared(t, major).Database(t)}
@@ -408,8 +409,8 @@ func TestCreatePublication_OnlyTheseTables(t *testing.T) {
 	}
 }
 
-// The application's role may truncate its table and has no right on anything of
-// ours; a truncate that is rolled back is none.
+// The application's role may truncate its table and has no right on anything of ours; a truncate
+// that is rolled back is none.
 func TestTruncationTriggers_ApplicationRole(t *testing.T) {
 	url := pgtest.Shared(t, 10).Database(t)
 	s := &source{t: t, url: url}
@@ -456,8 +457,8 @@ func TestStream_InvalidText(t *testing.T) {
 	stream.Close()
 }
 
-// A value whose text is longer than what a server can allocate (MaxAllocSize, 1 GB) cannot be
-// sent: the stream ends with the server's words, after what came before.
+// A value whose text is longer than what a server can allocate (MaxAllocSize, 1 GB) cannot be sent:
+// the stream ends with the server's words, after what came before.
 func TestStream_ValueTooLarge(t *testing.T) {
 	s := newSource(t, pgtest.Shared(t, 17).Database(t), plain+`; create table blob (id int primary key, b bytea)`, "public.t", "public.blob")
 	stream := s.open()

@@ -16,9 +16,8 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "write what the scripts give into testdata/script")
 
-// TestScripts runs testdata/script. A file opens with its story. A line that
-// starts with "> " is a message, or a setting; what the decoder gives for it stands
-// below.
+// TestScripts runs testdata/script. A file opens with its story. A line that starts with "> " is a
+// message, or a setting; what the decoder gives for it stands below.
 //
 //	> begin XID COMMIT           > origin NAME             > commit COMMIT END
 //	> relation OID SCHEMA.NAME IDENTITY COLUMN[*]...       a star marks the key

@@ -6,22 +6,21 @@ const (
 	mostValues  = 8 << 10 // of 32 bytes each: as much as chunkBytes
 )
 
-// slab hands out memory for messages and values from chunks that many small
-// transactions share, so that decoding allocates by chunk and not by column.
+// slab allocates memory for messages and values from chunks that many small transactions share, so
+// that decoding allocates per chunk and not per column.
 //
-// A chunk lives as long as one of its parts does. So that a small part never keeps
-// much more than itself alive, the values' chunk is given up when chunkBytes of
-// messages have gone by: together they hold a few chunks, and one message larger
-// than that.
+// A chunk lives as long as anything in it does. So that a small slice never keeps much more than
+// itself alive, the chunk of values is abandoned after chunkBytes of messages: together they span a
+// few chunks, and one message larger than that.
 type slab struct {
 	messages []byte  // what is left of the chunk
 	free     []Value // what is left of the chunk
 	spent    int     // bytes of messages since the chunk of values was begun
-	used     int     // values of the chunk that are in use
-	turn     int     // how often a chunk of values was given up
+	used     int     // values of the chunk in use
+	turn     int     // how often a chunk of values was abandoned
 }
 
-// copy returns msg in memory that stays.
+// copy returns a copy of msg that remains valid.
 func (s *slab) copy(msg []byte) []byte {
 	n := len(msg)
 	s.spent += n
@@ -47,9 +46,9 @@ func (s *slab) values(n int) []Value {
 		return []Value{}
 	}
 	if n > len(s.free) {
-		size := s.used // as many as the chunk that was given up was good for,
+		size := s.used // as many as the abandoned chunk was used for,
 		if s.free != nil {
-			size *= 2 // or more than those of the chunk that is full
+			size *= 2 // or more if the chunk is full
 		}
 		s.free, s.used = make([]Value, max(n, leastValues, min(size, mostValues))), 0
 	}

@@ -8,8 +8,7 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// What package slot makes, checks and drops, under the names that a stream's configuration and
-// errors have for it.
+// Types of package slot that a stream's configuration and errors use.
 type (
 	PublicationIdentity = slot.PublicationIdentity
 	PublicationError    = slot.PublicationError

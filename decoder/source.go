@@ -20,8 +20,7 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// Identity is what a source is known by. A consumer keeps it with its data and
-// gives it back in Config.Expect.
+// Identity identifies a source. A consumer stores it with its data and passes it in Config.Expect.
 type Identity struct {
 	SystemID     string // pg_control's system identifier
 	Timeline     int32
@@ -29,7 +28,7 @@ type Identity struct {
 	Publications map[string]PublicationIdentity // by name
 }
 
-// check compares with what is expected; zero fields are not compared.
+// check compares with what is expected; zero fields of expect are not compared.
 func (i Identity) check(expect Identity) error {
 	switch {
 	case expect.SystemID != "" && i.SystemID != expect.SystemID:
@@ -42,7 +41,7 @@ func (i Identity) check(expect Identity) error {
 	return slot.ComparePublications(i.Publications, expect.Publications)
 }
 
-// source is a server as found by inspect.
+// source describes a server as found by inspect.
 type source struct {
 	identity      Identity
 	flushed       LSN // how far its WAL goes
@@ -51,11 +50,11 @@ type source struct {
 	senderTimeout time.Duration // wal_sender_timeout; 0: none
 }
 
-// errStandby is a failover on its way, or an address that leads to a reader.
+// errStandby means that a failover is in progress, or that the address leads to a reader.
 var errStandby = errors.New("the server is a standby")
 
-// dial opens a replication connection. Every call reads the connection string,
-// and with it the passfile, again and looks the host up again.
+// dial opens a replication connection. Every call parses the connection string and reads the
+// passfile again, and resolves the host again.
 func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
 	cfg, err := session.Config{DSN: dsn, Application: "stream"}.Parse()
 	if err != nil {
@@ -76,8 +75,8 @@ func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
 	return session.OpenReplicationConfig(ctx, cfg)
 }
 
-// inspect reads what decides whether the stream may start, on the replication
-// connection itself, so that nothing can come between.
+// inspect reads what decides whether the stream may start, on the replication connection itself, so
+// that nothing can change in between.
 func inspect(ctx context.Context, conn *pgconn.PgConn, name string, publications []string) (source, error) {
 	var s source
 	rows, err := session.Simple(ctx, conn, "IDENTIFY_SYSTEM")
@@ -113,13 +112,14 @@ func inspect(ctx context.Context, conn *pgconn.PgConn, name string, publications
 	return s, err
 }
 
-// memorySQL lets the walsender keep larger transactions in memory, from 13 on. What is above
-// logical_decoding_work_mem it writes to a file and reads again, which takes as long as decoding does:
-// a transaction of half a million INSERTs was sent in 3.7 s instead of 6.8. A quarter of shared_buffers
-// is a sixteenth of the machine's memory on RDS and in the manual's advice. What the connection
-// string, the role or the database sets is left as it is, and less than the server has never set; nor more
-// on servers before the releases of November 2024, on which a walsender could take many times the limit
-// (release notes of 17.1, 16.5, 15.9, 14.14 and 13.17: "Reduce memory consumption of logical decoding").
+// memorySQL lets the walsender keep larger transactions in memory, from version 13 on. What exceeds
+// logical_decoding_work_mem it writes to a file and reads again, which takes as long as decoding: a
+// transaction of half a million INSERTs was sent in 3.7 s instead of 6.8 s. A quarter of
+// shared_buffers is a sixteenth of the machine's memory on RDS and by the manual's advice. A
+// setting of the connection string, the role or the database is respected, and the server's is
+// never lowered. It is not raised on servers before the releases of November 2024, on which a
+// walsender could use many times the limit (release notes of 17.1, 16.5, 15.9, 14.14 and 13.17:
+// "Reduce memory consumption of logical decoding").
 const memorySQL = `select set_config(name, least(buffers / 4, 1 << 20) || 'kB', false)
 from (select s.name, s.setting::int8 as has, s.source, (select setting::int8 * 8 from pg_settings where name = 'shared_buffers') as buffers,
     current_setting('server_version_num')::int as version
@@ -127,9 +127,9 @@ from (select s.name, s.setting::int8 as has, s.source, (select setting::int8 * 8
 where source in ('default', 'configuration file', 'command line') and has < least(buffers / 4, 1 << 20)
   and version % 10000 >= case version / 10000 when 13 then 17 when 14 then 14 when 15 then 9 when 16 then 5 when 17 then 1 else 0 end`
 
-// tune gives the walsender of this connection memory for large transactions, and lets the
-// source's shutdown go on without us: it waits for an acknowledgement, for ever while the target
-// stalls; what is not acknowledged comes again (wal_sender_shutdown_timeout, from 19 on).
+// tune gives the walsender of this connection memory for large transactions, and lets the source
+// shut down without us: it would wait for an acknowledgement, forever if the target stalls; what is
+// not acknowledged is sent again later (wal_sender_shutdown_timeout, from 19 on).
 func tune(ctx context.Context, conn *pgconn.PgConn) error {
 	if _, err := session.Simple(ctx, conn, memorySQL); err != nil {
 		return fmt.Errorf("set logical_decoding_work_mem: %w", err)
@@ -142,8 +142,8 @@ func tune(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// startSQL asks for protocol 1 in text, which every version from 10 on speaks, and for
-// logical messages, which pgoutput sends in any protocol from version 14 on.
+// startSQL requests protocol 1 in text, which every version from 10 on supports, and logical
+// messages, which pgoutput sends in any protocol from version 14 on.
 func startSQL(slot string, start LSN, publications []string, messages bool) string {
 	quoted := make([]string, len(publications))
 	for i, name := range publications {
@@ -180,13 +180,13 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, sql string) erro
 	}
 }
 
-// verdict is what an error means for a stream that was running.
+// verdict is what an error means for a running stream.
 type verdict int
 
 const (
-	transient verdict = iota // connect again, as often as it takes
+	transient verdict = iota // reconnect, as often as it takes
 	doubtful                 // the server refuses; a few times may be a failover
-	final                    // continuity is lost or cannot be proven
+	final                    // continuity is lost, or cannot be proven
 )
 
 func judge(err error) verdict {

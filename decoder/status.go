@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// status is what the source knows of us.
+// status is what we have reported to the source.
 //
-// Invariant: flush <= write, and neither goes back: servers before the minors of
-// August 2025 let the slot follow a flush position backwards.
+// Invariant: flush <= write, and neither goes back: on servers before the minor releases of August
+// 2025 the slot follows a flush position backwards.
 type status struct {
 	write LSN // received
 	flush LSN // durable at the consumer; only this one moves the slot
 }
 
-// advance moves the positions forward, to received and acked.
+// advance advances the positions to received and acked.
 func (s *status) advance(received, acked LSN) {
 	s.flush = max(s.flush, acked)
 	s.write = max(s.write, received, s.flush)
@@ -23,8 +23,8 @@ func (s *status) advance(received, acked LSN) {
 // appendTo appends a standby status update, wrapped as CopyData:
 // https://www.postgresql.org/docs/current/protocol-replication.html
 //
-// All three positions are set. A library that takes a zero flush or apply for
-// "the same as write" would confirm what is merely received.
+// All three positions are set. A library that treats a zero flush or apply as "the same as write"
+// would confirm what is merely received.
 func (s *status) appendTo(dst []byte, now time.Time, reply bool) []byte {
 	const body = 1 + 8 + 8 + 8 + 8 + 1
 	dst = append(dst, 'd')

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A status says what was received and what is durable, each in its own field, and
-// a zero stays a zero.
+// A status says what was received and what is durable, each in its own field, and a zero stays a
+// zero.
 func TestStatus_Bytes(t *testing.T) {
 	var s status
 	at := time.Date(2000, 1, 1, 0, 0, 1, 0, time.UTC)

@@ -10,66 +10,63 @@ import (
 	"time"
 )
 
-// Config says what to read and from where on.
+// Config configures a Stream.
 type Config struct {
-	// Slot is a permanent logical slot of pgoutput. It must exist; it is never
-	// created here, because a new slot would hide that changes are missing.
+	// Slot is a permanent logical slot of pgoutput. It must exist; it is never created here,
+	// because a new slot would hide that changes are missing.
 	Slot string
 
-	// Publications are the names of the publications to read, at least one. They
-	// must exist and have been committed before the slot was created.
+	// Publications are the names of the publications to read, at least one. They must exist and
+	// have been committed before the slot was created.
 	Publications []string
 
-	// Start is the position up to which everything is durable at the consumer: the
-	// EndLSN that it stored last. Transactions that commit before it do not come.
-	// Zero: the slot's own confirmed position, for consumers that store none.
+	// Start is the position up to which everything is durable at the consumer: the EndLSN that it
+	// stored last. Transactions that commit before it are not delivered. Zero: the slot's own
+	// confirmed position, for consumers that store none.
 	Start LSN
 
-	// Expect is what the source must be. Zero fields are not compared; what the
-	// stream found when it was opened is compared on every reconnect in any case.
+	// Expect is the identity that the source must have. Zero fields are not compared; what Open
+	// finds is compared on every reconnect in any case.
 	Expect Identity
 
-	// Truncations is the table, as schema.table, whose rows stand for TRUNCATE on a
-	// source of version 10: TruncationTable. Empty: none.
+	// Truncations is the table, as schema.table, whose rows stand for TRUNCATE on a source of
+	// version 10: TruncationTable. Empty: none.
 	Truncations string
 
-	// Messages tells by its prefix whether a logical message of the source's database
-	// comes with its transaction, or in a Tx of its own; see Message. Nil: none is
-	// asked for. Otherwise the source sends all of them, and those that are not wanted
-	// cost no more than that.
+	// Messages reports whether logical messages with a prefix are delivered, with their transaction
+	// or in a Tx of their own; see Message. Nil: none are requested. Otherwise the source sends all
+	// of them, and the others are discarded.
 	Messages func(prefix string) bool
 
-	// Empty tells whether a transaction without changes comes as a Tx nevertheless. It
-	// is asked for each of which the source tells, as it does up to 14, by the
-	// goroutine that receives. Nil: none comes.
+	// Empty reports whether a transaction without changes is delivered as a Tx nevertheless. It is
+	// called for each one that the source sends, as it does up to version 14, by the receiving
+	// goroutine. Nil: none is.
 	Empty func(xid uint32) bool
 
-	// PieceBytes is about how much memory one Tx holds before a larger transaction
-	// comes in pieces. Zero: 1 MiB.
+	// PieceBytes is approximately how much memory one Tx takes before a transaction is delivered in
+	// pieces. Zero: 1 MiB.
 	PieceBytes int
 
-	// QueueBytes bounds the memory of what was received and not yet taken by Next,
-	// one Tx always being allowed. When it is used up the source has to wait. Zero:
-	// 16 MiB.
+	// QueueBytes bounds the memory of what was received and not yet taken by Next; one Tx is always
+	// allowed. When it is used up the source has to wait. Zero: 16 MiB.
 	QueueBytes int
 
-	// StatusInterval is how often the source is told how far we are, and how often
-	// a position comes while nothing else does. It must stay well below the source's
-	// wal_sender_timeout: where that is less than 30 s, a third of it is used. Zero:
-	// 10 s.
+	// StatusInterval is how often a status is sent to the source, and how often a position is
+	// delivered while nothing else is. It must stay well below the source's wal_sender_timeout: if
+	// that is less than 30 s, a third of it is used. Zero: 10 s.
 	StatusInterval time.Duration
 
-	// SilenceTimeout is how long the source may say nothing, though asked, before
-	// the connection counts as lost. Zero: 60 s, or wal_sender_timeout if longer.
+	// SilenceTimeout is how long the source may send nothing, despite requests, before the
+	// connection counts as lost. Zero: 60 s, or wal_sender_timeout if longer.
 	SilenceTimeout time.Duration
 
-	// WaitActive is how long Open waits for another connection that still reads the
-	// slot, such as one of ours that the source has not yet found dead. A reconnect
-	// waits as long as it takes. Zero: 90 s. Negative: not at all.
+	// WaitActive is how long Open waits for another connection that is still reading the slot, such
+	// as one of ours whose end the source has not noticed. A reconnect waits as long as it takes.
+	// Zero: 90 s. Negative: not at all.
 	WaitActive time.Duration
 
-	// Logger gets reconnects (Info) and other events of the connection (Debug). Nil:
-	// nothing is logged.
+	// Logger logs reconnects (Info) and other events of the connection (Debug). Nil: nothing is
+	// logged.
 	Logger *slog.Logger
 }
 
@@ -102,39 +99,38 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// Stream delivers the transactions of a slot in commit order, each once. It
-// survives restarts of the source and lost connections.
+// Stream delivers the transactions of a slot in commit order, each once. It survives restarts of
+// the source and lost connections.
 //
-// Next is for one goroutine at a time; Ack, Received and Identity may be called
-// from any.
+// Next is for one goroutine at a time; Ack, Received and Identity may be called from any.
 type Stream struct {
 	config   Config
 	dsn      string
 	identity Identity
 	queue    *queue
 
-	// Positions. Invariant: acked <= delivered <= queued, and queued <= received
-	// whenever the source has sent nothing out of order.
+	// Positions. Invariant: acked <= delivered <= queued, and queued <= received whenever the
+	// source has sent nothing out of order.
 	acked     atomic.Uint64 // durable at the consumer
 	delivered atomic.Uint64 // end of the last Tx that Next has returned
 	received  atomic.Uint64 // seen from the source, transactions and keepalives
-	queued    LSN           // end of the last Tx put into the queue; the owner's
+	queued    LSN           // end of the last Tx put into the queue; belongs to the owner
 
-	// The rest is the owner's too, the goroutine that runs follow.
+	// The rest belongs to the owner too, the goroutine that runs follow.
 	decoder Decoder
 	status  status
 	standby bool   // the source was one when the stream was opened
 	pid     uint32 // of our last walsender
 
-	refusals  int // of the server, in a row, since
+	refusals  int // of the server, in a row, while
 	refusedAt LSN // queued was this
 
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// Open connects, makes sure that the stream can go on from Start without a gap,
-// and starts it. ctx is for Open alone; the stream ends with Close.
+// Open connects, makes sure that the stream can resume from Start without a gap, and starts it. ctx
+// is for Open alone; the stream ends with Close.
 //
 // Errors that mean that it cannot: *SlotError, *IdentityError, *PublicationError.
 func Open(ctx context.Context, dsn string, c Config) (*Stream, error) {
@@ -163,8 +159,8 @@ func Open(ctx context.Context, dsn string, c Config) (*Stream, error) {
 	return s, nil
 }
 
-// openConnection waits for a slot that is still read by somebody, and for nothing
-// else: at the beginning somebody looks on, and every other error is his to see.
+// openConnection only waits for a slot that is still being read: Open has a caller who can see
+// every other error.
 func (s *Stream) openConnection(ctx context.Context) (*connection, error) {
 	began := time.Now()
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
@@ -183,12 +179,11 @@ func (s *Stream) openConnection(ctx context.Context) (*connection, error) {
 	}
 }
 
-// Next waits for the next Tx, whole or a piece. ctx bounds the waiting and costs
-// nothing: a later call goes on where this one stopped.
+// Next waits for the next Tx, whole or a piece. ctx bounds the wait and nothing is lost when it
+// ends: a later call continues where this one stopped.
 //
-// Other errors are the end of the stream, and come after everything that was
-// received before: *ProtocolError, *SlotError, *IdentityError, *PublicationError,
-// *RefusedError, ErrClosed.
+// Other errors mean the end of the stream, and are returned after everything that was received
+// before: *ProtocolError, *SlotError, *IdentityError, *PublicationError, *RefusedError, ErrClosed.
 func (s *Stream) Next(ctx context.Context) (*Tx, error) {
 	tx, err := s.queue.take(ctx)
 	if err != nil {
@@ -200,10 +195,9 @@ func (s *Stream) Next(ctx context.Context) (*Tx, error) {
 	return tx, nil
 }
 
-// Ack says that every transaction that commits before lsn is durable at the
-// consumer; it is the EndLSN of a Tx with Last. The slot moves there within a
-// second, and what lies before never comes again. Ack does not block and never
-// goes back, and not beyond what Next has returned.
+// Ack acknowledges that every transaction that commits before lsn, the EndLSN of a Tx with Last, is
+// durable at the consumer. The slot advances there within a second, and what is before it is never
+// delivered again. Ack does not block. It never moves back, nor beyond what Next has returned.
 func (s *Stream) Ack(lsn LSN) {
 	raise(&s.acked, min(lsn, LSN(s.delivered.Load())))
 }
@@ -217,14 +211,14 @@ func raise(to *atomic.Uint64, lsn LSN) {
 	}
 }
 
-// Identity is what the source was found to be by Open.
+// Identity returns the identity that Open found.
 func (s *Stream) Identity() Identity { return s.identity }
 
-// Received is the position up to which the source has sent everything.
+// Received returns the position up to which the source has sent everything.
 func (s *Stream) Received() LSN { return LSN(s.received.Load()) }
 
-// Close tells the source the last acknowledged position and ends the stream. What
-// was not acknowledged comes again in the next one.
+// Close sends the last acknowledged position to the source and ends the stream. What was not
+// acknowledged is delivered again by the next one.
 func (s *Stream) Close() error {
 	s.cancel()
 	<-s.done
@@ -232,7 +226,7 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// follow receives until the context ends or nothing can mend it.
+// follow receives until the context ends or an error is final.
 func (s *Stream) follow(ctx context.Context, c *connection) error {
 	for {
 		err := s.receive(ctx, c)
@@ -252,7 +246,7 @@ const (
 	mostRefusal = 4 // of a server that refuses, in a row and without any progress
 )
 
-// reconnect tries to go on behind the last transaction that is in the queue.
+// reconnect tries to resume after the last transaction that is in the queue.
 func (s *Stream) reconnect(ctx context.Context, cause error) (*connection, error) {
 	if s.refusedAt != s.queued {
 		s.refusals, s.refusedAt = 0, s.queued

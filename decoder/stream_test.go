@@ -31,8 +31,8 @@ type source struct {
 	config decoder.Config
 }
 
-// newSource creates tables in a database, and a publication and a slot for them.
-// The slot has the name of the database, for slots belong to the server.
+// newSource creates tables in a database, and a publication and a slot for them. The slot has the
+// name of the database, for slots belong to the server.
 func newSource(t testing.TB, url, schema string, tables ...string) *source {
 	s := &source{t: t, url: url}
 	name := s.value(`select current_database()`)
@@ -242,8 +242,8 @@ func newPlain(t testing.TB) *source {
 	return newSource(t, pgtest.Shared(t, 15).Database(t), plain, "public.t")
 }
 
-// A transaction that is larger than a piece and than the queue comes in pieces, in
-// order and complete, and only its last one is an end.
+// A transaction that is larger than a piece and than the queue comes in pieces, in order and
+// complete, and only its last one is an end.
 func TestStream_LargeTransaction(t *testing.T) {
 	s := newPlain(t)
 	s.config.PieceBytes, s.config.QueueBytes = 10_000, 30_000
@@ -273,8 +273,8 @@ func TestStream_LargeTransaction(t *testing.T) {
 	}
 }
 
-// What is acknowledged does not come again in the next stream, what is not does,
-// and the slot is told before Close returns.
+// What is acknowledged does not come again in the next stream, what is not does, and the slot is
+// told before Close returns.
 func TestStream_AckAndClose(t *testing.T) {
 	s := newPlain(t)
 	stream := s.open()
@@ -304,8 +304,8 @@ func TestStream_AckAndClose(t *testing.T) {
 	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"3","note":"c"}}`)
 }
 
-// A stream starts where its consumer is, which may be ahead of the slot: a source
-// forgets what was confirmed since its last checkpoint when it crashes.
+// A stream starts where its consumer is, which may be ahead of the slot: a source forgets what was
+// confirmed since its last checkpoint when it crashes.
 func TestStream_StartAheadOfSlot(t *testing.T) {
 	s := newPlain(t)
 	stream := s.open()
@@ -317,9 +317,8 @@ func TestStream_StartAheadOfSlot(t *testing.T) {
 	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"2","note":"b"}}`)
 }
 
-// While only another database writes, and while tables are written that are not
-// published, the consumer gets positions, and the slot moves when he acknowledges
-// them, and not before.
+// While only another database writes, and while tables are written that are not published, the
+// consumer gets positions, and the slot moves when he acknowledges them, and not before.
 func TestStream_SlotMovesWhileOthersWrite(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {
@@ -368,8 +367,8 @@ func lsn(t testing.TB, text string) decoder.LSN {
 	return position
 }
 
-// A consumer that takes longer for a transaction than wal_sender_timeout does not
-// lose the connection, though the queue is full and nothing is read meanwhile.
+// A consumer that takes longer for a transaction than wal_sender_timeout does not lose the
+// connection, though the queue is full and nothing is read meanwhile.
 func TestStream_ConsumerBlocked(t *testing.T) {
 	server := pgtest.New(t, pgtest.Options{Major: 15, Settings: map[string]string{"wal_sender_timeout": "1s"}})
 	s := newSource(t, server.Database(t), plain, "public.t")
@@ -400,8 +399,8 @@ func TestStream_ConsumerBlocked(t *testing.T) {
 	}
 }
 
-// The connection is lost again and again while a writer writes. Every transaction
-// comes once, in order.
+// The connection is lost again and again while a writer writes. Every transaction comes once, in
+// order.
 func TestStream_ConnectionLost(t *testing.T) {
 	s := newPlain(t)
 	s.config.PieceBytes = 2_000
@@ -453,8 +452,8 @@ func TestStream_ConnectionLost(t *testing.T) {
 	<-writing
 }
 
-// A source that crashes, and one that is shut down, is waited for. A fast shutdown
-// waits until everything is acknowledged, idle positions too, and must not hang.
+// A source that crashes, and one that is shut down, is waited for. A fast shutdown waits until
+// everything is acknowledged, idle positions too, and must not hang.
 func TestStream_SourceRestarts(t *testing.T) {
 	for _, major := range []int{13, 18} {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {
