@@ -8,9 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// sameBinary are the built-in types whose binary form is the same in versions 10
-// to 19 and holds nothing that belongs to one database, such as an OID of a user's type. Binary
-// spares both servers the conversion.
+// sameBinary are the built-in types whose binary form is the same in versions 10 to 19 and
+// independent of the database; it has no OIDs of user types, for example. Binary saves both servers
+// the conversion.
 var sameBinary = func() map[uint32]bool {
 	types := map[uint32]bool{}
 	for _, oid := range []uint32{
@@ -48,8 +48,8 @@ var sameBinary = func() map[uint32]bool {
 	return types
 }()
 
-// What a type that is not built in is for the functions that send and receive it: a domain's are
-// those of the type below it.
+// The send and receive functions of types that are not built in; those of a domain are of its base
+// type.
 const selectForms = `
 with recursive below(oid, type) as (
   select t, t from unnest($1::oid[]) t
@@ -63,12 +63,15 @@ select b.oid, b.type, t.typtype::text, s.prosrc, r.prosrc, coalesce(s.probin, ''
   join pg_proc r on r.oid = t.typreceive
  where t.typtype <> 'd'`
 
-// binaryForms names the binary form of each type: values travel in binary between columns whose types have the same.
-// A type whose form may be another on another server, or holds an OID of one database, has none; what is of such a type travels as text.
+// binaryForms names the binary form of each type: values are copied in binary between columns whose
+// types have the same form. A type whose form may differ between servers, or contains OIDs of one
+// database, has none; its values are copied as text.
 //
-// An enum sends its labels. Types of extensions are known by their functions, not by their names: citext sends itself by those of text.
-// A row sends the OIDs of its columns' types, which are the same everywhere where they are built in. Arrays do so, too, so
-// that those of types that are not built in have no form (src/backend/utils/adt: enum.c, rowtypes.c, arrayfuncs.c; contrib/hstore/hstore_io.c).
+// An enum sends its labels. Types of extensions are recognized by their functions, not by their
+// names: citext uses those of text. A row sends the OIDs of its columns' types, which are the same
+// everywhere if they are built in. So do arrays, and therefore arrays of types that are not built
+// in have no form (src/backend/utils/adt: enum.c, rowtypes.c, arrayfuncs.c;
+// contrib/hstore/hstore_io.c).
 func binaryForms(ctx context.Context, conn *pgx.Conn, types []uint32) (map[uint32]string, error) {
 	forms := map[uint32]string{}
 	var others []uint32

@@ -17,10 +17,10 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// closeTimeout bounds the polite closing of a connection.
+// closeTimeout bounds the orderly closing of a connection.
 const closeTimeout = 10 * time.Second
 
-// Config says what to copy, from where to where.
+// Config configures a Copier.
 type Config struct {
 	// Source and Target are connection strings, URIs or in keyword form.
 	Source, Target string
@@ -28,54 +28,54 @@ type Config struct {
 	// Migration names the copy on the target, where its state is kept.
 	Migration string
 
-	// Snapshot is the name of the exported snapshot, and AsOf its position:
-	// Exported.Name and Exported.ConsistentPoint.
+	// Snapshot is the name of the exported snapshot, and AsOf its position: Exported.Name and
+	// Exported.ConsistentPoint.
 	Snapshot string
 	AsOf     pglogrepl.LSN
 
 	// PutAside leaves out tables that TRUNCATE, VACUUM FULL or CLUSTER has rewritten since the
-	// snapshot was taken: see [RewrittenError]. False: after a TRUNCATE the
-	// table is copied empty, for the slot has the TRUNCATE, and a large table that was rewritten is a *ChangedError.
+	// snapshot was taken: see [RewrittenError]. False: after a TRUNCATE the table is copied empty,
+	// as the slot has the TRUNCATE, and a large table that was rewritten is a *ChangedError.
 	PutAside bool
 
-	// Resume lets the copy go on where earlier runs under other snapshots have stopped. The target
-	// is not as of one commit then before the changes up to the last of the [Windows] are applied
-	// as they say. False: a run under another snapshot is a *StateError.
+	// Resume continues the copy where earlier runs under other snapshots stopped. The target is
+	// then not as of one commit until the changes up to the end of the last of the [Windows] are
+	// applied accordingly. False: a run under another snapshot is a *StateError.
 	Resume bool
 
-	// OnResume is called before a table gets rows of another snapshot, for which the target
-	// needs the index of its replica identity, and must not have other unique indexes. nil: nothing is called.
+	// OnResume is called before a table receives rows of another snapshot, for which the target
+	// needs the index of its replica identity and must not have other unique indexes. Nil: nothing
+	// is called.
 	OnResume func(context.Context, Table) error
 
-	// Tables to copy. Their columns are matched by name.
+	// Tables are the tables to copy. Their columns are matched by name.
 	Tables []Table
 
-	// Jobs is the number of workers, each with a connection to either side. Zero means 4.
+	// Jobs is the number of workers, each with a connection to both sides. Zero: 4.
 	Jobs int
 
-	// PieceBytes is the size, on the source, above which a table is cut. Zero
-	// means total size / (4 * Jobs), but 64 MiB at least and 1 GiB at most.
+	// PieceBytes is the size on the source above which a table is cut. Zero: the total size / (4 *
+	// Jobs), but at least 64 MiB and at most 1 GiB.
 	PieceBytes int64
 
-	// Retry is how long a piece is tried again, from its first failure on, while
-	// errors say that it may succeed: a connection lost, a server restarting, a
-	// transaction chosen to give way. Zero means 5 minutes.
+	// Retry is how long a piece is retried, from its first failure on, while its errors are
+	// transient: a lost connection, a restarting server, a deadlock. Zero: 5 minutes.
 	Retry time.Duration
 
-	// OnTable is called once for every table of which all rows are on the target,
-	// those that an earlier run had finished included. It is the moment to build
-	// its indexes. It is called by the workers, by several at a time, and holds up the one that calls: let it
-	// hand the table over to others. An error ends the run. nil: nothing is called.
+	// OnTable is called once for every table whose rows are all on the target, including those that
+	// an earlier run finished. It is the time to build its indexes. The workers call it, several at
+	// a time, and the caller waits for it: let it hand the table over. An error ends the run. Nil:
+	// nothing is called.
 	OnTable func(context.Context, Table) error
 
-	// Logger gets what happens. nil: silence.
+	// Logger logs what happens. Nil: nothing is logged.
 	Logger *slog.Logger
 }
 
 // Copier copies tables under one snapshot.
 type Copier struct {
 	config Config
-	byPage bool // large tables are cut by ranges of pages, not of keys
+	byPage bool // large tables are cut into ranges of pages, not of keys
 
 	mu       sync.Mutex
 	exported []string // the snapshot, by other names; see openSource
@@ -83,7 +83,8 @@ type Copier struct {
 	aside    []Table // to be copied under a later snapshot
 }
 
-// tableCopy is a table on its way. What is below the line is guarded by Copier.mu.
+// tableCopy is a table that is being copied. The fields below the blank line are guarded by
+// Copier.mu.
 type tableCopy struct {
 	*matched
 	bounds []string // of its pieces
@@ -99,7 +100,7 @@ type piece struct {
 	number int
 }
 
-// New checks a configuration. It connects to nothing.
+// New checks a configuration. It does not connect.
 func New(c Config) (*Copier, error) {
 	switch {
 	case c.Source == "" || c.Target == "":
@@ -123,15 +124,15 @@ func New(c Config) (*Copier, error) {
 	return &Copier{config: c}, nil
 }
 
-// Run copies what is not copied yet and returns when all of it is durable on the
-// target. All workers have the snapshot before anything else happens; a snapshot that
-// is gone is a *SnapshotLostError.
+// Run copies what is not copied yet and returns when all of it is durable on the target. All
+// workers import the snapshot before anything else; a snapshot that is gone is a
+// *SnapshotLostError.
 //
-// When it fails, or ctx ends, the pieces in hand are rolled back and those done
-// stay: Run of a new Copier goes on from there if the snapshot still exists, or under
-// another one with Resume; without, that is a *StateError. All tables but those put
-// aside are done when it returns a *RewrittenError. Tables that do not fit are a *SchemaError before anything is written to them.
-// Run is called once.
+// If it fails, or ctx ends, the pieces in progress are rolled back and those done remain: Run of a
+// new Copier resumes from there if the snapshot still exists, or under another one with Resume;
+// without Resume that is a *StateError. If it returns a *RewrittenError all tables are done except
+// those put aside. Tables that do not match are a *SchemaError before anything is written. Run must
+// be called only once.
 func (c *Copier) Run(ctx context.Context) error {
 	workers, err := c.hire(ctx)
 	defer func() {
@@ -171,7 +172,7 @@ func (c *Copier) Run(ctx context.Context) error {
 	return nil
 }
 
-// work copies pieces, and announces the tables of which nothing is left to do.
+// work copies pieces, and announces the tables that are complete.
 func (c *Copier) work(ctx context.Context, workers []*worker, pieces []piece, complete []Table) error {
 	queue := make(chan piece, len(pieces))
 	for _, p := range pieces {
@@ -192,8 +193,8 @@ func (c *Copier) work(ctx context.Context, workers []*worker, pieces []piece, co
 	return group.Wait()
 }
 
-// unrecorded are the pieces that were committed and are not there: a target that crashes
-// forgets what it had not flushed.
+// unrecorded returns the pieces that were committed and are not there: a target that crashes loses
+// what it had not flushed.
 func (c *Copier) unrecorded(ctx context.Context, w *worker) (pieces []piece, err error) {
 	var s state
 	err = w.patiently(ctx, func() error {
@@ -212,7 +213,7 @@ func (c *Copier) unrecorded(ctx context.Context, w *worker) (pieces []piece, err
 	return c.missing(s), nil
 }
 
-// failed prefers the reason of a cancelled context to what came of it.
+// failed prefers the cause of a cancelled context to the resulting error.
 func (c *Copier) failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("copy: %w", context.Cause(ctx))
@@ -220,7 +221,7 @@ func (c *Copier) failed(ctx context.Context, err error) error {
 	return err
 }
 
-// hire starts with the source: time matters only for the snapshot.
+// hire starts with the source, as time only matters for the snapshot.
 func (c *Copier) hire(ctx context.Context) ([]*worker, error) {
 	workers := make([]*worker, c.config.Jobs)
 	for i := range workers {
@@ -245,9 +246,9 @@ func (c *Copier) hire(ctx context.Context) ([]*worker, error) {
 	return workers, nil
 }
 
-// openTarget connects to the target. Commits need not wait for the disk: a crash
-// takes a piece and its row in copy_state together, and Run ends with a commit that
-// waits. Triggers and foreign keys do not fire where the role may say so.
+// openTarget connects to the target. Commits need not wait for the disk: a crash loses a piece
+// together with its row in copy_state, and Run ends with a commit that waits. Triggers and foreign
+// keys do not fire if the role may set that.
 func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := session.Open(ctx, session.Config{
 		DSN: c.config.Target, Application: "copy", Settings: map[string]string{"synchronous_commit": "off"},
@@ -261,9 +262,8 @@ func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// prepare compares the two sides, cuts the tables and returns the pieces that
-// are not there yet, those of the largest table first, and the tables of which
-// nothing is left to do.
+// prepare compares the two sides, cuts the tables and returns the pieces that are not there yet,
+// those of the largest table first, and the tables that are complete.
 func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, complete []Table, err error) {
 	asOf := c.config.AsOf
 	if c.config.Resume {
@@ -302,8 +302,8 @@ func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, comple
 	return pieces, complete, nil
 }
 
-// missing counts what is recorded of each table, and returns the pieces that are not, but
-// for tables that were put aside.
+// missing counts what is recorded of each table, and returns the pieces that are not recorded,
+// except of tables that were put aside.
 func (c *Copier) missing(s state) (pieces []piece) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -326,7 +326,7 @@ func (c *Copier) missing(s state) (pieces []piece) {
 	return pieces
 }
 
-// cut cuts the tables, or takes the cuts of an earlier run, and records new ones.
+// cut cuts the tables, or reuses the cuts of an earlier run, and records new ones.
 func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matched) ([]*tableCopy, error) {
 	major := session.Major(w.source.PgConn())
 	c.byPage = major >= 14
@@ -339,7 +339,7 @@ func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matc
 		cutter.pieceBytes = pieceSize(total, c.config.Jobs)
 	}
 	var copies []*tableCopy
-	record := &pgx.Batch{} // flushed: pieces that stay must have their plan
+	record := &pgx.Batch{} // flushed: pieces that remain must have their plan
 	record.Queue("begin")
 	record.Queue("set local synchronous_commit = on")
 	for _, m := range tables {

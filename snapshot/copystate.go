@@ -12,9 +12,9 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// What a run has finished is in copy_state, a row for every piece, written by the
-// transaction that wrote the piece. How it had cut the tables is in copy_plan: pages
-// and samples look different later, the pieces must not.
+// copy_state has what runs have finished, a row for every piece, written by the transaction that
+// wrote the piece. copy_plan has how the tables were cut: pages and samples change later, the
+// pieces must not.
 const createState = `
 create schema if not exists walferry;
 create table if not exists walferry.copy_state (
@@ -47,7 +47,7 @@ create table if not exists walferry.copy_plan (
 alter table walferry.copy_plan add column if not exists filenode text not null default '';
 alter table walferry.copy_plan add column if not exists converge_until pg_lsn`
 
-// stateExists spares a role that may not create schemas the attempt.
+// stateExists saves a role that may not create schemas the attempt.
 const stateExists = `
 select to_regclass('walferry.copy_state') is not null
    and exists (select from pg_attribute where attrelid = to_regclass('walferry.copy_plan') and attname = 'converge_until')`
@@ -62,8 +62,8 @@ const insertPlan = `
 insert into walferry.copy_plan (migration, schema_name, table_name, target_schema, target_name, as_of, bytes, bounds, filenode)
 values ($1, $2, $3, $4, $5, $6::text::pg_lsn, $7, $8, $9)`
 
-// The row comes first in the piece's transaction: should the outcome of an
-// earlier attempt be unknown, this waits for it and then sees it.
+// The row is inserted first in the piece's transaction: if the outcome of an earlier attempt is
+// unknown, this waits for it and then sees it.
 const claimPiece = `
 insert into walferry.copy_state (migration, schema_name, table_name, piece, pieces, bounds, as_of, rows, bytes)
 values ($1, $2, $3, $4, $5, $6, $7::text::pg_lsn, 0, 0) on conflict do nothing`
@@ -91,14 +91,14 @@ type finished struct {
 	rows, bytes int64
 }
 
-// state is what earlier runs have left.
+// state is what earlier runs have recorded.
 type state struct {
 	plan   map[catalog.Name]planned
 	pieces map[catalog.Name]map[int]finished
 }
 
-// Prepare makes the tables on the target in which the state of copies is kept, where they
-// do not exist. Run does it too.
+// Prepare creates the tables on the target in which the state of copies is kept, if they do not
+// exist. Run does so, too.
 func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	var exists bool
 	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {
@@ -114,7 +114,8 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// openState reads it. A row of another snapshot than that as of asOf is an error, unless asOf is zero.
+// openState reads the state. A row of a snapshot that is not as of asOf is an error, unless asOf is
+// zero.
 func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglogrepl.LSN) (state, error) {
 	s := state{plan: map[catalog.Name]planned{}, pieces: map[catalog.Name]map[int]finished{}}
 	if err := Prepare(ctx, conn); err != nil {
@@ -163,9 +164,8 @@ func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglog
 	return s, nil
 }
 
-// Reset forgets the copy of a migration and empties, of the given tables, those that the
-// copy had begun with on the target of conn: both or, on an error, neither. A table that the copy has
-// never been told to fill is not touched.
+// Reset deletes the state of a migration's copy and empties those of the given tables that the copy
+// had planned, on the target of conn: both or, on an error, neither. Other tables are not touched.
 func Reset(ctx context.Context, conn *pgx.Conn, migration string, tables []Table) error {
 	var exists bool
 	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {

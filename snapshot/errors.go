@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// SnapshotLostError means that the snapshot can no longer be imported: whoever
-// exported it is gone, and no worker that still had it was left.
+// SnapshotLostError means that the snapshot can no longer be imported: the session that exported it
+// is gone, and no worker still had it.
 type SnapshotLostError struct {
 	Snapshot string
 	Err      error // what the server said
@@ -26,13 +26,13 @@ func (e *SnapshotLostError) Error() string {
 
 func (e *SnapshotLostError) Unwrap() error { return e.Err }
 
-// Hint says what follows from the loss.
+// Hint tells the operator what to do.
 func (e *SnapshotLostError) Hint() string {
-	return "export another one and go on with Config.Resume, or empty the target's tables and start over"
+	return "export another one and continue with Config.Resume, or empty the target's tables and start over"
 }
 
-// StateError means that the target holds pieces that were copied under another
-// snapshot. Nothing was copied; see [Reset].
+// StateError means that the target has pieces that were copied under another snapshot. Nothing was
+// copied; see [Reset].
 type StateError struct {
 	Migration string
 	Found     pglogrepl.LSN // consistent point of the snapshot of the earlier run
@@ -43,9 +43,9 @@ func (e *StateError) Error() string {
 	return fmt.Sprintf("resume copy of migration %s: the target holds rows as of %s, the snapshot is as of %s", e.Migration, e.Found, e.Want)
 }
 
-// Hint says how to get out of it.
+// Hint tells the operator what to do.
 func (e *StateError) Hint() string {
-	return "go on with Config.Resume, or empty the target's tables and start the copy again"
+	return "continue with Config.Resume, or empty the target's tables and start over"
 }
 
 // SchemaError lists what the two sides do not have in common. Nothing was copied.
@@ -55,8 +55,8 @@ func (e *SchemaError) Error() string {
 	return "compare tables of source and target: " + strings.Join(e.Differences, "; ")
 }
 
-// ChangedError means that a table of the source was altered or rewritten after
-// the snapshot was taken, so that its rows can no longer be read as they were.
+// ChangedError means that a table of the source was altered or rewritten after the snapshot was
+// taken, so that its rows can no longer be read as they were.
 type ChangedError struct {
 	Table string
 	How   string
@@ -66,17 +66,17 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("table %s of the source was changed after the snapshot was taken: %s", e.Table, e.How)
 }
 
-// Hint says what follows from it.
+// Hint tells the operator what to do.
 func (e *ChangedError) Hint() string {
-	return "start the copy again with a new snapshot, and let tables be neither altered nor rewritten while it runs"
+	return "start over with a new snapshot, and do not alter or rewrite tables while it runs"
 }
 
-// errRewritten makes a table be put aside.
+// errRewritten makes the caller put a table aside.
 var errRewritten = errors.New("the table was rewritten")
 
-// RewrittenError means that tables were rewritten after the snapshot was taken, by TRUNCATE,
-// VACUUM FULL or CLUSTER, before all of them was read. What of them has been copied is to be
-// copied again: by a Run under a later snapshot, with Resume. All other tables are done.
+// RewrittenError means that tables were rewritten after the snapshot was taken, by TRUNCATE, VACUUM
+// FULL or CLUSTER, before all of their rows were read. They have to be copied again, by a Run under
+// a later snapshot with Resume. All other tables are done.
 type RewrittenError struct{ Tables []Table }
 
 func (e *RewrittenError) Error() string {
@@ -87,8 +87,8 @@ func (e *RewrittenError) Error() string {
 	return "rewritten after the snapshot was taken, by TRUNCATE, VACUUM FULL or CLUSTER: " + strings.Join(names, ", ")
 }
 
-// RowCountError means that the target took another number of rows than the
-// source sent. They were rolled back.
+// RowCountError means that the target stored a different number of rows than the source sent. They
+// were rolled back.
 type RowCountError struct {
 	Sent, Stored int64
 }
@@ -97,19 +97,19 @@ func (e *RowCountError) Error() string {
 	return fmt.Sprintf("the source sent %d rows, the target stored %d", e.Sent, e.Stored)
 }
 
-// Hint names the usual cause.
+// Hint tells the operator what to look for.
 func (e *RowCountError) Hint() string {
 	return "look for triggers of the target's table that are enabled ALWAYS or REPLICA, or disable its triggers for the copy"
 }
 
-// sideError is what a server, or the way to it, answered to a statement of a worker.
+// sideError is an error of a server, or of the connection to it, from a statement of a worker.
 type sideError struct {
 	side string // source or target
 	err  error
 }
 
 func (e *sideError) Error() string {
-	if server, ok := e.err.(*pgconn.PgError); ok { // one that something was added to is not about a row
+	if server, ok := e.err.(*pgconn.PgError); ok { // an error with added context is not about a row
 		return e.side + ": " + session.Describe(server)
 	}
 	return e.side + ": " + e.err.Error()
@@ -117,7 +117,7 @@ func (e *sideError) Error() string {
 
 func (e *sideError) Unwrap() error { return e.err }
 
-// Hint is what can be done about what the target refuses.
+// Hint tells the operator what to do about what the target refuses.
 func (e *sideError) Hint() string {
 	server, ok := e.err.(*pgconn.PgError)
 	if !ok || e.side != "target" {

@@ -6,7 +6,7 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// What package slot makes and says of a slot and its snapshot, under which tables are copied.
+// Types of package slot, which creates the slot and the snapshot under which tables are copied.
 type (
 	Exported        = slot.Exported
 	ExportConfig    = slot.ExportConfig

@@ -7,8 +7,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// Databases and roles often set timeouts; the holder of the snapshot sits idle in
-// a transaction, just what they are made for.
+// Databases and roles often set timeouts; the holder of the snapshot sits idle in a transaction,
+// just what they are made for.
 func TestExport_Timeouts(t *testing.T) {
 	source, target := pgtest.Pair(t, 18, 18)
 	pgtest.Exec(t, source, `create table a (i int); insert into a values (1);

@@ -30,8 +30,7 @@ func big(t *testing.T, sourceMajor, targetMajor int) (source, target string, c C
 	return source, target, c
 }
 
-// during runs the copy and calls act once, as soon as pieces are done and the
-// copy is not.
+// during runs the copy and calls act once, as soon as pieces are done and the copy is not.
 func during(t *testing.T, ctx context.Context, c Config, act func()) (*Copier, error) {
 	t.Helper()
 	copier, err := New(c)
@@ -167,8 +166,8 @@ func TestRun_SnapshotLost(t *testing.T) {
 	}
 }
 
-// The run ends half-way, twice: cancelled, then by a constraint. Each time the
-// next one goes on under the snapshot that is still there.
+// The run ends half-way, twice: cancelled, then by a constraint. Each time the next one goes on
+// under the snapshot that is still there.
 func TestRun_Resume(t *testing.T) {
 	source, target, c := big(t, 15, 18)
 	goroutines := runtime.NumGoroutine()
@@ -318,8 +317,8 @@ func TestRun_Changed(t *testing.T) {
 	}
 }
 
-// Neither a TRUNCATE nor an ALTER TABLE of the application has to wait for the
-// whole copy, only for the piece of that table.
+// Neither a TRUNCATE nor an ALTER TABLE of the application has to wait for the whole copy, only for
+// the piece of that table.
 func TestRun_LocksNothingForLong(t *testing.T) {
 	source, target, c := big(t, 15, 18)
 	c.Jobs = 1 // big first, side last

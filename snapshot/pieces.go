@@ -15,13 +15,13 @@ const (
 	largestPiece  = 1 << 30
 )
 
-// pieceSize lets the workers end together: the smaller the pieces, the less the
-// last one is waited for; the larger, the fewer transactions.
+// pieceSize balances two goals: with smaller pieces the workers finish closer together, with larger
+// ones there are fewer transactions.
 func pieceSize(total int64, jobs int) int64 {
 	return min(max(total/int64(4*jobs), smallestPiece), largestPiece)
 }
 
-// cutter decides how tables are cut; it asks the source under the snapshot.
+// cutter decides how tables are cut; it queries the source under the snapshot.
 type cutter struct {
 	conn       *pgx.Conn
 	major      int
@@ -29,8 +29,8 @@ type cutter struct {
 	pieceBytes int64
 }
 
-// cut returns the predicates of a table's pieces. Together they hold for every
-// row, each row for one: the first and the last piece are open.
+// cut returns the predicates of a table's pieces. Every row satisfies exactly one: the first and
+// the last piece are open-ended.
 func (c *cutter) cut(ctx context.Context, m *matched) ([]string, error) {
 	whole := []string{""}
 	n := (m.source.bytes + c.pieceBytes - 1) / c.pieceBytes
@@ -44,7 +44,7 @@ func (c *cutter) cut(ctx context.Context, m *matched) ([]string, error) {
 		}
 		return ctidRanges(m.source.pages, n), nil
 	}
-	// Before 14 a range of ctids is found by reading the whole table.
+	// Before 14 the server reads the whole table to find a range of ctids.
 	bounds, err := c.keyRanges(ctx, m, n)
 	if err != nil {
 		return nil, fmt.Errorf("cut table %s: %w", m, err)
@@ -52,8 +52,8 @@ func (c *cutter) cut(ctx context.Context, m *matched) ([]string, error) {
 	return bounds, nil
 }
 
-// ctidRanges cuts by pages (https://www.postgresql.org/docs/14/release-14.html: TID range scans).
-// A row version that the snapshot sees stays in its place as long as the snapshot lives.
+// ctidRanges cuts by pages (https://www.postgresql.org/docs/14/release-14.html: TID range scans). A
+// row version that the snapshot sees stays in its place as long as the snapshot exists.
 func ctidRanges(pages, n int64) []string {
 	step := (pages + n - 1) / n
 	var bounds []string
@@ -62,7 +62,7 @@ func ctidRanges(pages, n int64) []string {
 		if from > 0 {
 			b = fmt.Sprintf("ctid >= '(%d,0)'", from)
 		}
-		if from+step < pages { // the last one has no end: the table may have grown since
+		if from+step < pages { // the last piece has no end: the table may have grown since
 			if b != "" {
 				b += " and "
 			}
@@ -73,7 +73,7 @@ func ctidRanges(pages, n int64) []string {
 	return bounds
 }
 
-// orderable are the types whose values cut a table well: total order, exact text.
+// orderable are the types whose values can cut a table: they have a total order and exact text.
 var orderable = map[uint32]bool{
 	20: true, 21: true, 23: true, 1700: true, // int8, int2, int4, numeric
 	2950: true,                         // uuid
@@ -81,11 +81,11 @@ var orderable = map[uint32]bool{
 	25: true, 1042: true, 1043: true, // text, bpchar, varchar
 }
 
-// pagesSampled for each piece give some hundred values, more than enough for
-// pieces of about the same size.
+// pagesSampled per piece yield some hundred values, more than enough for pieces of about the same
+// size.
 const pagesSampled = 30
 
-// keyRanges cuts by the first column of the primary key, at the quantiles of a sample.
+// keyRanges cuts at quantiles of a sample of the primary key's first column.
 func (c *cutter) keyRanges(ctx context.Context, m *matched, n int64) ([]string, error) {
 	whole := []string{""}
 	i := slices.IndexFunc(m.source.columns, func(col column) bool { return col.name == m.source.key })
@@ -94,8 +94,8 @@ func (c *cutter) keyRanges(ctx context.Context, m *matched, n int64) ([]string, 
 	}
 	key := &m.source.columns[i]
 
-	// Where the key has nothing to do with the place of the row, each piece
-	// reads the whole table: then one for every worker is enough.
+	// If the key is unrelated to the place of the row, each piece reads the whole table: then one
+	// piece per worker is enough.
 	var correlation float64
 	err := c.conn.QueryRow(ctx, `
 select coalesce(max(abs(correlation)), 0)::float8 from pg_stats

@@ -7,18 +7,18 @@ import (
 	"sync/atomic"
 )
 
-// The source hands over a message a row; the target takes large ones.
+// The source sends one message per row; the target takes large ones.
 const (
 	blockBytes = 256 << 10
 	blocks     = 4 // at most, for each worker
 )
 
-// pipe carries the bytes of one piece from the goroutine that reads the source
-// to the one that writes the target. One of each.
+// pipe carries the bytes of one piece from the goroutine that reads the source to the one that
+// writes the target.
 type pipe struct {
 	full    chan []byte   // written, not yet read
 	spare   chan []byte   // read, to be written again
-	closed  chan struct{} // by the reader: nobody reads any more
+	closed  chan struct{} // by the reader: nothing is read any more
 	closing sync.Once
 
 	block []byte // being written
@@ -29,16 +29,17 @@ type pipe struct {
 	rows, bytes atomic.Int64 // of what was written, for progress
 }
 
-// newPipe makes a pipe. Its blocks are those of spare, and go back there.
+// newPipe makes a pipe. Its blocks come from spare, and go back there.
 func newPipe(spare chan []byte) *pipe {
 	return &pipe{full: make(chan []byte, blocks-2), spare: spare, closed: make(chan struct{})}
 }
 
-// newSpare holds the blocks of one pipe after the other: a small table does not need new ones.
+// newSpare makes a channel of blocks to be reused by the next pipe: a small table does not need new
+// ones.
 func newSpare() chan []byte { return make(chan []byte, blocks) }
 
-// Write takes the bytes of a row. When nobody reads any more it swallows them: an
-// error would make pgconn close the source's connection, and the snapshot with it.
+// Write takes the bytes of a row. After stopReading it discards them: an error would make pgconn
+// close the source's connection, and with it the snapshot.
 func (p *pipe) Write(row []byte) (int, error) {
 	if !noRow(row) {
 		p.rows.Add(1)
@@ -54,12 +55,12 @@ func (p *pipe) Write(row []byte) (int, error) {
 	return len(row), nil
 }
 
-// binaryHeader is the length of the header of binary COPY, which comes with the first row; the
-// trailer is a message of its own, or comes with the header of a table without rows.
+// binaryHeader is the length of the header of binary COPY, which is sent with the first row; the
+// trailer is a message of its own, or is sent with the header if there are no rows.
 const binaryHeader = 19
 
-// noRow reports whether a message of COPY TO is the trailer of the binary format alone. In the
-// text format a row ends with a newline.
+// noRow reports whether a message of COPY TO only has the trailer of the binary format. In the text
+// format a row ends with a newline.
 func noRow(message []byte) bool {
 	return (len(message) == 2 || len(message) == binaryHeader+2) && bytes.HasSuffix(message, []byte{0xff, 0xff})
 }
@@ -81,7 +82,7 @@ func (p *pipe) pass() {
 	p.block = nil
 }
 
-// end says that all is written (nil), or that no more will come, and why.
+// end ends the writing: everything was written if err is nil, otherwise err is why not.
 func (p *pipe) end(err error) {
 	if len(p.block) > 0 && err == nil {
 		p.pass()
@@ -93,7 +94,7 @@ func (p *pipe) end(err error) {
 // Read implements io.Reader.
 func (p *pipe) Read(b []byte) (int, error) {
 	if len(p.rest) == 0 {
-		if cap(p.held) == blockBytes { // one that grew is left to the garbage collector
+		if cap(p.held) == blockBytes { // a block that grew is left to the garbage collector
 			select {
 			case p.spare <- p.held:
 			default:
@@ -114,5 +115,5 @@ func (p *pipe) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// stopReading lets the writer run free.
+// stopReading makes Write discard what follows.
 func (p *pipe) stopReading() { p.closing.Do(func() { close(p.closed) }) }

@@ -8,18 +8,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Progress is how far a copy is, without the tables that it has put aside.
+// Progress is how far a copy is, without the tables that were put aside.
 type Progress struct {
 	Tables, TablesDone int
 	Pieces, PiecesDone int
 
-	// Rows and StreamBytes are what was read from the source, by finished pieces and by those in hand.
+	// Rows and StreamBytes are what was read from the source, by finished pieces and by those in
+	// progress.
 	Rows        int64
 	StreamBytes int64
 
-	// BytesTotal is the size of all tables on the source, TOAST included, and
-	// Bytes how much of that is done: by the same measure, so that it arrives at
-	// BytesTotal when the copy does. It is an estimate, never shrinking unless a piece is repeated.
+	// BytesTotal is the size of all tables on the source, TOAST included, and Bytes is how much of
+	// that is done, by the same measure, so that it reaches BytesTotal when the copy is complete.
+	// It is an estimate, and only decreases if a piece is repeated.
 	Bytes, BytesTotal int64
 
 	// Running are the tables that are being copied, the largest first.
@@ -34,7 +35,7 @@ type TableProgress struct {
 	Bytes, BytesTotal  int64
 }
 
-// Progress tells how far Run is. It may be called at any time, from any goroutine.
+// Progress returns how far Run is. It may be called at any time, from any goroutine.
 func (c *Copier) Progress() Progress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,9 +84,9 @@ select count(*), count(*) filter (where done = pieces), coalesce(sum(pieces), 0)
          where p.migration = $1
          group by p.migration, p.schema_name, p.table_name) t`
 
-// ReadProgress tells how far a migration's copy is by what is committed on the target of
-// conn: for those who do not run it. The pieces in hand are not in it, so
-// Running is empty.
+// ReadProgress returns how far a migration's copy is by what is committed on the target of conn,
+// for processes that do not run it. It does not include the pieces in progress, so Running is
+// empty.
 func ReadProgress(ctx context.Context, conn *pgx.Conn, migration string) (Progress, error) {
 	var p Progress
 	var exists bool

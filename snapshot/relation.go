@@ -12,17 +12,17 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// relation is what one side has under the name of a table. On the source it is
-// read under the snapshot: the table may look different by now, or be gone.
+// relation is what one side has under the name of a table. On the source it is read under the
+// snapshot: by now the table may be different, or gone.
 type relation struct {
 	oid          uint32
 	schema, name string
 	partitioned  bool
 	columns      []column // live ones, in their order
 
-	filenode     uint32 // where the rows are; see Copier.changed
-	heap         bool   // rows have places, ctids, that ranges can cut
-	bytes, pages int64  // of all, TOAST included; of the heap. Of the present, not of the snapshot
+	filenode     uint32 // where the rows are stored; see Copier.changed
+	heap         bool   // rows have ctids, which ranges can cut
+	bytes, pages int64  // in total, including TOAST; of the heap. Both are current, not of the snapshot
 	key          string // first column of the primary key; empty: none
 }
 
@@ -44,8 +44,9 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relfilenode, 
   join pg_class c on c.relnamespace = n.oid and c.relname = wanted.name
  where c.relkind in ('r', 'p')`
 
-// What only the source is asked for: the size of its files is looked up on disk, which takes time for thousands of tables. (Not pg_table_size, which opens the
-// TOAST table's index besides and looks for four files of each.)
+// These are only read from the source: sizes are looked up on disk, which takes time for thousands
+// of tables. (Not by pg_table_size, which also opens the index of the TOAST table and looks for
+// four files of each.)
 const (
 	selectSize = `
        coalesce(pg_relation_size(c.oid), 0) + coalesce(case when c.reltoastrelid <> 0 then pg_relation_size(c.reltoastrelid) end, 0),
@@ -55,14 +56,15 @@ const (
 	withoutSize = `0::int8, 0::int8, ''`
 )
 
-// %s tells whether a column is generated.
+// %s is whether a column is generated.
 const selectColumns = `
 select a.attrelid, a.attname::text, a.atttypid, format_type(a.atttypid, -1), %s
   from pg_attribute a
  where a.attrelid = any($1) and a.attnum > 0 and not a.attisdropped
  order by a.attrelid, a.attnum`
 
-// relations finds tables by schema and name. Those that are not there are left out. size is selectSize or withoutSize.
+// relations reads tables by schema and name. Those that do not exist are left out. size is
+// selectSize or withoutSize.
 func relations(ctx context.Context, conn *pgx.Conn, size string, schemas, names []string) (map[catalog.Name]*relation, error) {
 	found := make(map[catalog.Name]*relation, len(names))
 	byOID := make(map[uint32]*relation, len(names))

@@ -12,9 +12,8 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Replacement gives a table of the target the rows of a snapshot of the source in one
-// transaction: until its commit everybody sees the rows that were there, and a failure
-// leaves them.
+// Replacement replaces the rows of a table of the target by those of a snapshot of the source in
+// one transaction: until it commits everyone sees the old rows, and a failure leaves them in place.
 type Replacement struct {
 	source, target *pgx.Conn
 	table          *matched
@@ -22,10 +21,10 @@ type Replacement struct {
 	pipe           atomic.Pointer[pipe]
 }
 
-// check is a constraint that rows may violate which were there before it.
+// check is a constraint that older rows may violate.
 type check struct{ Name, Definition string }
 
-// ReplaceError says that the target cannot be given a table's rows as it stands.
+// ReplaceError means that the rows of a table of the target cannot be replaced as it is.
 type ReplaceError struct {
 	Table   Table
 	Problem string
@@ -34,13 +33,13 @@ type ReplaceError struct {
 
 func (e *ReplaceError) Error() string { return fmt.Sprintf("%s: %s", e.Table, e.Problem) }
 
-// Hint is what the operator can do.
+// Hint tells the operator what to do.
 func (e *ReplaceError) Hint() string { return e.advice }
 
-// NewReplacement looks both sides up and locks both tables: after it nobody rewrites the one, or
-// truncates the other, before the transactions end. The source's session is in a
-// transaction that has the snapshot; the target's is in one of REPEATABLE READ, which
-// sees the rows that are to go, and none that come from now on, which stay.
+// NewReplacement looks up both sides and locks both tables, so that the source's is not rewritten
+// and the target's not truncated before the transactions end. The source's session must be in a
+// transaction that has the snapshot; the target's in a REPEATABLE READ transaction, which sees the
+// rows to be deleted, and none that are added from now on, which remain.
 func NewReplacement(ctx context.Context, source, target *pgx.Conn, t Table) (*Replacement, error) {
 	tables, err := match(ctx, source, target, []Table{t})
 	if err != nil {
@@ -66,14 +65,14 @@ func NewReplacement(ctx context.Context, source, target *pgx.Conn, t Table) (*Re
 	return r, nil
 }
 
-// Filenode is where the source stores the rows that will be read.
+// Filenode returns where the source stores the rows that will be read.
 func (r *Replacement) Filenode(ctx context.Context) (node uint32, err error) {
 	err = r.source.QueryRow(ctx, "select coalesce(pg_relation_filenode($1::oid), 0)", r.table.source.oid).Scan(&node)
 	return node, err
 }
 
-// obstacles lists the checks that would refuse old rows, and refuses where the target's
-// foreign keys and rules would act on what is deleted.
+// obstacles lists the checks that would reject old rows, and returns an error if the target's
+// foreign keys or rules would act on the deletion.
 func (r *Replacement) obstacles(ctx context.Context) error {
 	rows, err := r.target.Query(ctx, `
 select conname::text, pg_get_constraintdef(oid) from pg_constraint
@@ -105,12 +104,12 @@ select current_setting('session_replication_role') = 'replica',
 	return nil
 }
 
-// Run replaces the rows. Its caller commits.
+// Run replaces the rows. The caller commits.
 func (r *Replacement) Run(ctx context.Context) (rows int64, err error) {
 	t := r.table.target
 	for _, c := range r.checks {
 		if _, err := r.target.Exec(ctx, fmt.Sprintf("alter table only %s drop constraint %s", t, catalog.Quote(c.Name))); err != nil {
-			return 0, onTarget(fmt.Errorf("put aside a check that rows violate which are older: %w", err))
+			return 0, onTarget(fmt.Errorf("drop a check that older rows violate: %w", err))
 		}
 	}
 	if _, err := r.target.Exec(ctx, "delete from only "+t); err != nil {
@@ -147,7 +146,7 @@ func (r *Replacement) Run(ctx context.Context) (rows int64, err error) {
 	return stored, nil
 }
 
-// Rows is how many rows have been read so far. It may be called beside Run.
+// Rows returns how many rows have been read so far. It may be called during Run.
 func (r *Replacement) Rows() int64 {
 	if p := r.pipe.Load(); p != nil {
 		return p.rows.Load()

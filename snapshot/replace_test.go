@@ -34,9 +34,10 @@ func replacing(t *testing.T, source, target, role string) (*Replacement, *pgx.Co
 	return r, conns[1], err
 }
 
-// The rows that were there go, those that somebody inserts after the transactions were opened stay, on the source
-// as on the target; columns are found by name, an identity column is given its values; a check
-// that old rows violate is back afterwards; and nobody sees anything of it before the commit.
+// The rows that were there go, those that somebody inserts after the transactions were opened stay,
+// on the source as on the target; columns are found by name, an identity column is given its
+// values; a check that old rows violate is back afterwards; and nobody sees anything of it before
+// the commit.
 func TestReplacement(t *testing.T) {
 	for _, pair := range [][2]int{{10, 18}, {15, 15}} {
 		source, target := pgtest.Pair(t, pair[0], pair[1])
@@ -61,7 +62,8 @@ alter table t add constraint long check (b like '%e%e%') not valid`)
 	}
 }
 
-// What the target has inserted meanwhile stays; a Replacement that is not committed leaves the rows that were there.
+// What the target has inserted meanwhile stays; a Replacement that is not committed leaves the rows
+// that were there.
 func TestReplacement_Beside(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `create table t (a int); insert into t values (1), (2)`)
@@ -85,8 +87,8 @@ func TestReplacement_Beside(t *testing.T) {
 	}
 }
 
-// A role that may not set session_replication_role does not delete rows that the target's foreign keys or rules
-// would make something else of: it says which, and nothing has happened.
+// A role that may not set session_replication_role does not delete rows that the target's foreign
+// keys or rules would make something else of: it says which, and nothing has happened.
 func TestReplacement_Acting(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `create table t (a int primary key); insert into t values (1)`)

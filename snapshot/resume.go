@@ -15,18 +15,18 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// Window says under which snapshots the rows of a table were read.
+// Window is the range of snapshots under which the rows of a table were read.
 type Window struct {
 	Table    Table
-	From, To pglogrepl.LSN // of the first, and of the last or what [Extend] has put
+	From, To pglogrepl.LSN // of the first, and of the last or what [Extend] recorded
 }
 
-// Windows reads the windows of the tables that a migration's copy has finished or begun,
-// from the target. Changes of a table before From are in its rows; where From and To
-// differ, the rows become those of the source only by applying the changes between them so
-// that they converge. The windows of a copy under one snapshot all are the snapshot's position.
+// Windows reads, from the target, the windows of the tables that a migration's copy has finished or
+// begun. Changes of a table before From are in its rows; if From and To differ, the rows become
+// those of the source only after the changes in between are applied so that they converge. The
+// windows of a copy under one snapshot are all at the snapshot's position.
 func Windows(ctx context.Context, conn *pgx.Conn, migration string) ([]Window, error) {
-	// Before version 13 pg_lsn has no min and max.
+	// There is no min and max of pg_lsn before version 13.
 	rows, err := conn.Query(ctx, `
 select distinct s.schema_name, s.table_name, s.as_of::text, greatest(s.as_of, p.converge_until)::text
   from walferry.copy_state s join walferry.copy_plan p using (migration, schema_name, table_name)
@@ -59,7 +59,7 @@ select distinct s.schema_name, s.table_name, s.as_of::text, greatest(s.as_of, p.
 	return all, nil
 }
 
-// Extend records that a table's window reaches to a position, or beyond.
+// Extend records that a table's window extends to at least a position.
 func Extend(ctx context.Context, conn *pgx.Conn, migration string, t Table, to pglogrepl.LSN) error {
 	_, err := conn.Exec(ctx, `
 update walferry.copy_plan set converge_until = greatest(converge_until, $4::text::pg_lsn)
@@ -70,9 +70,9 @@ update walferry.copy_plan set converge_until = greatest(converge_until, $4::text
 	return nil
 }
 
-// resume decides, for what earlier runs under other snapshots have left, what stays. A
-// table that is complete does. Of one that is not, its pieces do if its rows can be told by a
-// key and are still stored where they were cut; else it is emptied, and forgotten.
+// resume decides what remains of the work of earlier runs under other snapshots. A complete table
+// does. The pieces of an incomplete one do if its rows are identified by a key and are still stored
+// where they were cut; otherwise the table is emptied, and its state is deleted.
 func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*matched) error {
 	var again []Table
 	var identities map[catalog.Name][]string
@@ -103,7 +103,7 @@ func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*m
 				return err
 			}
 			if m.mixedBy != nil {
-				c.config.Logger.Info("copy of a table goes on under another snapshot", "table", m.Table.String(), "pieces", len(p.bounds), "done", len(done))
+				c.config.Logger.Info("copy of a table continues under another snapshot", "table", m.Table.String(), "pieces", len(p.bounds), "done", len(done))
 				continue
 			}
 		}
@@ -120,20 +120,20 @@ func (c *Copier) resume(ctx context.Context, w *worker, state state, tables []*m
 	return pgx.BeginFunc(ctx, w.target, func(tx pgx.Tx) error { return empty(ctx, tx, c.config.Migration, again) })
 }
 
-// mixable tells whether pieces of a table that were read under several snapshots may stand
-// side by side, and by which quoted columns its rows are told. why says what forbids it.
+// mixable reports whether pieces of a table may have been read under different snapshots, and which
+// quoted columns identify its rows. why is the reason if not.
 //
-// It is so because whatever moves or changes a row between the snapshots is in the stream. A
-// row that does not change keeps its place, and is in one piece exactly; any other one may be
-// in several pieces or in none, and is put right by its changes, for which it must be told by its key. Until
-// then other unique indexes would refuse what is only there for now.
+// They may because everything that moves or changes a row between the snapshots is in the stream. A
+// row that does not change stays in its place, in exactly one piece; any other one may be in
+// several pieces or in none, and is corrected by its changes, for which its key must identify it.
+// Until then other unique indexes could reject transitional rows.
 func (c *Copier) mixable(ctx context.Context, w *worker, m *matched, identity []string) (key []string, why string, err error) {
 	if len(identity) == 0 {
 		return nil, "it has no replica identity but its whole rows", nil
 	}
 	if c.config.OnResume != nil {
 		if err := c.config.OnResume(ctx, m.Table); err != nil {
-			return nil, "", fmt.Errorf("before the copy of table %s goes on: %w", m.Table, err)
+			return nil, "", fmt.Errorf("before resuming the copy of table %s: %w", m.Table, err)
 		}
 	}
 	keyColumns := "i.indnkeyatts"
@@ -168,8 +168,8 @@ select count(*) filter (where own), count(*) filter (where not own),
 	return key, "", nil
 }
 
-// identities are the columns of the tables' replica identities as the snapshot has them;
-// none with FULL or NOTHING.
+// identities returns the columns of the tables' replica identities as of the snapshot; none with
+// FULL or NOTHING.
 func (w *worker) identities(ctx context.Context) (map[catalog.Name][]string, error) {
 	all, err := catalog.Tables(ctx, w.source)
 	if err == nil {
@@ -185,7 +185,7 @@ func (w *worker) identities(ctx context.Context) (map[catalog.Name][]string, err
 	return found, nil
 }
 
-// empty makes tables as if their copy had never begun.
+// empty restores tables to the state before their copy.
 func empty(ctx context.Context, tx pgx.Tx, migration string, tables []Table) error {
 	schemas, names := make([]string, len(tables)), make([]string, len(tables))
 	for i, t := range tables {
@@ -225,9 +225,9 @@ select n.nspname::text, c.relname::text, c.relkind = 'p'
 	return nil
 }
 
-// Truncate empties tables, given by their quoted names, by one statement, as tables that refer to
-// each other need it. Where others refer to them it deletes row by row, without their foreign keys:
-// for that the role must be allowed to set session_replication_role.
+// Truncate empties tables, given by their quoted names, with one statement, as tables that
+// reference each other require. If other tables reference them it deletes their rows without firing
+// foreign keys: for that the role must be allowed to set session_replication_role.
 func Truncate(ctx context.Context, tx pgx.Tx, tables ...string) error {
 	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "truncate table "+strings.Join(tables, ", "))
@@ -250,21 +250,22 @@ func Truncate(ctx context.Context, tx pgx.Tx, tables ...string) error {
 	return nil
 }
 
-// stage is where a piece goes whose rows may be there already, to be merged from there.
+// stage creates a temporary table for a piece whose rows may be on the target already, to be merged
+// from there.
 func (m *matched) stage() string {
 	return fmt.Sprintf("create temporary table walferry_piece on commit drop as select %s from %s with no data", strings.Join(m.columns, ", "), m.target)
 }
 
-// merge takes what is not there yet from the stage. What is there is of another
-// snapshot; which of both it is does not matter.
+// merge inserts from the stage what is not on the target yet. What is there comes from another
+// snapshot; it does not matter which of the two rows is kept.
 func (m *matched) merge() string {
 	columns := strings.Join(m.columns, ", ")
 	return fmt.Sprintf("insert into %s (%s) overriding system value select %[2]s from pg_temp.walferry_piece on conflict (%[3]s) do nothing",
 		m.target, columns, strings.Join(m.mixedBy, ", "))
 }
 
-// putAside notes that a table was rewritten by TRUNCATE, VACUUM FULL or CLUSTER since the
-// snapshot was taken, so that it has to be copied under a later one.
+// putAside records that a table was rewritten by TRUNCATE, VACUUM FULL or CLUSTER since the
+// snapshot was taken, and has to be copied under a later one.
 func (c *Copier) putAside(t *tableCopy) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

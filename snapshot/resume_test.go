@@ -75,8 +75,9 @@ func interrupted(t *testing.T, sourceMajor int, schema string) (source, target s
 	return source, target, c
 }
 
-// Under another snapshot the pieces that are done stay, rows that have moved from a piece
-// that is missing to one that is done do not come, and those that have moved the other way do not come twice.
+// Under another snapshot the pieces that are done stay, rows that have moved from a piece that is
+// missing to one that is done do not come, and those that have moved the other way do not come
+// twice.
 func TestRun_ResumesUnderAnotherSnapshot(t *testing.T) {
 	for _, major := range []int{13, 15} { // pieces by key, and by place
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -134,8 +135,8 @@ func TestRun_ResumesFromTheBeginning(t *testing.T) {
 	}
 }
 
-// REPACK (CONCURRENTLY), which 19 has, makes a table look empty to a snapshot of before, and cannot be
-// told from TRUNCATE: it is never taken for one.
+// REPACK (CONCURRENTLY), which 19 has, makes a table look empty to a snapshot of before, and cannot
+// be told from TRUNCATE: it is never taken for one.
 func TestRun_Repack(t *testing.T) {
 	server := pgtest.Shared(t, 19)
 	source, target := server.Database(t), server.Database(t)

@@ -239,8 +239,8 @@ insert into only_computed select from generate_series(1, 4);`)
 	}
 }
 
-// The values that home-grown copies lose, once in a table that travels in binary
-// and once, because of an array of an enum beside them, as text.
+// The values that home-grown copies lose, once in a table that travels in binary and once, because
+// of an array of an enum beside them, as text.
 func TestRun_Values(t *testing.T) {
 	const types = `
 create type color as enum ('red');
@@ -279,7 +279,8 @@ insert into %s values
 	}
 }
 
-// Types that are not built in travel in binary where their form is known to be the same on both sides, whatever their OIDs.
+// Types that are not built in travel in binary where their form is known to be the same on both
+// sides, whatever their OIDs.
 func TestRun_TypesOfUsers(t *testing.T) {
 	source, target := pgtest.Pair(t, 10, 18)
 	const types = `
@@ -367,8 +368,8 @@ insert into keyless select 'late' from generate_series(1, 6000); insert into by_
 	}
 }
 
-// A transaction is in the snapshot or comes through the slot: writers that never
-// stop, and a keyless table that shows every row that is missing or there twice.
+// A transaction is in the snapshot or comes through the slot: writers that never stop, and a
+// keyless table that shows every row that is missing or there twice.
 func TestExport_Boundary(t *testing.T) {
 	for _, major := range []int{10, 15} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -455,8 +456,8 @@ create policy mine on secret using (id = 1); create role `+role+` login; grant s
 	}
 }
 
-// Bytes that are no UTF-8, in a source in SQL_ASCII: the copy stops, names the table, and
-// leaves nothing of it.
+// Bytes that are no UTF-8, in a source in SQL_ASCII: the copy stops, names the table, and leaves
+// nothing of it.
 func TestRun_InvalidText(t *testing.T) {
 	server := pgtest.Shared(t, 15)
 	const name = "snapshot_ascii"

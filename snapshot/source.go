@@ -14,12 +14,11 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// readBuffer is for what a server sends in many small messages.
+// readBuffer is the buffer for what a server sends in many small messages.
 const readBuffer = 256 << 10
 
-// openSource connects to the source and enters the snapshot. The transaction
-// exports it again, for others who lose theirs: a snapshot is gone for good only
-// with the last of those who have it.
+// openSource connects to the source and enters the snapshot. The transaction exports it again, for
+// workers that lose theirs: a snapshot is only gone once the last session that has it is.
 func (c *Copier) openSource(ctx context.Context) (*pgx.Conn, error) {
 	cfg, err := session.Config{DSN: c.config.Source, Application: "copy"}.Parse()
 	if err != nil {
@@ -71,8 +70,8 @@ func (c *Copier) enterSnapshot(ctx context.Context, conn *pgx.Conn) error {
 	return &SnapshotLostError{Snapshot: c.config.Snapshot, Err: refused}
 }
 
-// snapshotGone: the file is not there (22023 until 15, then 42704), or the
-// transaction that wrote it has ended (55000).
+// snapshotGone reports whether a snapshot no longer exists: its file is missing (22023 until 15,
+// then 42704), or the transaction that exported it has ended (55000).
 func snapshotGone(err error) bool {
 	return slices.Contains([]string{catalog.InvalidParameterValue, catalog.UndefinedObject, catalog.ObjectNotInRequiredState}, catalog.State(err))
 }
@@ -89,9 +88,9 @@ func (c *Copier) addExport(name string) {
 	c.exported = append(c.exported, name)
 }
 
-// leavePiece ends the reading of a piece: it gives the lock on the table back and keeps the
-// snapshot. Before that, while the lock still keeps the table as it is, it
-// returns where COPY has found the table's rows; 0: there is no such table.
+// leavePiece ends the reading of a piece: it releases the lock on the table and keeps the snapshot.
+// It returns where COPY found the table's rows, read while the lock still protects the table; 0:
+// there is no such table.
 func leavePiece(ctx context.Context, conn *pgx.Conn, m *matched) (filenode string, err error) {
 	results, err := conn.PgConn().Exec(ctx, "select coalesce(pg_relation_filenode(to_regclass("+catalog.Literal(m.source.String())+")), 0);"+
 		"rollback to savepoint piece").ReadAll()
@@ -101,23 +100,22 @@ func leavePiece(ctx context.Context, conn *pgx.Conn, m *matched) (filenode strin
 	return string(results[0].Rows[0][0]), nil
 }
 
-// selectVersion changes with every ALTER TABLE that can rewrite rows: those
-// give every column they touch, or the table, a new row in the catalogue.
+// selectVersion changes with every ALTER TABLE that can rewrite rows: it gives every column
+// concerned, or the table, a new row in the catalogue.
 const selectVersion = `
 select concat_ws(' ', c.oid, c.relpersistence, c.relam,
        (select string_agg(concat(a.attnum, ':', a.xmin), ' ' order by a.attnum)
           from pg_attribute a where a.attrelid = c.oid and a.attnum > 0))
   from pg_class c where c.oid = to_regclass($1)`
 
-// changed decides what it means that a table is not stored where it was when the
-// snapshot was taken. TRUNCATE, VACUUM FULL and CLUSTER do that, and ALTER TABLE.
+// changed decides what it means that a table is not stored where it was when the snapshot was
+// taken. The cause is a TRUNCATE, VACUUM FULL, CLUSTER or ALTER TABLE.
 //
-// Where the caller can take a later snapshot for them, those that stay the same table are put
-// aside. Otherwise: after VACUUM FULL and CLUSTER a snapshot sees the rows that it saw before, in other
-// places. After TRUNCATE it sees none, and that will do, for the slot has the
-// TRUNCATE. After ALTER TABLE it sees none either
-// (https://www.postgresql.org/docs/current/mvcc-caveats.html), and nothing brings them back.
-// So it is after REPACK (CONCURRENTLY), which version 19 has and which cannot be told from TRUNCATE.
+// If the caller can take a later snapshot, tables that remain the same are put aside. Otherwise:
+// after VACUUM FULL and CLUSTER a snapshot sees the same rows as before, in other places. After
+// TRUNCATE it sees none, which is fine, as the slot has the TRUNCATE. After ALTER TABLE it sees
+// none either (https://www.postgresql.org/docs/current/mvcc-caveats.html), and they are lost. The
+// same is true of REPACK (CONCURRENTLY) of version 19, which cannot be distinguished from TRUNCATE.
 func (c *Copier) changed(ctx context.Context, conn *pgx.Conn, m *matched, pieces int) error {
 	now, err := session.Open(ctx, session.Config{DSN: c.config.Source, Application: "copy"})
 	if err != nil {
@@ -155,7 +153,7 @@ func closeConn(ctx context.Context, conn *pgx.Conn) {
 	defer cancel()
 	conn.Close(ctx)
 	select {
-	case <-conn.PgConn().CleanupDone(): // after a context's end it is closed in the background
+	case <-conn.PgConn().CleanupDone(): // after the end of a context it is closed in the background
 	case <-ctx.Done():
 	}
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Table is a table to copy: on the source, and where its rows go.
+// Table is a table to copy: its name on the source, and on the target.
 type Table struct {
 	Schema, Name string
 
-	// TargetSchema and TargetName say what it is called on the target. Empty: the same.
+	// TargetSchema and TargetName are its name on the target. Empty: the same.
 	TargetSchema, TargetName string
 }
 
-// String is the name on the source, as people write it.
+// String returns the name on the source, as people write it.
 func (t Table) String() string { return t.Schema + "." + t.Name }
 
 func (t Table) target() (schema, name string) {
@@ -34,22 +34,22 @@ func (t Table) target() (schema, name string) {
 	return schema, name
 }
 
-// matched is a table whose two sides were looked up and agree.
+// matched is a table that was looked up on both sides and matches.
 type matched struct {
 	Table
 	source  *relation
 	target  string   // quoted
-	columns []string // quoted; those that travel, in the source's order
+	columns []string // quoted; those that are copied, in the source's order
 	binary  bool
 
-	mixedBy []string // quoted columns of the key, where pieces of several snapshots stand side by side
+	mixedBy []string // quoted columns of the key, if there are pieces of several snapshots
 }
 
-// filenode is where the source stores the rows; another one after they were rewritten.
+// filenode returns where the source stores the rows; it changes when they are rewritten.
 func (m *matched) filenode() string { return strconv.FormatUint(uint64(m.source.filenode), 10) }
 
-// match finds the tables on both sides and their columns by name. Partitioned
-// tables of the source are left out, they have no rows of their own.
+// match looks up the tables on both sides and matches their columns by name. Partitioned tables of
+// the source are left out: they have no rows of their own.
 func match(ctx context.Context, source, target *pgx.Conn, tables []Table) ([]*matched, error) {
 	var schemas, names, targetSchemas, targetNames []string
 	for _, t := range tables {
@@ -114,16 +114,16 @@ func (m *matched) matchColumns(target *relation) (differences []string) {
 	return differences
 }
 
-// copyOut is the command that reads a piece; bounds is a predicate or empty.
+// copyOut returns the command that reads a piece; bounds is a predicate or empty.
 func (m *matched) copyOut(bounds string) string {
 	if bounds == "" {
-		// COPY of a table, unlike a query, reads its own rows only, without an executor.
+		// COPY of a table, unlike of a query, only reads its own rows, without an executor.
 		return fmt.Sprintf("copy %s (%s) to stdout%s", m.source, strings.Join(m.columns, ", "), m.format())
 	}
 	return fmt.Sprintf("copy (select %s from only %s where %s) to stdout%s", strings.Join(m.columns, ", "), m.source, bounds, m.format())
 }
 
-// copyIn is the command that writes a piece.
+// copyIn returns the command that writes a piece.
 func (m *matched) copyIn() string {
 	to := m.target
 	if m.mixedBy != nil {
@@ -139,7 +139,7 @@ func (m *matched) format() string {
 	return ""
 }
 
-// A table without a column that travels has a number of rows and nothing else.
+// A table without a column to copy only has a number of rows.
 func (m *matched) countOut() string { return "select count(*) from only " + m.source.String() }
 
 func (m *matched) countIn() string {

@@ -15,9 +15,8 @@ const (
 	longestPause = 10 * time.Second
 )
 
-// worker copies one piece at a time. Its source connection is in the snapshot's
-// transaction, at the savepoint "piece"; its target connection is idle between
-// pieces. Either is nil when it was lost.
+// worker copies one piece at a time. Its source connection is in the snapshot's transaction, at the
+// savepoint "piece"; its target connection is idle between pieces. Either is nil after it is lost.
 type worker struct {
 	copier         *Copier
 	source, target *pgx.Conn
@@ -43,7 +42,7 @@ func (w *worker) dropTarget(ctx context.Context) {
 	}
 }
 
-// work takes pieces until there are no more.
+// work copies pieces until there are no more.
 func (w *worker) work(ctx context.Context, queue <-chan piece) error {
 	for p := range queue {
 		if w.copier.isAside(p.table) {
@@ -66,7 +65,8 @@ func (w *worker) work(ctx context.Context, queue <-chan piece) error {
 	return nil
 }
 
-// last counts a piece as done and tells whether it was its table's last. (The rows were counted by copyPiece.)
+// last counts a piece as done and reports whether it was the last of its table. (copyPiece has
+// counted the rows.)
 func (c *Copier) last(p piece) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +74,7 @@ func (c *Copier) last(p piece) bool {
 	return p.table.done == len(p.table.bounds)
 }
 
-// patiently repeats what failed for a reason that passes.
+// patiently retries what fails for a transient reason.
 func (w *worker) patiently(ctx context.Context, do func() error, about ...any) error {
 	var since time.Time
 	pause := firstPause
@@ -97,7 +97,7 @@ func (w *worker) patiently(ctx context.Context, do func() error, about ...any) e
 	}
 }
 
-// connect makes up for lost connections.
+// connect replaces lost connections.
 func (w *worker) connect(ctx context.Context) (err error) {
 	if w.source != nil && w.source.IsClosed() {
 		w.dropSource(ctx)
@@ -116,7 +116,8 @@ func (w *worker) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// copyPiece copies a piece in one transaction of the target. When it fails the target is as before.
+// copyPiece copies a piece in one transaction of the target. If it fails the target is as it was
+// before.
 func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 	if err := w.connect(ctx); err != nil {
 		return err
@@ -185,7 +186,7 @@ func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 	return nil
 }
 
-// adopt counts a piece that an earlier attempt, whose outcome was unknown, has committed.
+// adopt counts a piece that an earlier attempt with an unknown outcome has committed.
 func (w *worker) adopt(ctx context.Context, p piece) error {
 	var rows, bytes int64
 	err := w.target.QueryRow(ctx, selectPiece, w.copier.config.Migration, p.table.Schema, p.table.Name, p.number).Scan(&rows, &bytes)
@@ -199,7 +200,7 @@ func (w *worker) adopt(ctx context.Context, p piece) error {
 	return nil
 }
 
-// rollback leaves both connections fit for the next attempt, or closed.
+// rollback leaves both connections ready for the next attempt, or closed.
 func (w *worker) rollback(ctx context.Context) {
 	if ctx.Err() != nil {
 		return // the run is over; closing the connections rolls back
@@ -216,14 +217,14 @@ func (w *worker) rollback(ctx context.Context) {
 	}
 }
 
-// move lets the bytes of COPY TO become those of COPY FROM and returns both sides' number of rows.
+// move copies the bytes of COPY TO to COPY FROM and returns the number of rows of both sides.
 func (w *worker) move(ctx context.Context, t *tableCopy, bounds string, pipe *pipe) (sent, stored int64, err error) {
 	var out pgconn.CommandTag
 	var sourceErr error
 	read := make(chan struct{})
 	go func() {
 		out, sourceErr = w.source.PgConn().CopyTo(ctx, pipe, t.copyOut(bounds))
-		close(read) // before the target hears of the end
+		close(read) // before the target sees the end
 		pipe.end(sourceErr)
 	}()
 	in, targetErr := w.target.PgConn().CopyFrom(ctx, pipe, t.copyIn())
@@ -231,8 +232,8 @@ func (w *worker) move(ctx context.Context, t *tableCopy, bounds string, pipe *pi
 	select {
 	case <-read:
 	default:
-		// The target has stopped listening. A COPY that is cancelled leaves the
-		// snapshot's transaction alive, a connection that is cut does not.
+		// The target has stopped listening. Cancelling the COPY preserves the snapshot's
+		// transaction, cutting the connection does not.
 		if w.source.PgConn().CancelRequest(ctx) != nil {
 			w.source.PgConn().Conn().Close()
 		}
@@ -260,7 +261,7 @@ func (w *worker) moveCount(ctx context.Context, t *tableCopy) (sent, stored int6
 	return sent, tag.RowsAffected(), nil
 }
 
-// makeDurable commits once with a flush, and with it everything before.
+// makeDurable makes one commit with a flush, which covers everything before it.
 func (w *worker) makeDurable(ctx context.Context) error {
 	return w.patiently(ctx, func() error {
 		if err := w.connect(ctx); err != nil {
