@@ -68,7 +68,7 @@ func TestApply_MissingRow(t *testing.T) {
 	g.want(`select id, name from t order by id`, "1|one", "2|two", "3|three", "7|x")
 }
 
-// A copy of the source at a position goes on from there, and only from there.
+// A copy of the source at a position is continued from there, and only from there.
 func TestSetProgress(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
@@ -88,7 +88,7 @@ func TestSetProgress(t *testing.T) {
 	if got, want := again.Applied(), decoder.LSN(0x500); got != want {
 		t.Errorf("applied %s, want %s", got, want)
 	}
-	var moved *ProgressError // the applier that was running does not go on
+	var moved *ProgressError // the applier that was running does not continue
 	if err := g.Apply(t.Context(), g.tx()); !errors.As(err, &moved) {
 		t.Errorf("got %v, want a ProgressError", err)
 	}

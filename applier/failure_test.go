@@ -87,7 +87,7 @@ func TestApply_SessionLost(t *testing.T) {
 	g.want(`select count(*) from log`, "1")
 }
 
-// An applier that was taken for dead wakes up: it commits nothing and says why.
+// An applier that was presumed dead wakes up: it commits nothing and reports why.
 func TestApply_TwoAppliers(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table log (line text)`)
@@ -115,7 +115,7 @@ func TestApply_TwoAppliers(t *testing.T) {
 	g.want(`select line from log order by line`, "a", "b")
 }
 
-// The target was restored from a backup that is older than what was acknowledged: going on would
+// The target was restored from a backup that is older than what was acknowledged: continuing would
 // lose what came between.
 func TestRun_TargetWentBack(t *testing.T) {
 	t.Parallel()

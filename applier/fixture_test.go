@@ -89,7 +89,7 @@ type target struct {
 	*Applier
 	t     testing.TB
 	url   string
-	other *pgconn.PgConn // somebody else's connection to it
+	other *pgconn.PgConn // another session's connection to it
 	script
 }
 
@@ -165,7 +165,7 @@ func openTarget(t testing.TB, url string, c Config) *target {
 	return &target{Applier: a, t: t, url: url, other: otherConn(t, url)}
 }
 
-// exec runs SQL on the target as somebody else.
+// exec runs SQL on the target in another session.
 func (g *target) exec(sql string) [][][]byte {
 	g.t.Helper()
 	return g.result(sql).Rows

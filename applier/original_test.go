@@ -215,7 +215,7 @@ func TestDisplaced_Random(t *testing.T) {
 	}
 }
 
-// droppedOnly tells whether dropping, renaming to new names and adding could have left these
+// droppedOnly reports whether dropping, renaming to new names and adding could have left these
 // columns, so that each name is the column that it was: the order cannot tell then.
 func droppedOnly(o *Original, now []decoder.Column) bool {
 	var try func(was []OriginalColumn, now []decoder.Column) bool
@@ -285,7 +285,7 @@ create table c (id int primary key, v text, w text); insert into c values (1, 'c
 		first  func(o originals) []decoder.Change
 		says   string // part of the error
 		hint   string
-		follow string // on the target, after which it goes on; empty: there is no way
+		follow string // on the target, after which it resumes; empty: there is no way
 	}{
 		{"two tables swapped", func(o originals) []decoder.Change {
 			return []decoder.Change{update(at(o, "a").as("b", columns), nil, row("1", "of a", "w"))}
@@ -375,8 +375,8 @@ func relationOf(tx *decoder.Tx) *decoder.Relation {
 	return tx.Changes[0].Truncated[0]
 }
 
-// What was renamed on both sides goes on, to and fro, and so does a table that nobody knows; the
-// target's tables alone under each other's names do not.
+// Changes of what was renamed on both sides are applied, to and fro, and so are those of an unknown
+// table; not those of tables that only the target has swapped.
 func TestApply_IdentityKept(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table a (id int primary key, v text); create table b (id int primary key, v text); create table log (id int primary key)`)
@@ -403,7 +403,7 @@ func TestApply_IdentityKept(t *testing.T) {
 	g.exec(`alter table a add n text; alter table b drop v`)
 	g.apply(insert(a.as("a", "id* v n"), "4", "a", "n"), insert(b.as("b", "id*"), "4"))
 
-	// Whoever does not know the target's numbers goes on under the names that no other had.
+	// Without the target's numbers, changes are applied under names that no other table had.
 	for name, known := range o {
 		known.Target = 0
 		o[name] = known

@@ -187,7 +187,7 @@ func TestRun_PiecesBeginAgain(t *testing.T) {
 	g.want(`select line from log order by line`, "a", "b", "c", "d")
 }
 
-// Verify's use of Pause: hold, go on to exactly a position, hold, resume.
+// Verify's use of Pause: hold, advance to exactly a position, hold, resume.
 func TestPause_Exact(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
@@ -251,7 +251,7 @@ func TestPause_Position(t *testing.T) {
 	g.want(`select applied from walferry.progress`, g.lsn.String())
 }
 
-// A repair on the target, and a later Run goes on with the transaction at fault; those before it in
+// A repair on the target, and a later Run resumes with the transaction at fault; those before it in
 // its group are there.
 func TestRun_Conflict(t *testing.T) {
 	t.Parallel()

@@ -21,7 +21,7 @@ func (s *source) through() *pgtest.Proxy {
 }
 
 // Messages arrive a few bytes at a time, slower than the deadlines that the owner of the connection
-// sets to look after other things: reading goes on in the middle of a message where it was.
+// sets to do other work: reading resumes in the middle of a message where it was.
 func TestStream_MessagesInSlices(t *testing.T) {
 	s := newPlain(t)
 	direct := *s
@@ -52,7 +52,7 @@ func TestStream_SourceSilent(t *testing.T) {
 	p.Set(pgtest.Network{Hole: true})
 	direct.exec(`insert into t values (2, 'held on the way')`)
 	until(t, "another connection", func() bool { return p.Accepted() > opened })
-	p.Set(pgtest.Network{}) // what was held comes now, to nobody
+	p.Set(pgtest.Network{}) // what was delayed arrives now, with no reader
 	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"2","note":"held on the way"}}`)
 }
 

@@ -80,8 +80,8 @@ func TestOpen_SlotForeign(t *testing.T) {
 	s.exec(`select pg_drop_replication_slot('` + s.config.Slot + `')`)
 }
 
-// Somebody else has read from the slot: what he has read will not come again, and the server says
-// nothing.
+// Another consumer has read from the slot: what it has read will not come again, and the server
+// says nothing.
 func TestOpen_SlotAhead(t *testing.T) {
 	s := newPlain(t)
 	s.config.Start = s.confirmed()
@@ -192,8 +192,8 @@ func TestOpen_PublicationChanged(t *testing.T) {
 	}
 }
 
-// What an older version has recorded has no entries. It goes on working, and is compared as far as
-// it goes.
+// What an older version has recorded has no entries. It keeps working, and is compared as far as it
+// goes.
 func TestOpen_PublicationOfOldRecord(t *testing.T) {
 	s := newPlain(t)
 	stream := s.open()
@@ -267,7 +267,7 @@ func TestOpen_RoleMayNotReplicate(t *testing.T) {
 	}
 }
 
-// Somebody ends our walsender and drops the slot: the stream must not go on with another one of
+// Our walsender is terminated and the slot dropped: the stream must not resume with another one of
 // that name, nor for ever without.
 func TestStream_SlotDropped(t *testing.T) {
 	s := newPlain(t)

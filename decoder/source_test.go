@@ -6,8 +6,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// The walsender gets more memory than the server's own setting, unless somebody has said how much
-// for this connection. What it does not have it spills, which the slot's statistics tell.
+// The walsender gets more memory than the server's own setting, unless it was set for this
+// connection. What exceeds it is spilled, as the slot's statistics show.
 func TestOpen_DecodingMemory(t *testing.T) {
 	server := pgtest.New(t, pgtest.Options{Major: 17, Settings: map[string]string{"logical_decoding_work_mem": "64kB"}})
 	for options, spilled := range map[string]string{"": "0", "?options=-c%20logical_decoding_work_mem%3D128kB": "1"} {

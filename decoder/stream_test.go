@@ -318,7 +318,7 @@ func TestStream_StartAheadOfSlot(t *testing.T) {
 }
 
 // While only another database writes, and while tables are written that are not published, the
-// consumer gets positions, and the slot moves when he acknowledges them, and not before.
+// consumer gets positions, and the slot moves when it acknowledges them, and not before.
 func TestStream_SlotMovesWhileOthersWrite(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {

@@ -166,7 +166,7 @@ func TestRun_SnapshotLost(t *testing.T) {
 	}
 }
 
-// The run ends half-way, twice: cancelled, then by a constraint. Each time the next one goes on
+// The run ends half-way, twice: cancelled, then by a constraint. Each time the next one resumes
 // under the snapshot that is still there.
 func TestRun_Resume(t *testing.T) {
 	source, target, c := big(t, 15, 18)

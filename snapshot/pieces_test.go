@@ -38,7 +38,7 @@ func TestPieceSize(t *testing.T) {
 }
 
 // Whatever the sizes of the writes and of the reads, the bytes are the same; an end with an error
-// is heard, and a reader that has gone stops nobody.
+// is heard, and a reader that is gone stops nothing.
 func TestPipe(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -34,10 +34,9 @@ func replacing(t *testing.T, source, target, role string) (*Replacement, *pgx.Co
 	return r, conns[1], err
 }
 
-// The rows that were there go, those that somebody inserts after the transactions were opened stay,
-// on the source as on the target; columns are found by name, an identity column is given its
-// values; a check that old rows violate is back afterwards; and nobody sees anything of it before
-// the commit.
+// The rows that were there go, those that are inserted after the transactions were opened stay, on
+// the source as on the target; columns are found by name, an identity column is given its values; a
+// check that old rows violate is back afterwards; and nothing of it is visible before the commit.
 func TestReplacement(t *testing.T) {
 	for _, pair := range [][2]int{{10, 18}, {15, 15}} {
 		source, target := pgtest.Pair(t, pair[0], pair[1])
