@@ -269,6 +269,49 @@ func (o Original) as(name, columns string) *decoder.Relation {
 	return r
 }
 
+type originals map[decoder.Name]Original
+
+func (o originals) at(name string) Original { return o[decoder.Name{Schema: "public", Name: name}] }
+
+const identityColumns = "id* v w"
+
+var identityTests = []struct {
+	name   string
+	first  func(o originals) []decoder.Change
+	says   string // part of the error
+	hint   string
+	follow string // on the target, after which it resumes; empty: there is no way
+}{
+	{"two tables swapped", func(o originals) []decoder.Change {
+		return []decoder.Change{update(o.at("a").as("b", identityColumns), nil, row("1", "of a", "w"))}
+	}, "was called public.a", "old names back", `alter table a rename to x; alter table b rename to a; alter table x rename to b`},
+	{"three in a circle", func(o originals) []decoder.Change {
+		return []decoder.Change{update(o.at("c").as("a", identityColumns), nil, row("1", "of c", "w"))}
+	}, "was called public.c", "public.c to public.a", `alter table a rename to x; alter table c rename to a; alter table b rename to c; alter table x rename to b`},
+	{"renamed, and the target has it under the old name", func(o originals) []decoder.Change {
+		return []decoder.Change{update(o.at("a").as("new", identityColumns), nil, row("1", "of a", "w"))}
+	}, "no such table; when it was copied the source's was called public.a", "public.a to public.new", `alter table a rename to new`},
+	{"renamed, and the target has another one of the new name", func(o originals) []decoder.Change {
+		return []decoder.Change{update(o.at("a").as("other", identityColumns), nil, row("1", "of a", "w"))}
+	}, "the target's table of this name is another one", "public.a to public.other", `alter table other rename to x; alter table a rename to other`},
+	{"made again", func(o originals) []decoder.Change {
+		return []decoder.Change{insert(Original{OID: 7}.as("a", identityColumns), "2", "x", "x")}
+	}, "another one (oid 7)", "new copy", ""},
+	{"emptied under another's name", func(o originals) []decoder.Change {
+		return []decoder.Change{{Op: decoder.Truncate, Truncated: []*decoder.Relation{o.at("a").as("b", identityColumns)}}}
+	}, "was called public.a", "old names back", `alter table a rename to x; alter table b rename to a; alter table x rename to b`},
+	{"emptied under another's name, on version 10", func(o originals) []decoder.Change {
+		r := o.at("a").as("b", "")
+		return []decoder.Change{{Op: decoder.Truncate, Truncated: []*decoder.Relation{r}}}
+	}, "was called public.a", "old names back", `alter table a rename to x; alter table b rename to a; alter table x rename to b`},
+	{"two columns swapped", func(o originals) []decoder.Change {
+		return []decoder.Change{update(o.at("a").as("a", "id* w v"), nil, row("1", "w", "of a"))}
+	}, "each other's names", "v, w", `alter table a rename v to x; alter table a rename w to v; alter table a rename x to w`},
+	{"a column added again", func(o originals) []decoder.Change {
+		return []decoder.Change{update(o.at("a").as("a", "id* w v"), nil, row("1", "w", "of a"))}
+	}, "dropped and added them again", "v, w", `alter table a drop v; alter table a add v text`},
+}
+
 // What a Relation message says of a table decides whether it is the one that was copied. Nothing of
 // a transaction is applied before that, by whatever way it comes.
 func TestApply_Identity(t *testing.T) {
@@ -277,53 +320,15 @@ func TestApply_Identity(t *testing.T) {
 create table a (id int primary key, v text, w text); insert into a values (1, 'a', 'a');
 create table b (id int primary key, v text, w text); insert into b values (1, 'b', 'b');
 create table c (id int primary key, v text, w text); insert into c values (1, 'c', 'c')`
-	type originals = map[decoder.Name]Original
-	at := func(o originals, name string) Original { return o[decoder.Name{Schema: "public", Name: name}] }
-	const columns = "id* v w"
-	for _, test := range []struct {
-		name   string
-		first  func(o originals) []decoder.Change
-		says   string // part of the error
-		hint   string
-		follow string // on the target, after which it resumes; empty: there is no way
-	}{
-		{"two tables swapped", func(o originals) []decoder.Change {
-			return []decoder.Change{update(at(o, "a").as("b", columns), nil, row("1", "of a", "w"))}
-		}, "was called public.a", "old names back", `alter table a rename to x; alter table b rename to a; alter table x rename to b`},
-		{"three in a circle", func(o originals) []decoder.Change {
-			return []decoder.Change{update(at(o, "c").as("a", columns), nil, row("1", "of c", "w"))}
-		}, "was called public.c", "public.c to public.a", `alter table a rename to x; alter table c rename to a; alter table b rename to c; alter table x rename to b`},
-		{"renamed, and the target has it under the old name", func(o originals) []decoder.Change {
-			return []decoder.Change{update(at(o, "a").as("new", columns), nil, row("1", "of a", "w"))}
-		}, "no such table; when it was copied the source's was called public.a", "public.a to public.new", `alter table a rename to new`},
-		{"renamed, and the target has another one of the new name", func(o originals) []decoder.Change {
-			return []decoder.Change{update(at(o, "a").as("other", columns), nil, row("1", "of a", "w"))}
-		}, "the target's table of this name is another one", "public.a to public.other", `alter table other rename to x; alter table a rename to other`},
-		{"made again", func(o originals) []decoder.Change {
-			return []decoder.Change{insert(Original{OID: 7}.as("a", columns), "2", "x", "x")}
-		}, "another one (oid 7)", "new copy", ""},
-		{"emptied under another's name", func(o originals) []decoder.Change {
-			return []decoder.Change{{Op: decoder.Truncate, Truncated: []*decoder.Relation{at(o, "a").as("b", columns)}}}
-		}, "was called public.a", "old names back", `alter table a rename to x; alter table b rename to a; alter table x rename to b`},
-		{"emptied under another's name, on version 10", func(o originals) []decoder.Change {
-			r := at(o, "a").as("b", "")
-			return []decoder.Change{{Op: decoder.Truncate, Truncated: []*decoder.Relation{r}}}
-		}, "was called public.a", "old names back", `alter table a rename to x; alter table b rename to a; alter table x rename to b`},
-		{"two columns swapped", func(o originals) []decoder.Change {
-			return []decoder.Change{update(at(o, "a").as("a", "id* w v"), nil, row("1", "w", "of a"))}
-		}, "each other's names", "v, w", `alter table a rename v to x; alter table a rename w to v; alter table a rename x to w`},
-		{"a column added again", func(o originals) []decoder.Change {
-			return []decoder.Change{update(at(o, "a").as("a", "id* w v"), nil, row("1", "w", "of a"))}
-		}, "dropped and added them again", "v, w", `alter table a drop v; alter table a add v text`},
-	} {
+	for _, test := range identityTests {
 		for _, by := range []string{"Apply", "Run", "Run in pieces"} {
 			t.Run(test.name+" by "+by, func(t *testing.T) {
 				t.Parallel()
 				g := newTarget(t, schema)
-				o := g.originals()
+				o := originals(g.originals())
 				g.exec(`create table other (id int primary key, v text, w text)`)
 				g.config.Originals = o
-				tx := g.tx(append([]decoder.Change{insert(at(o, "c").as("c", columns), "2", "before", "it")}, test.first(o)...)...)
+				tx := g.tx(append([]decoder.Change{insert(o.at("c").as("c", identityColumns), "2", "before", "it")}, test.first(o)...)...)
 				try := func() error {
 					if by == "Apply" {
 						return g.Apply(t.Context(), tx)

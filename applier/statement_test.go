@@ -31,97 +31,101 @@ func unique(columns ...string) []key {
 	return []key{k}
 }
 
-// The SQL and the parameters of each shape of change.
-func TestStatement(t *testing.T) {
-	byKey := relation("t", 'd', "id*", "a", "b")
-	full := relation("t", 'f', "a", "b")
-	pair := relation("t", 'i', "x*", "y*", "v")
-	primary := []key{{columns: []string{"a"}, operators: []string{"operator(public.=)"}, collations: []string{""}}}
+var (
+	keyedRow   = relation("t", 'd', "id*", "a", "b")
+	fullRow    = relation("t", 'f', "a", "b")
+	pairRow    = relation("t", 'i', "x*", "y*", "v")
+	primaryKey = []key{{columns: []string{"a"}, operators: []string{"operator(public.=)"}, collations: []string{""}}}
+)
 
-	for _, test := range []struct {
-		name   string
-		table  *table
-		change decoder.Change
-		want   string
-	}{
-		{
-			"insert", known(byKey, nil, nil), insert(byKey, "1", "", nil),
-			`insert into "public"."t" ("id", "a", "b") overriding system value values ($1, $2, $3) <- 1,,NULL`,
-		},
-		{
-			"insert, generated on the target", known(byKey, nil, func(t *table) { t.columns[1].generated = true }), insert(byKey, "1", "2", "3"),
-			`insert into "public"."t" ("id", "b") overriding system value values ($1, $2) <- 1,3`,
-		},
-		{
-			"insert, no columns", known(relation("t", 'd'), nil, nil), insert(relation("t", 'd')),
-			`insert into "public"."t" default values <- `,
-		},
-		{
-			"update", known(byKey, nil, nil), update(byKey, nil, row("1", "2", nil)),
-			`update only "public"."t" set "a" = $1, "b" = $2 where "id" operator(pg_catalog.=) $3::integer <- 2,NULL,1`,
-		},
-		{
-			"update, value not sent", known(byKey, nil, nil), update(byKey, nil, row("1", unchanged, "3")),
-			`update only "public"."t" set "b" = $1 where "id" operator(pg_catalog.=) $2::integer <- 3,1`,
-		},
-		{
-			"update, nothing sent", known(byKey, nil, nil), update(byKey, nil, row("1", unchanged, unchanged)),
-			`select 1 from only "public"."t" where "id" operator(pg_catalog.=) $1::integer for update <- 1`,
-		},
-		{
-			"key changed", known(byKey, nil, nil), update(byKey, row("1", nil, nil), row("2", "3", unchanged)),
-			`update only "public"."t" set "id" = $1, "a" = $2 where "id" operator(pg_catalog.=) $3::integer <- 2,3,1`,
-		},
-		{
-			"half of the key changed", known(pair, nil, nil), update(pair, row("1", "2", nil), row("1", "3", "v")),
-			`update only "public"."t" set "y" = $1, "v" = $2 where "x" operator(pg_catalog.=) $3::integer and "y" operator(pg_catalog.=) $4::integer <- 3,v,1,2`,
-		},
-		{
-			"key sent, but not in the new row", known(pair, nil, nil), update(pair, row("1", "2", nil), row(unchanged, "2", "v")),
-			`update only "public"."t" set "v" = $1 where "x" operator(pg_catalog.=) $2::integer and "y" operator(pg_catalog.=) $3::integer <- v,1,2`,
-		},
-		{
-			"delete", known(byKey, nil, nil), remove(byKey, "1", nil, nil),
-			`delete from only "public"."t" where "id" operator(pg_catalog.=) $1::integer <- 1`,
-		},
-		{
-			"full, found by the target's key", known(full, primary, nil), update(full, row("1", "2"), row("1", "2")),
-			`update only "public"."t" set "b" = $1 where "a" operator(public.=) $2::integer <- 2,1`,
-		},
-		{
-			"full, no key", known(full, nil, nil), update(full, row("1", nil), row("1", unchanged)),
-			`update only "public"."t" set "a" = $1 where ctid = (select ctid from only "public"."t" where ` +
-				`"a" operator(pg_catalog.=) $2::integer and concat("a") collate "C" = concat($2::integer) and "b" is null limit 1) <- 1,1`,
-		},
-		{
-			"full, types without equality", known(full, nil, func(t *table) {
-				t.columns[0].equal, t.columns[0].typ = "", "json"
-				t.columns[1].composite, t.columns[1].nested = true, true
-			}), remove(full, "{}", nil),
-			`delete from only "public"."t" where ctid = (select ctid from only "public"."t" where ` +
-				`"a" is distinct from null and concat("a") collate "C" = concat($1::json) and "b" is not distinct from null limit 1) <- {}`,
-		},
-		{
-			"full, partitioned", known(full, nil, func(t *table) { t.partitioned = true }), remove(full, nil, nil),
-			`delete from "public"."t" where (tableoid, ctid) = (select tableoid, ctid from "public"."t" where "a" is null and "b" is null limit 1) <- `,
-		},
-		{
-			"identity always, perhaps changed", known(byKey, nil, func(t *table) { t.columns[1].always = true; t.extra = []string{`"x"`} }), update(byKey, nil, row("1", "2", unchanged)),
-			`with kept as (select 1 from only "public"."t" where "id" operator(pg_catalog.=) $2::integer and ("a" = $1::integer) for update),
+var statementTests = []struct {
+	name   string
+	table  *table
+	change decoder.Change
+	want   string
+}{
+	{
+		"insert", known(keyedRow, nil, nil), insert(keyedRow, "1", "", nil),
+		`insert into "public"."t" ("id", "a", "b") overriding system value values ($1, $2, $3) <- 1,,NULL`,
+	},
+	{
+		"insert, generated on the target", known(keyedRow, nil, func(t *table) { t.columns[1].generated = true }), insert(keyedRow, "1", "2", "3"),
+		`insert into "public"."t" ("id", "b") overriding system value values ($1, $2) <- 1,3`,
+	},
+	{
+		"insert, no columns", known(relation("t", 'd'), nil, nil), insert(relation("t", 'd')),
+		`insert into "public"."t" default values <- `,
+	},
+	{
+		"update", known(keyedRow, nil, nil), update(keyedRow, nil, row("1", "2", nil)),
+		`update only "public"."t" set "a" = $1, "b" = $2 where "id" operator(pg_catalog.=) $3::integer <- 2,NULL,1`,
+	},
+	{
+		"update, value not sent", known(keyedRow, nil, nil), update(keyedRow, nil, row("1", unchanged, "3")),
+		`update only "public"."t" set "b" = $1 where "id" operator(pg_catalog.=) $2::integer <- 3,1`,
+	},
+	{
+		"update, nothing sent", known(keyedRow, nil, nil), update(keyedRow, nil, row("1", unchanged, unchanged)),
+		`select 1 from only "public"."t" where "id" operator(pg_catalog.=) $1::integer for update <- 1`,
+	},
+	{
+		"key changed", known(keyedRow, nil, nil), update(keyedRow, row("1", nil, nil), row("2", "3", unchanged)),
+		`update only "public"."t" set "id" = $1, "a" = $2 where "id" operator(pg_catalog.=) $3::integer <- 2,3,1`,
+	},
+	{
+		"half of the key changed", known(pairRow, nil, nil), update(pairRow, row("1", "2", nil), row("1", "3", "v")),
+		`update only "public"."t" set "y" = $1, "v" = $2 where "x" operator(pg_catalog.=) $3::integer and "y" operator(pg_catalog.=) $4::integer <- 3,v,1,2`,
+	},
+	{
+		"key sent, but not in the new row", known(pairRow, nil, nil), update(pairRow, row("1", "2", nil), row(unchanged, "2", "v")),
+		`update only "public"."t" set "v" = $1 where "x" operator(pg_catalog.=) $2::integer and "y" operator(pg_catalog.=) $3::integer <- v,1,2`,
+	},
+	{
+		"delete", known(keyedRow, nil, nil), remove(keyedRow, "1", nil, nil),
+		`delete from only "public"."t" where "id" operator(pg_catalog.=) $1::integer <- 1`,
+	},
+	{
+		"full, found by the target's key", known(fullRow, primaryKey, nil), update(fullRow, row("1", "2"), row("1", "2")),
+		`update only "public"."t" set "b" = $1 where "a" operator(public.=) $2::integer <- 2,1`,
+	},
+	{
+		"full, no key", known(fullRow, nil, nil), update(fullRow, row("1", nil), row("1", unchanged)),
+		`update only "public"."t" set "a" = $1 where ctid = (select ctid from only "public"."t" where ` +
+			`"a" operator(pg_catalog.=) $2::integer and concat("a") collate "C" = concat($2::integer) and "b" is null limit 1) <- 1,1`,
+	},
+	{
+		"full, types without equality", known(fullRow, nil, func(t *table) {
+			t.columns[0].equal, t.columns[0].typ = "", "json"
+			t.columns[1].composite, t.columns[1].nested = true, true
+		}), remove(fullRow, "{}", nil),
+		`delete from only "public"."t" where ctid = (select ctid from only "public"."t" where ` +
+			`"a" is distinct from null and concat("a") collate "C" = concat($1::json) and "b" is not distinct from null limit 1) <- {}`,
+	},
+	{
+		"full, partitioned", known(fullRow, nil, func(t *table) { t.partitioned = true }), remove(fullRow, nil, nil),
+		`delete from "public"."t" where (tableoid, ctid) = (select tableoid, ctid from "public"."t" where "a" is null and "b" is null limit 1) <- `,
+	},
+	{
+		"identity always, perhaps changed", known(keyedRow, nil, func(t *table) { t.columns[1].always = true; t.extra = []string{`"x"`} }), update(keyedRow, nil, row("1", "2", unchanged)),
+		`with kept as (select 1 from only "public"."t" where "id" operator(pg_catalog.=) $2::integer and ("a" = $1::integer) for update),
 gone as (delete from only "public"."t" where "id" operator(pg_catalog.=) $2::integer and not ("a" = $1::integer) returning *),
 put as (insert into "public"."t" ("id", "a", "b", "x") overriding system value select gone."id", $1::integer, gone."b", gone."x" from gone returning 1)
 select 1 from kept union all select 1 from put <- 2,1`,
-		},
-		{
-			"identity always as key, unchanged", known(byKey, nil, func(t *table) { t.columns[0].always = true }), update(byKey, nil, row("1", "2", "3")),
-			`update only "public"."t" set "a" = $1, "b" = $2 where "id" operator(pg_catalog.=) $3::integer <- 2,3,1`,
-		},
-		{
-			"identity always, full and unchanged", known(full, nil, func(t *table) { t.columns[0].always = true }), update(full, row("1", nil), row("1", "2")),
-			`update only "public"."t" set "b" = $1 where ctid = (select ctid from only "public"."t" where ` +
-				`"a" operator(pg_catalog.=) $2::integer and concat("a") collate "C" = concat($2::integer) and "b" is null limit 1) <- 2,1`,
-		},
-	} {
+	},
+	{
+		"identity always as key, unchanged", known(keyedRow, nil, func(t *table) { t.columns[0].always = true }), update(keyedRow, nil, row("1", "2", "3")),
+		`update only "public"."t" set "a" = $1, "b" = $2 where "id" operator(pg_catalog.=) $3::integer <- 2,3,1`,
+	},
+	{
+		"identity always, full and unchanged", known(fullRow, nil, func(t *table) { t.columns[0].always = true }), update(fullRow, row("1", nil), row("1", "2")),
+		`update only "public"."t" set "b" = $1 where ctid = (select ctid from only "public"."t" where ` +
+			`"a" operator(pg_catalog.=) $2::integer and concat("a") collate "C" = concat($2::integer) and "b" is null limit 1) <- 2,1`,
+	},
+}
+
+// The SQL and the parameters of each shape of change.
+func TestStatement(t *testing.T) {
+	for _, test := range statementTests {
 		t.Run(test.name, func(t *testing.T) {
 			var buf shape
 			for range 2 { // the second comes from the cache

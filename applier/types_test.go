@@ -103,14 +103,14 @@ func TestApply_Types(t *testing.T) {
 	t.Run("copied", func(t *testing.T) { applyTypes(t, func(a *Applier) { a.folds.leastCopy = 1 }) })
 }
 
-func applyTypes(t *testing.T, way func(*Applier)) {
-	t.Parallel()
+// typeDatabases is a pair of databases whose settings change what values look like, with a table of
+// every type, and the number of its rows.
+func typeDatabases(t *testing.T) (sourceURL, targetURL string, rows int) {
 	// Shortest floats came with 12, \200 in "char" with 16: it is the same value, but not the same
 	// text.
-	sourceURL, targetURL := pgtest.Pair(t, max(sourceMajor(), 15), max(targetMajor(), 16))
+	sourceURL, targetURL = pgtest.Pair(t, max(sourceMajor(), 15), max(targetMajor(), 16))
 	var table strings.Builder
 	table.WriteString("create table types (id int primary key")
-	rows := 0
 	for i, m := range typeMatrix {
 		fmt.Fprintf(&table, ", c%d %s", i, m.typ)
 		rows = max(rows, len(m.values))
@@ -126,23 +126,19 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 			pgtest.Exec(t, url, fmt.Sprintf(`alter database %s set %s = '%s'`, name, setting, value))
 		}
 	}
+	return sourceURL, targetURL, rows
+}
 
-	source, err := pinning.Open(t.Context(), pinning.Config{DSN: sourceURL})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer source.Close(t.Context())
-	name := databaseOf(t, sourceURL)
-	if _, err := slot.CreatePublication(t.Context(), source, "types", []pgx.Identifier{{"public", "types"}}, ""); err != nil {
-		t.Fatal(err)
-	}
+// changeTypes makes a slot, and fills and changes the table.
+func changeTypes(t *testing.T, source *pgx.Conn, slot string, rows int) {
+	t.Helper()
 	run := func(sql string, values ...[]byte) {
 		t.Helper()
 		if err := source.PgConn().ExecParams(t.Context(), sql, values, nil, nil, nil).Read().Err; err != nil {
 			t.Fatalf("%v in %.200s", err, sql)
 		}
 	}
-	run(`select pg_create_logical_replication_slot('` + name + `', 'pgoutput')`)
+	run(`select pg_create_logical_replication_slot('` + slot + `', 'pgoutput')`)
 	run(`set search_path = public`)
 	run(`begin`) // one transaction is one group
 	for row := range rows {
@@ -159,6 +155,21 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 	run(`update types set c0 = not c0`)                                 // all the others again, but TOAST values stay
 	run(`update types set id = id + 100, c0 = not c0 where id % 2 = 0`) // the key too
 	run(`set search_path = ''`)
+}
+
+func applyTypes(t *testing.T, way func(*Applier)) {
+	t.Parallel()
+	sourceURL, targetURL, rows := typeDatabases(t)
+	source, err := pinning.Open(t.Context(), pinning.Config{DSN: sourceURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close(t.Context())
+	name := databaseOf(t, sourceURL)
+	if _, err := slot.CreatePublication(t.Context(), source, "types", []pgx.Identifier{{"public", "types"}}, ""); err != nil {
+		t.Fatal(err)
+	}
+	changeTypes(t, source, name, rows)
 
 	conn, err := pgx.Connect(t.Context(), targetURL)
 	if err != nil {
@@ -206,6 +217,12 @@ func applyTypes(t *testing.T, way func(*Applier)) {
 		t.Fatal(err)
 	}
 	defer target.Close(t.Context())
+	compareTypes(t, source, target, rows)
+}
+
+// compareTypes compares the rows of both sides as they are written out.
+func compareTypes(t *testing.T, source, target *pgx.Conn, rows int) {
+	t.Helper()
 	var sides [2][][][]byte
 	for i, conn := range []*pgx.Conn{source, target} {
 		result := conn.PgConn().ExecParams(t.Context(), `select * from public.types order by id`, nil, nil, nil, nil).Read()

@@ -153,119 +153,135 @@ func describeRow(row []Value) string {
 
 // encode writes a message as pgoutput does.
 func encode(t testing.TB, words []string) []byte {
-	var m []byte
-	u8 := func(b byte) { m = append(m, b) }
-	u16 := func(n int) { m = binary.BigEndian.AppendUint16(m, uint16(n)) }
-	u32 := func(n int) { m = binary.BigEndian.AppendUint32(m, uint32(n)) }
-	u64 := func(n LSN) { m = binary.BigEndian.AppendUint64(m, uint64(n)) }
-	str := func(s string) { m = append(append(m, s...), 0) }
-	tuple := func(values []string) {
-		u16(len(values))
-		for _, v := range values {
-			if text, ok := strings.CutPrefix(v, "="); ok {
-				u8('t')
-				u32(len(text))
-				m = append(m, text...)
-			} else {
-				u8(v[0])
-			}
-		}
-	}
-	args := words[1:]
+	m, args := new(message), words[1:]
 	switch words[0] {
 	case "begin":
-		u8('B')
-		u64(lsnOf(t, args[1]))
-		u64(0)
-		u32(number(t, args[0]))
+		m.u8('B')
+		m.u64(lsnOf(t, args[1]))
+		m.u64(0)
+		m.u32(number(t, args[0]))
 	case "origin":
-		u8('O')
-		u64(0)
-		str(args[0])
+		m.u8('O')
+		m.u64(0)
+		m.str(args[0])
 	case "commit":
-		u8('C')
-		u8(0)
-		u64(lsnOf(t, args[0]))
-		u64(lsnOf(t, args[1]))
-		u64(0)
+		m.u8('C')
+		m.u8(0)
+		m.u64(lsnOf(t, args[0]))
+		m.u64(lsnOf(t, args[1]))
+		m.u64(0)
 	case "relation":
-		u8('R')
-		u32(number(t, args[0]))
-		namespace, name, _ := strings.Cut(args[1], ".")
-		str(namespace)
-		str(name)
-		u8(args[2][0])
-		u16(len(args) - 3)
-		for _, column := range args[3:] {
-			name, key := strings.CutSuffix(column, "*")
-			if key {
-				u8(1)
-			} else {
-				u8(0)
-			}
-			str(name)
-			u32(25)
-			u32(-1)
-		}
+		m.relation(t, args)
 	case "insert":
-		u8('I')
-		u32(number(t, args[0]))
-		u8('N')
-		tuple(args[1:])
+		m.u8('I')
+		m.u32(number(t, args[0]))
+		m.u8('N')
+		m.tuple(args[1:])
 	case "update":
-		u8('U')
-		u32(number(t, args[0]))
-		row := args[1:]
-		if row[0] != "N" {
-			n := 1
-			for row[n] != "N" {
-				n++
-			}
-			u8(row[0][0])
-			tuple(row[1:n])
-			row = row[n:]
-		}
-		u8('N')
-		tuple(row[1:])
+		m.update(t, args)
 	case "delete":
-		u8('D')
-		u32(number(t, args[0]))
-		u8(args[1][0])
-		tuple(args[2:])
+		m.u8('D')
+		m.u32(number(t, args[0]))
+		m.u8(args[1][0])
+		m.tuple(args[2:])
 	case "truncate":
-		oids := strings.Split(args[0], ",")
-		var flags byte
-		for _, option := range args[1:] {
-			flags |= map[string]byte{"cascade": 1, "restart": 2}[option]
-		}
-		u8('T')
-		u32(len(oids))
-		u8(flags)
-		for _, oid := range oids {
-			u32(number(t, oid))
-		}
+		m.truncate(t, args)
 	case "type":
-		u8('Y')
-		u32(number(t, args[0]))
-		str("public")
-		str("mood")
+		m.u8('Y')
+		m.u32(number(t, args[0]))
+		m.str("public")
+		m.str("mood")
 	case "message":
-		u8('M')
-		u8(byte(number(t, args[0])))
-		u64(lsnOf(t, args[1]))
-		str(args[2])
-		u32(len(args[3]))
-		m = append(m, args[3]...)
+		m.u8('M')
+		m.u8(byte(number(t, args[0])))
+		m.u64(lsnOf(t, args[1]))
+		m.str(args[2])
+		m.u32(len(args[3]))
+		*m = append(*m, args[3]...)
 	case "hex":
 		raw, err := hex.DecodeString(strings.Join(args, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
-		m = raw
+		*m = raw
 	default:
 		t.Fatalf("unknown command %q", words)
 	}
-	return m
+	return *m
+}
+
+// message is a message of pgoutput that is being written.
+type message []byte
+
+func (m *message) u8(b byte)    { *m = append(*m, b) }
+func (m *message) u16(n int)    { *m = binary.BigEndian.AppendUint16(*m, uint16(n)) }
+func (m *message) u32(n int)    { *m = binary.BigEndian.AppendUint32(*m, uint32(n)) }
+func (m *message) u64(n LSN)    { *m = binary.BigEndian.AppendUint64(*m, uint64(n)) }
+func (m *message) str(s string) { *m = append(append(*m, s...), 0) }
+
+func (m *message) tuple(values []string) {
+	m.u16(len(values))
+	for _, v := range values {
+		if text, ok := strings.CutPrefix(v, "="); ok {
+			m.u8('t')
+			m.u32(len(text))
+			*m = append(*m, text...)
+		} else {
+			m.u8(v[0])
+		}
+	}
+}
+
+func (m *message) relation(t testing.TB, args []string) {
+	m.u8('R')
+	m.u32(number(t, args[0]))
+	namespace, name, _ := strings.Cut(args[1], ".")
+	m.str(namespace)
+	m.str(name)
+	m.u8(args[2][0])
+	m.u16(len(args) - 3)
+	for _, column := range args[3:] {
+		name, key := strings.CutSuffix(column, "*")
+		if key {
+			m.u8(1)
+		} else {
+			m.u8(0)
+		}
+		m.str(name)
+		m.u32(25)
+		m.u32(-1)
+	}
+}
+
+func (m *message) update(t testing.TB, args []string) {
+	m.u8('U')
+	m.u32(number(t, args[0]))
+	row := args[1:]
+	if row[0] != "N" {
+		n := 1
+		for row[n] != "N" {
+			n++
+		}
+		m.u8(row[0][0])
+		m.tuple(row[1:n])
+		row = row[n:]
+	}
+	m.u8('N')
+	m.tuple(row[1:])
+}
+
+func (m *message) truncate(t testing.TB, args []string) {
+	oids := strings.Split(args[0], ",")
+	var flags byte
+	for _, option := range args[1:] {
+		flags |= map[string]byte{"cascade": 1, "restart": 2}[option]
+	}
+	m.u8('T')
+	m.u32(len(oids))
+	m.u8(flags)
+	for _, oid := range oids {
+		m.u32(number(t, oid))
+	}
 }
 
 func number(t testing.TB, text string) int {
