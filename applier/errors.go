@@ -226,8 +226,8 @@ type inputError struct{ text string }
 
 func (e *inputError) Error() string { return e.text }
 
-// transient reports whether the same group may succeed when it is tried again: an error that is
-// not one of ours, nor of a server that means it.
+// transient reports whether the same group may succeed when it is retried: the error is neither one
+// of ours nor a permanent one of the server.
 func transient(err error) bool {
 	var (
 		conflict *ConflictError
@@ -244,6 +244,6 @@ func transient(err error) bool {
 	return catalog.Passes(err)
 }
 
-// onStandby reports whether the connection leads to a server that takes no writes:
-// the primary is elsewhere by now.
+// onStandby reports whether the connection leads to a server that takes no writes: the primary is
+// elsewhere by now.
 func onStandby(err error) bool { return catalog.State(err) == catalog.ReadOnlyTransaction }

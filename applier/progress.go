@@ -76,7 +76,7 @@ update walferry.progress set applied = applied where stream = $1 and applied = $
 func ensureProgress(ctx context.Context, conn *pgx.Conn, stream string) error {
 	for attempt := 0; ; attempt++ {
 		err := createProgressTable(ctx, conn)
-		// IF NOT EXISTS does not keep two sessions from creating the same at once.
+		// IF NOT EXISTS does not keep two sessions from creating the same thing at once.
 		if attempt < 3 && slices.Contains([]string{catalog.UniqueViolation, catalog.DuplicateTable, catalog.DuplicateSchema}, catalog.State(err)) {
 			continue
 		}

@@ -28,8 +28,8 @@ type backend struct {
 	started time.Time
 }
 
-// errStandby is worded like the server's own and as transient: the primary may
-// be behind another address by the next attempt.
+// errStandby looks like the server's own error, and is transient: by the next attempt the name may
+// lead to the primary.
 var errStandby = &pgconn.PgError{Severity: "ERROR", Code: catalog.ReadOnlyTransaction, Message: "the target is a standby in recovery"}
 
 // openSession makes conn fit for applying. On error the caller closes conn.

@@ -333,7 +333,7 @@ func (s *Stream) notice(notice *pgconn.PgError) error {
 // explain converts an error of the running stream to its type.
 func (s *Stream) explain(err *pgconn.PgError) error {
 	switch err.Code {
-	case catalog.UndefinedObject: // until 17: publication "p" does not exist, as of the change
+	case catalog.UndefinedObject: // until 17: publication "p" does not exist as of the change
 		return s.publicationError(err.Message)
 	case catalog.UndefinedFile:
 		return &SlotError{Slot: s.config.Slot, Reason: SlotLost, Detail: err.Message}

@@ -76,10 +76,10 @@ func (e *RefusedError) Hint() string {
 	case pgErr.Code == catalog.InvalidCatalogName:
 		return "check the database's name"
 	case pgErr.Code == catalog.CharacterNotInRepertoire:
-		return "a text in the next transaction is not valid UTF-8, and stays so in the WAL: mend the row on the source, see to it that no more of the kind are written, and begin the migration anew"
+		return "a text in the next transaction is not valid UTF-8, and remains in the WAL: fix the row on the source, make sure that no more of the kind are written, and start the migration over"
 	case strings.Contains(pgErr.Message, "memory alloc request size"), strings.Contains(pgErr.Message, "enlarge string buffer"):
-		return "a value or a row of the next transaction has more than 1 GB as text (a bytea twice its size), which the source cannot send, and stays so in the WAL: " +
-			"see to it that no more of the kind are written, and begin the migration anew; the copy, in binary, can move what the stream cannot"
+		return "a value or a row of the next transaction has more than 1 GB as text (a bytea twice its size), which the source cannot send, and which remains in the WAL: " +
+			"make sure that no more of the kind are written, and start the migration over; the copy, in binary, can move what the stream cannot"
 	case pgErr.Code == catalog.InsufficientPrivilege:
 		return "the role must be allowed to replicate: alter role NAME replication, or on RDS: grant rds_replication to NAME"
 	}

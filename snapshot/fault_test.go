@@ -120,8 +120,8 @@ func TestRun_CancelledStatements(t *testing.T) {
 	}
 }
 
-// The connection that exported the snapshot is gone when a worker has to import it again: the
-// other workers have it.
+// The connection that exported the snapshot is gone when a worker has to import it again: the other
+// workers have it.
 func TestRun_ExporterGone(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, bigTable+";"+fillBig)
