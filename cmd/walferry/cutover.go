@@ -39,6 +39,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 			// It is done, also where err says that the comparison was not what it should be.
 			var told error
 			if c.Bool("json") {
+				result.Steps = nil // they are for programs that read the record
 				told = ui.result(result)
 			} else {
 				_, told = fmt.Fprint(ui.stdout, clean(cutoverText(result)))

@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-		"slices"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // Recipe is a switch as a list of steps. Up to the seal whatever goes wrong, and the end of the
@@ -18,6 +19,8 @@ import (
 // It knows nothing of servers: which way round a switch goes is for the steps to know.
 type Recipe struct {
 	Steps []Step
+	// Forward says that the seal is behind all steps: there never was, in this run, a way back.
+	Forward bool
 
 	// Mine is asked before anything is undone; nil: nobody else is about. Where it returns an error
 	// that Overtaken reports, nothing is undone: another process has gone on with all this, and
@@ -29,7 +32,7 @@ type Recipe struct {
 	Observers []Observer
 
 	mu     sync.Mutex
-	taken  []Taken
+	taken  []state.Taken
 	sealed bool
 }
 
@@ -55,35 +58,13 @@ type Step struct {
 	Optional bool
 }
 
-// Outcome is how far a step has come.
-type Outcome string
-
-// The outcomes. A step that has failed and was undone is Undone, and has its Error still.
-const (
-	Begun  Outcome = "begun"
-	Done   Outcome = "done"
-	Failed Outcome = "failed"
-	Undone Outcome = "undone"
-)
-
-// Taken is what is known of a step that was begun. It is kept with what is recorded of a switch.
-type Taken struct {
-	Name      string    `json:"name"`
-	Outcome   Outcome   `json:"outcome"`
-	At        time.Time `json:"at"`                // when it began
-	MS        int64     `json:"ms"`                // that it took until it was done, or had failed
-	Error     string    `json:"error,omitempty"`   // why it has failed
-	UndoMS    int64     `json:"undo_ms,omitempty"` // that undoing it took
-	UndoError string    `json:"undo_error,omitempty"`
-}
-
 // Observer is told of a step when it begins, when it is done or has failed, and when it was undone, in
 // this order and never of two steps at a time.
 //
 // Until the seal an error for a step that begins refuses it, and one for a step that is done counts as the
 // step's own: what was done is undone. After the seal nothing can be refused: the observer is told
 // again, with growing pauses, until it returns nil or ctx ends. What it says to Failed and to Undone changes nothing.
-type Observer func(ctx context.Context, t Taken) error
+type Observer func(ctx context.Context, t state.Taken) error
 
 // StopError says which step has stopped a switch before its seal.
 type StopError struct {
@@ -106,6 +87,7 @@ func (e *StopError) Unwrap() []error {
 // after it under whole. An error before the seal is a *StopError; one after it is that of a step which the next run
 // has to take again. Run is called once.
 func (r *Recipe) Run(whole, until context.Context) error {
+	r.sealed = r.Forward
 	next := 0
 	for ; next < len(r.Steps) && !r.Sealed(); next++ {
 		s := &r.Steps[next]
@@ -138,7 +120,7 @@ func (r *Recipe) Sealed() bool {
 }
 
 // Taken is what is known of the steps that were begun, in their order. It may be asked for while Run goes on.
-func (r *Recipe) Taken() []Taken {
+func (r *Recipe) Taken() []state.Taken {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.taken)
@@ -218,12 +200,12 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 		}
 		began := time.Now()
 		err := within(ctx, cmp.Or(s.UndoWithin, time.Minute), func(ctx context.Context) error { return s.Undo(ctx, why) })
-		r.note(i, func(t *Taken) {
+		r.note(i, func(t *state.Taken) {
 			t.UndoMS = time.Since(began).Milliseconds()
 			if err != nil {
 				t.UndoError = err.Error()
 			} else {
-				t.Outcome = Undone
+				t.Outcome = state.Undone
 			}
 		})
 		r.tell(ctx, i)
@@ -245,28 +227,28 @@ func within(ctx context.Context, d time.Duration, f func(context.Context) error)
 func (r *Recipe) begin(s *Step) (at int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.taken = append(r.taken, Taken{Name: s.Name, Outcome: Begun, At: time.Now()})
+	r.taken = append(r.taken, state.Taken{Name: s.Name, Outcome: state.Begun, At: time.Now()})
 	return len(r.taken) - 1
 }
 
 // end notes how a step has ended. With seal there is no way back from here on.
 func (r *Recipe) end(at int, err error, seal bool) {
-	r.note(at, func(t *Taken) {
-		t.Outcome, t.MS = Done, time.Since(t.At).Milliseconds()
+	r.note(at, func(t *state.Taken) {
+		t.Outcome, t.MS = state.Done, time.Since(t.At).Milliseconds()
 		if err != nil {
-			t.Outcome, t.Error = Failed, err.Error()
+			t.Outcome, t.Error = state.Failed, err.Error()
 		}
 		r.sealed = r.sealed || seal
 	})
 }
 
-func (r *Recipe) note(at int, change func(*Taken)) {
+func (r *Recipe) note(at int, change func(*state.Taken)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.taken[at])
 }
 
-func (r *Recipe) at(at int) Taken {
+func (r *Recipe) at(at int) state.Taken {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.taken[at]

@@ -2,13 +2,14 @@ package cutover
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/walferry/walferry/internal/state"
 )
 
 // script is a recipe that writes down what it does: a step's name when it is done, with a minus when it is undone.
@@ -247,7 +248,7 @@ func TestRecipe_Observer(t *testing.T) {
 	} {
 		s := newScript("gate fence seal! open")
 		var told []string
-		s.Observers = []Observer{func(_ context.Context, taken Taken) error {
+		s.Observers = []Observer{func(_ context.Context, taken state.Taken) error {
 			event := taken.Name + " " + string(taken.Outcome)
 			told = append(told, event)
 			if event == c.refuses && !slices.Contains(told[:len(told)-1], event) {
@@ -270,7 +271,7 @@ func TestRecipe_ObserverGivesUp(t *testing.T) {
 	s := newScript("seal! (open) (views)")
 	s.Steps[1].Within = time.Millisecond
 	s.Steps[1].Do = func(context.Context) error { s.log = append(s.log, "open"); return nil }
-	s.Observers = []Observer{func(_ context.Context, taken Taken) error {
+	s.Observers = []Observer{func(_ context.Context, taken state.Taken) error {
 		if taken.Name == "open" {
 			return errors.New("no")
 		}
@@ -280,17 +281,4 @@ func TestRecipe_ObserverGivesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.expect(t, "seal open views", "seal done, open done, views done")
-}
-
-// What is known of a step is kept in the record, and read by another version.
-func TestTaken_JSON(t *testing.T) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	text, err := json.Marshal([]Taken{{Name: "fence", Outcome: Undone, At: at, MS: 7, Error: "no beat", UndoMS: 2}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const want = `[{"name":"fence","outcome":"undone","at":"2026-01-02T03:04:05Z","ms":7,"error":"no beat","undo_ms":2}]`
-	if string(text) != want {
-		t.Errorf("%s\nwant %s", text, want)
-	}
 }

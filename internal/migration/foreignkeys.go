@@ -38,55 +38,51 @@ type lateKeys struct {
 	conn *pgx.Conn
 }
 
-// prepareLateKeys finds out what there will be to do, while nothing is fenced. It leaves
-// r.keys nil where there is nothing, and the connection to closeLateKeys.
-func (r *runner) prepareLateKeys(ctx context.Context) error {
-	r.closeLateKeys(ctx)
+// prepareLateKeys finds out what there will be to do, while nothing is fenced; nil: nothing.
+func (r *runner) prepareLateKeys(ctx context.Context) (*lateKeys, error) {
 	if r.c.Schema == "none" {
-		return nil
+		return nil, nil
 	}
 	may, err := r.replicaRole(ctx)
 	if err != nil || may {
-		return err
+		return nil, err
 	}
 	dump, err := r.archive(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = r.target.Do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
 	if err != nil {
-		return fmt.Errorf("create walferry.validation on the target: %w", err)
+		return nil, fmt.Errorf("create walferry.validation on the target: %w", err)
 	}
 	conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " foreign keys"})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keys, err := dump.LateForeignKeys(ctx, conn)
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))
-		return err
+		return nil, err
 	}
-	r.keys = &lateKeys{keys, conn}
-	return nil
+	return &lateKeys{keys, conn}, nil
 }
 
-func (r *runner) closeLateKeys(ctx context.Context) {
-	if r.keys != nil {
-		r.keys.conn.Close(context.WithoutCancel(ctx))
-		r.keys = nil
+func (k *lateKeys) close(ctx context.Context) {
+	if k != nil {
+		k.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
 	}
 }
 
 // createLateKeys creates, inside the fence, what prepareLateKeys has found, without looking at
 // the rows; what is left to be validated is recorded before.
-func (r *runner) createLateKeys(ctx context.Context, step func(string)) error {
-	if r.keys == nil {
+func (r *runner) createLateKeys(ctx context.Context, keys *lateKeys, step func(string)) error {
+	if keys == nil {
 		return nil
 	}
 	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 		batch := &pgx.Batch{}
 		batch.Queue(`delete from walferry.validation where migration = $1`, r.c.Name)
-		for i, v := range r.keys.Later {
+		for i, v := range keys.Later {
 			batch.Queue(`insert into walferry.validation (migration, position, table_name, sql, whole) values ($1, $2, $3, $4, $5)`, r.c.Name, i, v.Table, v.SQL, v.Whole)
 		}
 		return conn.SendBatch(ctx, batch).Close()
@@ -94,22 +90,23 @@ func (r *runner) createLateKeys(ctx context.Context, step func(string)) error {
 	if err != nil {
 		return fmt.Errorf("record the foreign keys that are to be validated: %w", err)
 	}
-	if err := r.keys.Create(ctx, r.keys.conn); err != nil {
+	if err := keys.Create(ctx, keys.conn); err != nil {
 		return err
 	}
-	if n := len(r.keys.Add); n > 0 {
+	if n := len(keys.Add); n > 0 {
 		step(fmt.Sprintf("created %d foreign keys, which this role could not have while rows came; they are validated when everything else is done", n))
 	}
 	return nil
 }
 
-// lateForeignKeys does both, for a cutover that an earlier run has sealed.
+// lateForeignKeys does both, for a one-time copy.
 func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
-	defer r.closeLateKeys(ctx)
-	if err := r.prepareLateKeys(ctx); err != nil {
+	keys, err := r.prepareLateKeys(ctx)
+	if err != nil {
 		return err
 	}
-	return r.createLateKeys(ctx, step)
+	defer keys.close(ctx)
+	return r.createLateKeys(ctx, keys, step)
 }
 
 // unvalidated are the statements that are still to be run, and why the last try failed.

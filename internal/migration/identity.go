@@ -169,28 +169,30 @@ func (r *runner) keepTables(ctx context.Context) error {
 }
 
 // identityGate: what is followed is what it was, and the source has no table that the migration does not know.
-func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) error {
-	mark, err := catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+// It returns the mark of the source's catalogue as of before it looked.
+func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) (mark string, err error) {
+	mark, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
 	if err != nil {
-		return err
+		return "", err
 	}
 	found, err := r.changes(ctx, conn)
 	if err != nil {
-		return err
+		return "", err
 	}
-	r.mark = mark
 	if err := found.gate(); err != nil {
-		return err
+		return "", err
 	}
 	if len(found.added) > 0 && r.c.OnNewTable == IgnoreNewTables {
 		r.c.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", list(found.added))
 		found.added = nil
 	}
 	if len(found.added) > 0 {
-		return &GateError{Problem: "the source has got tables that this migration does not follow: " + list(found.added), Advice: "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew"}
-
+		return "", &GateError{
+			Problem: "the source has got tables that this migration does not follow: " + list(found.added),
+			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
+		}
 	}
-	return nil
+	return mark, nil
 }
 
 // marks are what tells whether anything has changed in the catalogues of the source, of which conn is one, and the target.
@@ -208,16 +210,6 @@ func (r *runner) marks(ctx context.Context, conn *pgx.Conn) (string, error) {
 		return "", fmt.Errorf("target: %w", err)
 	}
 	return source + "; " + target, nil
-}
-
-// lastGate is the identityGate inside the fence. DDL is not fenced: what was made, dropped or attached since
-// the gates were passed shows here. Where nothing was, one query tells, as writers are waiting.
-func (r *runner) lastGate(ctx context.Context, conn *pgx.Conn) error {
-	mark, err := catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
-	if err != nil || mark == r.mark {
-		return err
-	}
-	return r.identityGate(ctx, conn)
 }
 
 // sameIdentity ends a run that begins where what it would follow is not what it was.

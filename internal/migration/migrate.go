@@ -80,12 +80,7 @@ type runner struct {
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
-	sequences int                                         // set by endCopy
-	keys      *lateKeys                                   // between prepareLateKeys and closeLateKeys
-	mark      string                                      // of the source's catalogue, when the gates were passed
-	prover    *prover                                     // opened inside the fence; nil: no proof is wanted
-	opening   *opening                                    // prepared inside the fence
-	gated     map[catalog.Name]catalog.SequenceDefinition // the source's sequences as the gates have seen them
+	sequences int // set by endCopy
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -394,14 +389,15 @@ func (r *runner) run(ctx context.Context) error {
 func (r *runner) endCopy(ctx context.Context) error {
 	step := func(text string) { r.c.Logger.Info(text) }
 	r.step("set sequences, create late foreign keys, enable triggers")
-	if err := r.sequenceGate(ctx, CutoverOptions{}.fill(), step); err != nil {
+	gated, err := r.sequenceGate(ctx, CutoverOptions{}.fill(), step)
+	if err != nil {
 		return err
 	}
 	conn, err := openSource(ctx, r.c, "sequences")
 	if err != nil {
 		return err
 	}
-	r.sequences, err = r.setSequences(ctx, conn)
+	r.sequences, err = r.setSequences(ctx, conn, gated)
 	conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
 	if err == nil {
 		err = r.lateForeignKeys(ctx, step)

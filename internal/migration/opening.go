@@ -15,7 +15,6 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 )
 
 // replicaRole tells whether the target's role may set session_replication_role,
@@ -115,24 +114,23 @@ type opening struct{ conn *pgx.Conn }
 
 // prepareOpening enables in a transaction what is held, and leaves it open. It goes on until ctx
 // ends, but nobody has to queue behind us for longer than a moment.
-func (r *runner) prepareOpening(ctx context.Context, step func(string)) error {
+func (r *runner) prepareOpening(ctx context.Context, step func(string)) (*opening, error) {
 	for told := false; ; {
 		conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " open"})
 		if err != nil {
-			return fmt.Errorf("prepare the opening of the target: %w", err)
+			return nil, fmt.Errorf("prepare the opening of the target: %w", err)
 		}
 		at, err := enableAll(ctx, conn, r.c.Name)
 		if err == nil {
-			r.opening = &opening{conn}
-			return nil
+			return &opening{conn}, nil
 		}
 		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // which takes everything back
 		if at == nil || ctx.Err() == nil && !catalog.LostLock(err) {
-			return fmt.Errorf("prepare the opening of the target: %w", err)
+			return nil, fmt.Errorf("prepare the opening of the target: %w", err)
 		}
 		table := catalog.Name{Schema: at.Schema, Name: at.Table}.String()
 		if ctx.Err() != nil {
-			return fmt.Errorf("prepare the opening of the target: lock %s, held by %s: %w", table, r.blockers(ctx, table, at.exclusive), err)
+			return nil, fmt.Errorf("prepare the opening of the target: lock %s, held by %s: %w", table, r.blockers(ctx, table, at.exclusive), err)
 		}
 		if !told {
 			step(fmt.Sprintf("waiting for a lock of %s on the target, held by %s", table, r.blockers(ctx, table, at.exclusive)))
@@ -185,60 +183,6 @@ func (o *opening) close() {
 		defer cancel()
 		o.conn.Close(ctx) //nolint:errcheck // which takes it back
 	}
-}
-
-// finishedSQL records the end, and what is known of the cutover by then. What is held still stays recorded.
-func (r *runner) finishedSQL(result CutoverResult, left []held) (string, error) {
-	texts, err := heldTexts(left)
-	if err != nil {
-		return "", err
-	}
-	return r.store.FinishSQL(*result.FinishedAt, result.PauseMS, texts, result)
-}
-
-// conclude opens the target: the fence is sealed. since is when writes began to be refused. Where
-// the opening was prepared it is a COMMIT. Otherwise, as in a run that finds a cutover interrupted, what is held
-// is enabled one by one, and what cannot be in a moment does not keep the target closed for the rest: result has the SQL.
-func (r *runner) conclude(ctx context.Context, since time.Time, result *CutoverResult, step func(string)) error {
-	done := *result
-	if r.prover != nil {
-		done.Comparison = &Comparison{Error: unfinished}
-	}
-	end := func(left []leftHeld) (string, error) {
-		now := time.Now()
-		done.FinishedAt, done.PauseMS, done.Disabled = &now, now.Sub(since).Milliseconds(), sqlOf(left)
-		return r.finishedSQL(done, actionsOf(left))
-	}
-	record, err := end(nil)
-	if err == nil {
-		err = r.opening.commit(ctx, record)
-		r.opening.close()
-	}
-	for ; err != nil; waitOr(ctx, time.Second) {
-		if ctx.Err() != nil {
-			return fmt.Errorf("open the target: %w", err)
-		}
-		if gone := r.store.Mine(ctx); errors.Is(gone, state.ErrOvertaken) {
-			return gone
-		}
-		r.c.Logger.Warn("opening the target step by step", "reason", err)
-		var left []leftHeld
-		if left, err = r.enableHeld(ctx); err == nil {
-			record, err = end(left)
-		}
-		if err == nil {
-			err = r.target.Exec(ctx, record)
-		}
-		if err == nil {
-			break
-		}
-	}
-	*result = done
-	r.mu.Lock()
-	r.rec.Phase, r.cutover = Finished, result
-	r.mu.Unlock()
-	step(fmt.Sprintf("finished: writes were refused for %d ms; the target is open", result.PauseMS))
-	return nil
 }
 
 // leftHeld is what could not be enabled, and why.
@@ -379,41 +323,6 @@ func waitOr(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
-	}
-}
-
-// afterOpen does what may take its time: the target is in use. What fails here
-// takes nothing of the cutover back.
-func (r *runner) afterOpen(ctx context.Context, result *CutoverResult, step func(string)) {
-	r.prover.compareSmall(ctx)
-	if r.c.Schema != "none" {
-		n, err := r.refreshViews(ctx)
-		if n > 0 {
-			step(fmt.Sprintf("refreshed %d materialized views", n))
-		}
-		if err != nil {
-			step("materialized views that are as they were after the copy; refresh them by hand: " + err.Error())
-		}
-	}
-	if len(result.Disabled) > 0 {
-		var err error
-		if result.Disabled, err = r.enableRest(ctx, 30*time.Second); err != nil {
-			step(err.Error())
-		}
-		for _, sql := range result.Disabled {
-			step("to be run on the target: " + sql)
-		}
-		if err := r.keepResult(ctx, result, nil); err != nil {
-			r.c.Logger.Error("record what is still disabled", "error", err)
-		}
-	}
-	if r.prover != nil {
-		r.prove(ctx, result, step)
-	}
-	result.late = r.validateKeys(ctx, step)
-	err := within(ctx, 10*time.Second, func(ctx context.Context) error { return addUnvalidated(ctx, r.target, r.store, result) })
-	if result.late == nil {
-		result.late = err
 	}
 }
 

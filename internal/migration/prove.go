@@ -29,22 +29,22 @@ const (
 	smallTables = 100
 )
 
-// connectProver makes the connections, while nothing is fenced yet. It leaves
-// r.prover nil when no proof is wanted.
-func (r *runner) connectProver(ctx context.Context) error {
+// connectProver makes the connections, while nothing is fenced yet; nil: no proof is wanted.
+// One that comes with an error has to be closed as well.
+func (r *runner) connectProver(ctx context.Context) (*prover, error) {
 	if r.c.Prove != On {
-		return nil
+		return nil, nil
 	}
 	tables, err := r.migrated(ctx) // those that are gone, too: that is a difference
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tables = slices.DeleteFunc(tables, func(t catalog.Table) bool { return t.Kind == 'p' })
 	slices.SortStableFunc(tables, func(a, b catalog.Table) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	// A rule is enabled under a lock that waits for every other one: those tables must not be locked.
 	ruled, err := r.tablesWithHeldRules(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	free := slices.DeleteFunc(slices.Clone(tables), func(t catalog.Table) bool { return ruled[t.String()] })
 	tables = append(free, slices.DeleteFunc(tables, func(t catalog.Table) bool { return !ruled[t.String()] })...)
@@ -53,7 +53,6 @@ func (r *runner) connectProver(ctx context.Context) error {
 		n++
 	}
 	p := &prover{report: verify.Report{Tables: []verify.TableReport{}}}
-	r.prover = p
 	for _, part := range []struct {
 		to      **verify.Verifier
 		tables  []catalog.Table
@@ -66,14 +65,14 @@ func (r *runner) connectProver(ctx context.Context) error {
 			Source: r.c.Source, Target: r.c.Target, Tables: part.tables, Jobs: min(r.c.Jobs, len(part.tables)), LockFor: part.lockFor, Logger: r.c.Logger,
 		})
 		if err != nil {
-			return err
+			return p, err
 		}
 		*part.to = v
 		if err := v.Connect(ctx); err != nil {
-			return fmt.Errorf("connect for the comparison: %w", err)
+			return p, fmt.Errorf("connect for the comparison: %w", err)
 		}
 	}
-	return nil
+	return p, nil
 }
 
 // open takes the snapshots, inside the fence, where both sides stand still; neither
@@ -132,10 +131,13 @@ func (p *prover) compareAll(ctx context.Context) (verify.Report, error) {
 }
 
 // prove compares and keeps the result, for verify and for whoever asks for a cutover again.
-func (r *runner) prove(ctx context.Context, result *CutoverResult, step func(string)) {
-	defer r.prover.close()
-	step("comparing both sides as of the cutover")
-	report, err := r.prover.compareAll(ctx)
+func (s *switching) prove(ctx context.Context) error {
+	if s.prover == nil {
+		return nil
+	}
+	s.say("comparing both sides as of the cutover")
+	report, err := s.prover.compareAll(ctx)
+	s.prover.close()
 	proof := &Verified{Report: report, AsOfCutover: true}
 	// A table that the application has truncated or rewritten since the target opened
 	// cannot be read as it was any more. That is no difference, and it is told.
@@ -151,20 +153,21 @@ func (r *runner) prove(ctx context.Context, result *CutoverResult, step func(str
 	}
 	if len(rewritten) > 0 {
 		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + list(rewritten)
-		step(proof.Caveat)
+		s.say(proof.Caveat)
 	}
 	if len(failed) > 0 {
-		step("not compared: " + list(failed))
+		s.say("not compared: " + list(failed))
 	}
-	result.Comparison = comparison(report)
+	s.result.Comparison = comparison(report)
 	if err != nil {
-		result.Comparison.Equal, result.Comparison.Error, proof = nil, err.Error(), nil
+		s.result.Comparison.Equal, s.result.Comparison.Error, proof = nil, err.Error(), nil
 	}
-	step(result.Words(func(n int64) string { return fmt.Sprint(n) }))
-	err = within(ctx, time.Minute, func(ctx context.Context) error { return r.keepResult(ctx, result, proof) })
-	if err != nil {
-		r.c.Logger.Error("keep the comparison", "error", err)
+	s.say(s.result.Words(func(n int64) string { return fmt.Sprint(n) }))
+	kept := within(ctx, time.Minute, func(ctx context.Context) error { return s.r.keepResult(ctx, s.result, proof) })
+	if kept != nil {
+		s.r.c.Logger.Error("keep the comparison", "error", kept)
 	}
+	return errors.Join(err, kept)
 }
 
 // DifferenceError says that the comparison as of the cutover found differences.

@@ -21,17 +21,17 @@ type LeftOut struct {
 }
 
 // measureRest measures, after a rehearsal, what its pause has not in it. Nothing of it stays.
-func (f *following) measureRest(ctx context.Context, result *CutoverResult) error {
-	total := time.Duration(result.PauseMS) * time.Millisecond
-	result.LeftOut = nil
+func (s *switching) measureRest(ctx context.Context) error {
+	total := time.Duration(s.result.PauseMS) * time.Millisecond
+	s.result.LeftOut = nil
 	for _, part := range []struct {
 		what    string
 		measure func(context.Context) (time.Duration, error)
 	}{
-		{"reading and setting sequences", f.r.measureSequences},
-		{"creating foreign keys", f.r.measureKeys},
-		{"opening the comparison", f.r.measureProof},
-		{"sealing the fence and recording it", f.measureSeal},
+		{"reading and setting sequences", s.r.measureSequences},
+		{"creating foreign keys", s.measureKeys},
+		{"opening the comparison", s.measureProof},
+		{"sealing the fence and recording it", s.measureSeal},
 	} {
 		took, err := part.measure(ctx)
 		if err != nil {
@@ -39,11 +39,11 @@ func (f *following) measureRest(ctx context.Context, result *CutoverResult) erro
 		}
 		total += took
 		if took > 0 {
-			result.LeftOut = append(result.LeftOut, LeftOut{part.what, max(1, took.Milliseconds())})
+			s.result.LeftOut = append(s.result.LeftOut, LeftOut{part.what, max(1, took.Milliseconds())})
 		}
 	}
 	expect := total.Milliseconds()
-	result.ExpectMS = &expect
+	s.result.ExpectMS = &expect
 	return nil
 }
 
@@ -85,39 +85,40 @@ func (r *runner) measureSequences(ctx context.Context) (time.Duration, error) {
 	return time.Since(began) - made, err
 }
 
-// measureKeys creates the foreign keys that prepareLateKeys has found, and takes it back.
-func (r *runner) measureKeys(ctx context.Context) (time.Duration, error) {
-	if r.keys == nil || len(r.keys.Add) == 0 {
+// measureKeys creates the foreign keys that findKeys has found, and takes it back.
+func (s *switching) measureKeys(ctx context.Context) (time.Duration, error) {
+	if s.keys == nil || len(s.keys.Add) == 0 {
 		return 0, nil
 	}
 	// Nobody, the applier neither, waits behind it for longer than this.
-	if _, err := r.keys.conn.Exec(ctx, `set lock_timeout = '2s'`); err != nil {
+	if _, err := s.keys.conn.Exec(ctx, `set lock_timeout = '2s'`); err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	err := r.keys.Rehearse(ctx, r.keys.conn)
+	err := s.keys.Rehearse(ctx, s.keys.conn)
 	return time.Since(began), err
 }
 
 // measureProof opens the comparison of --verify, and closes it.
-func (r *runner) measureProof(ctx context.Context) (took time.Duration, err error) {
-	defer func() { r.prover.close(); r.prover = nil }()
-	if err := r.connectProver(ctx); err != nil || r.prover == nil {
+func (s *switching) measureProof(ctx context.Context) (took time.Duration, err error) {
+	prover, err := s.r.connectProver(ctx)
+	defer prover.close()
+	if err != nil || prover == nil {
 		return 0, err
 	}
 	began := time.Now()
-	err = r.prover.open(ctx)
+	err = prover.open(ctx)
 	return time.Since(began), err
 }
 
 // measureSeal commits as often on both sides as the seal and the records of a cutover do.
-func (f *following) measureSeal(ctx context.Context) (time.Duration, error) {
+func (s *switching) measureSeal(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	var err error
 	for range 3 {
-		beat, source := f.writeBeat(ctx)
-		f.beats.forget(beat)
-		target := f.r.store.Touch(ctx)
+		beat, source := s.f.writeBeat(ctx)
+		s.f.beats.forget(beat)
+		target := s.r.store.Touch(ctx)
 		err = errors.Join(err, source, target)
 	}
 	return time.Since(began), err

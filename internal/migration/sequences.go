@@ -59,13 +59,15 @@ func (r *runner) readSequences(ctx context.Context) (states []sequenceState, at 
 // began: increment, limits, cycle, cache, type and start. It is done before the fence, as ALTER
 // SEQUENCE locks; where the role may not, the cutover is refused with the SQL. Where the target could not take
 // a position of the source, for limits that are its own, it is refused as well.
-func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(string)) error {
+//
+// It returns how the source's are defined.
+func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(string)) (gated map[catalog.Name]catalog.SequenceDefinition, err error) {
 	if err := r.rememberSequences(ctx); err != nil { // of an older version's migration
-		return err
+		return nil, err
 	}
 	states, at, err := r.readSequences(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var source, target []cutover.Sequence
 	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
@@ -76,12 +78,12 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now := map[catalog.Name]cutover.Sequence{}
-	r.gated = map[catalog.Name]catalog.SequenceDefinition{}
+	gated = map[catalog.Name]catalog.SequenceDefinition{}
 	for _, s := range source {
-		now[s.Name], r.gated[s.Name] = s, s.SequenceDefinition
+		now[s.Name], gated[s.Name] = s, s.SequenceDefinition
 	}
 	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
@@ -93,7 +95,7 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, t := range target {
 		s, was := now[t.Name], t.SequenceDefinition // of one that is younger than the migration
@@ -101,10 +103,10 @@ func (r *runner) sequenceGate(ctx context.Context, o CutoverOptions, step func(s
 			was = states[i].SequenceDefinition
 		}
 		if err := r.alterSequence(ctx, s, t, was, o, step); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return gated, nil
 }
 
 // alterSequence brings one sequence t of the target to what s has become of was.
@@ -137,15 +139,16 @@ func (r *runner) alterSequence(ctx context.Context, s, t cutover.Sequence, was c
 	return nil
 }
 
-// setSequences carries over the sequences of the selection and those of no table.
-func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn) (int, error) {
+// setSequences carries over the sequences of the selection and those of no table. gated is how the gate has seen
+// those of the source; nil: it has not.
+func (r *runner) setSequences(ctx context.Context, conn *pgx.Conn, gated map[catalog.Name]catalog.SequenceDefinition) (int, error) {
 	all, err := catalog.Sequences(ctx, conn)
 	if err != nil {
 		return 0, err
 	}
 	list := catalog.SequencesOf(all, r.tables)
 	for _, s := range list {
-		if was, ok := r.gated[s.Name]; ok && was != s.SequenceDefinition {
+		if was, ok := gated[s.Name]; ok && was != s.SequenceDefinition {
 			return 0, fmt.Errorf("sequence %s was altered on the source while the cutover went on", s)
 		}
 	}

@@ -17,6 +17,8 @@ type Live struct {
 	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
 	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, as it grows now; -1: it does not, or there is no limit
 	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
+
+	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version tells none
 }
 
 // CopyStatus is how far the copy is. Bytes are those of the tables on the source.

@@ -1,0 +1,75 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// line is what people are told of a step that has come to an outcome; empty: nothing.
+func (s *switching) line(t state.Taken) string {
+	if t.Outcome != state.Done {
+		return ""
+	}
+	r := s.result
+	switch t.Name {
+	case stepLag:
+		return fmt.Sprintf("lag %d ms", r.LagMS)
+	case stepFence:
+		return fmt.Sprintf("fenced %d tables; the last position is %s", r.Tables, r.position)
+	case stepDrain:
+		return fmt.Sprintf("drained in %d ms", r.DrainedAt.Sub(s.since).Milliseconds())
+	case stepSequences:
+		if !s.recipe.Forward {
+			return fmt.Sprintf("set %d sequences", r.Sequences)
+		}
+	case stepOpen:
+		return fmt.Sprintf("finished: writes were refused for %d ms; the target is open", r.PauseMS)
+	}
+	return ""
+}
+
+// explainStop is the error of a switch that was stopped before its seal. until is the context that it had.
+func explainStop(until context.Context, stop *cutover.StopError) error {
+	err := stop.Err
+	if !stop.Touched {
+		return err
+	}
+	if errors.Is(stop.Back, state.ErrOvertaken) || err == nil {
+		return stop.Back
+	}
+	if stop.Back != nil {
+		return errors.Join(err, stop.Back)
+	}
+	gate := gateOf(until, err)
+	return &GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
+}
+
+// gateOf is the gate that err, or the end of the time that ctx is bound by, was to a cutover.
+func gateOf(ctx context.Context, err error) *GateError {
+	gate := &GateError{Problem: err.Error(), Advice: "mend it and ask again"}
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) && hint.Hint() != "" {
+		gate.Advice = hint.Hint()
+	}
+	var deadline *GateError
+	if ctx.Err() == nil || !errors.As(context.Cause(ctx), &deadline) {
+		if errors.As(err, &deadline) {
+			return deadline
+		}
+		return gate
+	}
+	// Most of what was being done then ends with the same words.
+	gate = &GateError{Problem: deadline.Problem, Advice: deadline.Advice}
+	if doing := strings.TrimSuffix(strings.TrimSuffix(err.Error(), deadline.Problem), ": "); doing != "" {
+		gate.Problem += ": " + doing
+	}
+	if waited := (*cutover.WaitError)(nil); errors.As(err, &waited) {
+		gate.Advice = waited.Hint() + "; or " + deadline.Advice
+	}
+	return gate
+}
