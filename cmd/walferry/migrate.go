@@ -41,7 +41,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		Checked: func(r check.Report) {
 			ui.findings(r)
 		},
-		Started: func(watch func() migration.View) { p = startProgress(ui, watch) },
+		Started: func(watch func() migration.Status) { p = startProgress(ui, watch) },
 	})
 	if p != nil {
 		p.stop()

@@ -18,7 +18,7 @@ const logInterval = 10 * time.Second
 // progress shows what a running migrate does: bars on a terminal, otherwise a log line now and then.
 type progress struct {
 	ui    *ui
-	watch func() migration.View
+	watch func() migration.Status
 	done  chan struct{}
 	wait  sync.WaitGroup
 
@@ -28,7 +28,7 @@ type progress struct {
 	rate      float64
 }
 
-func startProgress(ui *ui, watch func() migration.View) *progress {
+func startProgress(ui *ui, watch func() migration.Status) *progress {
 	p := &progress{ui: ui, watch: watch, done: make(chan struct{})}
 	if ui.terminal {
 		p.wait.Go(p.draw)
@@ -44,20 +44,20 @@ func (p *progress) stop() {
 }
 
 // measure keeps the rate of transactions, over a second at least.
-func (p *progress) measure(v migration.View) {
+func (p *progress) measure(v migration.Status) {
 	now := time.Now()
 	if p.lastAt.IsZero() {
-		p.lastAt, p.lastCount = now, v.Transactions
+		p.lastAt, p.lastCount = now, v.Stream.Transactions
 	}
 	if passed := now.Sub(p.lastAt); passed >= time.Second {
-		p.rate = float64(v.Transactions-p.lastCount) / passed.Seconds()
-		p.lastAt, p.lastCount = now, v.Transactions
+		p.rate = float64(v.Stream.Transactions-p.lastCount) / passed.Seconds()
+		p.lastAt, p.lastCount = now, v.Stream.Transactions
 	}
 }
 
 // caughtUp tells once that the cutover can be asked for.
-func (p *progress) caughtUp(v migration.View) {
-	if p.told || v.Phase != migration.Following || v.LagUnknown || v.LagSeconds > 1 || v.ByItself {
+func (p *progress) caughtUp(v migration.Status) {
+	if p.told || v.Phase != migration.Following || v.Stream.LagSeconds == nil || *v.Stream.LagSeconds > 1 || v.ByItself {
 		return
 	}
 	p.told = true
@@ -65,7 +65,7 @@ func (p *progress) caughtUp(v migration.View) {
 }
 
 // line says in a line what is being done.
-func (p *progress) line(v migration.View) string {
+func (p *progress) line(v migration.Status) string {
 	switch v.Phase {
 	case migration.Copying:
 		text := fmt.Sprintf("copying: %d of %d tables, %s of about %s, %s rows", v.Copy.TablesDone, v.Copy.Tables, bytesText(v.Copy.Bytes), bytesText(v.Copy.BytesTotal), countText(v.Copy.Rows))
@@ -79,7 +79,11 @@ func (p *progress) line(v migration.View) string {
 	case migration.Indexing:
 		return fmt.Sprintf("indexing: %s (indexes of %d of %d tables)", v.Step, v.Indexes.TablesDone, v.Indexes.Tables)
 	case migration.Following:
-		text := fmt.Sprintf("following: %s transactions/s, lag %s (%s), applied %s, %s transactions", countText(int64(p.rate)), secondsText(v.LagSeconds), bytesText(v.LagBytes), v.Applied, countText(v.Transactions))
+		lag := "not known yet"
+		if s := v.Stream; s.LagSeconds != nil && s.LagBytes != nil {
+			lag = fmt.Sprintf("%s (%s)", secondsText(*s.LagSeconds), bytesText(*s.LagBytes))
+		}
+		text := fmt.Sprintf("following: %s transactions/s, lag %s, applied %s, %s transactions", countText(int64(p.rate)), lag, v.Stream.AppliedLSN, countText(v.Stream.Transactions))
 		if v.Note != "" {
 			text += ", " + v.Note
 		}
@@ -171,14 +175,14 @@ func (d *drawing) bar(name string, total int64, priority int, after decor.Decora
 		}), after))
 }
 
-func (d *drawing) show(v migration.View) {
+func (d *drawing) show(v migration.Status) {
 	d.mu.Lock()
 	d.text = d.p.line(v)
 	d.eta = ""
 	if v.Copy.ETASeconds > 0 {
 		d.eta = ", about " + secondsText(v.Copy.ETASeconds) + " left"
 	}
-	for _, t := range v.Running {
+	for _, t := range v.Tables {
 		d.rows[t.Table.Schema+"."+t.Table.Name] = t.Rows
 	}
 	d.mu.Unlock()
@@ -200,7 +204,7 @@ func (d *drawing) show(v migration.View) {
 	}
 	running := map[string]bool{}
 	if copying {
-		for i, t := range v.Running {
+		for i, t := range v.Tables {
 			name := t.Table.Schema + "." + t.Table.Name
 			if len(d.tables) >= 12 && d.tables[name] == nil {
 				continue

@@ -198,22 +198,25 @@ func (r *runner) streamConfig(ctx context.Context, start decoder.LSN) (decoder.C
 }
 
 // fill adds what the stream and the applier know.
-func (f *following) fill(v *View) {
-	v.Applied = f.applier.Applied().String()
+func (f *following) fill(st *Status) {
 	p := f.applier.Progress()
-	v.Transactions, v.Changes = p.Transactions, p.Changes
+	st.Stream.AppliedLSN, st.Stream.Transactions, st.Stream.Changes = f.applier.Applied().String(), p.Transactions, p.Changes
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	lag, known := f.lagNow()
-	v.LagSeconds, v.LagUnknown, v.LagBytes = lag.Seconds(), !known, f.lagBytes
+	lagBytes := f.lagBytes
+	st.Stream.LagBytes = &lagBytes
+	if lag, known := f.lagNow(); known {
+		seconds := lag.Seconds()
+		st.Stream.LagSeconds = &seconds
+	}
 	if f.stream != nil {
-		v.Received = f.stream.Received().String()
+		st.Stream.ReceivedLSN = f.stream.Received().String()
 	}
 	if f.held != nil {
-		v.Note = "held for " + f.held.owner
+		st.Note = "held for " + f.held.owner
 	}
 	if f.again != nil {
-		v.Note = fmt.Sprintf("copying %s again, as it was updated in spite of --insert-only: %d rows", f.again.table, f.again.Rows())
+		st.Note = fmt.Sprintf("copying %s again, as it was updated in spite of --insert-only: %d rows", f.again.table, f.again.Rows())
 	}
 }
 

@@ -142,7 +142,13 @@ select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
 		left = max(0, float64(limit-retained)/growth)
 	}
 	r.mu.Lock()
-	r.view.RetainedLimit, r.view.RetainedLeft = limit, left
+	r.status.Source.RetainedLimit, r.status.Source.RetainedLeft = nil, nil
+	if limit > 0 {
+		r.status.Source.RetainedLimit = &limit
+	}
+	if left >= 0 {
+		r.status.Source.RetainedLeft = &left
+	}
 	r.mu.Unlock()
 	g.warn(retained, limit, left)
 	if r.c.MaxRetainedWAL > 0 && retained >= r.c.MaxRetainedWAL && r.mayGiveUp() {
@@ -227,7 +233,7 @@ func (g *guard) identity(ctx context.Context) error {
 	}
 	added := found.added
 	r.mu.Lock()
-	r.view.NewTables = added
+	r.status.NewTables = added
 	r.mu.Unlock()
 	if names := list(added); len(added) > 0 && names != g.tables {
 		g.tables = names

@@ -22,7 +22,7 @@ func (r *runner) buildIndexes(ctx context.Context, beside, goesOn bool) (*schema
 	}
 	r.mu.Lock()
 	if !goesOn {
-		r.view.Indexes = state.IndexStatus{Tables: len(tables)}
+		r.status.Indexes = state.IndexStatus{Tables: len(tables)}
 	}
 	r.mu.Unlock()
 	if r.c.Schema == "none" {
@@ -39,7 +39,7 @@ func (r *runner) buildIndexes(ctx context.Context, beside, goesOn bool) (*schema
 		Built: func(pgx.Identifier) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.view.Indexes.TablesDone++
+			r.status.Indexes.TablesDone++
 		},
 		Analyzed: func(table pgx.Identifier) {
 			r.mu.Lock()

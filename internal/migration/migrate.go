@@ -26,7 +26,7 @@ type Observer struct {
 	Checked func(check.Report)
 	// Started gets the runner once the migration is locked; Watch is asked for what
 	// it does now by whoever draws it.
-	Started func(watch func() View)
+	Started func(watch func() Status)
 }
 
 // CheckError says that the preflight found something that blocks: exit code 3.
@@ -74,9 +74,9 @@ type runner struct {
 
 	mu        sync.Mutex
 	windows   map[catalog.Name]applier.Window // as of when tables were copied, by the source's schema and table
-	view      View
-	analyzed  []pgx.Identifier   // tables whose statistics were gathered beside the copy
-	copiers   []*snapshot.Copier // one for each snapshot; each has what those before have put aside
+	status    Status                          // as far as it is kept; Watch adds the rest
+	analyzed  []pgx.Identifier                // tables whose statistics were gathered beside the copy
+	copiers   []*snapshot.Copier              // one for each snapshot; each has what those before have put aside
 	copyBegan time.Time
 	follow    *following
 	cutover   *CutoverResult
@@ -92,7 +92,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	r := &runner{c: c, view: View{Live: state.Live{RetainedLeft: -1}}}
+	r := &runner{c: c, status: Status{Name: c.Name, Running: true}}
 	target, err := linkTarget(ctx, c)
 	if err != nil {
 		return Outcome{}, err
@@ -117,7 +117,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	} else {
 		r.c.settle(state.Options{})
 	}
-	r.view.ByItself = r.c.Auto == On || r.c.Until == UntilCaughtUp
+	r.status.ByItself = r.c.Auto == On || r.c.Until == UntilCaughtUp
 	report, err := check.Run(ctx, r.c.checkConfig(r.rec != nil))
 	if err != nil {
 		return Outcome{}, err
@@ -259,7 +259,7 @@ func (r *runner) begin(ctx context.Context) error {
 		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", r.c.options())
 		r.mu.Lock()
 		// What an earlier run has copied and received stays what status shows.
-		r.view.Copy, r.view.Indexes, r.view.Received = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
+		r.status.Copy, r.status.Indexes, r.status.Stream.ReceivedLSN = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
 		r.mu.Unlock()
 		if err := r.store.Take(ctx); err != nil {
 			return err

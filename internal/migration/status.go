@@ -13,10 +13,11 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/snapshot"
 )
 
-// Status is where a migration stands, from what the two servers hold. Its JSON is
-// stable.
+// Status is where a migration stands. ReadStatus makes it of what the two servers hold, for any
+// process; Watch of what the running migrate knows. Its JSON is stable.
 type Status struct {
 	Name    string `json:"name"`
 	Phase   Phase  `json:"phase"`
@@ -55,6 +56,15 @@ type Status struct {
 
 	// Disabled is the SQL that enables on the target what the opening could not.
 	Disabled []string `json:"disabled,omitempty"`
+
+	Doing // known to the running migrate alone
+}
+
+// Doing is what a running migrate does at this moment.
+type Doing struct {
+	Step     string                   `json:"-"` // within the phase
+	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
+	ByItself bool                     `json:"-"` // when it has caught up it ends, or cuts over, unasked
 }
 
 // SourceStatus is what the source says. Error is set when it could not be asked.
@@ -123,6 +133,8 @@ type CutoverStatus struct {
 	DrainedAt  *time.Time `json:"drained_at"`
 	FinishedAt *time.Time `json:"finished_at"`
 	PauseMS    *int64     `json:"pause_ms"`
+
+	Steps []state.Taken `json:"-"` // of the last cutover or rehearsal of this run, or the last one
 
 	*Comparison // both sides as of the cutover; nil: not asked for, or not done
 }
@@ -202,25 +214,15 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 
 func (st *Status) fromRecord(r *state.Record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
-	st.Copy, st.Indexes = r.Live.Copy, r.Live.Indexes
-	st.Stream.ReceivedLSN = r.Live.Received
-	st.Source.Slot, st.NewTables = r.Slot, r.Live.NewTables
+	st.Source.Slot = r.Slot
+	st.fromLive(&r.Live)
 	st.Options = optionsText(r.Options)
-	if r.Live.RetainedLimit > 0 {
-		st.Source.RetainedLimit = &r.Live.RetainedLimit
-	}
-	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS}
+	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
 	if !r.Alive {
-		st.Copy.ETASeconds = 0 // nobody copies
-		return
+		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", 0, nil // nobody is at work
 	}
-	st.Runner = fmt.Sprintf("%s, pid %d", r.Live.Host, r.Live.PID)
-	st.Note = r.Live.Note
-	if r.Live.RetainedLeft >= 0 {
-		st.Source.RetainedLeft = &r.Live.RetainedLeft
-	}
-	if (r.Phase == Following || r.Phase == Fenced) && !r.Live.LagUnknown {
-		st.Stream.LagSeconds = &r.Live.LagSeconds
+	if !r.Alive || !follows(r) {
+		st.Stream.LagSeconds = nil
 	}
 }
 

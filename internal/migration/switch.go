@@ -95,7 +95,7 @@ func (s *switching) run(whole, until context.Context) error {
 	s.recipe.Overtaken = func(err error) bool { return errors.Is(err, state.ErrOvertaken) }
 	s.recipe.Observers = append(s.recipe.Observers, func(_ context.Context, t state.Taken) error {
 		s.r.mu.Lock()
-		s.r.view.Steps = s.recipe.Taken()
+		s.r.status.Cutover.Steps = s.recipe.Taken()
 		s.r.mu.Unlock()
 		if line := s.line(t); line != "" {
 			s.say(line)

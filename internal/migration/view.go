@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime"
 	"time"
@@ -10,25 +11,12 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// View is what a running migrate does now, for drawing.
-type View struct {
-	state.Live
-	Phase        state.Phase
-	Step         string // what is done within the phase
-	Running      []snapshot.TableProgress
-	Applied      string
-	Transactions int64
-	Changes      int64
-	LagBytes     int64
-	ByItself     bool // when it has caught up it ends, or cuts over, unasked
-}
-
 // Watch returns what the runner does now.
-func (r *runner) Watch() View {
+func (r *runner) Watch() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	v := r.view
-	v.Phase = r.rec.Phase
+	st := r.status
+	st.Phase = r.rec.Phase
 	if len(r.copiers) > 0 {
 		var p snapshot.Progress
 		for _, c := range r.copiers {
@@ -38,14 +26,14 @@ func (r *runner) Watch() View {
 			p.Rows, p.Bytes, p.BytesTotal = p.Rows+one.Rows, p.Bytes+one.Bytes, p.BytesTotal+one.BytesTotal
 			p.Running = append(p.Running, one.Running...)
 		}
-		v.Copy = copyStatus(p, time.Since(r.copyBegan))
-		v.Running = p.Running
-		r.view.Copy = v.Copy
+		st.Copy = copyStatus(p, time.Since(r.copyBegan))
+		st.Tables = p.Running
+		r.status.Copy = st.Copy
 	}
 	if r.follow != nil {
-		r.follow.fill(&v)
+		r.follow.fill(&st)
 	}
-	return v
+	return st
 }
 
 func copyStatus(p snapshot.Progress, elapsed time.Duration) state.CopyStatus {
@@ -61,9 +49,43 @@ func copyStatus(p snapshot.Progress, elapsed time.Duration) state.CopyStatus {
 
 func (r *runner) step(text string) {
 	r.mu.Lock()
-	r.view.Step = text
+	r.status.Step = text
 	r.mu.Unlock()
 	r.c.Logger.Debug(text)
+}
+
+// live is what of a status other processes cannot find out for themselves.
+func (st *Status) live() state.Live {
+	l := state.Live{
+		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
+		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
+	}
+	if !l.LagUnknown {
+		l.LagSeconds = *st.Stream.LagSeconds
+	}
+	if st.Source.RetainedLimit != nil {
+		l.RetainedLimit = *st.Source.RetainedLimit
+	}
+	if st.Source.RetainedLeft != nil {
+		l.RetainedLeft = *st.Source.RetainedLeft
+	}
+	return l
+}
+
+// fromLive is the opposite of live.
+func (st *Status) fromLive(l *state.Live) {
+	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
+	st.Stream.ReceivedLSN, st.Cutover.Steps = l.Received, l.Steps
+	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
+	if !l.LagUnknown {
+		st.Stream.LagSeconds = &l.LagSeconds
+	}
+	if l.RetainedLimit > 0 {
+		st.Source.RetainedLimit = &l.RetainedLimit
+	}
+	if l.RetainedLeft >= 0 {
+		st.Source.RetainedLeft = &l.RetainedLeft
+	}
 }
 
 // liveLoop writes what status shows, now and once a second, until the returned function
@@ -74,8 +96,8 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 	host, _ := os.Hostname()
 	ended := false
 	write := func(ctx context.Context) {
-		view := r.Watch()
-		live := view.Live
+		st := r.Watch()
+		live := st.live()
 		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()

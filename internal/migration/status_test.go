@@ -1,0 +1,88 @@
+package migration
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/state"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write testdata/status.json anew")
+
+// Programs read what status --json prints: none of it may change its name, its type or its place.
+func TestStatus_JSON(t *testing.T) {
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	number, seconds, yes := int64(7), 1.5, true
+	full := Status{
+		Name: "default", Phase: Following, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
+		Known: []string{"other"},
+		Source: SourceStatus{
+			Version: "15.1", Database: "d", Slot: "walferry_default", SlotActive: true, WALStatus: "reserved", RetainedBytes: 1,
+			RetainedLimit: &number, RetainedLeft: &seconds, Fence: &FenceStatus{Tables: 1, Closed: true, Sealed: true, Deadline: &at}, Error: "it is gone",
+		},
+		Target:  TargetStatus{Version: "18.0", Database: "d"},
+		Copy:    state.CopyStatus{Tables: 1, TablesDone: 2, Pieces: 3, PiecesDone: 4, Rows: 5, Bytes: 6, BytesTotal: 7, ETASeconds: 8.5},
+		Indexes: state.IndexStatus{Tables: 1, TablesDone: 2},
+		Stream: StreamStatus{
+			ReceivedLSN: "0/4", AppliedLSN: "0/3", AckedLSN: "0/2", SourceLSN: "0/5", LagBytes: &number, LagSeconds: &seconds, Transactions: 1, Changes: 2,
+		},
+		Cutover: CutoverStatus{
+			FencedAt: &at, DrainedAt: &at, FinishedAt: &at, PauseMS: &number,
+			Comparison: &Comparison{Equal: &yes, Compared: 1, NotCompared: 2, Rows: 3, Error: "it ended"},
+		},
+		InsertOnlyBroken: []string{"public.log"},
+		LastComparison:   &LastComparison{At: at, Position: "0/1", Compared: 1, Differ: []string{"public.t"}},
+		Refused:          []schema.Refused{{Object: "view:public.v", Why: "no such function"}},
+		Unvalidated:      []string{"alter table t validate constraint c"},
+		NewTables:        []string{"public.n"},
+		Disabled:         []string{"alter table t enable trigger u"},
+	}
+	got, err := json.MarshalIndent([]Status{full, {}}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	const file = "testdata/status.json"
+	if *rewrite {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What a running migrate knows of itself arrives in the status that others read, also what it does
+// not know.
+func TestStatus_Live(t *testing.T) {
+	limit, seconds := int64(7), 1.5
+	for _, st := range []Status{
+		{},
+		{
+			Note: "held for a verify", NewTables: []string{"public.n"},
+			Source:  SourceStatus{RetainedLimit: &limit, RetainedLeft: &seconds},
+			Copy:    state.CopyStatus{Tables: 1},
+			Indexes: state.IndexStatus{Tables: 1},
+			Stream:  StreamStatus{ReceivedLSN: "0/4", LagSeconds: &seconds},
+			Cutover: CutoverStatus{Steps: []state.Taken{{Name: "fence"}}},
+		},
+	} {
+		live, got := st.live(), Status{}
+		got.fromLive(&live)
+		st.Runner = got.Runner
+		if !reflect.DeepEqual(got, st) {
+			t.Errorf("got %+v, want %+v", got, st)
+		}
+	}
+}
