@@ -3,10 +3,10 @@ package applier
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Source delivers committed transactions in commit order, large ones in pieces; see [decoder.Tx].
@@ -184,20 +184,8 @@ func (r *run) ack() {
 
 // retry calls do until it succeeds, fails for good, or ctx ends.
 func (a *Applier) retry(ctx context.Context, do func(context.Context) error) error {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := do(ctx)
-		if err == nil || !transient(err) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		wait := pause/2 + rand.N(pause)
-		a.log.Info("target failed; trying again", "error", err, "applied", a.Applied(), "pause", wait.Round(time.Millisecond))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	pauses := wait.Pauses{First: firstPause, Longest: lastPause, Random: true}
+	return wait.Again(ctx, pauses, func() error { return do(ctx) }, transient, func(err error, pause time.Duration) {
+		a.log.Info("target failed; trying again", "error", err, "applied", a.Applied(), "pause", pause.Round(time.Millisecond))
+	})
 }

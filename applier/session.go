@@ -12,6 +12,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	pinning "github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // session is one connection to the target, and all that is known as long as it lasts.
@@ -141,22 +142,16 @@ const endTimeout = 10 * time.Second
 // keeps its locks, including the one on the progress row, and the replication origin until TCP
 // gives up.
 func (b backend) end(ctx context.Context, conn *pgx.Conn) error {
-	for deadline := time.Now().Add(endTimeout); ; {
+	deadline := time.Now().Add(endTimeout)
+	return wait.Until(ctx, wait.Every(20*time.Millisecond), func() (bool, error) {
 		tag, err := conn.Exec(ctx, `
 select pg_terminate_backend(pid) from pg_stat_activity where pid = $1 and backend_start = $2 and pid <> pg_backend_pid()`,
 			pgx.QueryExecModeExec, b.pid, b.started)
 		if err != nil {
-			return fmt.Errorf("end the previous session on target: %w", err)
+			return false, fmt.Errorf("end the previous session on target: %w", err)
 		}
-		if tag.RowsAffected() == 0 || time.Now().After(deadline) {
-			return nil // whatever needs what it still has waits for it
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+		return tag.RowsAffected() == 0 || time.Now().After(deadline), nil // whatever needs what it still has waits for it
+	})
 }
 
 // forget drops what is known of the target's tables, and the names of prepared statements; the

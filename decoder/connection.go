@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -45,8 +44,6 @@ const (
 	writeTimeout = 30 * time.Second
 	dialTimeout  = 2 * time.Minute
 )
-
-func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }
 
 // connect opens a connection, checks that the stream can resume after what is in the queue, and
 // starts it there.

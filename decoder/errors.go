@@ -1,11 +1,9 @@
 package decoder
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -84,15 +82,4 @@ func (e *RefusedError) Hint() string {
 		return "the role must be allowed to replicate: alter role NAME replication, or on RDS: grant rds_replication to NAME"
 	}
 	return pgErr.Hint
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Config configures a Stream.
@@ -163,7 +165,8 @@ func Open(ctx context.Context, dsn string, c Config) (*Stream, error) {
 // every other error.
 func (s *Stream) openConnection(ctx context.Context) (*connection, error) {
 	began := time.Now()
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	pauses := wait.Pauses{First: 50 * time.Millisecond, Longest: 2 * time.Second}
+	for n := 0; ; n++ {
 		c, err := s.connect(ctx)
 		var active *SlotError
 		if !errors.As(err, &active) || active.Reason != SlotActive || time.Since(began) > s.config.WaitActive {
@@ -173,7 +176,7 @@ func (s *Stream) openConnection(ctx context.Context) (*connection, error) {
 			return c, err
 		}
 		s.config.Logger.Debug("waiting for the slot", "slot", s.config.Slot, "pid", active.PID, "application", active.Application)
-		if sleep(ctx, pause) != nil {
+		if wait.Sleep(ctx, pauses.After(n)) != nil {
 			return nil, err
 		}
 	}
@@ -251,7 +254,8 @@ func (s *Stream) reconnect(ctx context.Context, cause error) (*connection, error
 	if s.refusedAt != s.queued {
 		s.refusals, s.refusedAt = 0, s.queued
 	}
-	for pause := firstPause; ; pause = min(2*pause, longPause) {
+	pauses := wait.Pauses{First: firstPause, Longest: longPause, Random: true}
+	for n := 0; ; n++ {
 		switch judge(cause) {
 		case final:
 			return nil, cause
@@ -260,9 +264,9 @@ func (s *Stream) reconnect(ctx context.Context, cause error) (*connection, error
 				return nil, &RefusedError{Err: cause}
 			}
 		}
-		wait := jitter(pause)
-		s.config.Logger.Info("source connection lost, trying again", "cause", cause, "in", wait.Round(time.Millisecond), "lsn", s.queued)
-		if sleep(ctx, wait) != nil {
+		pause := pauses.After(n)
+		s.config.Logger.Info("source connection lost, trying again", "cause", cause, "in", pause.Round(time.Millisecond), "lsn", s.queued)
+		if wait.Sleep(ctx, pause) != nil {
 			return nil, ErrClosed
 		}
 		c, err := s.connect(ctx)

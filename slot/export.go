@@ -14,6 +14,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // ExportConfig says what slot to create, and how patiently.
@@ -140,7 +141,7 @@ func export(ctx context.Context, conn *pgconn.PgConn, dsn string, c ExportConfig
 			continue
 		case raced(pgErr) && time.Since(began) < c.Wait:
 			c.Logger.Info("slot is tried again", "slot", c.Slot, "error", pgErr.Message)
-			if err := sleep(ctx, time.Second); err != nil {
+			if err := wait.Sleep(ctx, time.Second); err != nil {
 				return nil, fmt.Errorf("create slot %s: %w", c.Slot, err)
 			}
 		default:
@@ -231,13 +232,4 @@ func dropSlot(ctx context.Context, conn *pgconn.PgConn, name string) error {
 		return fmt.Errorf("drop slot %s: %w", name, err)
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

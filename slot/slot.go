@@ -14,6 +14,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Info is a row of pg_replication_slots.
@@ -160,7 +161,7 @@ func Drop(ctx context.Context, conn *pgx.Conn, name string) error {
 			}
 			pause = 20 * time.Millisecond // its stream will connect again in a second: the slot is to be gone by then
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := wait.Sleep(ctx, pause); err != nil {
 			return fmt.Errorf("drop replication slot %q: %w", name, err)
 		}
 	}

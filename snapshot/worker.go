@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walferry/walferry/internal/wait"
 )
 
 const (
@@ -77,24 +79,15 @@ func (c *Copier) last(p piece) bool {
 // patiently retries what fails for a transient reason.
 func (w *worker) patiently(ctx context.Context, do func() error, about ...any) error {
 	var since time.Time
-	pause := firstPause
-	for {
-		err := do()
-		if err == nil || ctx.Err() != nil || !passing(err) {
-			return err
-		}
+	passes := func(err error) bool {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) > w.copier.config.Retry {
-			return err
-		}
-		w.copier.config.Logger.Warn("copy is tried again", append(about, "error", err.Error(), "in", pause)...)
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-		pause = min(2*pause, longestPause)
+		return passing(err) && time.Since(since) <= w.copier.config.Retry
 	}
+	return wait.Again(ctx, wait.Pauses{First: firstPause, Longest: longestPause}, do, passes, func(err error, pause time.Duration) {
+		w.copier.config.Logger.Warn("copy is tried again", append(about, "error", err.Error(), "in", pause)...)
+	})
 }
 
 // connect replaces lost connections.
@@ -295,13 +288,4 @@ func (c *Copier) count(t *tableCopy, rows, bytes int64) {
 	defer c.mu.Unlock()
 	t.rows += rows
 	t.stream += bytes
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

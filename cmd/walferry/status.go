@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 func statusCommand(ui *ui) *cli.Command {
@@ -34,7 +34,7 @@ func statusCommand(ui *ui) *cli.Command {
 				if err != nil || !c.Bool("watch") {
 					return writeErr(err) // whoever reads no more has seen enough
 				}
-				if !pause(c.Context, time.Second) {
+				if wait.Sleep(c.Context, time.Second) != nil {
 					return nil
 				}
 			}
@@ -64,16 +64,6 @@ func (u *ui) status(st migration.Status, asJSON, watch bool) error {
 	}
 	_, err := io.WriteString(u.stdout, text)
 	return err
-}
-
-// pause waits; it returns false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // lagText is the lag, or that nobody knows it: a source that does not answer is no lag of 0.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // SQLState is the SQLSTATE of the error that a fenced table raises. Its class is
@@ -222,13 +223,14 @@ func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("raise fence: list the transactions that write: %w", err)
 	}
 	told := f.Waits == nil
-	for began, wait := time.Now(), time.Millisecond; len(before) > 0; wait = min(2*wait, 20*time.Millisecond) {
+	began, pauses := time.Now(), wait.Pauses{First: time.Millisecond, Longest: 20 * time.Millisecond}
+	for n := 0; len(before) > 0; n++ {
 		now, err := writers(ctx, conn, f.oids())
 		if err == nil {
 			var still []writer // as they are now: older
-			for _, n := range now {
-				if slices.ContainsFunc(before, func(w writer) bool { return w.Transaction == n.Transaction }) {
-					still = append(still, n)
+			for _, later := range now {
+				if slices.ContainsFunc(before, func(w writer) bool { return w.Transaction == later.Transaction }) {
+					still = append(still, later)
 				}
 			}
 			if before = still; len(before) == 0 {
@@ -238,10 +240,7 @@ func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
 				told = true
 				f.Waits("the fence is closed, and waits for transactions that wrote before it: " + online.List(holdersOf(before)))
 			}
-			select {
-			case <-ctx.Done():
-				err = context.Cause(ctx)
-			case <-time.After(wait):
+			if err = wait.Sleep(ctx, pauses.After(n)); err == nil {
 				continue
 			}
 		}

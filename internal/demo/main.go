@@ -22,6 +22,7 @@ import (
 
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/shop"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 func main() {
@@ -103,7 +104,7 @@ func (d *demo) run(ctx context.Context) error {
 		writers.Stop()
 		return err
 	}
-	sleep(ctx, 3*time.Second) // of work on the new database
+	wait.Sleep(ctx, 3*time.Second) //nolint:errcheck // of work on the new database; what follows sees that ctx has ended
 	report := writers.Stop()
 	stopReader()
 	if err := <-read; err != nil {
@@ -154,10 +155,3 @@ func (d *demo) summary(r shop.Report, snapshots int64) {
 }
 
 var errNotFollowing = errors.New("migrate ended before it followed")
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // messages is the prefix of the logical messages that walferry writes; a migration's name follows.
@@ -151,19 +152,15 @@ func (f *following) canary(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	defer f.beats.forget(beat)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		if end := decoder.LSN(beat.end.Load()); end != 0 {
-			applied, err := f.r.applied(ctx)
-			if err == nil && applied >= end {
-				return time.Since(began), nil
-			}
+	err = wait.Until(ctx, wait.Pauses{First: 2 * time.Millisecond, Longest: 50 * time.Millisecond}, func() (bool, error) {
+		end := decoder.LSN(beat.end.Load())
+		if end == 0 {
+			return false, nil
 		}
-		select {
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-time.After(pause):
-		}
-	}
+		applied, err := f.r.applied(ctx)
+		return err == nil && applied >= end, nil
+	})
+	return time.Since(began), err
 }
 
 // pause makes the applier stand still where it is, with 0, or once it has applied exactly

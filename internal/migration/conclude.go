@@ -8,6 +8,7 @@ import (
 
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // finishedSQL records the end, and what is known of the cutover by then. What is held still stays recorded.
@@ -39,7 +40,7 @@ func (s *switching) conclude(ctx context.Context) error {
 		s.opening.close()
 		s.opening = nil
 	}
-	for ; err != nil; waitOr(ctx, time.Second) {
+	for ; err != nil; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
 		if ctx.Err() != nil {
 			return fmt.Errorf("open the target: %w", err)
 		}

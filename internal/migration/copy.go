@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -123,22 +124,20 @@ func (r *runner) exportAgain(ctx context.Context) (err error) {
 	r.step("take another snapshot")
 	c := r.exportConfig()
 	began := time.Now()
-	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		if r.exported, err = slot.ExportTemporary(ctx, r.c.Source, "copy", c); err == nil {
-			r.c.Logger.Info("the copy goes on under another snapshot", "consistent_point", r.exported.ConsistentPoint)
-			return nil
-		}
+	err = wait.Again(ctx, wait.Pauses{First: time.Second, Longest: 30 * time.Second}, func() (err error) {
+		r.exported, err = slot.ExportTemporary(ctx, r.c.Source, "copy", c)
+		return err
+	}, func(err error) bool {
 		var blocked *slot.BlockedError
-		if ctx.Err() != nil || errors.As(err, &blocked) || !catalog.Passes(err) || time.Since(began) > snapshotPatience {
-			return fmt.Errorf("take another snapshot for the rest of the copy: %w", err)
-		}
+		return !errors.As(err, &blocked) && catalog.Passes(err) && time.Since(began) <= snapshotPatience
+	}, func(err error, pause time.Duration) {
 		r.c.Logger.Warn("the source gives no snapshot; trying again", "error", err, "in", pause)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
-		}
+	})
+	if err != nil {
+		return fmt.Errorf("take another snapshot for the rest of the copy: %w", err)
 	}
+	r.c.Logger.Info("the copy goes on under another snapshot", "consistent_point", r.exported.ConsistentPoint)
+	return nil
 }
 
 // copyUnder copies what is missing under the snapshot that there is.

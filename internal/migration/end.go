@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
@@ -91,8 +92,8 @@ func measured(a state.Answer) (result *CutoverResult, err error) {
 
 // awaitFollowing reads the record of a migration that is to be cut over. One that does not follow
 // yet is a gate, with how far it is: nothing is switched hours after somebody has asked for it. With
-// wait it is waited for.
-func awaitFollowing(ctx context.Context, s *state.Store, wait bool, onStep func(string)) (*state.Record, error) {
+// patient it is waited for.
+func awaitFollowing(ctx context.Context, s *state.Store, patient bool, onStep func(string)) (*state.Record, error) {
 	for told := ""; ; {
 		r, err := s.LoadAlive(ctx)
 		if err != nil || r == nil {
@@ -102,17 +103,15 @@ func awaitFollowing(ctx context.Context, s *state.Store, wait bool, onStep func(
 			return r, nil
 		}
 		where := farness(r)
-		if !wait || !r.Alive {
+		if !patient || !r.Alive {
 			return r, &GateError{Problem: "the migration does not follow yet: " + where, Advice: "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
 		}
 		if where != told && onStep != nil {
 			onStep("waiting until it follows: " + where)
 			told = where
 		}
-		select {
-		case <-ctx.Done():
+		if wait.Sleep(ctx, time.Second) != nil {
 			return r, state.ErrNotBegun
-		case <-time.After(time.Second):
 		}
 	}
 }
@@ -240,18 +239,12 @@ const lockPatience = 5 * time.Second
 // an attempt takes. What it then returns is takeLock's error.
 func (r *runner) waitForLock(ctx context.Context, patience time.Duration) error {
 	const pause = 200 * time.Millisecond
-	for left := patience / pause; ; left-- {
-		err := r.takeLock(ctx)
+	left := patience / pause
+	return wait.Again(ctx, wait.Every(pause), func() error { return r.takeLock(ctx) }, func(err error) bool {
 		var held *GateError
-		if !errors.As(err, &held) || left <= 0 {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
-		}
-	}
+		left--
+		return errors.As(err, &held) && left >= 0
+	}, nil)
 }
 
 // Cleanup removes everything of a migration that has ended, fence included, from

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -117,24 +117,18 @@ func (f *following) run(ctx context.Context, beside ...func(context.Context, con
 // apply opens the stream at the target's position and runs the applier on it. It
 // begins again where a transaction was interrupted that is too large to be kept.
 func (f *following) apply(ctx context.Context) error {
-	wait := time.Second
-	for {
-		err := f.applyStream(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+	interrupted := func(err error) bool {
 		var restart *applier.RestartError
-		if !errors.As(err, &restart) {
-			return f.overtaken(ctx, err)
-		}
-		f.r.c.Logger.Info("starting the stream again", "at", f.applier.Applied(), "reason", err)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(wait + rand.N(wait)):
-		}
-		wait = min(2*wait, 30*time.Second)
+		return errors.As(err, &restart)
 	}
+	err := wait.Again(ctx, wait.Pauses{First: 1500 * time.Millisecond, Longest: 45 * time.Second, Random: true},
+		func() error { return f.applyStream(ctx) }, interrupted, func(err error, _ time.Duration) {
+			f.r.c.Logger.Info("starting the stream again", "at", f.applier.Applied(), "reason", err)
+		})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return f.overtaken(ctx, err)
 }
 
 // overtaken tells a slot that another migrate has moved on, while this one had lost its lock
@@ -252,17 +246,11 @@ func (f *following) guardLock(ctx context.Context, stop context.CancelCauseFunc)
 // onceCaughtUp waits for the first canary that comes back in time, then ends the
 // run, or cuts over.
 func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFunc) {
-	for ctx.Err() == nil {
+	err := wait.Until(ctx, wait.Every(time.Second), func() (bool, error) {
 		lag, err := f.canary(ctx)
-		if err == nil && lag <= f.r.c.Cut.MaxLag {
-			break
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
-	if ctx.Err() != nil {
+		return err == nil && lag <= f.r.c.Cut.MaxLag, nil
+	})
+	if err != nil || ctx.Err() != nil {
 		return
 	}
 	f.r.c.Logger.Info("caught up")
@@ -275,7 +263,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 		stop(errCaughtUp)
 		return
 	}
-	_, err := f.cutover(ctx, ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
+	_, err = f.cutover(ctx, ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
 	if err == nil {
 		err = errFinished
 	}

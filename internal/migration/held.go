@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // held is an element of walferry.migration.on_open: a trigger or rule of the target that is
@@ -235,7 +235,7 @@ func (r *runner) tablesWithHeldRules(ctx context.Context) (map[string]bool, erro
 // free in a moment is let go and asked for again, so that nobody has to queue behind us for long;
 // this goes on for the time given, or with 0 until ctx ends. waits, which may be nil, is told of it.
 func (r *runner) onTarget(ctx context.Context, patience time.Duration, waits func(error), f func(context.Context, pgx.Tx) error) error {
-	began := time.Now()
+	began, pauses := time.Now(), wait.Pauses{First: 750 * time.Millisecond, Random: true}
 	for told := false; ; {
 		err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -252,10 +252,8 @@ func (r *runner) onTarget(ctx context.Context, patience time.Duration, waits fun
 			waits(err)
 		}
 		told = true
-		select {
-		case <-ctx.Done():
+		if wait.Sleep(ctx, pauses.After(0)) != nil {
 			return err
-		case <-time.After(500*time.Millisecond + rand.N(500*time.Millisecond)):
 		}
 	}
 }

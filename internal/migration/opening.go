@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // replicaRole tells whether the target's role may set session_replication_role,
@@ -115,6 +115,7 @@ type opening struct{ conn *pgx.Conn }
 // prepareOpening enables in a transaction what is held, and leaves it open. It goes on until ctx
 // ends, but nobody has to queue behind us for longer than a moment.
 func (r *runner) prepareOpening(ctx context.Context, step func(string)) (*opening, error) {
+	pauses := wait.Pauses{First: 350 * time.Millisecond, Random: true}
 	for told := false; ; {
 		conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " open"})
 		if err != nil {
@@ -136,10 +137,7 @@ func (r *runner) prepareOpening(ctx context.Context, step func(string)) (*openin
 			step(fmt.Sprintf("waiting for a lock of %s on the target, held by %s", table, r.blockers(ctx, table, at.exclusive)))
 		}
 		told = true
-		select {
-		case <-ctx.Done():
-		case <-time.After(200*time.Millisecond + rand.N(300*time.Millisecond)):
-		}
+		wait.Sleep(ctx, pauses.After(0)) //nolint:errcheck // the next attempt sees that ctx has ended, and says what it would have needed
 	}
 }
 
@@ -262,7 +260,7 @@ func (r *runner) enableHeld(ctx context.Context) (left []leftHeld, err error) {
 func (r *runner) enableRest(ctx context.Context, patience time.Duration) ([]string, error) {
 	var left []leftHeld
 	var err error
-	for end := time.Now().Add(patience); ; waitOr(ctx, time.Second) {
+	for end := time.Now().Add(patience); ; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
 		if left, err = r.enableHeld(ctx); err == nil && len(left) == 0 {
 			return nil, nil
 		}
@@ -317,13 +315,6 @@ func disabled(ctx context.Context, target *session.Link, name string) (sql []str
 		return err
 	})
 	return sql, err
-}
-
-func waitOr(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
 
 func (r *runner) refreshViews(ctx context.Context) (int, error) {

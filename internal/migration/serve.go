@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // holdLimit is how long an applier stays held when verify has died: one that
@@ -210,19 +211,15 @@ func (f *following) letGo() {
 // beginCutting keeps everybody from holding the applier, and from another cutover, until the
 // returned function is called, and waits for one who does either.
 func (f *following) beginCutting(ctx context.Context) (end func(), err error) {
-	for {
+	err = wait.Until(ctx, wait.Every(100*time.Millisecond), func() (free bool, _ error) {
 		f.mu.Lock()
-		free := f.held == nil && !f.cutting
+		defer f.mu.Unlock()
+		free = f.held == nil && !f.cutting
 		f.cutting = f.cutting || free
-		f.mu.Unlock()
-		if free {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(100 * time.Millisecond):
-		}
+		return free, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return func() {
 		f.mu.Lock()

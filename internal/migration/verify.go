@@ -13,6 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
+	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -265,10 +266,8 @@ func (r *runner) hold(ctx context.Context, me state.Args) error {
 		if !told {
 			r.c.Logger.Info(a.Holder + " holds the applier: waiting for it")
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
+		if err := wait.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // writerGates: nobody can change rows of the tables whom the fence does not see.
@@ -144,10 +145,8 @@ select `+online.HolderColumns+`, l.backend_xid::text
 			told = true
 			tell("waiting for transactions of the source that have written: " + online.List(old))
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(100 * time.Millisecond):
+		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // brief bounds a wait for a lock to a fifth of a second and to half of the server's
@@ -129,13 +129,7 @@ func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
 
 // Pause waits before attempt n+1: longer each time, up to about a second.
 func Pause(ctx context.Context, n int) error {
-	pause := min(50*time.Millisecond<<min(n, 10), time.Second)
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(pause/2 + rand.N(pause)):
-		return nil
-	}
+	return wait.Sleep(ctx, wait.Pauses{First: 50 * time.Millisecond, Longest: time.Second, Random: true}.After(n))
 }
 
 // Two sessions that replace or drop the same function at once: the second gets an internal

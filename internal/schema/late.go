@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // LateKeys are foreign keys that are created in two steps: Add looks at no row, so that it
@@ -236,7 +236,7 @@ func Validate(ctx context.Context, targetDSN string, list []Validation, jobs int
 
 // wholeKey takes its locks as others let it: nobody waits behind it for long.
 func wholeKey(ctx context.Context, conn *pgx.Conn, v Validation) error {
-	for {
+	return wait.Again(ctx, wait.Pauses{First: 300 * time.Millisecond, Random: true}, func() error {
 		err := execute(ctx, conn, "begin; set local search_path = ''; set local lock_timeout = '300ms'; "+v.SQL+"\n;commit")
 		if err == nil || conn.IsClosed() {
 			return err
@@ -244,16 +244,9 @@ func wholeKey(ctx context.Context, conn *pgx.Conn, v Validation) error {
 		if rollback := execute(context.WithoutCancel(ctx), conn, "rollback"); rollback != nil {
 			return errors.Join(err, rollback)
 		}
-		switch {
-		case catalog.State(err) == catalog.DuplicateObject: // another run has done it
+		if catalog.State(err) == catalog.DuplicateObject { // another run has done it
 			return nil
-		case !catalog.LostLock(err):
-			return err
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(200*time.Millisecond + rand.N(200*time.Millisecond)):
-		}
-	}
+		return err
+	}, catalog.LostLock, nil)
 }

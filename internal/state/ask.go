@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Ask puts a request to the running migrate and waits for its answer. onStep gets
@@ -65,10 +67,8 @@ returning steps, ok, answer::text, exists(select from walferry.migration where n
 func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 	sql := look + fmt.Sprintf(locked, "r.migration") + `))`
 	for failed, silent := 0, 0; ; {
-		select {
-		case <-ctx.Done():
-			return a, context.Cause(ctx)
-		case <-time.After(lookInterval):
+		if err := wait.Sleep(ctx, lookInterval); err != nil {
+			return a, err
 		}
 		var steps []string
 		var ok *bool
@@ -185,10 +185,8 @@ func (s *Store) Outcome(ctx context.Context, onStep func(string), into any) erro
 		if !told && onStep != nil {
 			onStep("done; waiting for the migrate that has cut over to end")
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
+		if err := wait.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	found, err := s.Get(ctx, Result, into)

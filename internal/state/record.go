@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Phase is how far a migration is.
@@ -156,10 +157,8 @@ func (s *Store) LoadAlive(ctx context.Context) (*Record, error) {
 		if err != nil || r == nil || r.Alive || !r.Fresh || time.Now().After(end) {
 			return r, err
 		}
-		select {
-		case <-ctx.Done():
-			return r, context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
+		if err := wait.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return r, err
 		}
 	}
 }

@@ -1,0 +1,76 @@
+// Package wait has the loops of a program that waits for others: look again and again, try
+// again with growing pauses. All of them end with their context, and return its cause then.
+package wait
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// Pauses are those between attempts.
+type Pauses struct {
+	First   time.Duration
+	Longest time.Duration // each pause is twice the one before, up to this; zero: all are like the first
+	Random  bool          // each is between a half and one and a half of what it would be, so that those who collide do not collide again
+}
+
+// Every are pauses that do not grow.
+func Every(d time.Duration) Pauses { return Pauses{First: d} }
+
+// After is the pause after attempt n, counted from 0.
+func (p Pauses) After(n int) time.Duration {
+	d := p.First
+	for ; n > 0 && d < p.Longest; n-- {
+		d = min(2*d, p.Longest)
+	}
+	if p.Random && d > 0 {
+		d = d/2 + rand.N(d)
+	}
+	return d
+}
+
+// Sleep lets a time go by.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// Until looks, at once and then after each pause, until what it waits for is done, or to look fails.
+func Until(ctx context.Context, p Pauses, look func() (done bool, err error)) error {
+	for n := 0; ; n++ {
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		if err := Sleep(ctx, p.After(n)); err != nil {
+			return err
+		}
+	}
+}
+
+// Again does something until it succeeds, or fails with an error that does not pass. tell, which
+// may be nil, is called before each pause.
+func Again(ctx context.Context, p Pauses, do func() error, passes func(error) bool, tell func(err error, pause time.Duration)) error {
+	for n := 0; ; n++ {
+		err := do()
+		if err == nil || !passes(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		pause := p.After(n)
+		if tell != nil {
+			tell(err, pause)
+		}
+		if err := Sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
