@@ -225,3 +225,63 @@ func TestCutover_SaysWhoHoldsTheApplier(t *testing.T) {
 	m.cutover(r)
 	m.cleanup()
 }
+
+// With a writer of the tables about that is old the fence is not closed: it would refuse everybody
+// else for as long as he goes on. What he has done does not matter, nor whether he has a transaction id.
+func TestCutover_NotWithAnOldWriter(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (id int primary key, v int); insert into t values (1, 1); create table u (n int8)`)
+	m := newMoving(t, "old_writer", source, target)
+	m.InsertOnly = []string{"public.u"}
+	r := m.start()
+	r.waitFor(migration.Following)
+	// A rehearsal puts the fence's triggers up, and a reader keeps them there: no lock of t is in the next one's way.
+	m.caughtUp(r)
+	reader := hold(t, source, `select * from t`)
+	c := m.Config
+	c.Cut.MaxLag, c.Cut.Timeout, c.Cut.DryRun = patience, patience, true
+	if _, err := migration.Cutover(context.Background(), c, nil); err != nil {
+		t.Fatal(err)
+	}
+	old := hold(t, source, `update t set v = 2 where false`)
+	pid := one[int](t, source, `select pid from pg_locks where relation = 't'::regclass and mode = 'RowExclusiveLock'`)
+	eventually(t, "an old writer", func() (bool, string) {
+		return one[bool](t, source, `select xact_start < clock_timestamp() - interval '1 second' from pg_stat_activity where pid = $1`, pid), ""
+	})
+	stop := make(chan struct{})
+	written := make(chan error)
+	go func() { // is never refused
+		conn, err := pgx.Connect(context.Background(), source)
+		for err == nil {
+			select {
+			case <-stop:
+				written <- conn.Close(context.Background())
+				return
+			default:
+				_, err = conn.Exec(context.Background(), `insert into u values (1)`)
+			}
+		}
+		<-stop
+		written <- err
+	}()
+	c.Cut.Timeout, c.Cut.DryRun = 24*time.Second, false
+	var steps []string
+	_, err := migration.Cutover(context.Background(), c, func(step string) { steps = append(steps, step) })
+	close(stop)
+	if err := <-written; err != nil {
+		t.Errorf("another writer: %v", err)
+	}
+	var gate *migration.GateError
+	who := fmt.Sprintf("pid %d (", pid)
+	if !errors.As(err, &gate) || !strings.Contains(err.Error(), who) || !strings.Contains(err.Error(), "everything is as before") || !strings.Contains(hint(err), fmt.Sprintf("pg_terminate_backend(%d)", pid)) {
+		t.Errorf("got %v\nhint: %s\nwant that %s goes on", err, hint(err), who)
+	}
+	if all := strings.Join(steps, "\n"); strings.Contains(all, "fenced 2 tables") || !strings.Contains(all, "the fence is not closed yet, and waits for transactions that can have written to the tables: "+who) {
+		t.Errorf("steps:\n%s", all)
+	}
+	old.rollback()
+	reader.rollback()
+	m.cutover(r)
+	m.cleanup()
+}

@@ -51,20 +51,21 @@ func explainStop(until context.Context, stop *cutover.StopError) error {
 
 // gateOf is the gate that err, or the end of the time that ctx is bound by, was to a cutover.
 func gateOf(ctx context.Context, err error) *GateError {
-	gate := &GateError{Problem: err.Error(), Advice: "mend it and ask again"}
-	var hint interface{ Hint() string }
-	if errors.As(err, &hint) && hint.Hint() != "" {
-		gate.Advice = hint.Hint()
+	var deadline, own *GateError
+	over := ctx.Err() != nil && errors.As(context.Cause(ctx), &deadline)
+	if errors.As(err, &own) && own != deadline {
+		return own // also where the time has run out since, as what was done was undone
 	}
-	var deadline *GateError
-	if ctx.Err() == nil || !errors.As(context.Cause(ctx), &deadline) {
-		if errors.As(err, &deadline) {
-			return deadline
+	if !over {
+		gate := &GateError{Problem: err.Error(), Advice: "mend it and ask again"}
+		var hint interface{ Hint() string }
+		if errors.As(err, &hint) && hint.Hint() != "" {
+			gate.Advice = hint.Hint()
 		}
 		return gate
 	}
 	// Most of what was being done then ends with the same words.
-	gate = &GateError{Problem: deadline.Problem, Advice: deadline.Advice}
+	gate := &GateError{Problem: deadline.Problem, Advice: deadline.Advice}
 	if doing := strings.TrimSuffix(strings.TrimSuffix(err.Error(), deadline.Problem), ": "); doing != "" {
 		gate.Problem += ": " + doing
 	}

@@ -21,6 +21,7 @@ func TestGateOf(t *testing.T) {
 		{over, deadline, "the cutover was not done within 25s", "give a longer --timeout"},
 		{over, fmt.Errorf("drain: %w", deadline), "the cutover was not done within 25s: drain", "give a longer --timeout"},
 		{over, errors.New("drain: no answer"), "the cutover was not done within 25s: drain: no answer", "give a longer --timeout"},
+		{over, &GateError{Problem: "a writer goes on", Advice: "end him"}, "a writer goes on", "end him"},
 		{t.Context(), fmt.Errorf("finish: %w", &GateError{Problem: "a table is gone", Advice: "look for it"}), "a table is gone", "look for it"},
 		{t.Context(), errors.New("no answer"), "no answer", "mend it and ask again"},
 	} {

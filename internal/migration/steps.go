@@ -241,21 +241,6 @@ func (s *switching) unfence(ctx context.Context, _ error) error {
 	return err
 }
 
-// quietMoment waits, for a part of the time there is, until no transaction that has
-// written is older than a second and the target is close: what would be waited for
-// inside the fence is cheaper to wait for outside.
-func (s *switching) quietMoment(ctx context.Context) error {
-	for end := time.Now().Add(s.o.Timeout / 4); ; {
-		if err := s.r.waitForWriters(ctx, time.Until(end), s.say); err != nil {
-			return err
-		}
-		lag, err := s.f.canary(ctx)
-		if err != nil || lag < time.Second || time.Now().After(end) {
-			return err
-		}
-	}
-}
-
 // raise closes the fence. The phase is recorded before: a run that finds it takes the fence down.
 func (s *switching) raise(ctx context.Context) error {
 	if !s.o.DryRun {
@@ -263,7 +248,9 @@ func (s *switching) raise(ctx context.Context) error {
 			return err
 		}
 	}
-	position, since, err := s.fence.Raise(ctx, s.conn, s.o.Timeout)
+	raising, cancel := context.WithTimeout(ctx, s.o.forFence())
+	position, since, err := s.fence.Raise(raising, s.conn, s.o.Timeout)
+	cancel()
 	s.since = since
 	if err != nil {
 		return err

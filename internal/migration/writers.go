@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -93,6 +94,48 @@ func (f *following) passed(position decoder.LSN) error {
 	return &GateError{Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
 		f.written.Table().String(), f.writtenAt, position), Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again"}
 
+}
+
+// forFence is the part of a cutover's time that is kept for the fence. So long others are
+// refused at most for the sake of a transaction that has written before.
+func (o CutoverOptions) forFence() time.Duration {
+	return min(max(5*time.Second, o.Timeout/4), o.Timeout/2)
+}
+
+// tooOld is the age of a writer with whom the fence is not closed at all: nobody knows how
+// long he goes on, but that he has for so long (decision 025).
+const tooOld = 5 * time.Second
+
+// quietMoment waits, for a quarter of the time there is, until no transaction that has
+// written is older than a second and the target is close: what would be waited for
+// inside the fence is cheaper to wait for outside. For one of the tables that is tooOld it
+// waits until what is left is the fence's time, and gives up.
+func (s *switching) quietMoment(ctx context.Context) error {
+	last := time.Now().Add(s.o.Timeout - s.o.forFence())
+	if deadline, ok := ctx.Deadline(); ok {
+		last = deadline.Add(-s.o.forFence())
+	}
+	for end := time.Now().Add(s.o.Timeout / 4); ; {
+		if err := s.r.waitForWriters(ctx, time.Until(end), s.say); err != nil {
+			return err
+		}
+		var waited *cutover.WaitError
+		if err := s.fence.WaitForOld(ctx, s.conn, time.Second, end); err != nil && !errors.As(err, &waited) {
+			return err
+		}
+		if err := s.fence.WaitForOld(ctx, s.conn, tooOld, last); errors.As(err, &waited) {
+			return &GateError{
+				Problem: waited.Problem + ": the fence would refuse everybody else for as long as they do",
+				Advice:  waited.Hint() + "; or ask again with a longer --timeout, or when they have ended",
+			}
+		} else if err != nil {
+			return err
+		}
+		lag, err := s.f.canary(ctx)
+		if err != nil || lag < time.Second || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // waitForWriters returns when no transaction that writes is older than a second,
