@@ -29,8 +29,14 @@ func hoist(args []string) ([]string, error) {
 	for _, f := range globalFlags() {
 		names[f.Names()[0]] = true
 	}
-	if len(args) == 0 || args[len(args)-1] == "--generate-bash-completion" {
+	if len(args) == 0 {
 		return args, nil
+	}
+	if last := len(args) - 1; args[last] == completionFlag {
+		if before, err := hoist(args[:last]); err == nil {
+			return append(before, completionFlag), nil
+		}
+		return args, nil // of which the last one is still being written
 	}
 	front, rest := []string{args[0]}, []string{}
 	for i := 1; i < len(args); i++ {

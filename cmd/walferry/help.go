@@ -11,6 +11,11 @@ import (
 func helpCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "help", Usage: "print the help of a command", ArgsUsage: "[command]",
+		BashComplete: func(c *cli.Context) {
+			for _, command := range c.App.Commands {
+				fmt.Fprintln(c.App.Writer, command.Name)
+			}
+		},
 		Action: func(c *cli.Context) error {
 			name := c.Args().First()
 			if name == "" {
@@ -44,11 +49,16 @@ func commandHelp() string {
 }
 
 // completions are what a shell sources, such as: source <(walferry completion bash). The
-// binary itself says what comes next.
+// binary itself says what comes next. It is not given what is to be completed unless that is an
+// option, and then not "--", which would end the options; bash makes a word of a =.
 var completions = map[string]string{
 	"bash": `_walferry() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" words=("${COMP_WORDS[@]:0:COMP_CWORD}")
-  [[ $cur == -* ]] && words+=("$cur")
+  local cur="${COMP_WORDS[COMP_CWORD]}" words=("${COMP_WORDS[@]:0:$COMP_CWORD}")
+  case "$cur" in
+    =) words+=("$cur") cur= ;;
+    - | --) words+=(-) ;;
+    -*) words+=("$cur") ;;
+  esac
   COMPREPLY=($(compgen -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "$cur"))
 }
 complete -o bashdefault -o default -F _walferry walferry
@@ -58,9 +68,68 @@ source <(walferry completion bash)
 `,
 }
 
+// optionValues are what an option can be that is one of a few words.
+var optionValues = map[string][]string{
+	"until":        {"copied", "caught-up", "cutover"},
+	"cutover":      {"manual", "auto"},
+	"schema":       {"dump", "none"},
+	"on-new-table": {"stop", "ignore"},
+	"sql":          {"source", "target"},
+	"log-level":    {"debug", "info", "warn", "error"},
+	"log-format":   {"text", "json"},
+}
+
+// completeValue prints what the option that is last in front of what is to be completed can be, and
+// reports whether there is such an option.
+func completeValue(ui *ui, args []string) bool {
+	if len(args) < 2 || args[len(args)-1] != completionFlag {
+		return false
+	}
+	args = args[:len(args)-1]
+	if args[len(args)-1] == "=" {
+		args = args[:len(args)-1]
+	}
+	option, ok := strings.CutPrefix(args[len(args)-1], "--")
+	option, _, inline := strings.Cut(option, "=") // zsh makes no word of a =
+	prefix := ""
+	if inline {
+		prefix = "--" + option + "="
+	}
+	values := optionValues[option]
+	for _, value := range values {
+		fmt.Fprintln(ui.stdout, prefix+value)
+	}
+	return ok && len(values) > 0
+}
+
+// completionFlag is what the flag package wants to be asked with for what comes next.
+const completionFlag = "--generate-bash-completion"
+
+// completeCommand prints what may follow a command: its options, and those that stand behind every one.
+func completeCommand(ui *ui, command *cli.Command) cli.BashCompleteFunc {
+	return func(c *cli.Context) {
+		cli.DefaultCompleteWithFlags(command)(c)
+		last := ui.args[len(ui.args)-2]
+		for _, f := range globalFlags() {
+			if name := "--" + f.Names()[0]; strings.HasPrefix(last, "-") && strings.HasPrefix(name, last) {
+				fmt.Fprintln(c.App.Writer, name)
+			}
+		}
+	}
+}
+
+func completeWith(words ...string) cli.BashCompleteFunc {
+	return func(c *cli.Context) {
+		for _, word := range words {
+			fmt.Fprintln(c.App.Writer, word)
+		}
+	}
+}
+
 func completionCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "completion", Usage: "print what makes a shell complete walferry's commands and options", ArgsUsage: "bash|zsh|fish",
+		BashComplete: completeWith("bash", "zsh", "fish"),
 		Action: func(c *cli.Context) error {
 			shell := c.Args().First()
 			text, ok := completions[shell]

@@ -70,6 +70,9 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 	ui.hide(args...)
 	ui.hide(os.Getenv(variable("source")), os.Getenv(variable("target")))
 	ui.args = args
+	if completeValue(ui, args) {
+		return exitDone
+	}
 	app := newApp(ui)
 	args, err := hoist(args)
 	if err == nil {
@@ -164,6 +167,9 @@ func newApp(ui *ui) *cli.App {
 		c.HideHelpCommand = true
 		c.CustomHelpTemplate = commandHelp()
 		c.Flags = withVariables(c.Flags)
+		if c.BashComplete == nil {
+			c.BashComplete = completeCommand(ui, c)
+		}
 		action := c.Action
 		if c.ArgsUsage != "" {
 			continue
