@@ -66,6 +66,15 @@ type Column struct {
 	Default   bool // has a default of its own
 }
 
+// ColumnsByName are the table's columns, generated ones too.
+func (t *Table) ColumnsByName() map[string]*Column {
+	columns := map[string]*Column{}
+	for i := range t.Columns {
+		columns[t.Columns[i].Name] = &t.Columns[i]
+	}
+	return columns
+}
+
 // HasIdentity tells whether UPDATE and DELETE of the table can be published
 // without making them fail (CheckCmdReplicaIdentity in execReplication.c).
 func (t *Table) HasIdentity() bool { return t.ReplicaIdentity == 'f' || len(t.Identity) > 0 }

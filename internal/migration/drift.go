@@ -2,10 +2,8 @@ package migration
 
 import (
 	"context"
-	"fmt"
-	"hash/fnv"
-	"io"
-	"strconv"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -15,16 +13,6 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
 )
-
-// columnStates are a table's columns as the stream has them.
-func columnStates(t *catalog.Table) (states []state.Column) {
-	for i := range t.Columns {
-		if c := &t.Columns[i]; c.Generated == 0 {
-			states = append(states, state.Column{Number: c.Number, Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
-		}
-	}
-	return states
-}
 
 // originals tells the applier what the source's tables were, and where they were copied to.
 func (r *runner) originals() map[catalog.Name]applier.Original {
@@ -75,8 +63,8 @@ func (r *runner) schemaGate(ctx context.Context, without []string) error {
 			if err != nil {
 				return err
 			}
-			altered = append(altered, r.alterations(there)...)
-			indexes, err := r.alteredIndexes(ctx, source, target)
+			altered = append(altered, schema.Alterations(r.rec.Tables, r.tables, there, r.c.Schema == "none")...)
+			indexes, err := schema.AlteredIndexes(ctx, r.rec.Tables, r.tables, source, target, r.c.Schema == "none")
 			if err != nil {
 				return err
 			}
@@ -127,112 +115,62 @@ func names(sequences []catalog.Sequence) (names []string) {
 	return names
 }
 
-// alterations are what the source has done to its tables since the migration began
-// and the target, of which there are the tables, has not.
-func (r *runner) alterations(there []catalog.Table) (found []string) {
-	now, target := map[catalog.Name]*catalog.Table{}, map[catalog.Name]*catalog.Table{}
-	for i := range r.tables {
-		now[r.tables[i].Name] = &r.tables[i]
-	}
-	for i := range there {
-		target[there[i].Name] = &there[i]
-	}
-	for _, table := range r.rec.Tables {
-		s, t := now[table.Name], target[table.Name]
-		if s == nil || t == nil {
-			continue // told by identityGate, or by schema.Compare
-		}
-		found = append(found, alterations(table.Columns, s, t)...)
-		if r.c.Schema != "none" {
-			found = append(found, newGenerated(s, t)...)
-		}
-	}
-	return found
+// driftError is a SchemaError with the DDL that mends the target.
+type driftError struct {
+	error
+	advice string
 }
 
-// alterations are the columns that the source has dropped, renamed or given another
-// type since they were as in was, and the target has not. That both types fit is not
-// enough then: the source has written its rows anew. What was different all along is
-// not looked at, and what is missing on the target is told by schema.Compare.
-func alterations(was []state.Column, s, t *catalog.Table) (found []string) {
-	now, there := columnsByName(s), columnsByName(t)
-	for _, old := range was {
-		c, to := now[old.Name], there[old.Name]
-		switch {
-		case to == nil:
-		case c == nil:
-			found = append(found, fmt.Sprintf("%s: column %s was dropped or renamed on the source", s, catalog.Quote(old.Name)))
-		case (c.TypeOID != old.TypeOID || c.TypeMod != old.TypeMod) && c.Type != to.Type:
-			found = append(found, fmt.Sprintf("%s: column %s has become %s on the source and is %s on the target", s, catalog.Quote(old.Name), c.Type, to.Type))
-		}
+func (e *driftError) Unwrap() error { return e.error }
+
+// Hint is what the operator can do.
+func (e *driftError) Hint() string { return e.advice }
+
+// explainDrift adds to an error about altered columns the DDL for the target. It is
+// text for the operator: nothing here is ever run.
+func (r *runner) explainDrift(ctx context.Context, err error) error {
+	var drift *applier.SchemaError
+	if !errors.As(err, &drift) || len(drift.Columns) == 0 {
+		return err
 	}
-	return found
+	var m schema.Repair
+	explained := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
+		m, err = r.repair(ctx, conn, drift)
+		return err
+	})
+	switch {
+	case explained != nil:
+		return err
+	case m.Gone:
+		return &driftError{err, "both sides have dropped the column, and this is of before: the target's had to be there until it was applied; begin anew: " + anew}
+	case len(m.SQL) == 0:
+		return err
+	case m.Again:
+		return &driftError{err, "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; begin anew: " + anew}
+	}
+	advice := "on the target: " + strings.Join(m.SQL, " ")
+	if m.Back {
+		advice += " Both sides have dropped it, and this is of before; drop it again once it is applied;"
+	}
+	if m.Rewritten {
+		advice += " But the source has written the rows of this table anew, for a default or an expression that is not constant: those values do not come by themselves. " +
+			"Bring them over by hand (`walferry verify --table` names the rows), or begin anew;"
+	}
+	return &driftError{err, advice + " then the same command: it goes on where it stopped"}
 }
 
-// newGenerated are the generated columns of the source that the target lacks.
-func newGenerated(s, t *catalog.Table) (found []string) {
-	there := columnsByName(t)
-	for i := range s.Columns {
-		if c := &s.Columns[i]; c.Generated != 0 && there[c.Name] == nil {
-			found = append(found, fmt.Sprintf("%s: generated column %s is missing on the target", s, catalog.Quote(c.Name)))
-		}
+// repair is the DDL for the columns of a drift.
+func (r *runner) repair(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m schema.Repair, err error) {
+	i := slices.IndexFunc(r.rec.Tables, func(t state.Table) bool { return t.Plain() == drift.Table })
+	if i < 0 {
+		return m, nil
 	}
-	return found
-}
-
-func columnsByName(t *catalog.Table) map[string]*catalog.Column {
-	columns := map[string]*catalog.Column{}
-	for i := range t.Columns {
-		columns[t.Columns[i].Name] = &t.Columns[i]
-	}
-	return columns
-}
-
-// indexSum is as much of an index's form as tells that it is another one.
-func indexSum(f schema.IndexForm) string {
-	sum := fnv.New64a()
-	io.WriteString(sum, f.Form) //nolint:errcheck // a hash takes everything
-	return strconv.FormatUint(sum.Sum64(), 36)
-}
-
-// indexAlterations are the indexes of both sides that are not the same under the same name. What each side writes of an
-// expression in its own way, and, with brought, an index that the user has made otherwise
-// from the beginning, counts only where the source's was made anew since.
-func (r *runner) indexAlterations(source, target []schema.IndexForm, brought bool) (found []string) {
-	there := map[string]schema.IndexForm{}
-	for _, t := range target {
-		there[t.Name] = t
-	}
-	was, known := map[string]string{}, map[uint32]bool{}
-	for _, table := range r.rec.Tables {
-		for name, sum := range table.Indexes {
-			was[name] = sum
-		}
-	}
-	for i := range r.tables {
-		known[r.tables[i].OID] = true
-	}
-	for _, s := range source {
-		t, ok := there[s.Name]
-		if !known[s.OID] || !ok || s.Form == t.Form {
-			continue
-		}
-		if sum, recorded := was[s.Name]; s.Plain && t.Plain && !brought || recorded && sum != indexSum(s) {
-			found = append(found, fmt.Sprintf("index %s is %q on the source and %q on the target", s.Name, s.Definition, t.Definition))
-		}
-	}
-	return found
-}
-
-// alteredIndexes reads both sides for indexAlterations.
-func (r *runner) alteredIndexes(ctx context.Context, source, target catalog.Querier) ([]string, error) {
-	from, err := schema.IndexForms(ctx, source)
+	was := r.rec.Tables[i]
+	var filenode string
+	err = r.target.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
+		[]any{r.c.Name, was.Schema, was.Name.Name}, &filenode)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
-	to, err := schema.IndexForms(ctx, target)
-	if err != nil {
-		return nil, err
-	}
-	return r.indexAlterations(from, to, r.c.Schema == "none"), nil
+	return schema.RepairColumns(ctx, conn, r.target, was, drift.Columns, filenode)
 }

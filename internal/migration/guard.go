@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -203,7 +204,7 @@ func (g *guard) identity(ctx context.Context) error {
 	if !r.mayGiveUp() || r.c.Until == UntilCopied && r.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
-	var found changes
+	var found identity.Changes
 	var marks string
 	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		if marks, err = r.marks(ctx, conn); err == nil && marks != g.marks {
@@ -215,23 +216,23 @@ func (g *guard) identity(ctx context.Context) error {
 		return err
 	}
 	g.marks = marks
-	if err := found.end(); err != nil {
+	if err := mustEnd(found); err != nil {
 		g.stop(err)
 		return nil
 	}
-	if swapped := strings.Join(found.swapped, "; "); swapped != g.swapped {
+	if swapped := strings.Join(found.Swapped, "; "); swapped != g.swapped {
 		g.swapped = swapped
 		if swapped != "" {
 			r.c.Logger.Warn("columns are not what they were; migrate ends before the first change that is for the new ones, and the cutover will refuse", "columns", swapped)
 		}
 	}
-	if places := strings.Join(found.places, "; "); places != g.places {
+	if places := strings.Join(found.Places, "; "); places != g.places {
 		g.places = places
 		if places != "" {
 			r.c.Logger.Warn("tables have another place than they had; the cutover will refuse", "tables", places)
 		}
 	}
-	added := found.added
+	added := found.Added
 	r.mu.Lock()
 	r.status.NewTables = added
 	r.mu.Unlock()

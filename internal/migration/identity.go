@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
@@ -27,46 +28,34 @@ func (e *identityError) Hint() string { return e.advice }
 // anew is how a migration is begun anew.
 const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
 
-// changes are what has become of what is followed since the migration began.
-type changes struct {
-	replaced  []string // tables and columns that are others now: what was in them, or has come since, is not on both sides
-	published error    // a publication that was altered
-	renamed   []string // tables that have another name
-	swapped   []string // columns that were renamed crosswise, or made again, on one side
-	exchanged []string // tables of the target that have each other's names
-	places    []string // partitions and children that have another place, and neither side has lost a row
-	added     []string // tables that are not followed
-	marked    bool     // the record has changed
-}
-
-// end is why the run cannot go on; nil: it can. Columns that were swapped, or made again, do not end it: changes of
+// mustEnd is why the run cannot go on; nil: it can. Columns that were swapped, or made again, do not end it: changes of
 // before that may be on their way, for columns that are as they were. The applier ends it at the first that is of after.
-func (c *changes) end() error {
+func mustEnd(c identity.Changes) error {
 	switch {
-	case len(c.replaced) > 0:
-		return &identityError{strings.Join(c.replaced, "; "), "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
-	case c.published != nil:
-		return explainGap(c.published)
-	case len(c.renamed) > 0:
-		return &identityError{strings.Join(c.renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
+	case len(c.Replaced) > 0:
+		return &identityError{strings.Join(c.Replaced, "; "), "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
+	case c.Published != nil:
+		return explainGap(c.Published)
+	case len(c.Renamed) > 0:
+		return &identityError{strings.Join(c.Renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
 	}
 	return nil
 }
 
-// gate is why a cutover must not go on; nil: it may.
-func (c *changes) gate() error {
-	if err := c.end(); err != nil {
+// gateOn is why a cutover must not go on; nil: it may.
+func gateOn(c identity.Changes) error {
+	if err := mustEnd(c); err != nil {
 		return &GateError{Problem: err.Error(), Advice: hintOf(err)}
 	}
-	if len(c.swapped) > 0 {
-		return &GateError{Problem: strings.Join(c.swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
+	if len(c.Swapped) > 0 {
+		return &GateError{Problem: strings.Join(c.Swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
 	}
-	if len(c.exchanged) > 0 {
-		return &GateError{Problem: "tables of the target have each other's names: " + list(c.exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
+	if len(c.Exchanged) > 0 {
+		return &GateError{Problem: "tables of the target have each other's names: " + list(c.Exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
 
 	}
-	if len(c.places) > 0 {
-		return &GateError{Problem: "tables have another place than they had: " + list(c.places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
+	if len(c.Places) > 0 {
+		return &GateError{Problem: "tables have another place than they had: " + list(c.Places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
 			"rows of a table that is not migrated do not come with it"}
 
 	}
@@ -81,60 +70,23 @@ func hintOf(err error) string {
 	return hinted.Hint()
 }
 
-// catalogs are the tables of both sides, by name.
-type catalogs struct {
-	all     []catalog.Table // of the source
-	foreign []catalog.Table // of the source
-	source  map[catalog.Name]*catalog.Table
-	target  map[catalog.Name]*catalog.Table
-}
-
-func byName(tables []catalog.Table) map[catalog.Name]*catalog.Table {
-	found := make(map[catalog.Name]*catalog.Table, len(tables))
-	for i := range tables {
-		found[tables[i].Name] = &tables[i]
-	}
-	return found
-}
-
-// readCatalogs reads the source as of one moment.
-func (r *runner) readCatalogs(ctx context.Context, conn *pgx.Conn) (c catalogs, err error) {
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		c.all, c.foreign, err = catalog.Outline(ctx, tx)
-		return err
-	})
-	if err != nil {
-		return c, fmt.Errorf("read the source's catalogue: %w", err)
-	}
-	c.source = byName(c.all)
-	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
-		tables, _, err := catalog.Outline(ctx, conn)
-		c.target = byName(tables)
-		return err
-	})
-	if err != nil {
-		return c, fmt.Errorf("read the target's catalogue: %w", err)
-	}
-	return c, nil
-}
-
 // changes holds what is followed against what it was when the migration began. conn is one to the source.
 // It is looked at when a run begins, every minute, as a gate of the cutover, and once more
 // inside the fence; the publications at every reconnect of the stream besides.
-func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
-	now, err := r.readCatalogs(ctx, conn)
+func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (identity.Changes, error) {
+	now, err := identity.Read(ctx, conn, r.target)
 	if err != nil {
-		return changes{}, err
+		return identity.Changes{}, err
 	}
 	r.mu.Lock()
-	found := r.compareTables(now)
+	found := identity.Compare(r.rec.Tables, now, r.c.Schema == "none", r.c.OnNewTable == IgnoreNewTables)
 	r.mu.Unlock()
-	if found.marked {
+	if found.Marked {
 		if err := r.keepTables(ctx); err != nil {
 			return found, err
 		}
 	}
-	found.added = r.newTables(now.all)
+	found.Added = r.newTables(now.All)
 	publications, err := r.publications(ctx)
 	if err != nil {
 		return found, err
@@ -143,8 +95,8 @@ func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (changes, error) {
 	var altered *slot.PublicationError
 	if errors.As(err, &altered) {
 		err = nil
-		if !altered.Renamed || len(found.renamed) == 0 {
-			found.published = altered
+		if !altered.Renamed || len(found.Renamed) == 0 {
+			found.Published = altered
 		}
 	}
 	return found, err
@@ -179,16 +131,16 @@ func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) (mark string,
 	if err != nil {
 		return "", err
 	}
-	if err := found.gate(); err != nil {
+	if err := gateOn(found); err != nil {
 		return "", err
 	}
-	if len(found.added) > 0 && r.c.OnNewTable == IgnoreNewTables {
-		r.c.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", list(found.added))
-		found.added = nil
+	if len(found.Added) > 0 && r.c.OnNewTable == IgnoreNewTables {
+		r.c.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", list(found.Added))
+		found.Added = nil
 	}
-	if len(found.added) > 0 {
+	if len(found.Added) > 0 {
 		return "", &GateError{
-			Problem: "the source has got tables that this migration does not follow: " + list(found.added),
+			Problem: "the source has got tables that this migration does not follow: " + list(found.Added),
 			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
 		}
 	}
@@ -231,7 +183,7 @@ func (r *runner) sameIdentity(ctx context.Context) error {
 		r.c.Logger.Warn("the migration was begun by an older version, which did not remember what tables are known by: " +
 			"a table, column or publication that was made again, swapped or attached is noticed only where that version had noticed it")
 	}
-	var found changes
+	var found identity.Changes
 	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		found, err = r.changes(ctx, conn)
 		return err
@@ -239,5 +191,5 @@ func (r *runner) sameIdentity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return found.end()
+	return mustEnd(found)
 }

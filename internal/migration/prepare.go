@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cleanup"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
@@ -187,7 +188,7 @@ func (r *runner) insertOnlyTables() (tables []catalog.Table, err error) {
 
 // tableStates are the tables as they are now on both sides, as they will be remembered.
 func (r *runner) tableStates(ctx context.Context, conn *pgx.Conn, insertOnly []catalog.Table) (states []state.Table, err error) {
-	now, err := r.readCatalogs(ctx, conn)
+	now, err := identity.Read(ctx, conn, r.target)
 	if err != nil {
 		return nil, err
 	}
@@ -195,12 +196,12 @@ func (r *runner) tableStates(ctx context.Context, conn *pgx.Conn, insertOnly []c
 		t := &r.tables[i]
 		table := state.Table{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
 		if t.Kind == 'r' {
-			table.Columns = columnStates(t)
+			table.Columns = identity.Columns(t)
 			table.InsertOnly = slices.ContainsFunc(insertOnly, func(only catalog.Table) bool { return only.OID == t.OID })
 		}
 		states = append(states, table)
 	}
-	return states, r.describe(ctx, conn, states, now)
+	return states, identity.Describe(ctx, conn, states, now)
 }
 
 // published are the tables that hold rows, those of --insert-only or the others.

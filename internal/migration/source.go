@@ -14,14 +14,14 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// identity is which cluster and database the source is.
-type identity struct {
+// sourceID is which cluster and database the source is.
+type sourceID struct {
 	SystemID string
 	Timeline int32
 	Database string
 }
 
-func identify(ctx context.Context, c Config) (id identity, err error) {
+func identify(ctx context.Context, c Config) (id sourceID, err error) {
 	conn, err := session.OpenReplication(ctx, session.Config{DSN: c.Source, Application: c.Name})
 	if err != nil {
 		return id, err
@@ -80,7 +80,7 @@ func proveSource(ctx context.Context, c Config, rec *state.Record) error {
 
 // whichSource is identify without the timeline, and without a wal sender where the role may
 // read the control file.
-func whichSource(ctx context.Context, c Config) (id identity, err error) {
+func whichSource(ctx context.Context, c Config) (id sourceID, err error) {
 	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name})
 	if err != nil {
 		return id, err

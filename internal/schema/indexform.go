@@ -3,6 +3,9 @@ package schema
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"io"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -60,3 +63,10 @@ select x.indrelid, quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_c
 // SameDefinition tells whether two servers mean the same by what each has written: expressions, bounds
 // and keys of partitions. That they differ proves nothing where the servers are of different majors.
 func SameDefinition(a, b string) bool { return a == b || normalize(a) == normalize(b) }
+
+// Sum is as much of an index's form as tells that it is another one.
+func (f IndexForm) Sum() string {
+	sum := fnv.New64a()
+	io.WriteString(sum, f.Form) //nolint:errcheck // a hash takes everything
+	return strconv.FormatUint(sum.Sum64(), 36)
+}

@@ -39,13 +39,13 @@ func (e *entry) key() key {
 	return key{}
 }
 
-// state is what is known of an object that is there.
-type state struct {
+// presence is what is known of an object that is there.
+type presence struct {
 	ok bool // an index is valid, a constraint validated, a materialized view filled
 }
 
 // Present is what of a schema after the data the target has.
-type Present map[key]state
+type Present map[key]presence
 
 // LoadPresent reads it, of all tables at once. The tag of a trigger, a rule or a policy is "table name".
 func LoadPresent(ctx context.Context, q catalog.Querier) (Present, error) {
@@ -84,7 +84,7 @@ select 'MATERIALIZED VIEW DATA', r.namespace, '', r.name, true from r where r.re
 	}
 	found := Present{}
 	var k key
-	var s state
+	var s presence
 	_, err = pgx.ForEachRow(rows, []any{&k.kind, &k.namespace, &k.table, &k.name, &s.ok}, func() error {
 		found[k] = s
 		return nil

@@ -1,128 +1,90 @@
-package migration
+package identity
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
 )
 
-// describe adds to what is remembered of tables where they stand among others, what the target has under their
-// names, and their indexes.
-func (r *runner) describe(ctx context.Context, conn *pgx.Conn, states []state.Table, now catalogs) error {
-	forms, err := schema.IndexForms(ctx, conn)
-	if err != nil {
-		return err
-	}
-	migrated, indexes := map[string]*state.Table{}, map[uint32]map[string]string{}
-	for i := range states {
-		migrated[states[i].String()] = &states[i]
-	}
-	for _, f := range forms {
-		if indexes[f.OID] == nil {
-			indexes[f.OID] = map[string]string{}
-		}
-		indexes[f.OID][f.Name] = indexSum(f)
-	}
-	others := otherChildren(now, migrated)
-	for name, table := range migrated {
-		key := table.Name
-		table.Indexes, table.Place = indexes[table.OID], &state.Place{}
-		if s := now.source[key]; s != nil {
-			table.Place = &state.Place{Parents: s.Parents, Bound: s.Bound, Key: s.Key, Others: others[name]}
-		}
-		if t := now.target[key]; t != nil {
-			table.TargetOID = t.OID
-			there := columnsByName(t)
-			for i := range table.Columns {
-				if to := there[table.Columns[i].Name]; to != nil && to.Generated == 0 {
-					table.Columns[i].Target = to.Number
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// compareTables is the part of changes that both catalogues tell. r.mu is held.
-func (r *runner) compareTables(now catalogs) (found changes) {
+// Compare holds tables against what both catalogues say of them now. It marks in tables the columns
+// that have gone from both sides, and says so in Marked. brought says that somebody else has made
+// the target's schema, lenient that tables which are not migrated may come and go.
+func Compare(tables []state.Table, now Catalogs, brought, lenient bool) (found Changes) {
 	migrated := map[string]*state.Table{} // by name as SQL
 	byOID := map[uint32]*catalog.Table{}
-	for i := range now.all {
-		byOID[now.all[i].OID] = &now.all[i]
+	for i := range now.All {
+		byOID[now.All[i].OID] = &now.All[i]
 	}
-	for i := range r.rec.Tables {
-		migrated[r.rec.Tables[i].String()] = &r.rec.Tables[i]
+	for i := range tables {
+		migrated[tables[i].String()] = &tables[i]
 	}
-	for i := range r.rec.Tables {
-		was := &r.rec.Tables[i]
+	for i := range tables {
+		was := &tables[i]
 		name, key := was.String(), was.Name
-		s, t := now.source[key], now.target[key]
+		s, t := now.Source[key], now.Target[key]
 		switch there := byOID[was.OID]; {
 		case s == nil && was.Kind == "p" && there == nil:
-			found.places = append(found.places, name+" was dropped on the source")
+			found.Places = append(found.Places, name+" was dropped on the source")
 			continue
 		case s == nil && was.OID == 0:
-			found.replaced = append(found.replaced, name+" is gone from the source")
+			found.Replaced = append(found.Replaced, name+" is gone from the source")
 			continue
 		case was.OID == 0 || s != nil && (s.OID == was.OID || was.Kind == "p" && s.Kind == 'p'): // a partitioned table holds no rows
 		case there != nil:
-			found.renamed = append(found.renamed, fmt.Sprintf("%s is called %s on the source now", name, there))
+			found.Renamed = append(found.Renamed, fmt.Sprintf("%s is called %s on the source now", name, there))
 			continue
 		case s != nil:
-			found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the source and made again (oid %d, was %d): the table that is there now is in no publication", name, s.OID, was.OID))
+			found.Replaced = append(found.Replaced, fmt.Sprintf("%s was dropped on the source and made again (oid %d, was %d): the table that is there now is in no publication", name, s.OID, was.OID))
 			continue
 		default:
-			found.replaced = append(found.replaced, name+" was dropped on the source")
+			found.Replaced = append(found.Replaced, name+" was dropped on the source")
 			continue
 		}
 		if t == nil {
 			continue // schema.Compare says what the target lacks
 		}
 		if was.TargetOID != 0 && was.TargetOID != t.OID && was.Kind != "p" {
-			if other := r.copyOf(t.OID); other != nil {
+			if other := copyOf(tables, t.OID); other != nil {
 				// The applier may need it so for a while: it looks at the pair before it applies anything.
-				found.exchanged = append(found.exchanged, fmt.Sprintf("%s of the target is what %s was copied to", name, other.String()))
+				found.Exchanged = append(found.Exchanged, fmt.Sprintf("%s of the target is what %s was copied to", name, other.String()))
 			} else {
-				found.replaced = append(found.replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
+				found.Replaced = append(found.Replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
 			}
 			continue
 		}
 		replaced, swapped, marked := compareColumns(was, s, t)
-		found.replaced, found.swapped = append(found.replaced, replaced...), append(found.swapped, swapped...)
-		found.marked = found.marked || marked
-		if what := comparePlaces(was.Place, s, t, migrated, r.c.Schema == "none"); what != "" {
-			found.places = append(found.places, name+" "+what)
+		found.Replaced, found.Swapped = append(found.Replaced, replaced...), append(found.Swapped, swapped...)
+		found.Marked = found.Marked || marked
+		if what := comparePlaces(was.Place, s, t, migrated, brought); what != "" {
+			found.Places = append(found.Places, name+" "+what)
 		}
 	}
-	if r.c.OnNewTable != IgnoreNewTables {
+	if !lenient {
 		for name, others := range otherChildren(now, migrated) {
 			was := migrated[name].Place
 			for _, other := range others {
 				if was != nil && !slices.Contains(was.Others, other) {
-					found.places = append(found.places, fmt.Sprintf("%s, which is not migrated, was attached to %s", other, name))
+					found.Places = append(found.Places, fmt.Sprintf("%s, which is not migrated, was attached to %s", other, name))
 				}
 			}
 		}
-		slices.Sort(found.places)
+		slices.Sort(found.Places)
 	}
 	return found
 }
 
 // copyOf is the table that was copied to a table of the target; nil: none that is known.
-func (r *runner) copyOf(target uint32) *state.Table {
-	i := slices.IndexFunc(r.rec.Tables, func(t state.Table) bool { return t.TargetOID == target })
+func copyOf(tables []state.Table, target uint32) *state.Table {
+	i := slices.IndexFunc(tables, func(t state.Table) bool { return t.TargetOID == target })
 	if i < 0 {
 		return nil
 	}
-	return &r.rec.Tables[i]
+	return &tables[i]
 }
 
 // compareColumns looks at which column of the source goes into which of the target. Names do not tell: a
@@ -144,13 +106,13 @@ func compareColumns(was *state.Table, s, t *catalog.Table) (replaced, swapped []
 		if c.Gone {
 			continue
 		}
-		if !hasNumber(s, c.Number) && !hasNumber(t, c.Target) && columnsByName(s)[c.Name] == nil {
+		if !hasNumber(s, c.Number) && !hasNumber(t, c.Target) && s.ColumnsByName()[c.Name] == nil {
 			c.Gone, marked = true, true
 			continue
 		}
 		source[c.Number], target[c.Target], name[c.Name] = c, c, c
 	}
-	there := columnsByName(t)
+	there := t.ColumnsByName()
 	for i := range s.Columns {
 		c := &s.Columns[i]
 		to := there[c.Name]
@@ -229,9 +191,9 @@ func partOfAny(parents []string) string {
 }
 
 // otherChildren are the children of migrated tables that are not migrated, by the migrated table's name as SQL.
-func otherChildren(now catalogs, migrated map[string]*state.Table) map[string][]string {
+func otherChildren(now Catalogs, migrated map[string]*state.Table) map[string][]string {
 	others := map[string][]string{}
-	for _, tables := range [][]catalog.Table{now.all, now.foreign} {
+	for _, tables := range [][]catalog.Table{now.All, now.Foreign} {
 		for i := range tables {
 			if t := &tables[i]; migrated[t.String()] == nil {
 				for _, parent := range t.Parents {
