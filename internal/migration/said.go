@@ -37,6 +37,10 @@ func (s *switching) line(t state.Taken) string {
 func explainStop(until context.Context, stop *cutover.StopError) error {
 	err := stop.Err
 	if !stop.Touched {
+		var gate *GateError
+		if until.Err() != nil && !errors.As(err, &gate) && errors.As(context.Cause(until), &gate) {
+			return gateOf(until, err) // its time was over at a gate: nothing has failed
+		}
 		return err
 	}
 	if errors.Is(stop.Back, state.ErrOvertaken) || err == nil {

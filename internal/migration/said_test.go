@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/walferry/walferry/internal/cutover"
 )
 
 // The end of a cutover's time is said once, whatever was being done then.
@@ -28,5 +30,21 @@ func TestGateOf(t *testing.T) {
 		if got := gateOf(c.ctx, c.err); got.Problem != c.want || got.Advice != c.wantedByWhoAsks {
 			t.Errorf("%v: got %q, %q; want %q, %q", c.err, got.Problem, got.Advice, c.want, c.wantedByWhoAsks)
 		}
+	}
+}
+
+// A cutover whose time was over at a gate has changed nothing, and nothing has failed: that is a gate, too.
+func TestExplainStop_Untouched(t *testing.T) {
+	deadline := &GateError{Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
+	over, cancel := context.WithTimeoutCause(t.Context(), -time.Second, deadline)
+	defer cancel()
+	var gate *GateError
+	err := explainStop(over, &cutover.StopError{Step: "opening", Err: fmt.Errorf("list triggers: %w", context.DeadlineExceeded)})
+	if want := "the cutover was not done within 3s: list triggers: context deadline exceeded"; !errors.As(err, &gate) || gate.Problem != want {
+		t.Errorf("got %v, want the gate %q", err, want)
+	}
+	failed := errors.New("no answer")
+	if err := explainStop(t.Context(), &cutover.StopError{Step: "opening", Err: failed}); err != failed {
+		t.Errorf("within its time: got %v, want %v", err, failed)
 	}
 }
