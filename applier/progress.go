@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
@@ -110,14 +109,10 @@ select to_regclass('walferry.progress') is not null, to_regnamespace('walferry')
 
 // loadProgress reads the stream's row.
 func loadProgress(ctx context.Context, conn *pgx.Conn, stream string) (p Progress, found bool, err error) {
-	var applied string
 	var commitTime *time.Time
-	err = conn.QueryRow(ctx, readProgress, pgx.QueryExecModeExec, stream).Scan(&applied, &commitTime, &p.Transactions, &p.Changes)
+	err = conn.QueryRow(ctx, readProgress, pgx.QueryExecModeExec, stream).Scan(&p.Applied, &commitTime, &p.Transactions, &p.Changes)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, false, nil
-	}
-	if err == nil {
-		p.Applied, err = pglogrepl.ParseLSN(applied)
 	}
 	if err != nil {
 		return p, false, fmt.Errorf("read progress of stream %q: %w", stream, err)

@@ -18,7 +18,7 @@ import (
 type table struct {
 	relation *decoder.Relation
 	left     bool // left out by Config.Table: nothing else is set
-	window   Window
+	window   decoder.Window
 	unfit    error // why no change can be applied, except those before the window
 
 	schema, name string

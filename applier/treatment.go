@@ -13,7 +13,7 @@ type treatment byte
 const (
 	strict   treatment = iota // each must find exactly the row that it is for
 	leaveOut                  // the target is not to have the table, or its rows have the changes already
-	converge                  // they turn rows of several positions into those of the source; see Window
+	converge                  // they turn rows of several positions into those of the source; see decoder.Window
 	refuse                    // table.unfit says why the target cannot take them
 	unknown                   // the table has not been described
 )

@@ -12,20 +12,6 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// Window describes a table that was not copied under the snapshot of the stream's first position. A
-// zero field means that position.
-type Window struct {
-	// From: every row was read under a snapshot of this position or a later one. Changes of
-	// transactions whose commit record starts before it are already in the rows, and are left out.
-	From decoder.LSN
-
-	// To: no row was read under a snapshot of a later position. Between From and To, the table has
-	// rows of several positions: some have a change already, some exist twice under two keys, or
-	// not at all. Changes are applied so that the rows become those of the source at To: an
-	// existing row is replaced, a missing one is inserted, and one to delete need not exist.
-	To decoder.LSN
-}
-
 // Windows are the windows of all tables; see [Config].
 type Windows struct {
 	// Tables has the windows by the source's table; a table without one is as of the stream's first
@@ -33,7 +19,7 @@ type Windows struct {
 	// the target, apart from the index of that, no other unique index and no column GENERATED
 	// ALWAYS AS IDENTITY outside of it. Until the target is past the last To of such a table,
 	// transactions are applied one change after the other.
-	Tables map[decoder.Name]Window
+	Tables map[decoder.Name]decoder.Window
 
 	// Read returns the current row of the source, in the order of the relation's columns, or nil if
 	// there is none; key is a row of which only the columns of the replica identity count. It is
@@ -48,7 +34,7 @@ type windows struct {
 	read func(context.Context, *decoder.Relation, []decoder.Value) ([]decoder.Value, decoder.LSN, error)
 
 	mu     sync.Mutex
-	tables map[decoder.Name]Window
+	tables map[decoder.Name]decoder.Window
 	until  decoder.LSN // the largest To
 	mixed  decoder.LSN // the largest To of those that differ from From
 }
@@ -60,7 +46,7 @@ func newWindows(w *Windows) *windows {
 	known := &windows{read: w.Read, tables: maps.Clone(w.Tables)}
 	for _, one := range w.Tables {
 		known.until = max(known.until, one.To)
-		if one.From != one.To {
+		if one.Mixed() {
 			known.mixed = max(known.mixed, one.To)
 		}
 	}
@@ -68,9 +54,9 @@ func newWindows(w *Windows) *windows {
 }
 
 // of returns the current window of a relation.
-func (w *windows) of(r *decoder.Relation) Window {
+func (w *windows) of(r *decoder.Relation) decoder.Window {
 	if w == nil {
-		return Window{}
+		return decoder.Window{}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

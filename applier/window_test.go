@@ -73,7 +73,7 @@ func TestWindows_Random(t *testing.T) {
 
 		delivered, later := 0, 0
 		g.setWindows(t, &Windows{
-			Tables: map[decoder.Name]Window{
+			Tables: map[decoder.Name]decoder.Window{
 				{Schema: "public", Name: "bare"}:  {From: h.at(whole), To: h.at(whole)},
 				{Schema: "public", Name: "keyed"}: {From: h.at(first), To: h.at(last)},
 			},
@@ -158,7 +158,7 @@ func TestWindows_Ends(t *testing.T) {
 	g := newTarget(t, `create table keyed (id int primary key, v text, w text); insert into keyed values (1, 'copied', '')`)
 	before, within, after := g.tx(insert(keyedRelation, "1", "old", "")), g.tx(remove(keyedRelation, "7", nil, nil)), g.tx(remove(keyedRelation, "8", nil, nil))
 	g.setWindows(t, &Windows{
-		Tables: map[decoder.Name]Window{{Schema: "public", Name: "keyed"}: {From: within.CommitLSN, To: after.CommitLSN}},
+		Tables: map[decoder.Name]decoder.Window{{Schema: "public", Name: "keyed"}: {From: within.CommitLSN, To: after.CommitLSN}},
 	})
 	if err := g.Apply(t.Context(), before, within); err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestWindows_OldForm(t *testing.T) {
 	g := newTarget(t, `create table keyed (id int primary key, v text); insert into keyed values (1, 'copied')`)
 	before, within := g.tx(insert(keyedRelation, "1", "old", "dropped since")), g.tx(insert(relation("keyed", 'd', "id*", "v"), "2", "new"))
 	after := g.tx(insert(keyedRelation, "3", "new", "w"))
-	g.setWindows(t, &Windows{Tables: map[decoder.Name]Window{{Schema: "public", Name: "keyed"}: {From: within.CommitLSN, To: within.CommitLSN}}})
+	g.setWindows(t, &Windows{Tables: map[decoder.Name]decoder.Window{{Schema: "public", Name: "keyed"}: {From: within.CommitLSN, To: within.CommitLSN}}})
 	f := newFeed(before, within)
 	g.run(f)
 	g.want(`select * from keyed order by id`, "1|copied", "2|new")

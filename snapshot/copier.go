@@ -9,10 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -31,7 +31,7 @@ type Config struct {
 	// Snapshot is the name of the exported snapshot, and AsOf its position: Exported.Name and
 	// Exported.ConsistentPoint.
 	Snapshot string
-	AsOf     pglogrepl.LSN
+	AsOf     decoder.LSN
 
 	// PutAside leaves out tables that TRUNCATE, VACUUM FULL or CLUSTER has rewritten since the
 	// snapshot was taken: see [RewrittenError]. False: after a TRUNCATE the table is copied empty,

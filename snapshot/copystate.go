@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 )
 
@@ -40,7 +40,7 @@ create table if not exists walferry.copy_plan (
     bytes         bigint not null,             -- size on the source, TOAST included
     bounds        text[] not null,             -- the predicate of each piece; empty text: the whole table
     filenode      text not null default '',    -- where the source stores the rows
-    converge_until pg_lsn,                     -- rows were read from the source as late as this; see snapshot.Window
+    converge_until pg_lsn,                     -- rows were read from the source as late as this; see decoder.Window
     finished_at   timestamptz,                 -- when the run that copied it had ended
     primary key (migration, schema_name, table_name)
 );
@@ -80,14 +80,14 @@ const finishPlan = `
 update walferry.copy_plan set finished_at = clock_timestamp() where migration = $1 and finished_at is null`
 
 type planned struct {
-	asOf     pglogrepl.LSN
+	asOf     decoder.LSN
 	bytes    int64
 	bounds   []string
 	filenode string
 }
 
 type finished struct {
-	asOf        pglogrepl.LSN
+	asOf        decoder.LSN
 	rows, bytes int64
 }
 
@@ -116,29 +116,27 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 
 // openState reads the state. A row of a snapshot that is not as of asOf is an error, unless asOf is
 // zero.
-func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglogrepl.LSN) (state, error) {
+func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf decoder.LSN) (state, error) {
 	s := state{plan: map[catalog.Name]planned{}, pieces: map[catalog.Name]map[int]finished{}}
 	if err := Prepare(ctx, conn); err != nil {
 		return s, err
 	}
 
 	var key catalog.Name
-	var lsn string
-	position := func(to *pglogrepl.LSN) (err error) {
-		if *to, err = pglogrepl.ParseLSN(lsn); err == nil && asOf != 0 && *to != asOf {
-			err = &StateError{Migration: migration, Found: *to, Want: asOf}
+	expected := func(found decoder.LSN) error {
+		if asOf != 0 && found != asOf {
+			return &StateError{Migration: migration, Found: found, Want: asOf}
 		}
-		return err
+		return nil
 	}
 	var p planned
 	rows, err := conn.Query(ctx, selectPlan, migration)
 	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &lsn, &p.bytes, &p.bounds, &p.filenode}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &p.asOf, &p.bytes, &p.bounds, &p.filenode}, func() error {
 			one := p
 			one.bounds = slices.Clone(p.bounds)
-			err := position(&one.asOf)
 			s.plan[key] = one
-			return err
+			return expected(p.asOf)
 		})
 	}
 	if err != nil {
@@ -148,14 +146,12 @@ func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf pglog
 	var f finished
 	rows, err = conn.Query(ctx, selectState, migration)
 	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &piece, &lsn, &f.rows, &f.bytes}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &piece, &f.asOf, &f.rows, &f.bytes}, func() error {
 			if s.pieces[key] == nil {
 				s.pieces[key] = map[int]finished{}
 			}
-			one := f
-			err := position(&one.asOf)
-			s.pieces[key][piece] = one
-			return err
+			s.pieces[key][piece] = f
+			return expected(f.asOf)
 		})
 	}
 	if err != nil {

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -35,8 +35,8 @@ func (e *SnapshotLostError) Hint() string {
 // copied; see [Reset].
 type StateError struct {
 	Migration string
-	Found     pglogrepl.LSN // consistent point of the snapshot of the earlier run
-	Want      pglogrepl.LSN // Config.AsOf
+	Found     decoder.LSN // consistent point of the snapshot of the earlier run
+	Want      decoder.LSN // Config.AsOf
 }
 
 func (e *StateError) Error() string {

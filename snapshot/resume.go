@@ -7,49 +7,33 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
-// Window is the range of snapshots under which the rows of a table were read.
-type Window struct {
-	Table    Table
-	From, To pglogrepl.LSN // of the first, and of the last or what [Extend] recorded
-}
-
 // Windows reads, from the target, the windows of the tables that a migration's copy has finished or
-// begun. Changes of a table before From are in its rows; if From and To differ, the rows become
-// those of the source only after the changes in between are applied so that they converge. The
-// windows of a copy under one snapshot are all at the snapshot's position.
-func Windows(ctx context.Context, conn *pgx.Conn, migration string) ([]Window, error) {
+// begun, by the source's table. Changes of a table before From are in its rows; if From and To
+// differ, the rows become those of the source only after the changes in between are applied so that
+// they converge. The windows of a copy under one snapshot are all at the snapshot's position.
+func Windows(ctx context.Context, conn *pgx.Conn, migration string) (map[decoder.Name]decoder.Window, error) {
 	// There is no min and max of pg_lsn before version 13.
 	rows, err := conn.Query(ctx, `
 select distinct s.schema_name, s.table_name, s.as_of::text, greatest(s.as_of, p.converge_until)::text
   from walferry.copy_state s join walferry.copy_plan p using (migration, schema_name, table_name)
- where s.migration = $1
- order by s.schema_name, s.table_name`, migration)
-	var all []Window
+ where s.migration = $1`, migration)
+	all := map[decoder.Name]decoder.Window{}
 	if err == nil {
-		var t Table
-		var from, to string
-		_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &from, &to}, func() error {
-			first, err := pglogrepl.ParseLSN(from)
-			if err != nil {
-				return err
+		var t decoder.Name
+		var one decoder.Window
+		_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &one.From, &one.To}, func() error {
+			if w, ok := all[t]; ok {
+				one = decoder.Window{From: min(w.From, one.From), To: max(w.To, one.To)}
 			}
-			last, err := pglogrepl.ParseLSN(to)
-			if err != nil {
-				return err
-			}
-			if n := len(all); n > 0 && all[n-1].Table == t {
-				all[n-1].From, all[n-1].To = min(all[n-1].From, first), max(all[n-1].To, last)
-			} else {
-				all = append(all, Window{Table: t, From: first, To: last})
-			}
+			all[t] = one
 			return nil
 		})
 	}
@@ -60,7 +44,7 @@ select distinct s.schema_name, s.table_name, s.as_of::text, greatest(s.as_of, p.
 }
 
 // Extend records that a table's window extends to at least a position.
-func Extend(ctx context.Context, conn *pgx.Conn, migration string, t Table, to pglogrepl.LSN) error {
+func Extend(ctx context.Context, conn *pgx.Conn, migration string, t Table, to decoder.LSN) error {
 	_, err := conn.Exec(ctx, `
 update walferry.copy_plan set converge_until = greatest(converge_until, $4::text::pg_lsn)
  where migration = $1 and schema_name = $2 and table_name = $3`, migration, t.Schema, t.Name, to.String())

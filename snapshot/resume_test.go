@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -48,19 +49,17 @@ func again(t *testing.T, c Config) Config {
 	return c
 }
 
-func windowOf(t *testing.T, target, name string) Window {
+func windowOf(t *testing.T, target, name string) decoder.Window {
 	t.Helper()
 	windows, err := Windows(t.Context(), connect(t, target), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range windows {
-		if w.Table.Name == name {
-			return w
-		}
+	w, ok := windows[decoder.Name{Schema: "public", Name: name}]
+	if !ok {
+		t.Fatalf("no window of %s in %v", name, windows)
 	}
-	t.Fatalf("no window of %s in %v", name, windows)
-	return Window{}
+	return w
 }
 
 // interrupted is a copy of which some pieces are done.

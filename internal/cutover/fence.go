@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/wait"
@@ -163,29 +164,29 @@ func (f Fence) complete(ctx context.Context, q catalog.Querier) error {
 // have written before go on to their end, the second one nobody.
 //
 // On an error, also of ctx, the fence is closed or not: Drop it.
-func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (lsn string, since time.Time, err error) {
+func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (closed decoder.LSN, since time.Time, err error) {
 	if err := f.complete(ctx, conn); err != nil {
-		return "", since, fmt.Errorf("raise fence: %w", err)
+		return 0, since, fmt.Errorf("raise fence: %w", err)
 	}
 	var deadline string
 	var first int64 // this transaction's id: those that have written have a lower one
 	err = conn.QueryRow(ctx, `select (clock_timestamp() + $1::float8 * interval '1 second')::text, txid_current()`, life.Seconds()).Scan(&deadline, &first)
 	if err != nil {
-		return "", since, fmt.Errorf("raise fence: %w", err)
+		return 0, since, fmt.Errorf("raise fence: %w", err)
 	}
 	since = time.Now()
 	for _, lowest := range []int64{first, 0} {
 		if err := f.replace(ctx, conn, lowest, deadline); err != nil {
-			return "", since, fmt.Errorf("raise fence: %w", err)
+			return 0, since, fmt.Errorf("raise fence: %w", err)
 		}
 		if err := f.waitForWriters(ctx, conn); err != nil {
-			return "", since, err
+			return 0, since, err
 		}
 	}
-	if err := conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text`).Scan(&lsn); err != nil {
-		return "", since, fmt.Errorf("raise fence: read position: %w", err)
+	if err := conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text`).Scan(&closed); err != nil {
+		return 0, since, fmt.Errorf("raise fence: read position: %w", err)
 	}
-	return lsn, since, nil
+	return closed, since, nil
 }
 
 // writersSQL lists who holds a lock under which rows of the tables can change. A

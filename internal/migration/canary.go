@@ -112,7 +112,7 @@ const beatSQL = `select pg_logical_emit_message(true, $1, $2)::text, pg_current_
 // writeBeat writes one on the source. It is wanted until it is forgotten.
 func (f *following) writeBeat(ctx context.Context) (*beat, error) {
 	var written *beat
-	var at, position string
+	var at, position decoder.LSN
 	var xid int64
 	content := f.beats.content()
 	args := []any{messages + f.r.c.Name, content}
@@ -134,7 +134,7 @@ func (f *following) writeBeat(ctx context.Context) (*beat, error) {
 		return nil, fmt.Errorf("write the heartbeat on the source: %w", err)
 	}
 	f.mu.Lock()
-	f.lagBytes = max(0, int64(parseLSN(position))-int64(f.applier.Applied()))
+	f.lagBytes = max(0, int64(position)-int64(f.applier.Applied()))
 	f.mu.Unlock()
 	return written, nil
 }

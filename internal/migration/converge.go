@@ -24,32 +24,32 @@ var errSettled = errors.New("all tables are as of one commit")
 func (r *runner) readWindows(ctx context.Context) error {
 	return r.target.Do(ctx, func(conn *pgx.Conn) error {
 		windows, err := snapshot.Windows(ctx, conn, r.c.Name)
+		if err != nil {
+			return err
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.windows = map[catalog.Name]applier.Window{}
-		for _, w := range windows {
-			r.windows[catalog.Name{Schema: w.Table.Schema, Name: w.Table.Name}] = applier.Window{From: w.From, To: w.To}
-		}
-		return err
+		r.windows = windows
+		return nil
 	})
 }
 
 // mixed tells whether a table has, or had for a while, rows of several snapshots. It gets no
 // unique index but that of its key before they are rows of one commit.
-func (r *runner) mixed(schema, name string) bool {
+func (r *runner) mixed(table catalog.Name) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.windows[catalog.Name{Schema: schema, Name: name}]
-	return w.From != w.To
+	return r.windows[table].Mixed()
 }
 
 // onResume is called before a table gets rows of another snapshot: it builds the index of
 // the replica identity.
 func (r *runner) onResume(ctx context.Context, t snapshot.Table) error {
 	r.mu.Lock()
-	w := r.windows[catalog.Name{Schema: t.Schema, Name: t.Name}]
+	name := catalog.Name{Schema: t.Schema, Name: t.Name}
+	w := r.windows[name]
 	w.To++ // for mixed; what it will be is read when the copy is done
-	r.windows[catalog.Name{Schema: t.Schema, Name: t.Name}] = w
+	r.windows[name] = w
 	r.mu.Unlock()
 	if r.c.Schema == "none" {
 		return nil
@@ -157,12 +157,7 @@ func (r *runner) readRow(ctx context.Context, rel *decoder.Relation, key []decod
 			}
 		}
 		// Whatever the query has seen committed before this position.
-		var position string
-		if err := conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text`).Scan(&position); err != nil {
-			return err
-		}
-		at = parseLSN(position)
-		return nil
+		return conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text`).Scan(&at)
 	})
 	if err == nil {
 		err = r.target.Do(ctx, func(conn *pgx.Conn) error {

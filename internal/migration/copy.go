@@ -153,7 +153,7 @@ func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs in
 		Resume: resume, OnResume: r.onResume, PutAside: putAside,
 		Tables: tables, Jobs: jobs, PieceBytes: r.c.PieceBytes, Logger: r.c.Logger,
 		OnTable: func(_ context.Context, t snapshot.Table) error {
-			if r.mixed(t.Schema, t.Name) {
+			if r.mixed(catalog.Name{Schema: t.Schema, Name: t.Name}) {
 				return nil
 			}
 			return indexes.Table(pgx.Identifier{t.Schema, t.Name})

@@ -147,9 +147,9 @@ func (f *following) overtaken(ctx context.Context, err error) error {
 
 // applied asks the target where it is, whoever has brought it there.
 func (r *runner) applied(ctx context.Context) (decoder.LSN, error) {
-	var applied string
+	var applied decoder.LSN
 	err := r.target.Row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{r.c.Name}, &applied)
-	return parseLSN(applied), err
+	return applied, err
 }
 
 func (f *following) applyStream(ctx context.Context) error {

@@ -59,13 +59,13 @@ func (r *runner) index(ctx context.Context) error {
 	if _, err := r.holdTriggers(ctx); err != nil {
 		return err
 	}
-	if err := r.indexes(ctx, false, func(t *catalog.Table) bool { return !r.mixed(t.Schema, t.Name.Name) }); err != nil {
+	if err := r.indexes(ctx, false, func(t *catalog.Table) bool { return !r.mixed(t.Name) }); err != nil {
 		return err
 	}
 	if err := r.converge(ctx); err != nil {
 		return err
 	}
-	if err := r.indexes(ctx, true, func(t *catalog.Table) bool { return r.mixed(t.Schema, t.Name.Name) }); err != nil {
+	if err := r.indexes(ctx, true, func(t *catalog.Table) bool { return r.mixed(t.Name) }); err != nil {
 		return err
 	}
 	if r.c.Schema != "none" {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/session"
@@ -73,7 +73,7 @@ type runner struct {
 	exported *slot.Exported
 
 	mu        sync.Mutex
-	windows   map[catalog.Name]applier.Window // as of when tables were copied, by the source's schema and table
+	windows   map[catalog.Name]decoder.Window // as of when tables were copied, by the source's schema and table
 	status    Status                          // as far as it is kept; Watch adds the rest
 	analyzed  []pgx.Identifier                // tables whose statistics were gathered beside the copy
 	copiers   []*snapshot.Copier              // one for each snapshot; each has what those before have put aside

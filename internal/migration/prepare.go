@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/applier"
@@ -277,11 +276,6 @@ func (r *runner) dropSlot(ctx context.Context) error {
 // when no other migration uses it.
 func (r *runner) dropSource(ctx context.Context) error {
 	return r.source.Do(ctx, func(conn *pgx.Conn) error { return cleanup.Source(ctx, conn, r.c.Name) })
-}
-
-func parseLSN(s string) pglogrepl.LSN {
-	lsn, _ := pglogrepl.ParseLSN(s) // ours or the server's; 0 where there is none
-	return lsn
 }
 
 // within runs f with a deadline of its own, also when ctx has ended.

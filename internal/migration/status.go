@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/schema"
@@ -245,11 +247,11 @@ func (st *Status) readProgress(ctx context.Context, target *session.Link, s *sta
 			return fmt.Errorf("ask the target: %w", err)
 		}
 		if progress {
-			var applied string
+			var applied decoder.LSN
 			err := conn.QueryRow(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, name).
 				Scan(&applied, &st.Stream.Transactions, &st.Stream.Changes)
 			if err == nil {
-				st.Stream.AppliedLSN = oneForm(applied)
+				st.Stream.AppliedLSN = applied.String()
 			}
 			if err != nil && err != pgx.ErrNoRows {
 				return fmt.Errorf("read the progress: %w", err)
@@ -266,8 +268,15 @@ func (st *Status) readProgress(ctx context.Context, target *session.Link, s *sta
 	})
 }
 
-// oneForm writes a position as versions up to 18 do: later ones fill its second half with zeros.
+// The positions of a Status are text, as it is JSON. oneForm writes one as versions up to 18 do:
+// later ones fill its second half with zeros.
 func oneForm(lsn string) string { return parseLSN(lsn).String() }
+
+// parseLSN is the position that such a text means; 0 where there is none.
+func parseLSN(s string) decoder.LSN {
+	lsn, _ := pglogrepl.ParseLSN(s)
+	return lsn
+}
 
 // readSlot asks the source who it is, and for the slot.
 func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record) error {
@@ -304,18 +313,18 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
 // readSource asks the source where it is, after the target was asked where it is, and for
 // what makes a lag of that.
 func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *state.Record) error {
-	var position string
+	var position decoder.LSN
 	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
 		return fmt.Errorf("ask the source: %w", err)
 	}
-	st.Stream.SourceLSN = oneForm(position)
+	st.Stream.SourceLSN = position.String()
 	if err := st.readFence(ctx, conn, name); err != nil {
 		return err
 	}
 	if !follows(r) {
 		return nil
 	}
-	lag := max(0, int64(parseLSN(st.Stream.SourceLSN))-int64(parseLSN(st.Stream.AppliedLSN)))
+	lag := max(0, int64(position)-int64(parseLSN(st.Stream.AppliedLSN)))
 	st.Stream.LagBytes = &lag
 	if !r.Alive {
 		err := conn.QueryRow(ctx, `select greatest(0, extract(epoch from clock_timestamp() - $1::timestamptz))::float8`, r.SeenAt).Scan(&st.Stream.LagSeconds)

@@ -255,7 +255,7 @@ func (s *switching) raise(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.result.FencedAt, s.result.Tables, s.result.position = &since, len(s.fence.Tables), parseLSN(position)
+	s.result.FencedAt, s.result.Tables, s.result.position = &since, len(s.fence.Tables), position
 	if s.o.DryRun {
 		return nil
 	}

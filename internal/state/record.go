@@ -116,14 +116,14 @@ func (s *Store) Load(ctx context.Context) (*Record, error) {
 	}
 	r := &Record{Name: s.name}
 	var options, tables, live []byte
-	var phase, consistent string
+	var phase string
 	err = s.home.Row(ctx, `
 select phase, error, tool_version, system_id, timeline, database, slot, consistent_point::text, options::text, tables::text, live::text,
        fenced_at, drained_at, finished_at, pause_ms, seen_at,
        `+fresh+`,
        `+fmt.Sprintf(locked, "$1")+`
   from walferry.migration where name = $1`, []any{s.name},
-		&phase, &r.Error, &r.ToolVersion, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &consistent, &options, &tables, &live,
+		&phase, &r.Error, &r.ToolVersion, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.ConsistentPoint, &options, &tables, &live,
 		&r.FencedAt, &r.DrainedAt, &r.FinishedAt, &r.PauseMS, &r.SeenAt, &r.Fresh, &r.Alive)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -132,9 +132,6 @@ select phase, error, tool_version, system_id, timeline, database, slot, consiste
 		return nil, fmt.Errorf("read migration %q from the target: %w", s.name, err)
 	}
 	r.Phase = Phase(phase)
-	if r.ConsistentPoint, err = pglogrepl.ParseLSN(consistent); err != nil {
-		return nil, fmt.Errorf("read migration %q: %w", s.name, err)
-	}
 	for _, part := range []struct {
 		from []byte
 		to   any
