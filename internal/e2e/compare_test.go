@@ -60,8 +60,8 @@ func tablesOf(t *testing.T, dsn string) map[string][]string {
 	tables := map[string][]string{}
 	for _, row := range pgtest.Query(t, dsn, `
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname),
-       -- versions before 12 write the same float in another way: its bits are compared
-       case when a.atttypid = any ('{float4,float8,point,lseg,path,box,polygon,line,circle}'::regtype[])
+       -- versions before 12 write the same float in another way, and those before 19 a position: their bits are compared
+       case when a.atttypid = any ('{float4,float8,point,lseg,path,box,polygon,line,circle,pg_lsn}'::regtype[])
               or exists (select from pg_range g where g.rngtypid = a.atttypid and g.rngsubtype = 'float8'::regtype)
             then (select format('pg_catalog.%s(%I)', p.proname, a.attname) from pg_type t join pg_proc p on p.oid = t.typsend where t.oid = a.atttypid)
             else coalesce(quote_ident(a.attname), '') end

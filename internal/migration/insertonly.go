@@ -287,7 +287,7 @@ type copyingAgain struct {
 // openAgain brings both sides' transactions to one position, while the applier stands there.
 func (f *following) openAgain(ctx context.Context, source, target *pgx.Conn, t catalog.Table) (*snapshot.Replacement, error) {
 	r := f.r
-	if err := r.waitForWriters(ctx, time.Minute, nil); err != nil { // the slot, and the applier with it, would wait for them
+	if err := r.clearWay(ctx, time.Minute, func(text string) { r.c.Logger.Warn(text) }); err != nil {
 		return nil, err
 	}
 	select {

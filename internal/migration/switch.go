@@ -81,7 +81,11 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	defer s.close(until)
 	s.recipe.Steps = s.steps()
 	s.recipe.Mine = f.r.store.Mine
+	inWay := f.r.watchSource(until, step)
 	err := s.run(whole, until)
+	if named := inWay.end(until, err); !s.recipe.Sealed() {
+		err = named
+	}
 	if o.DryRun && !o.NoFence && err == nil {
 		if err := s.measureRest(until); err != nil {
 			step("the real pause is longer than this one by what could not be measured: " + err.Error())

@@ -1,7 +1,9 @@
 package migration
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -21,6 +23,10 @@ import (
 type VerifyOptions struct {
 	Tables   []string // patterns; empty: every table of the migration
 	Progress func(verify.Progress)
+
+	// Patience is how long old transactions that would keep the applier held are waited for before it is.
+	// Zero means a minute.
+	Patience time.Duration
 }
 
 // Verified is a comparison and the moment it holds for.
@@ -161,7 +167,7 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 	if r.rec.Phase == Finished {
 		err = r.openQuiet(ctx, compare, v)
 	} else {
-		err = r.openAtOnePosition(ctx, compare, v)
+		err = r.openAtOnePosition(ctx, compare, cmp.Or(o.Patience, time.Minute), v)
 	}
 	if err != nil {
 		return err
@@ -196,33 +202,36 @@ func (r *runner) proof(ctx context.Context) (*Verified, error) {
 }
 
 // openAtOnePosition opens the sessions of both sides so that they see the same.
-func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, v *Verified) error {
-	// Old writers would make the slot wait, and the applier with it: let them end first.
-	if err := r.waitForWriters(ctx, time.Minute, func(text string) { r.c.Logger.Warn(text) }); err != nil {
-		return err
-	}
-	if err := compare.Connect(ctx); err != nil {
-		return err
-	}
+func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, patience time.Duration, v *Verified) error {
 	me := state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}
-	if err := r.hold(ctx, me); err != nil {
-		return err
-	}
-	held := time.Now()
-	defer func() {
-		err := within(ctx, 20*time.Second, func(ctx context.Context) error {
-			_, err := r.store.Ask(ctx, "release", me, nil)
+	var exported *slot.Exported
+	var held time.Time
+	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
+		if err := r.clearWay(ctx, patience, func(text string) { r.c.Logger.Warn(text) }); err != nil {
 			return err
-		})
-		if err != nil {
-			r.c.Logger.Warn("let the applier go on", "error", err)
 		}
+		if err := compare.Connect(ctx); err != nil {
+			return err
+		}
+		if err := r.hold(ctx, me); err != nil {
+			return err
+		}
+		held = time.Now()
+		var err error
+		exported, err = slot.ExportTemporary(ctx, r.c.Source, "verify", slot.ExportConfig{Wait: wait, Logger: r.c.Logger})
+		if err == nil {
+			break
+		}
+		r.release(ctx, me)
+		// By somebody who has come since: he is waited for without the applier, too.
+		if blocked := new(slot.BlockedError); !errors.As(err, &blocked) || wait == 30*time.Second {
+			return err
+		}
+	}
+	defer func() {
+		r.release(ctx, me)
 		v.HeldMS = time.Since(held).Milliseconds()
 	}()
-	exported, err := slot.ExportTemporary(ctx, r.c.Source, "verify", slot.ExportConfig{Wait: 30 * time.Second, Logger: r.c.Logger})
-	if err != nil {
-		return err
-	}
 	defer exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the temporary slot ends with it either way
 	if err := compare.OpenSource(ctx, exported.Name); err != nil {
 		return err
@@ -247,6 +256,17 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 
 	}
 	return nil
+}
+
+// release lets the applier go on.
+func (r *runner) release(ctx context.Context, me state.Args) {
+	err := within(ctx, 20*time.Second, func(ctx context.Context) error {
+		_, err := r.store.Ask(ctx, "release", me, nil)
+		return err
+	})
+	if err != nil {
+		r.c.Logger.Warn("let the applier go on", "error", err)
+	}
 }
 
 // asker names this process, for those whom it keeps waiting.

@@ -116,7 +116,7 @@ func (s *switching) quietMoment(ctx context.Context) error {
 		last = deadline.Add(-s.o.forFence())
 	}
 	for end := time.Now().Add(s.o.Timeout / 4); ; {
-		if err := s.r.waitForWriters(ctx, time.Until(end), s.say); err != nil {
+		if _, err := s.r.waitForWriters(ctx, time.Until(end), s.say); err != nil {
 			return err
 		}
 		var waited *cutover.WaitError
@@ -138,59 +138,109 @@ func (s *switching) quietMoment(ctx context.Context) error {
 	}
 }
 
+// openWriter is a transaction of the source that has written, or a prepared one.
+type openWriter struct {
+	online.Holder
+	Transaction string
+}
+
 // waitForWriters returns when no transaction that writes is older than a second,
-// or patience is over. The age of other roles' transactions is hidden from a role without
-// pg_read_all_stats: those that are there at the beginning are waited for, whatever it is.
+// or patience is over: then with those that were there all the time. The age of other roles' transactions is hidden
+// from a role without pg_read_all_stats: those that are there at the beginning are waited for, whatever it is.
 // With tell it says for whom it waits.
-func (r *runner) waitForWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
-	type writer struct {
-		online.Holder
-		Transaction string
-	}
-	var hidden map[string]bool
+func (r *runner) waitForWriters(ctx context.Context, patience time.Duration, tell func(string)) (stayed []online.Holder, err error) {
+	var first map[string]bool // of the beginning
 	told := tell == nil
 	for began := time.Now(); time.Since(began) < patience; {
-		var all []writer
-		err := r.source.Do(ctx, func(conn *pgx.Conn) error {
-			rows, err := conn.Query(ctx, `
-select `+online.HolderColumns+`, l.backend_xid::text
-  from pg_stat_activity l join pg_stat_activity a on a.pid = l.pid
- where l.backend_xid is not null and l.pid <> pg_backend_pid()
- group by l.pid, l.backend_xid::text order by 4 desc`)
-			if err != nil {
-				return err
-			}
-			all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w writer, err error) {
-				return w, row.Scan(&w.PID, &w.User, &w.Application, &w.Seconds, &w.State, &w.Query, &w.Transaction)
-			})
-			return err
-		})
+		all, err := r.openWriters(ctx)
 		if err != nil {
-			return fmt.Errorf("look for open transactions: %w", err)
+			return nil, err
 		}
-		first := hidden == nil
-		if first {
-			hidden = map[string]bool{}
+		if first == nil {
+			first = map[string]bool{}
+			for _, w := range all {
+				first[w.Transaction] = true
+			}
 		}
 		var old []online.Holder
+		stayed = nil
 		for _, w := range all {
-			if first && w.Seconds < 0 {
-				hidden[w.Transaction] = true
-			}
-			if w.Seconds > 1 || hidden[w.Transaction] {
+			if w.Seconds > 1 || w.Seconds < 0 && first[w.Transaction] {
 				old = append(old, w.Holder)
+				if first[w.Transaction] {
+					stayed = append(stayed, w.Holder)
+				}
 			}
 		}
 		if len(old) == 0 {
-			return nil
+			return nil, nil
 		}
 		if !told && time.Since(began) > time.Second {
 			told = true
 			tell("waiting for transactions of the source that have written: " + online.List(old))
 		}
 		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	return stayed, nil
+}
+
+// openWriters lists the transactions that a new slot would wait for, of all databases, the oldest first.
+func (r *runner) openWriters(ctx context.Context) (all []openWriter, err error) {
+	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `
+select `+online.HolderColumns+`, l.backend_xid::text
+  from pg_stat_activity l join pg_stat_activity a on a.pid = l.pid
+ where l.backend_xid is not null and l.pid <> pg_backend_pid()
+ group by l.pid, l.backend_xid::text
+ union all
+select 0, '', '', extract(epoch from clock_timestamp() - prepared)::float8, '', '', transaction::text from pg_prepared_xacts
+ order by 4 desc`)
+		if err != nil {
+			return err
+		}
+		all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w openWriter, err error) {
+			return w, row.Scan(&w.PID, &w.User, &w.Application, &w.Seconds, &w.State, &w.Query, &w.Transaction)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for open transactions: %w", err)
+	}
+	return all, nil
+}
+
+// clearWay returns when the applier can be held for no more than a moment: no old transaction of the source has
+// written, for which the temporary slot would wait, and nobody holds a lock on the target that the
+// applier waits for. Who stays for as long as patience is named in a *GateError.
+func (r *runner) clearWay(ctx context.Context, patience time.Duration, tell func(string)) error {
+	stayed, err := r.waitForWriters(ctx, patience, tell)
+	if err != nil {
+		return err
+	}
+	if len(stayed) > 0 {
+		return &GateError{
+			Problem: "the snapshot of the source has to wait for transactions that have written, and they do not end: " + online.List(stayed),
+			Advice:  "the applier was not held for them. On the source, " + online.EndHint(stayed) + "; then again",
+		}
+	}
+	for began, told := time.Now(), false; ; {
+		holders := r.inApplierWay(ctx)
+		switch {
+		case len(holders) == 0:
+			return nil
+		case time.Since(began) > patience:
+			return &GateError{
+				Problem: "the applier waits for a lock on the target, held by " + online.List(holders),
+				Advice:  "on the target, " + online.EndHint(holders) + "; then again",
+			}
+		case !told && time.Since(began) > time.Second:
+			told = true
+			tell("the applier waits for a lock on the target, held by " + online.List(holders))
+		}
+		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
-	return nil
 }

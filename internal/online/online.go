@@ -265,7 +265,7 @@ type Holder struct {
 	User, Application string
 	Seconds           float64 // that it has been open for; negative: we may not see it
 	State             string  // of its session, such as "idle in transaction"
-	Query             string  // kind of the statement that it runs or ran last, such as UPDATE: nothing that may be a secret
+	Query             string  // kind of the statement that it runs or ran last, such as UPDATE or REPACK (CONCURRENTLY): nothing that may be a secret
 }
 
 func (h Holder) String() string {
@@ -288,7 +288,7 @@ func (h Holder) String() string {
 // HolderColumns are those of a Holder, of a pg_locks l with the pg_stat_activity a that belongs to it.
 const HolderColumns = `coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(nullif(max(a.application_name), ''), max(a.backend_type), ''),
        coalesce(extract(epoch from clock_timestamp() - min(a.xact_start)), -1)::float8,
-       coalesce(max(a.state), ''), coalesce(upper(substring(max(a.query) from '^\s*([A-Za-z]+)')), '')`
+       coalesce(max(a.state), ''), coalesce(upper(substring(max(a.query) from '(?i)^\s*(repack\s*\([a-z, ]+\)|[a-z]+)')), '')`
 
 // Holders lists who has a lock of a table, the oldest first.
 func Holders(ctx context.Context, conn *pgx.Conn, table string) ([]Holder, error) {

@@ -63,9 +63,9 @@ func TestShared_EveryMajor(t *testing.T) {
 	}
 }
 
-// A test that names a version runs on the one that is to stand in for it.
+// A test that names a version runs on the one that is to stand in for it, which no other stands in for.
 func TestInstead(t *testing.T) {
-	t.Setenv(insteadVariable, "15=10,18=11")
+	t.Setenv(insteadVariable, "15=10,18=11,10=12")
 	t.Setenv("WALFERRY_TEST_SOURCE_MAJOR", "")
 	t.Setenv("WALFERRY_TEST_TARGET_MAJOR", "")
 	if from, to := Default(); from != 10 || to != 11 {

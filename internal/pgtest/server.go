@@ -98,7 +98,12 @@ func Launch(ctx context.Context, o Options) (*Server, error) {
 	if o.Major == 0 {
 		o.Major = newest()
 	}
-	o.Major = instead(o.Major)
+	return launchMajor(ctx, o, instead(o.Major))
+}
+
+// launchMajor is Launch, of that very version.
+func launchMajor(ctx context.Context, o Options, major int) (*Server, error) {
+	o.Major = major
 	s, err := launch(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("launch PostgreSQL %d: %w", o.Major, err)

@@ -52,7 +52,7 @@ func Shared(tb testing.TB, major int) *Server {
 		start = sync.OnceValues(func() (*Server, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 			defer cancel()
-			return Launch(ctx, Options{Major: major})
+			return launchMajor(ctx, Options{}, major)
 		})
 		if shared.servers == nil {
 			shared.servers = map[int]func() (*Server, error){}

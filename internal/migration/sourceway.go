@@ -1,0 +1,100 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+)
+
+// sourceWay looks whose locks on the source a cutover waits for. What reads the catalogue needs the weakest lock of a
+// table, and yet stands in the queue behind an ALTER TABLE or the end of a REPACK that waits for a reader.
+type sourceWay struct {
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu   sync.Mutex
+	last []online.Holder // at the last look, who had been there at the one before
+}
+
+// watchSource looks every second, from the third on, and tells of each holder once.
+func (r *runner) watchSource(ctx context.Context, tell func(string)) *sourceWay {
+	ctx, stop := context.WithCancel(ctx)
+	w := &sourceWay{stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		if err := w.look(ctx, r.c, tell); err != nil && ctx.Err() == nil {
+			r.c.Logger.Debug("look who is in the way on the source", "error", err)
+		}
+	}()
+	return w
+}
+
+func (w *sourceWay) look(ctx context.Context, c Config, tell func(string)) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for range 3 {
+		waitTick(ctx, tick)
+	}
+	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " look"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has only read
+	before, told := map[int32]bool{}, map[int32]bool{}
+	for ; ctx.Err() == nil; waitTick(ctx, tick) {
+		rows, err := conn.Query(ctx, `
+select `+online.HolderColumns+`
+  from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
+ where w.datname = current_database() and w.application_name in ($1, $1 || ' fence') and w.wait_event_type = 'Lock'
+   and w.query_start < clock_timestamp() - interval '1 second' -- what gives up sooner tells by itself
+ group by l.pid order by 4 desc`, "walferry "+c.Name)
+		if err != nil {
+			return err
+		}
+		holders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[online.Holder])
+		if err != nil {
+			return err
+		}
+		var stay, fresh []online.Holder
+		now := map[int32]bool{}
+		for _, h := range holders {
+			now[h.PID] = true
+			if !before[h.PID] {
+				continue
+			}
+			if stay = append(stay, h); !told[h.PID] {
+				told[h.PID], fresh = true, append(fresh, h)
+			}
+		}
+		before = now
+		w.mu.Lock()
+		w.last = stay
+		w.mu.Unlock()
+		if len(fresh) > 0 {
+			tell("waiting for a lock on the source, held by " + online.List(fresh))
+		}
+	}
+	return nil
+}
+
+// end ends the looking, and names in an error that came of waiting for too long who was in the way.
+func (w *sourceWay) end(ctx context.Context, err error) error {
+	w.stop()
+	<-w.done
+	var named *cutover.WaitError
+	if err == nil || ctx.Err() == nil || len(w.last) == 0 || errors.As(err, &named) {
+		return err
+	}
+	return &GateError{
+		Problem: fmt.Sprintf("%v; it waits for a lock on the source, held by %s", err, online.List(w.last)),
+		Advice:  "on the source, " + online.EndHint(w.last) + "; then ask again",
+	}
+}
