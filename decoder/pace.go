@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// The walsender sends each message by itself. As long as the receiver's window is open, each of
+// The walsender sends each message by itself. As long as the receiver's TCP window is open, each of
 // them travels alone, through the kernels of both sides: four fifths of the cost of a small
-// message. If the window is full, sending merely appends to the socket's queue, and the kernel
-// moves large chunks of that later. So a receiver that is behind lets the window fill, and then
-// reads everything at once; one that is not reads immediately. Measured in docs/benchmarks.md, S0.
+// message. If it is full, sending merely appends to the socket's queue, and the kernel moves large
+// chunks of that later. So a receiver that is behind lets it fill, and then reads everything at
+// once; one that is not reads immediately. Measured in docs/benchmarks.md, S0.
 const (
 	paceBuffer = 256 << 10             // read at a time, at most
 	paceNap    = 30 * time.Millisecond // from one drain of a backlog to the next
