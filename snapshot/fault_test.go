@@ -92,8 +92,8 @@ func TestRun_LostConnections(t *testing.T) {
 	}
 }
 
-// Statements of the copy are cancelled, as people do with what looks stuck: they are retried, as the
-// applier's are.
+// Statements of the copy are cancelled, as people do with what looks stuck: they are retried, as
+// the applier's are.
 func TestRun_CancelledStatements(t *testing.T) {
 	for _, side := range []string{"source", "target"} {
 		t.Run(side, func(t *testing.T) {
