@@ -120,11 +120,11 @@ func (r *run) replicaRole(ctx context.Context) error {
 		f := Finding{
 			ID: "session-replication-role", Severity: Warn, On: "target", Object: user,
 			Seen: "the role may not set session_replication_role: " + reason(err),
-			Do:   "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer and takes the tables' ownership. Otherwise run this as a superuser",
+			Do:   "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without a look at the rows, and validated after it; that needs the tables' ownership. Otherwise run this as a superuser",
 		}
 		switch {
 		case t.Platform != "":
-			f.Do = "connect as a member of rds_superuser; it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, which makes the pause longer"
+			f.Do = "connect as a member of rds_superuser; it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without a look at the rows, and validated after it"
 		case t.Major >= 15:
 			f.SQL = []string{"grant set on parameter session_replication_role to " + user}
 		default:

@@ -17,6 +17,7 @@ import (
 func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration, until time.Time) error {
 	hidden := map[string]bool{}
 	told := f.Waits == nil
+	began := time.Now()
 	for first := true; ; first = false {
 		all, err := writers(ctx, conn, f.oids())
 		if err != nil {
@@ -38,7 +39,7 @@ func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration
 		if time.Now().After(until) {
 			return &WaitError{Problem: "transactions that can have written to the tables go on: " + online.List(holders), Holders: holders}
 		}
-		if !told {
+		if !told && time.Since(began) > time.Second {
 			told = true
 			f.Waits("the fence is not closed yet, and waits for transactions that can have written to the tables: " + online.List(holders))
 		}

@@ -120,7 +120,10 @@ func awaitFollowing(ctx context.Context, s *state.Store, patient bool, onStep fu
 func farness(r *state.Record) string {
 	switch c := r.Live.Copy; r.Phase {
 	case Copying:
-		text := fmt.Sprintf("it copies: %d of %d tables, %d of %d MB", c.TablesDone, c.Tables, c.Bytes>>20, c.BytesTotal>>20)
+		text := "it begins to copy"
+		if c.Tables > 0 {
+			text = fmt.Sprintf("it copies: %d of %d tables, %d of %d MB", c.TablesDone, c.Tables, c.Bytes>>20, c.BytesTotal>>20)
+		}
 		if !r.Alive {
 			text += ", and no migrate is running"
 		}
