@@ -35,11 +35,13 @@ type Catalogs struct {
 	Target  map[catalog.Name]*catalog.Table
 }
 
-// Read reads both sides, the source as of one moment.
-func Read(ctx context.Context, conn *pgx.Conn, target *session.Link) (c Catalogs, err error) {
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		c.All, c.Foreign, err = catalog.Outline(ctx, tx)
-		return err
+// Read reads both sides, one after the other, the source as of one moment.
+func Read(ctx context.Context, source, target session.Lender) (c Catalogs, err error) {
+	err = source.Do(ctx, func(conn *pgx.Conn) error {
+		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+			c.All, c.Foreign, err = catalog.Outline(ctx, tx)
+			return err
+		})
 	})
 	if err != nil {
 		return c, fmt.Errorf("read the source's catalogue: %w", err)

@@ -49,49 +49,46 @@ func (r *runner) schemaGate(ctx context.Context, without []string) error {
 	}
 	var altered, missing, denied []string
 	var lost []schema.Loss
-	err = r.source.Do(ctx, func(source *pgx.Conn) error {
-		return r.target.Do(ctx, func(target *pgx.Conn) error {
-			lost, altered = nil, nil
-			differences, err := schema.Compare(ctx, source, target, r.tables)
-			if err != nil {
-				return err
-			}
-			for _, d := range differences {
-				altered = append(altered, d.String())
-			}
-			there, err := catalog.Tables(ctx, target)
-			if err != nil {
-				return err
-			}
-			altered = append(altered, schema.Alterations(r.rec.Tables, r.tables, there, r.c.Schema == "none")...)
-			indexes, err := schema.AlteredIndexes(ctx, r.rec.Tables, r.tables, source, target, r.c.Schema == "none")
-			if err != nil {
-				return err
-			}
-			altered = append(altered, indexes...)
-			from, err := catalog.Sequences(ctx, source)
-			if err != nil {
-				return err
-			}
-			to, err := catalog.Sequences(ctx, target)
-			if err != nil {
-				return err
-			}
-			absent, refused := catalog.Unsettable(catalog.SequencesOf(from, r.tables), to)
-			missing, denied = names(absent), names(refused)
-			if r.c.Schema == "none" {
-				return nil
-			}
-			losses, err := schema.LostIndexes(ctx, source, target, options)
-			for _, l := range losses {
-				if l.NotValid() {
-					r.c.Logger.Warn("cutover: " + l.String() + ", which does for new rows")
-				} else if may || !strings.HasPrefix(l.Source, "foreign key") {
-					lost = append(lost, l)
-				}
-			}
+	err = r.aside(ctx, func(source, target *pgx.Conn) error {
+		differences, err := schema.Compare(ctx, source, target, r.tables)
+		if err != nil {
 			return err
-		})
+		}
+		for _, d := range differences {
+			altered = append(altered, d.String())
+		}
+		there, err := catalog.Tables(ctx, target)
+		if err != nil {
+			return err
+		}
+		altered = append(altered, schema.Alterations(r.rec.Tables, r.tables, there, r.c.Schema == "none")...)
+		indexes, err := schema.AlteredIndexes(ctx, r.rec.Tables, r.tables, source, target, r.c.Schema == "none")
+		if err != nil {
+			return err
+		}
+		altered = append(altered, indexes...)
+		from, err := catalog.Sequences(ctx, source)
+		if err != nil {
+			return err
+		}
+		to, err := catalog.Sequences(ctx, target)
+		if err != nil {
+			return err
+		}
+		absent, refused := catalog.Unsettable(catalog.SequencesOf(from, r.tables), to)
+		missing, denied = names(absent), names(refused)
+		if r.c.Schema == "none" {
+			return nil
+		}
+		losses, err := schema.LostIndexes(ctx, source, target, options)
+		for _, l := range losses {
+			if l.NotValid() {
+				r.c.Logger.Warn("cutover: " + l.String() + ", which does for new rows")
+			} else if may || !strings.HasPrefix(l.Source, "foreign key") {
+				lost = append(lost, l)
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return err

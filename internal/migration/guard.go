@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -204,15 +203,12 @@ func (g *guard) identity(ctx context.Context) error {
 	if !r.mayGiveUp() || r.c.Until == UntilCopied && r.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
-	var found identity.Changes
-	var marks string
-	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		if marks, err = r.marks(ctx, conn); err == nil && marks != g.marks {
-			found, err = r.changes(ctx, conn)
-		}
+	marks, err := r.marks(ctx)
+	if err != nil || marks == g.marks {
 		return err
-	})
-	if err != nil || marks == g.marks || !r.mayGiveUp() { // a cutover has begun, which looks itself
+	}
+	found, err := r.changes(ctx, r.source)
+	if err != nil || !r.mayGiveUp() { // a cutover has begun, which looks itself
 		return err
 	}
 	g.marks = marks

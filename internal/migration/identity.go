@@ -70,11 +70,11 @@ func hintOf(err error) string {
 	return hinted.Hint()
 }
 
-// changes holds what is followed against what it was when the migration began. conn is one to the source.
+// changes holds what is followed against what it was when the migration began.
 // It is looked at when a run begins, every minute, as a gate of the cutover, and once more
 // inside the fence; the publications at every reconnect of the stream besides.
-func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (identity.Changes, error) {
-	now, err := identity.Read(ctx, conn, r.target)
+func (r *runner) changes(ctx context.Context, source session.Lender) (identity.Changes, error) {
+	now, err := identity.Read(ctx, source, r.target)
 	if err != nil {
 		return identity.Changes{}, err
 	}
@@ -91,7 +91,7 @@ func (r *runner) changes(ctx context.Context, conn *pgx.Conn) (identity.Changes,
 	if err != nil {
 		return found, err
 	}
-	err = slot.CheckPublications(ctx, conn, publications)
+	err = source.Do(ctx, func(conn *pgx.Conn) error { return slot.CheckPublications(ctx, conn, publications) })
 	var altered *slot.PublicationError
 	if errors.As(err, &altered) {
 		err = nil
@@ -122,12 +122,11 @@ func (r *runner) keepTables(ctx context.Context) error {
 
 // identityGate: what is followed is what it was, and the source has no table that the migration does not know.
 // It returns the mark of the source's catalogue as of before it looked.
-func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) (mark string, err error) {
-	mark, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
-	if err != nil {
+func (r *runner) identityGate(ctx context.Context, source session.Lender) (mark string, err error) {
+	if mark, err = markOf(ctx, source); err != nil {
 		return "", err
 	}
-	found, err := r.changes(ctx, conn)
+	found, err := r.changes(ctx, source)
 	if err != nil {
 		return "", err
 	}
@@ -147,17 +146,22 @@ func (r *runner) identityGate(ctx context.Context, conn *pgx.Conn) (mark string,
 	return mark, nil
 }
 
-// marks are what tells whether anything has changed in the catalogues of the source, of which conn is one, and the target.
-func (r *runner) marks(ctx context.Context, conn *pgx.Conn) (string, error) {
-	source, err := catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+// markOf is what tells whether anything has changed in a server's catalogue.
+func markOf(ctx context.Context, server session.Lender) (mark string, err error) {
+	err = server.Do(ctx, func(conn *pgx.Conn) (err error) {
+		mark, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+		return err
+	})
+	return mark, err
+}
+
+// marks are those of both sides.
+func (r *runner) marks(ctx context.Context) (string, error) {
+	source, err := markOf(ctx, r.source)
 	if err != nil {
 		return "", fmt.Errorf("source: %w", err)
 	}
-	var target string
-	err = r.target.Do(ctx, func(conn *pgx.Conn) (err error) {
-		target, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
-		return err
-	})
+	target, err := markOf(ctx, r.target)
 	if err != nil {
 		return "", fmt.Errorf("target: %w", err)
 	}
@@ -183,11 +187,7 @@ func (r *runner) sameIdentity(ctx context.Context) error {
 		r.c.Logger.Warn("the migration was begun by an older version, which did not remember what tables are known by: " +
 			"a table, column or publication that was made again, swapped or attached is noticed only where that version had noticed it")
 	}
-	var found identity.Changes
-	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		found, err = r.changes(ctx, conn)
-		return err
-	})
+	found, err := r.changes(ctx, r.source)
 	if err != nil {
 		return err
 	}

@@ -144,14 +144,16 @@ func (r *runner) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.source.Do(ctx, func(conn *pgx.Conn) error {
-		if err := online.Own(ctx, conn, `create schema if not exists walferry`); err != nil {
-			return fmt.Errorf("create the schema walferry on the source: %w", err)
-		}
-		states, err := r.tableStates(ctx, conn, insertOnly)
-		if err != nil {
-			return err
-		}
+	err = r.source.Do(ctx, func(conn *pgx.Conn) error { return online.Own(ctx, conn, `create schema if not exists walferry`) })
+	if err != nil {
+		return fmt.Errorf("create the schema walferry on the source: %w", err)
+	}
+	states, err := r.tableStates(ctx, insertOnly)
+	if err != nil {
+		return err
+	}
+	var publications map[string]slot.PublicationIdentity
+	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		if session.Major(conn.PgConn()) == 10 {
 			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(r.ordinary())); err != nil {
 				return err
@@ -162,15 +164,16 @@ func (r *runner) publish(ctx context.Context) error {
 				return err
 			}
 		}
-		publications, err := slot.Publish(ctx, conn, slot.NamesOf(r.c.Name), published(states, false), published(states, true))
-		if err != nil {
-			return err
-		}
-		r.mu.Lock()
-		r.rec.Tables = states
-		r.mu.Unlock()
-		return r.store.PutPublished(ctx, states, publications)
+		publications, err = slot.Publish(ctx, conn, slot.NamesOf(r.c.Name), published(states, false), published(states, true))
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.rec.Tables = states
+	r.mu.Unlock()
+	return r.store.PutPublished(ctx, states, publications)
 }
 
 // insertOnlyTables are those of --insert-only that hold rows.
@@ -186,8 +189,8 @@ func (r *runner) insertOnlyTables() (tables []catalog.Table, err error) {
 }
 
 // tableStates are the tables as they are now on both sides, as they will be remembered.
-func (r *runner) tableStates(ctx context.Context, conn *pgx.Conn, insertOnly []catalog.Table) (states []state.Table, err error) {
-	now, err := identity.Read(ctx, conn, r.target)
+func (r *runner) tableStates(ctx context.Context, insertOnly []catalog.Table) (states []state.Table, err error) {
+	now, err := identity.Read(ctx, r.source, r.target)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +203,7 @@ func (r *runner) tableStates(ctx context.Context, conn *pgx.Conn, insertOnly []c
 		}
 		states = append(states, table)
 	}
-	return states, identity.Describe(ctx, conn, states, now)
+	return states, r.source.Do(ctx, func(conn *pgx.Conn) error { return identity.Describe(ctx, conn, states, now) })
 }
 
 // published are the tables that hold rows, those of --insert-only or the others.

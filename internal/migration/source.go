@@ -61,6 +61,22 @@ func linkTarget(ctx context.Context, c Config) (*session.Link, error) {
 // home is where the record of a migration is kept.
 func home(target *session.Link, c Config) *state.Store { return state.At(target, c.Name) }
 
+// aside runs f with a connection to each side that nobody else uses, for what has to read both
+// catalogues in turns.
+func (r *runner) aside(ctx context.Context, f func(source, target *pgx.Conn) error) error {
+	source, err := session.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name})
+	if err != nil {
+		return err
+	}
+	defer source.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it was only read
+	target, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name})
+	if err != nil {
+		return err
+	}
+	defer target.Close(context.WithoutCancel(ctx)) //nolint:errcheck // likewise
+	return f(source, target)
+}
+
 // proveSource tells whether c.Source is the source of a migration. Whatever asks, changes
 // or compares something there goes through it first: a migration of the same name, on another
 // server, has a slot and a fence of the same names.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
@@ -105,10 +104,7 @@ func (s *switching) gates() []cutover.Step {
 		{Name: stepAlone, Do: func(ctx context.Context) (err error) { s.alone, err = s.f.beginCutting(ctx); return err }},
 		{Name: stepPhase, Do: s.phaseGate},
 		// Before the barrier, which does not come back where the publication was altered.
-		{Name: stepIdentity, Do: source(func(ctx context.Context, conn *pgx.Conn) (err error) {
-			s.mark, err = r.identityGate(ctx, conn)
-			return err
-		})},
+		{Name: stepIdentity, Do: func(ctx context.Context) (err error) { s.mark, err = r.identityGate(ctx, r.source); return err }},
 		{Name: stepLag, Do: s.lagGate},
 		{Name: stepWriters, Do: source(func(ctx context.Context, conn *pgx.Conn) error {
 			if err := noPrepared(ctx, conn); err != nil {
@@ -315,11 +311,11 @@ func (s *switching) proveFence(ctx context.Context) error {
 // lastGate is the identityGate inside the fence. DDL is not fenced: what was made, dropped or attached since
 // the gates were passed shows here. Where nothing was, one query tells, as writers are waiting.
 func (s *switching) lastGate(ctx context.Context) error {
-	mark, err := catalog.Mark(ctx, s.conn, session.Major(s.conn.PgConn()))
+	mark, err := markOf(ctx, session.Lend(s.conn))
 	if err != nil || mark == s.mark {
 		return err
 	}
-	s.mark, err = s.r.identityGate(ctx, s.conn)
+	s.mark, err = s.r.identityGate(ctx, session.Lend(s.conn))
 	return err
 }
 

@@ -113,3 +113,17 @@ func (l *Link) Close() {
 		l.conn.Close(ctx)
 	}
 }
+
+// Lender lends a connection for as long as a function runs. What reads the catalogues of both sides
+// takes it for one of them after the other: with many tables each takes a while, and neither heartbeats nor
+// the record shall wait for the other side's.
+type Lender interface {
+	Do(ctx context.Context, f func(*pgx.Conn) error) error
+}
+
+// Lend lends a connection that nobody else uses.
+func Lend(conn *pgx.Conn) Lender { return lent{conn} }
+
+type lent struct{ conn *pgx.Conn }
+
+func (l lent) Do(_ context.Context, f func(*pgx.Conn) error) error { return f(l.conn) }
