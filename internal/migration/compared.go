@@ -78,7 +78,6 @@ func (r *CutoverResult) verdict() error {
 	late := r.late
 	if late == nil && len(r.Unvalidated) > 0 {
 		late = &RunError{Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` goes on with it, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
-
 	}
 	return errors.Join(err, late)
 }

@@ -100,7 +100,6 @@ func (r *runner) holdTriggers(ctx context.Context) (fresh []catalog.Firing, err 
 	for _, f := range fresh {
 		if !f.Holding {
 			return nil, &RunError{Problem: fmt.Sprintf("%s acts on the rows that are copied and applied, and this role may not disable it until the cutover", f.Action), Advice: "run as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the copies of a trigger that partitions have); or: " + f.Enable("D")}
-
 		}
 	}
 	for some := range byTable(fresh) {
@@ -368,5 +367,4 @@ func (r *runner) tryOpen(ctx context.Context, patience time.Duration, statements
 		return fmt.Errorf("try what the opening of the target needs: %w", err)
 	}
 	return &GateError{Problem: fmt.Sprintf("%s of the target cannot be locked, which its opening needs, to run %s; held by %s", table, first.SQL, r.blockers(ctx, table, exclusive)), Advice: "end those transactions on the target (pg_terminate_backend), and ask again"}
-
 }

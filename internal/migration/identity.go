@@ -52,12 +52,10 @@ func gateOn(c identity.Changes) error {
 	}
 	if len(c.Exchanged) > 0 {
 		return &GateError{Problem: "tables of the target have each other's names: " + list(c.Exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
-
 	}
 	if len(c.Places) > 0 {
 		return &GateError{Problem: "tables have another place than they had: " + list(c.Places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
 			"rows of a table that is not migrated do not come with it"}
-
 	}
 	return nil
 }

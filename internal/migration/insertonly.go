@@ -392,5 +392,4 @@ func (r *runner) wordsHold(ctx context.Context) error {
 		return err
 	}
 	return &GateError{Problem: "updated or deleted from in spite of --insert-only since they were copied: " + list(slices.Sorted(slices.Values(tableNames(broken)))), Advice: "ask again: they are copied again before the next fence; where that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it"}
-
 }

@@ -56,5 +56,4 @@ func (r *runner) comparisonGate(ctx context.Context, o CutoverOptions) error {
 		return err
 	}
 	return &GateError{Problem: fmt.Sprintf("the last comparison, at %s, has found that tables differ: %s", last.Position, list(last.Differ)), Advice: "repair the rows (`walferry verify` names them), verify again, and ask again; or go on over them with --allow-differences"}
-
 }

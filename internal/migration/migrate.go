@@ -236,7 +236,6 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	r.c.settle(r.rec.Options)
 	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
 		return Outcome{}, true, &GateError{Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and begin anew"}
-
 	}
 	if err := proveSource(ctx, r.c, r.rec); err != nil {
 		return Outcome{}, true, err
@@ -246,7 +245,6 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 
 func aborted(name string) *GateError {
 	return &GateError{Problem: fmt.Sprintf("migration %q was aborted: the target's data are unfit", name), Advice: "run `walferry cleanup`, empty the target, and start again"}
-
 }
 
 // begin records a new migration, before anything else is made: from here on slot

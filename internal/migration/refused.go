@@ -94,7 +94,6 @@ func (r *runner) missingGate(ctx context.Context, lost []schema.Loss, without []
 		return nil
 	}
 	return &GateError{Problem: "the target lacks objects of the source: " + list(texts), Advice: "create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without ")}
-
 }
 
 // missingLogins are the roles that have sessions on the source and cannot log in to the target.

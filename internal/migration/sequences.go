@@ -115,7 +115,6 @@ func (r *runner) alterSequence(ctx context.Context, s, t cutover.Sequence, was c
 	if alter == "" {
 		if s.LastValue < t.Min || s.LastValue > t.Max {
 			return &GateError{Problem: fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue), Advice: fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max)}
-
 		}
 		return nil
 	}
@@ -133,7 +132,6 @@ func (r *runner) alterSequence(ctx context.Context, s, t cutover.Sequence, was c
 	})
 	if err != nil {
 		return &GateError{Problem: fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err), Advice: "on the target: " + sql + "; then ask again"}
-
 	}
 	step("altered on the target, as on the source: " + sql)
 	return nil

@@ -253,7 +253,6 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	}
 	if seen != there.Progress {
 		return &GateError{Problem: fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), Advice: "verify again"}
-
 	}
 	return nil
 }

@@ -31,7 +31,6 @@ func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if len(feeds) > 0 {
 		return &GateError{Problem: "the source has subscriptions that write to migrated tables, and would do so after the cutover: " + list(feeds), Advice: "on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's"}
-
 	}
 	var above []string
 	for _, p := range fence.Parents {
@@ -41,7 +40,6 @@ func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if len(above) > 0 {
 		return &GateError{Problem: "a statement on a table that is not migrated would change rows of its children, which are, behind the fence: " + list(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
-
 	}
 	return nil
 }
@@ -93,7 +91,6 @@ func (f *following) passed(position decoder.LSN) error {
 	}
 	return &GateError{Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
 		f.written.Table().String(), f.writtenAt, position), Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again"}
-
 }
 
 // forFence is the part of a cutover's time that is kept for the fence. So long others are
