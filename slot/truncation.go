@@ -89,12 +89,12 @@ select n.nspname::text, c.relname::text
 	if err != nil {
 		return fmt.Errorf("drop triggers on truncate: %w", err)
 	}
-	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
+	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[catalog.Name])
 	if err != nil {
 		return fmt.Errorf("drop triggers on truncate: %w", err)
 	}
 	for _, t := range tables {
-		name := catalog.Name{Schema: t.Schema, Name: t.Name}.String()
+		name := t.String()
 		if err := online.Run(ctx, conn, name, `drop trigger if exists walferry_truncation on `+name); err != nil {
 			return fmt.Errorf("drop the trigger on truncate of %s: %w", name, err)
 		}

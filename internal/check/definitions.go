@@ -34,14 +34,14 @@ func (r *run) definitions(ctx context.Context) error {
 }
 
 // excluded are the tables that the patterns leave out.
-func (r *run) excluded() (oids []uint32, names []pgx.Identifier) {
+func (r *run) excluded() (oids []uint32, names []catalog.Name) {
 	in := map[uint32]bool{}
 	for i := range r.tables {
 		in[r.tables[i].OID] = true
 	}
 	for i := range r.all {
 		if t := &r.all[i]; !in[t.OID] && t.Extension == "" {
-			oids, names = append(oids, t.OID), append(names, pgx.Identifier{t.Schema, t.Name.Name})
+			oids, names = append(oids, t.OID), append(names, t.Name)
 		}
 	}
 	return oids, names

@@ -131,12 +131,12 @@ select n.nspname::text, c.relname::text from pg_trigger t
 	if err != nil {
 		return fmt.Errorf("list the triggers that note updates: %w", err)
 	}
-	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
+	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[catalog.Name])
 	if err != nil {
 		return fmt.Errorf("list the triggers that note updates: %w", err)
 	}
 	for _, t := range tables {
-		table := catalog.Name{Schema: t.Schema, Name: t.Name}.String()
+		table := t.String()
 		sql := fmt.Sprintf(`drop trigger if exists %s on %s`, catalog.Quote(watchTrigger(name)), table)
 		if err := online.Run(ctx, conn, table, sql); err != nil {
 			return fmt.Errorf("drop the trigger that notes updates of %s: %w", table, err)

@@ -58,7 +58,7 @@ func (r *runner) onResume(ctx context.Context, t snapshot.Table) error {
 	err := r.source.Row(ctx, `
 select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.indrelid = c.oid join pg_class x on x.oid = i.indexrelid
  where c.oid = to_regclass($1) and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident else false end`,
-		[]any{catalog.Name{Schema: t.Schema, Name: t.Name}.String()}, &index)
+		[]any{name.String()}, &index)
 	if err != nil {
 		return fmt.Errorf("look for the replica identity: %w", err)
 	}
@@ -78,7 +78,7 @@ select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.i
 	if err != nil {
 		return err
 	}
-	for _, x := range dump.Indexes(pgx.Identifier{t.Schema, t.Name}) {
+	for _, x := range dump.Indexes(name) {
 		if x.Name == index {
 			return schema.Build(ctx, conn, present, x)
 		}

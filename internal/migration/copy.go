@@ -156,7 +156,7 @@ func (r *runner) copyUnder(ctx context.Context, tables []snapshot.Table, jobs in
 			if r.mixed(catalog.Name{Schema: t.Schema, Name: t.Name}) {
 				return nil
 			}
-			return indexes.Table(pgx.Identifier{t.Schema, t.Name})
+			return indexes.Table(catalog.Name{Schema: t.Schema, Name: t.Name})
 		},
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ func (r *runner) statisticsGate(ctx context.Context, step func(string)) error {
 			}
 		}
 		step("the target has no statistics of some tables, as after a crash; gathering them: " + list(bare))
-		if err := schema.Analyze(ctx, r.c.Target, identifiers(tables), nil, r.c.Jobs); err != nil {
+		if err := schema.Analyze(ctx, r.c.Target, namesOf(tables), nil, r.c.Jobs); err != nil {
 			return &GateError{Problem: "tables of the target have no statistics, and they could not be gathered: " + err.Error(), Advice: "ANALYZE them on the target: " + list(bare)}
 		}
 		bare, err = r.withoutStatistics(ctx)

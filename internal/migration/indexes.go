@@ -3,8 +3,6 @@ package migration
 import (
 	"context"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
@@ -34,14 +32,14 @@ func (r *runner) buildIndexes(ctx context.Context, beside, goesOn bool) (*schema
 	}
 	return schema.NewBuilder(ctx, dump, schema.BuilderConfig{
 		Target: r.c.Target, Application: r.c.Name + " index", Jobs: r.c.IndexJobs, Beside: beside,
-		Analyze: func(table pgx.Identifier) bool { return analyze[table.Sanitize()] },
+		Analyze: func(table catalog.Name) bool { return analyze[table.String()] },
 		Refused: func(o schema.Refused) { r.c.Logger.Warn("schema: the target refuses " + o.String()) },
-		Built: func(pgx.Identifier) {
+		Built: func(catalog.Name) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.status.Indexes.TablesDone++
 		},
-		Analyzed: func(table pgx.Identifier) {
+		Analyzed: func(table catalog.Name) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.analyzed = append(r.analyzed, table)
@@ -77,7 +75,7 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	r.step("gather statistics")
-	return schema.Analyze(ctx, r.c.Target, identifiers(r.tables), r.analyzed, r.c.Jobs)
+	return schema.Analyze(ctx, r.c.Target, namesOf(r.tables), r.analyzed, r.c.Jobs)
 }
 
 // indexes builds what is missing of some tables' indexes.
@@ -94,7 +92,7 @@ func (r *runner) indexes(ctx context.Context, goesOn bool, of func(*catalog.Tabl
 		if !of(&t) {
 			continue
 		}
-		if err := indexes.Table(pgx.Identifier{t.Schema, t.Name.Name}); err != nil {
+		if err := indexes.Table(t.Name); err != nil {
 			break // wait says why
 		}
 	}

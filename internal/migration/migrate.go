@@ -75,7 +75,7 @@ type runner struct {
 	mu        sync.Mutex
 	windows   map[catalog.Name]decoder.Window // as of when tables were copied, by the source's schema and table
 	status    Status                          // as far as it is kept; Watch adds the rest
-	analyzed  []pgx.Identifier                // tables whose statistics were gathered beside the copy
+	analyzed  []catalog.Name                  // tables whose statistics were gathered beside the copy
 	copiers   []*snapshot.Copier              // one for each snapshot; each has what those before have put aside
 	copyBegan time.Time
 	follow    *following

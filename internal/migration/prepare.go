@@ -128,7 +128,7 @@ func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error
 		all, err := catalog.Tables(ctx, conn)
 		for i := range all {
 			if t := &all[i]; !in[t.OID] && t.Extension == "" && t.Persistence == 'p' {
-				o.Exclude = append(o.Exclude, pgx.Identifier{t.Schema, t.Name.Name})
+				o.Exclude = append(o.Exclude, t.Name)
 			}
 		}
 		return err
@@ -286,4 +286,12 @@ func within(ctx context.Context, d time.Duration, f func(context.Context) error)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
 	defer cancel()
 	return f(ctx)
+}
+
+func namesOf(tables []catalog.Table) []catalog.Name {
+	names := make([]catalog.Name, len(tables))
+	for i := range tables {
+		names[i] = tables[i].Name
+	}
+	return names
 }

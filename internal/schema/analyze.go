@@ -7,12 +7,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
 // AnalyzeTable gathers the statistics of one table.
-func AnalyzeTable(ctx context.Context, conn *pgx.Conn, table pgx.Identifier) error {
-	return analyze(ctx, conn, "analyze "+table.Sanitize())
+func AnalyzeTable(ctx context.Context, conn *pgx.Conn, table catalog.Name) error {
+	return analyze(ctx, conn, "analyze "+table.String())
 }
 
 func analyze(ctx context.Context, conn *pgx.Conn, sql string) error {
@@ -27,7 +28,7 @@ func analyze(ctx context.Context, conn *pgx.Conn, sql string) error {
 // those that should be given. Before version 18 they take their partitions with
 // them, which are then left out of the list. So are those of done, for which AnalyzeTable
 // was called when they had their rows and indexes, but for what they lacked then: statistics objects, and the rows of children.
-func Analyze(ctx context.Context, targetDSN string, tables, done []pgx.Identifier, jobs int) error {
+func Analyze(ctx context.Context, targetDSN string, tables, done []catalog.Name, jobs int) error {
 	if len(tables) == 0 {
 		return nil
 	}
@@ -59,7 +60,7 @@ func Analyze(ctx context.Context, targetDSN string, tables, done []pgx.Identifie
 	return g.Wait()
 }
 
-func analyzeStatements(ctx context.Context, targetDSN string, tables, done []pgx.Identifier) ([]string, error) {
+func analyzeStatements(ctx context.Context, targetDSN string, tables, done []catalog.Name) ([]string, error) {
 	conn, err := session.Open(ctx, session.Config{DSN: targetDSN, Application: "analyze"})
 	if err != nil {
 		return nil, err
@@ -98,10 +99,10 @@ select case when w.relkind = 'p' and $3 then 'analyze only ' else 'analyze ' end
 }
 
 // parts are the schemas and the names of tables.
-func parts(tables []pgx.Identifier) (namespaces, names []string) {
+func parts(tables []catalog.Name) (namespaces, names []string) {
 	namespaces, names = make([]string, len(tables)), make([]string, len(tables))
 	for i, t := range tables {
-		namespaces[i], names[i] = t[0], t[1]
+		namespaces[i], names[i] = t.Schema, t.Name
 	}
 	return namespaces, names
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -23,14 +24,14 @@ type BuilderConfig struct {
 	Beside bool
 
 	// Analyze reports whether a table's statistics are gathered once its indexes are there.
-	Analyze func(table pgx.Identifier) bool
+	Analyze func(table catalog.Name) bool
 
 	// Refused is told what the target does not take. It is tried again when the rest of the
 	// schema is brought.
 	Refused func(Refused)
 
 	// Built and Analyzed are told of each table that has its indexes, or its statistics.
-	Built, Analyzed func(table pgx.Identifier)
+	Built, Analyzed func(table catalog.Name)
 }
 
 // Builder builds the indexes of complete tables, Jobs at a time, also several of one table, and
@@ -55,7 +56,7 @@ type Builder struct {
 // indexTask is work for one session: the constraints of a table, which each need it for
 // themselves, or one index, which others may be built beside.
 type indexTask struct {
-	table   pgx.Identifier
+	table   catalog.Name
 	indexes []Index
 	then    []indexTask
 	analyze bool // instead
@@ -85,7 +86,7 @@ func NewBuilder(ctx context.Context, dump *Dump, c BuilderConfig) *Builder {
 }
 
 // Table hands over a table that is complete. It does not wait.
-func (b *Builder) Table(id pgx.Identifier) error {
+func (b *Builder) Table(id catalog.Name) error {
 	if b == nil {
 		return nil
 	}
@@ -105,7 +106,7 @@ func (b *Builder) Table(id pgx.Identifier) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.left[id.Sanitize()] = len(tasks)
+	b.left[id.String()] = len(tasks)
 	b.queue(tasks)
 	return b.failed
 }
@@ -162,7 +163,7 @@ func (b *Builder) do(ctx context.Context, conn *pgx.Conn, task indexTask) error 
 	for _, x := range task.indexes {
 		refused, err := Refusals(Build(ctx, conn, found, x))
 		if err != nil {
-			return fmt.Errorf("build the indexes of %s: %w", task.table.Sanitize(), err)
+			return fmt.Errorf("build the indexes of %s: %w", task.table.String(), err)
 		}
 		for _, o := range refused {
 			b.c.Refused(o)
@@ -200,7 +201,7 @@ func (b *Builder) take() (indexTask, bool) {
 func (b *Builder) done(task indexTask) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	key := task.table.Sanitize()
+	key := task.table.String()
 	if b.left[key] == 0 {
 		return // abandoned
 	}

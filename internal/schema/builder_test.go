@@ -6,8 +6,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -26,22 +25,22 @@ create table b (id int primary key); create table c (x int); create unique index
 	pgtest.Exec(t, target, `insert into a select i, i from generate_series(1, 100) i; insert into c values (1), (1)`)
 	var mu sync.Mutex
 	var told []string
-	tell := func(what string) func(pgx.Identifier) {
-		return func(table pgx.Identifier) {
+	tell := func(what string) func(catalog.Name) {
+		return func(table catalog.Name) {
 			mu.Lock()
 			defer mu.Unlock()
-			told = append(told, what+" "+table[1])
+			told = append(told, what+" "+table.Name)
 		}
 	}
 	config := BuilderConfig{
 		Target: target, Application: "test", Jobs: 2, Beside: true,
-		Analyze: func(table pgx.Identifier) bool { return table[1] == "a" },
-		Refused: func(r Refused) { tell("refused")(pgx.Identifier{"", r.Object}) },
+		Analyze: func(table catalog.Name) bool { return table.Name == "a" },
+		Refused: func(r Refused) { tell("refused")(catalog.Name{Schema: "", Name: r.Object}) },
 		Built:   tell("built"), Analyzed: tell("analyzed"),
 	}
 	b := NewBuilder(t.Context(), d, config)
 	for _, table := range []string{"a", "b", "c"} {
-		if err := b.Table(pgx.Identifier{"public", table}); err != nil {
+		if err := b.Table(catalog.Name{Schema: "public", Name: table}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +63,7 @@ create table b (id int primary key); create table c (x int); create unique index
 		t.Errorf("abandoned: %v", err)
 	}
 	var none *Builder
-	if err := none.Table(pgx.Identifier{"public", "a"}); err != nil {
+	if err := none.Table(catalog.Name{Schema: "public", Name: "a"}); err != nil {
 		t.Error(err)
 	}
 	if err := none.Wait(false); err != nil {

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -21,7 +19,7 @@ type Options struct {
 	// Exclude are tables (schema, name) that do not move. Whatever depends on
 	// one, such as a view or a foreign key, stays behind with it and is listed
 	// in the report of PreData or Finish. Zero: everything moves.
-	Exclude []pgx.Identifier
+	Exclude []catalog.Name
 
 	// Refused are the names of objects that the target has refused, see Refused. Finish tries
 	// those of before the data again.
@@ -43,7 +41,7 @@ type Dump struct {
 
 	refused   []string
 	indexes   map[string][]Index // by table
-	matviews  []pgx.Identifier
+	matviews  []catalog.Name
 	ambiguous map[key]bool // keys of several entries, as "a b" "c" and "a" "b c"
 }
 
@@ -152,7 +150,7 @@ func Open(data []byte, o Options) (*Dump, error) {
 	d.ambiguous = map[key]bool{}
 	for _, e := range d.entries {
 		if e.kind == "MATERIALIZED VIEW" {
-			d.matviews = append(d.matviews, pgx.Identifier{e.namespace, e.tag})
+			d.matviews = append(d.matviews, catalog.Name{Schema: e.namespace, Name: e.tag})
 		}
 		if k := e.key(); seen[k] {
 			d.ambiguous[k] = true
@@ -173,14 +171,14 @@ type behind struct {
 
 // withDependents returns the entries of excluded tables and all that depend on
 // them, by dump id.
-func withDependents(entries []*entry, exclude []pgx.Identifier) map[int]*behind {
+func withDependents(entries []*entry, exclude []catalog.Name) map[int]*behind {
 	gone := map[int]*behind{}
 	for _, e := range entries {
 		if e.kind != "TABLE" && e.kind != "FOREIGN TABLE" {
 			continue
 		}
 		for _, x := range exclude {
-			if slices.Equal(x, pgx.Identifier{e.namespace, e.tag}) {
+			if x == (catalog.Name{Schema: e.namespace, Name: e.tag}) {
 				gone[e.id] = &behind{on: e}
 			}
 		}

@@ -11,8 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -122,7 +121,7 @@ create index on "big log" (at);
 create table kept (id int primary key references "big log", a int);
 create view recent as select * from "big log";
 create view more as select * from recent;`)
-	o := Options{Exclude: []pgx.Identifier{{"public", "big log"}}}
+	o := Options{Exclude: []catalog.Name{{Schema: "public", Name: "big log"}}}
 	report := restore(t, dump(t, source, o), target)
 	const want = `[FK CONSTRAINT public.kept kept_id_fkey|VIEW public.more|VIEW public.recent]`
 	var got []string
@@ -206,7 +205,7 @@ func TestBuildIndexes_InvalidIsReplaced(t *testing.T) {
 	}
 	pgtest.Exec(t, target, `create index "i x" on a (id); update pg_index set indisvalid = false where indexrelid = '"i x"'::regclass`)
 	for range 2 {
-		if err := Build(t.Context(), conn, loadPresent(t, conn), d.Indexes(pgx.Identifier{"public", "a"})...); err != nil {
+		if err := Build(t.Context(), conn, loadPresent(t, conn), d.Indexes(catalog.Name{Schema: "public", Name: "a"})...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -278,7 +277,7 @@ func TestAnalyze_Partitioned(t *testing.T) {
 		target := pgtest.Shared(t, major).Database(t)
 		pgtest.Exec(t, target, `create table p (id int) partition by range (id); create table p1 partition of p for values from (0) to (100);
 create table other (id int); insert into p select generate_series(1, 50); insert into other select 1`)
-		if err := Analyze(t.Context(), target, []pgx.Identifier{{"public", "p"}, {"public", "p1"}, {"public", "other"}}, nil, 2); err != nil {
+		if err := Analyze(t.Context(), target, []catalog.Name{{Schema: "public", Name: "p"}, {Schema: "public", Name: "p1"}, {Schema: "public", Name: "other"}}, nil, 2); err != nil {
 			t.Fatal(err)
 		}
 		got := fmt.Sprint(pgtest.Query(t, target, `select tablename, inherited from pg_stats where schemaname = 'public' order by 1`))
@@ -294,7 +293,7 @@ func TestAnalyze_Done(t *testing.T) {
 	pgtest.Exec(t, target, `create table plain (id int); create table objects (a int, b int); create table parent (id int); create table child () inherits (parent); create table undone (id int);
 insert into plain select 1; insert into objects select g, g from generate_series(1, 50) g; insert into child select 1; insert into undone select 1`)
 	conn := open(t, target)
-	done := []pgx.Identifier{{"public", "plain"}, {"public", "objects"}, {"public", "parent"}, {"public", "child"}}
+	done := []catalog.Name{{Schema: "public", Name: "plain"}, {Schema: "public", Name: "objects"}, {Schema: "public", Name: "parent"}, {Schema: "public", Name: "child"}}
 	for _, table := range done {
 		if err := AnalyzeTable(t.Context(), conn, table); err != nil {
 			t.Fatal(err)
@@ -302,7 +301,7 @@ insert into plain select 1; insert into objects select g, g from generate_series
 	}
 	pgtest.Exec(t, target, `create statistics s (dependencies) on a, b from objects`)
 	pgtest.Exec(t, target, `insert into child select 2; truncate plain`)
-	if err := Analyze(t.Context(), target, append(done, pgx.Identifier{"public", "undone"}), done, 2); err != nil {
+	if err := Analyze(t.Context(), target, append(done, catalog.Name{Schema: "public", Name: "undone"}), done, 2); err != nil {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(pgtest.Query(t, target, `select tablename, inherited, n_distinct from pg_stats where schemaname = 'public' and tablename <> 'objects' order by 1, 2`),
@@ -340,7 +339,7 @@ func FuzzReadArchive(f *testing.F) {
 	f.Add([]byte("PGDMP\x01\x0e\x00\x04\x08\x01"))
 	f.Add([]byte("PGDMP\x01\x10\x00\x04\x08\x01\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if d, err := Open(data, Options{Exclude: []pgx.Identifier{{"a", "b"}}}); err == nil {
+		if d, err := Open(data, Options{Exclude: []catalog.Name{{Schema: "a", Name: "b"}}}); err == nil {
 			for _, e := range d.entries {
 				e.target()
 				statements(e.sql)

@@ -47,7 +47,7 @@ func (d *Dump) stage(e *entry) stage {
 	case "EVENT TRIGGER":
 		return eventTrigger
 	}
-	if table, _, _, ok := e.target(); ok && slices.ContainsFunc(d.matviews, func(v pgx.Identifier) bool { return slices.Equal(v, table) }) {
+	if table, _, _, ok := e.target(); ok && slices.Contains(d.matviews, table) {
 		return ofMatview
 	}
 	if e.section == sectionPostData {

@@ -83,7 +83,7 @@ func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs i
 	of := map[string][]*entry{} // by table: two of one table would wait for each other
 	for _, e := range entries {
 		table, _, _, _ := e.target()
-		name := table.Sanitize()
+		name := table.String()
 		if of[name] == nil {
 			tables = append(tables, name)
 		}
@@ -127,7 +127,7 @@ func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs i
 
 func validate(ctx context.Context, conn *pgx.Conn, e *entry) error {
 	table, name, _, _ := e.target()
-	sql := fmt.Sprintf("alter table %s validate constraint %s", table.Sanitize(), catalog.Quote(name))
+	sql := fmt.Sprintf("alter table %s validate constraint %s", table.String(), catalog.Quote(name))
 	if err := execute(ctx, conn, sql); err != nil {
 		return objectError(e, sql, err)
 	}

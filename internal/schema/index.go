@@ -15,7 +15,7 @@ import (
 // Index is an index of a table, or a constraint with an index: a primary key,
 // unique or exclusion constraint.
 type Index struct {
-	Table pgx.Identifier
+	Table catalog.Name
 	Name  string
 
 	dump  *Dump
@@ -25,8 +25,8 @@ type Index struct {
 // Indexes lists the indexes of a table, those of its constraints first. Each can
 // be built by itself once the table has its rows; several of one table at the
 // same time, where constraints wait for each other.
-func (d *Dump) Indexes(table pgx.Identifier) []Index {
-	return d.indexes[table.Sanitize()]
+func (d *Dump) Indexes(table catalog.Name) []Index {
+	return d.indexes[table.String()]
 }
 
 // isIndex tells whether an entry creates an index.
@@ -38,7 +38,7 @@ func (d *Dump) index() {
 	for _, kind := range []string{"CONSTRAINT", "INDEX"} {
 		for _, e := range d.entries {
 			if table, name, _, ok := e.target(); ok && e.kind == kind {
-				at := table.Sanitize()
+				at := table.String()
 				d.indexes[at] = append(d.indexes[at], Index{Table: table, Name: name, dump: d, entry: e})
 			}
 		}

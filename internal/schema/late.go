@@ -83,8 +83,8 @@ func (d *Dump) LateForeignKeys(ctx context.Context, conn *pgx.Conn) (*LateKeys, 
 	return late, nil
 }
 
-func validation(table pgx.Identifier, name string) Validation {
-	return Validation{Table: table.Sanitize(), SQL: fmt.Sprintf("alter table %s validate constraint %s", table.Sanitize(), catalog.Quote(name))}
+func validation(table catalog.Name, name string) Validation {
+	return Validation{Table: table.String(), SQL: fmt.Sprintf("alter table %s validate constraint %s", table.String(), catalog.Quote(name))}
 }
 
 // notValid is withoutCheck where the statement may not leave out partitions.
@@ -94,26 +94,26 @@ func notValid(e *entry) string {
 
 // partitions gives each partition of a table the foreign key. The table's own, which then takes
 // theirs, comes last. It returns false where there are none.
-func (l *LateKeys) partitions(ctx context.Context, conn *pgx.Conn, e *entry, table pgx.Identifier, name string, found Present) (bool, error) {
+func (l *LateKeys) partitions(ctx context.Context, conn *pgx.Conn, e *entry, table catalog.Name, name string, found Present) (bool, error) {
 	rows, err := conn.Query(ctx, `
 select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclass) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
- where t.isleaf and c.relkind = 'r' order by 1, 2`, table.Sanitize())
+ where t.isleaf and c.relkind = 'r' order by 1, 2`, table.String())
 	if err != nil {
-		return false, fmt.Errorf("list the partitions of %s: %w", table.Sanitize(), err)
+		return false, fmt.Errorf("list the partitions of %s: %w", table.String(), err)
 	}
-	leaves, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
+	leaves, err := pgx.CollectRows(rows, pgx.RowToStructByPos[catalog.Name])
 	if err != nil {
-		return false, fmt.Errorf("list the partitions of %s: %w", table.Sanitize(), err)
+		return false, fmt.Errorf("list the partitions of %s: %w", table.String(), err)
 	}
 	clause := strings.Index(e.sql, "ADD CONSTRAINT ")
-	if clause < 0 || strings.Contains(table[0]+table[1], "ADD CONSTRAINT ") {
+	if clause < 0 || strings.Contains(table.Schema+table.Name, "ADD CONSTRAINT ") {
 		return false, nil
 	}
 	for _, leaf := range leaves {
-		part := pgx.Identifier{leaf.Schema, leaf.Name}
+		part := leaf
 		s, ok := found[key{kind: "CONSTRAINT", namespace: leaf.Schema, table: leaf.Name, name: name}]
 		if !ok {
-			l.Add = append(l.Add, "alter table only "+part.Sanitize()+" "+notValid(&entry{sql: e.sql[clause:]}))
+			l.Add = append(l.Add, "alter table only "+part.String()+" "+notValid(&entry{sql: e.sql[clause:]}))
 			l.entries = append(l.entries, e)
 		}
 		if !ok || !s.ok {
@@ -121,7 +121,7 @@ select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclas
 		}
 	}
 	if len(leaves) > 0 {
-		l.Later = append(l.Later, Validation{Table: table.Sanitize(), SQL: strings.TrimSpace(e.sql), Whole: true})
+		l.Later = append(l.Later, Validation{Table: table.String(), SQL: strings.TrimSpace(e.sql), Whole: true})
 	}
 	return len(leaves) > 0, nil
 }

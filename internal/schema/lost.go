@@ -87,7 +87,7 @@ func lost(ctx context.Context, source, target catalog.Querier, o Options, querie
 	}
 	excluded := map[string]bool{}
 	for _, x := range o.Exclude {
-		excluded[x.Sanitize()] = true
+		excluded[x.String()] = true
 	}
 	gone := map[string]bool{} // what is listed as missing, so that its parts need not be
 	var losses []Loss

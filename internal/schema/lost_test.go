@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -107,7 +105,7 @@ func TestLost_OneOfEach(t *testing.T) {
 	if got, want := fmt.Sprint(losses), `[index "Odd ""Schema""".gin is missing on the target]`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	losses, err = LostIndexes(t.Context(), from, to, Options{Exclude: []pgx.Identifier{{`Odd "Schema"`, "select"}}})
+	losses, err = LostIndexes(t.Context(), from, to, Options{Exclude: []catalog.Name{{Schema: `Odd "Schema"`, Name: "select"}}})
 	if err != nil || len(losses) > 0 {
 		t.Errorf("got %v, %v for an excluded table, want nothing", losses, err)
 	}

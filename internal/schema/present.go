@@ -22,7 +22,7 @@ func (e *entry) key() key {
 		return key{kind: "INDEX", namespace: e.namespace, name: e.tag}
 	case "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT":
 		if table, name, _, ok := e.target(); ok {
-			return key{kind: "CONSTRAINT", namespace: table[0], table: table[1], name: name}
+			return key{kind: "CONSTRAINT", namespace: table.Schema, table: table.Name, name: name}
 		}
 		return key{kind: "CONSTRAINT", namespace: e.namespace, name: e.tag} // of a domain
 	case "TRIGGER", "RULE":

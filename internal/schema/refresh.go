@@ -24,13 +24,13 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 	if err != nil {
 		return 0, fmt.Errorf("list materialized views: %w", err)
 	}
-	views, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Schema, Name string }])
+	views, err := pgx.CollectRows(rows, pgx.RowToStructByPos[catalog.Name])
 	if err != nil {
 		return 0, fmt.Errorf("list materialized views: %w", err)
 	}
 	var failed []error
 	for _, v := range views {
-		name := catalog.Name{Schema: v.Schema, Name: v.Name}.String()
+		name := v.String()
 		if err := execute(ctx, conn, asItsOwner+`refresh materialized view `+name); err != nil {
 			failed = append(failed, fmt.Errorf("refresh materialized view %s: %w", name, err))
 			if conn.IsClosed() || ctx.Err() != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -110,7 +111,7 @@ func afterData(t testing.TB, d *Dump, target string) Report {
 	present := loadPresent(t, conn)
 	for _, e := range d.entries {
 		if e.kind == "TABLE" {
-			if err := Build(t.Context(), conn, present, d.Indexes(pgx.Identifier{e.namespace, e.tag})...); err != nil {
+			if err := Build(t.Context(), conn, present, d.Indexes(catalog.Name{Schema: e.namespace, Name: e.tag})...); err != nil {
 				t.Fatal(err)
 			}
 		}

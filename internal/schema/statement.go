@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/walferry/walferry/internal/catalog"
 )
 
 // scanner reads the beginning of a statement that pg_dump wrote.
@@ -49,54 +49,54 @@ func (s *scanner) name() (string, bool) {
 }
 
 // qualified takes schema.name.
-func (s *scanner) qualified() (pgx.Identifier, bool) {
+func (s *scanner) qualified() (catalog.Name, bool) {
 	namespace, ok := s.name()
 	if !ok || !strings.HasPrefix(s.rest, ".") {
-		return nil, false
+		return catalog.Name{}, false
 	}
 	s.rest = s.rest[1:]
 	name, ok := s.name()
 	s.rest = strings.TrimLeft(s.rest, " \n\t")
-	return pgx.Identifier{namespace, name}, ok
+	return catalog.Name{Schema: namespace, Name: name}, ok
 }
 
 // target is the table that an index or a constraint belongs to, and its name.
 // only tells whether the statement leaves partitions out. ok is false where the
 // statement is of another form.
-func (e *entry) target() (table pgx.Identifier, name string, only, ok bool) {
+func (e *entry) target() (table catalog.Name, name string, only, ok bool) {
 	s := scanner{strings.TrimLeft(e.sql, " \n\t")}
 	switch e.kind {
 	case "INDEX":
 		if !s.word("CREATE") {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		s.word("UNIQUE")
 		if !s.word("INDEX") {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		if name, ok = s.name(); !ok {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		s.rest = strings.TrimLeft(s.rest, " \n\t")
 		if !s.word("ON") {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		only = s.word("ONLY")
 		table, ok = s.qualified()
 	case "CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT":
 		if !s.word("ALTER") {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		s.word("FOREIGN")
 		if !s.word("TABLE") {
-			return nil, "", false, false // of a domain
+			return catalog.Name{}, "", false, false // of a domain
 		}
 		only = s.word("ONLY")
 		if table, ok = s.qualified(); !ok {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		if !s.word("ADD") || !s.word("CONSTRAINT") {
-			return nil, "", false, false
+			return catalog.Name{}, "", false, false
 		}
 		name, ok = s.name()
 	}
@@ -107,7 +107,7 @@ func (e *entry) target() (table pgx.Identifier, name string, only, ok bool) {
 // index or a trigger does.
 func (e *entry) partOf(r *entry) bool {
 	if table, _, _, ok := e.target(); ok {
-		return table[0] == r.namespace && table[1] == r.tag
+		return table.Schema == r.namespace && table.Name == r.tag
 	}
 	if e.namespace != r.namespace {
 		return false
