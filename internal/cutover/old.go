@@ -2,12 +2,14 @@ package cutover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // WaitForOld waits until no transaction that can have changed the tables is older than age: Raise
@@ -47,6 +49,48 @@ func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// forFence is the part of a switch's time that is kept for the fence. So long others are
+// refused at most for the sake of a transaction that has written before.
+func (s *Switch) forFence() time.Duration {
+	return min(max(5*time.Second, s.Timeout/4), s.Timeout/2)
+}
+
+// tooOld is the age of a writer with whom the fence is not closed at all: nobody knows how
+// long he goes on, but that he has for so long (decision 025).
+const tooOld = 5 * time.Second
+
+// quietMoment waits, for a quarter of the time there is, until no transaction that has
+// written is older than a second and the target is close: what would be waited for
+// inside the fence is cheaper to wait for outside. For one of the tables that is tooOld it
+// waits until what is left is the fence's time, and gives up.
+func (s *Switch) quietMoment(ctx context.Context) error {
+	last := time.Now().Add(s.Timeout - s.forFence())
+	if deadline, ok := ctx.Deadline(); ok {
+		last = deadline.Add(-s.forFence())
+	}
+	for end := time.Now().Add(s.Timeout / 4); ; {
+		if err := s.Flow.AwaitWriters(ctx, time.Until(end), s.say); err != nil {
+			return err
+		}
+		var waited *WaitError
+		if err := s.fence.WaitForOld(ctx, s.conn, time.Second, end); err != nil && !errors.As(err, &waited) {
+			return err
+		}
+		if err := s.fence.WaitForOld(ctx, s.conn, tooOld, last); errors.As(err, &waited) {
+			return &state.GateError{
+				Problem: waited.Problem + ": the fence would refuse everybody else for as long as they do",
+				Advice:  waited.Hint() + "; or ask again with a longer --timeout, or when they have ended",
+			}
+		} else if err != nil {
+			return err
+		}
+		lag, err := s.Flow.Canary(ctx)
+		if err != nil || lag < time.Second || time.Now().After(end) {
+			return err
 		}
 	}
 }

@@ -72,6 +72,8 @@ type StopError struct {
 	Err  error // why
 	// Touched tells that there was something to undo. Otherwise nothing had been changed.
 	Touched bool
+	// Ended is what had ended the steps' context by then; nil: nothing had. Undoing takes time, too.
+	Ended error
 	// Back is what could not be undone. nil: everything is as before.
 	Back error
 }
@@ -170,12 +172,15 @@ func (r *Recipe) forward(ctx context.Context, s *Step) error {
 // stopped undoes what was begun. why is nil at the end of a rehearsal.
 func (r *Recipe) stopped(ctx context.Context, begun []Step, name string, why error) error {
 	stop := &StopError{Step: name, Err: why}
+	if ctx.Err() != nil {
+		stop.Ended = context.Cause(ctx)
+	}
 	for i := range begun {
 		stop.Touched = stop.Touched || begun[i].Undo != nil
 	}
 	if stop.Touched {
 		// The caller's time may be over; undoing is not for it to stop.
-		stop.Back = r.undo(context.WithoutCancel(ctx), begun, why)
+		stop.Back = r.undo(ctx, begun, why)
 	}
 	if why == nil && stop.Back == nil {
 		return nil
@@ -208,7 +213,7 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 				t.Outcome = state.Undone
 			}
 		})
-		r.tell(ctx, i)
+		r.tell(context.WithoutCancel(ctx), i)
 		if overtaken(err) {
 			return err
 		}
@@ -217,8 +222,9 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 	return back
 }
 
+// within runs f for at most d, also when ctx has ended.
 func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, d)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
 	defer cancel()
 	return f(ctx)
 }

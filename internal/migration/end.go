@@ -56,7 +56,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 				return nil, err
 			}
 			result.Already = true
-			return result, result.verdict()
+			return result, result.Verdict()
 		}
 		if err := proveSource(ctx, c, r); err != nil && ctx.Err() != nil {
 			return nil, state.ErrNotBegun
@@ -77,7 +77,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 		err = cmp.Or(err, unread)
 	}
 	if err == nil && result != nil {
-		err = result.verdict()
+		err = result.Verdict()
 	}
 	return result, err
 }

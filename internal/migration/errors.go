@@ -75,3 +75,5 @@ func explainGap(err error) error {
 	}
 	return &gapError{err, advice + ": `walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"}
 }
+
+func list(names []string) string { return catalog.List(names) }

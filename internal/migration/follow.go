@@ -49,7 +49,7 @@ func (r *runner) following(ctx context.Context) error {
 	// only puts the triggers up, are interrupted in this very phase.
 	_, err := r.holdTriggers(ctx)
 	if err := errors.Join(err, r.dropLateForeignKeys(ctx),
-		r.unfence(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
+		r.fence().TakeDown(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
 		return err
 	}
 	r.step("follow")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -34,7 +35,8 @@ create table if not exists walferry.validation (
 // lateKeys are foreign keys that a role without session_replication_role gets inside the
 // fence, and the connection that will create them.
 type lateKeys struct {
-	*schema.LateKeys
+	r    *runner
+	keys *schema.LateKeys
 	conn *pgx.Conn
 }
 
@@ -64,25 +66,36 @@ func (r *runner) prepareLateKeys(ctx context.Context) (*lateKeys, error) {
 		conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
-	return &lateKeys{keys, conn}, nil
+	return &lateKeys{r, keys, conn}, nil
 }
 
-func (k *lateKeys) close(ctx context.Context) {
-	if k != nil {
-		k.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
+// Close ends the connection.
+func (k *lateKeys) Close(ctx context.Context) {
+	k.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
+}
+
+// Rehearse creates the keys outside of the fence, and takes that back.
+func (k *lateKeys) Rehearse(ctx context.Context) (time.Duration, error) {
+	if len(k.keys.Add) == 0 {
+		return 0, nil
 	}
+	// Nobody, the applier neither, waits behind it for longer than this.
+	if _, err := k.conn.Exec(ctx, `set lock_timeout = '2s'`); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	err := k.keys.Rehearse(ctx, k.conn)
+	return time.Since(began), err
 }
 
-// createLateKeys creates, inside the fence, what prepareLateKeys has found, without looking at
+// Create creates, inside the fence, what prepareLateKeys has found, without looking at
 // the rows; what is left to be validated is recorded before.
-func (r *runner) createLateKeys(ctx context.Context, keys *lateKeys, step func(string)) error {
-	if keys == nil {
-		return nil
-	}
+func (k *lateKeys) Create(ctx context.Context, step func(string)) error {
+	r := k.r
 	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
 		batch := &pgx.Batch{}
 		batch.Queue(`delete from walferry.validation where migration = $1`, r.c.Name)
-		for i, v := range keys.Later {
+		for i, v := range k.keys.Later {
 			batch.Queue(`insert into walferry.validation (migration, position, table_name, sql, whole) values ($1, $2, $3, $4, $5)`, r.c.Name, i, v.Table, v.SQL, v.Whole)
 		}
 		return conn.SendBatch(ctx, batch).Close()
@@ -90,10 +103,10 @@ func (r *runner) createLateKeys(ctx context.Context, keys *lateKeys, step func(s
 	if err != nil {
 		return fmt.Errorf("record the foreign keys that are to be validated: %w", err)
 	}
-	if err := keys.Create(ctx, keys.conn); err != nil {
+	if err := k.keys.Create(ctx, k.conn); err != nil {
 		return err
 	}
-	if n := len(keys.Add); n > 0 {
+	if n := len(k.keys.Add); n > 0 {
 		step(fmt.Sprintf("created %d foreign keys, which this role could not have while rows came; they are validated when everything else is done", n))
 	}
 	return nil
@@ -102,11 +115,11 @@ func (r *runner) createLateKeys(ctx context.Context, keys *lateKeys, step func(s
 // lateForeignKeys does both, for a one-time copy.
 func (r *runner) lateForeignKeys(ctx context.Context, step func(string)) error {
 	keys, err := r.prepareLateKeys(ctx)
-	if err != nil {
+	if err != nil || keys == nil {
 		return err
 	}
-	defer keys.close(ctx)
-	return r.createLateKeys(ctx, keys, step)
+	defer keys.Close(ctx)
+	return keys.Create(ctx, step)
 }
 
 // unvalidated are the statements that are still to be run, and why the last try failed.

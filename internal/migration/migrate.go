@@ -145,7 +145,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if r.cutover != nil && r.cutover.FinishedAt != nil {
 		// Whatever has ended the run after that: the cutover is done, and this is what is known.
 		outcome.Stopped = ctx.Err() != nil && len(r.cutover.Unvalidated) > 0
-		return outcome, r.cutover.verdict()
+		return outcome, r.cutover.Verdict()
 	}
 	var retained *retainedError
 	switch {
@@ -226,7 +226,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
 		}
 		result.Already = true
-		return Outcome{Phase: Finished, Cutover: result}, true, errors.Join(result.verdict(), late)
+		return Outcome{Phase: Finished, Cutover: result}, true, errors.Join(result.Verdict(), late)
 	case Aborted:
 		return Outcome{}, true, aborted(r.c.Name)
 	}
@@ -387,15 +387,15 @@ func (r *runner) run(ctx context.Context) error {
 func (r *runner) endCopy(ctx context.Context) error {
 	step := func(text string) { r.c.Logger.Info(text) }
 	r.step("set sequences, create late foreign keys, enable triggers")
-	gated, err := r.sequenceGate(ctx, CutoverOptions{}.fill(), step)
-	if err != nil {
+	sequences := r.carrier()
+	if err := sequences.Gate(ctx, CutoverOptions{}.fill().Timeout/4, false, step); err != nil {
 		return err
 	}
 	conn, err := openSource(ctx, r.c, "sequences")
 	if err != nil {
 		return err
 	}
-	r.sequences, err = r.setSequences(ctx, conn, gated)
+	r.sequences, err = sequences.Set(ctx, conn)
 	conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
 	if err == nil {
 		err = r.lateForeignKeys(ctx, step)

@@ -2,10 +2,8 @@ package migration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -108,13 +106,9 @@ select format('alter table %s drop constraint if exists %I', t.name, c.conname)
 	})
 }
 
-// opening is the transaction that opens the target. Everything that has waited for the
-// opening is done in it before the fence is sealed, and its locks are held; only its COMMIT is left.
-type opening struct{ conn *pgx.Conn }
-
 // prepareOpening enables in a transaction what is held, and leaves it open. It goes on until ctx
 // ends, but nobody has to queue behind us for longer than a moment.
-func (r *runner) prepareOpening(ctx context.Context, step func(string)) (*opening, error) {
+func (r *runner) prepareOpening(ctx context.Context, step func(string)) (*pgx.Conn, error) {
 	pauses := wait.Pauses{First: 350 * time.Millisecond, Random: true}
 	for told := false; ; {
 		conn, err := online.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " open"})
@@ -123,7 +117,7 @@ func (r *runner) prepareOpening(ctx context.Context, step func(string)) (*openin
 		}
 		at, err := enableAll(ctx, conn, r.c.Name)
 		if err == nil {
-			return &opening{conn}, nil
+			return conn, nil
 		}
 		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // which takes everything back
 		if at == nil || ctx.Err() == nil && !catalog.LostLock(err) {
@@ -163,24 +157,6 @@ func enableAll(ctx context.Context, conn *pgx.Conn, name string) (at *openStatem
 		}
 	}
 	return nil, nil
-}
-
-// commit commits the opening together with what is recorded of it: one message to the server.
-func (o *opening) commit(ctx context.Context, record string) error {
-	if o == nil {
-		return errors.New("it was not prepared")
-	}
-	_, err := o.conn.PgConn().Exec(ctx, record+"; commit").ReadAll()
-	return err
-}
-
-// close takes back an opening that was not committed.
-func (o *opening) close() {
-	if o != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		o.conn.Close(ctx) //nolint:errcheck // which takes it back
-	}
 }
 
 // leftHeld is what could not be enabled, and why.
@@ -287,18 +263,6 @@ func (r *runner) enableLeft(ctx context.Context) (*CutoverResult, error) {
 	}
 	result.Disabled = disabled
 	return result, r.keepResult(ctx, result, nil)
-}
-
-// DisabledError says that the cutover is done, but for what somebody's lock has kept from being enabled.
-type DisabledError struct{ SQL []string }
-
-func (e *DisabledError) Error() string {
-	return fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(e.SQL))
-}
-
-// Hint is what the operator can do.
-func (e *DisabledError) Hint() string {
-	return "run on the target: " + strings.Join(e.SQL, "; ") + "; or `walferry migrate` again, which tries it"
 }
 
 // disabled is the SQL that enables what is held.

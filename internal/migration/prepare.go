@@ -23,7 +23,7 @@ import (
 // snapshot. Run again, it begins anew: nothing has been copied under what an
 // earlier try left.
 func (r *runner) prepare(ctx context.Context) error {
-	if err := r.rememberSequences(ctx); err != nil {
+	if err := r.carrier().Remember(ctx); err != nil {
 		return err
 	}
 	if err := r.makeSchema(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -15,7 +16,7 @@ func TestRecord_NamesStayAsTheyWere(t *testing.T) {
 		into any
 	}{
 		{`{"oid":16385,"schema":"public","name":"orders","kind":"r","target_oid":16401}`, &state.Table{}},
-		{`{"schema":"public","name":"orders_id_seq","type":"bigint","start":1,"increment":1,"min":1,"max":9,"cache":1,"cycle":false}`, &sequenceState{}},
+		{`{"schema":"public","name":"orders_id_seq","type":"bigint","start":1,"increment":1,"min":1,"max":9,"cache":1,"cycle":false}`, &cutover.Remembered{}},
 	} {
 		if err := json.Unmarshal([]byte(c.json), c.into); err != nil {
 			t.Fatal(err)

@@ -99,16 +99,16 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		wanted, stop := f.r.store.WhileWanted(ctx, q.ID)
 		defer stop()
 		result, err := f.cutover(ctx, wanted, options.fill(), step)
-		if err != nil && !result.sealed && f.r.phase() == Finished {
+		if err != nil && !result.Sealed && f.r.phase() == Finished {
 			return a, nil, errLeaveIt
 		}
-		if err != nil && !result.sealed && errors.Is(context.Cause(wanted), state.ErrWithdrawn) {
+		if err != nil && !result.Sealed && errors.Is(context.Cause(wanted), state.ErrWithdrawn) {
 			var gate *GateError
-			if errors.As(err, &gate) || !result.touched { // everything is as before
+			if errors.As(err, &gate) || !result.Touched { // everything is as before
 				err = &GateError{Problem: state.ErrWithdrawn.Problem + ": everything is as before", Advice: state.ErrWithdrawn.Advice}
 			}
 		}
-		if result.sealed {
+		if result.Sealed {
 			// There is no way back: the run ends here, and the next one goes forward.
 			if end = err; end == nil {
 				end = errFinished

@@ -3,7 +3,6 @@ package migration
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,129 +10,209 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
 )
 
-// CutoverResult is what a cutover, or its rehearsal, measured.
-type CutoverResult struct {
-	DryRun     bool        `json:"dry_run,omitempty"`
-	FencedAt   *time.Time  `json:"fenced_at"`
-	DrainedAt  *time.Time  `json:"drained_at"`
-	FinishedAt *time.Time  `json:"finished_at"` // nil for a dry run
-	PauseMS    int64       `json:"pause_ms"`    // from the first refused write until the target may be written to
-	LagMS      int64       `json:"lag_ms"`      // trip of the canary before the fence
-	Tables     int         `json:"tables"`
-	Sequences  int         `json:"sequences"`
-	Already    bool        `json:"already,omitempty"`   // it was done before it was asked for
-	ExpectMS   *int64      `json:"expect_ms,omitempty"` // by a rehearsal: its own pause, and what it left out, by measurement
-	LeftOut    []LeftOut   `json:"left_out,omitempty"`
-	touched    bool        // something was done that has to be undone
-	sealed     bool        // there is no way back: the fence has no deadline any more
-	position   decoder.LSN // of the fence: every write is before it
-	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
-	late       error       // why foreign keys could not be validated
-	// Unvalidated are the statements that are still to be run for foreign keys which were created without a look at the rows.
-	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
-	Disabled    []string `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
+// What is known of a cutover.
+type (
+	CutoverResult   = cutover.Result
+	LeftOut         = cutover.LeftOut
+	Comparison      = cutover.Comparison
+	DifferenceError = cutover.DifferenceError
+	UnprovedError   = cutover.UnprovedError
+	DisabledError   = cutover.DisabledError
+)
 
-	// Steps are what is known of the steps that were begun, for who has asked. The record has them in Live.
-	Steps []state.Taken `json:"steps,omitempty"`
-
-	*Comparison // both sides as of the cutover; nil: not asked for
-}
-
-// switching is one switch, or its rehearsal: what its steps share.
-type switching struct {
-	r      *runner
-	f      *following // nil in a run that finds a sealed fence: nothing is followed any more
-	o      CutoverOptions
-	result *CutoverResult
-	told   func(string) // of each line for people
-	recipe cutover.Recipe
-
-	alone func()        // lets verify hold the applier again, and another cutover begin
-	words chan struct{} // closed when the words of --insert-only may be mended again
-
-	conn   *pgx.Conn // to the source, for the fence
-	fence  cutover.Fence
-	since  time.Time // when writes began to be refused; zero: none was
-	opened bool      // the fence was taken down again
-
-	mark    string                                      // of the source's catalogue, when the gates were passed
-	gated   map[catalog.Name]catalog.SequenceDefinition // the source's sequences as the gates have seen them; nil: they have not
-	keys    *lateKeys                                   // nil: there are none
-	goOn    func()                                      // lets the applier go on, which stands still until everything is undone; nil: it does not
-	prover  *prover                                     // nil: no proof is wanted
-	opening *opening                                    // nil: it was not prepared
-}
-
-// cutover takes the steps of a switch. Until the fence is sealed every failure, and the deadline,
-// un-fences and leaves everything as before; the fence also opens by itself, by the source's clock, when this
-// process dies. So does the end of wanted, as long as nothing is sealed. After the seal there is only
-// the way forward, also for the next run.
-func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
-	until, cancel := context.WithTimeoutCause(wanted, o.Timeout, &GateError{
-		Problem: fmt.Sprintf("the cutover was not done within %s", o.Timeout),
-		Advice:  "give a longer --timeout, or try when there is less load",
-	})
-	defer cancel()
-	s := &switching{r: f.r, f: f, o: o, result: &CutoverResult{DryRun: o.DryRun}, told: step}
-	defer s.close(until)
-	s.recipe.Steps = s.steps()
-	s.recipe.Mine = f.r.store.Mine
-	inWay := f.r.watchSource(until, step)
-	err := s.run(whole, until)
-	if named := inWay.end(until, err); !s.recipe.Sealed() {
-		err = named
+// newSwitch is the switch from the source to the target.
+func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch {
+	s := &cutover.Switch{
+		Name: r.c.Name, From: cutover.End{DSN: r.c.Source, Link: r.source}, To: cutover.End{DSN: r.c.Target, Link: r.target},
+		Tables: r.selected, Waiting: waiting{r}, Sequences: r.carrier(), Identity: r.identityGate,
+		Store: r.store, Advance: r.advance, Finished: r.switched,
+		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: r.c.Jobs,
+		Told: told, Logger: r.c.Logger,
 	}
-	if o.DryRun && !o.NoFence && err == nil {
-		if err := s.measureRest(until); err != nil {
-			step("the real pause is longer than this one by what could not be measured: " + err.Error())
-		}
+	if r.c.Prove == On {
+		s.Proof = &cutover.Proof{Tables: r.migrated, Ruled: r.tablesWithHeldRules}
 	}
-	return s.result, err
-}
-
-// run takes the steps, and notes in the result what has become of them.
-func (s *switching) run(whole, until context.Context) error {
-	s.recipe.Overtaken = func(err error) bool { return errors.Is(err, state.ErrOvertaken) }
-	s.recipe.Observers = append(s.recipe.Observers, func(_ context.Context, t state.Taken) error {
-		s.r.mu.Lock()
-		s.r.status.Cutover.Steps = s.recipe.Taken()
-		s.r.mu.Unlock()
-		if line := s.line(t); line != "" {
-			s.say(line)
-		}
+	s.Observers = []cutover.Observer{func(context.Context, state.Taken) error {
+		r.mu.Lock()
+		r.status.Cutover.Steps = s.Taken()
+		r.mu.Unlock()
 		return nil
-	})
-	err := s.recipe.Run(whole, until)
-	s.result.Steps, s.result.sealed = s.recipe.Taken(), s.recipe.Sealed()
-	var stop *cutover.StopError
-	if errors.As(err, &stop) {
-		s.result.touched = stop.Touched
-		return explainStop(until, stop)
+	}}
+	s.Gates = []cutover.Step{
+		{Name: cutover.GatePhase, Do: r.phaseGate},
+		// Before the barrier, which does not come back where the publication was altered.
+		{Name: cutover.GateIdentity, Do: s.IdentityGate},
+		{Name: cutover.GateLag, Do: s.LagGate},
+		{Name: cutover.GateWriters, Do: s.WritersGate},
+		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return r.comparisonGate(ctx, o) }},
+		{Name: cutover.GateStatistics, Do: s.StatisticsGate},
+		{Name: cutover.GateSchema, Do: func(ctx context.Context) error { return r.schemaGate(ctx, o.Without) }},
+		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.openingGate(ctx, o, told) }},
+		{Name: cutover.GateSequences, Do: s.SequencesGate},
 	}
+	return s
+}
+
+// cutover switches from the source to the target. See cutover.Switch.
+func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
+	s := f.r.newSwitch(o, step)
+	s.Flow = stream{f}
+	s.Closed = func() {
+		f.mu.Lock()
+		f.closed = true
+		f.mu.Unlock()
+	}
+	return s.Run(whole, wanted)
+}
+
+// afterInterruptedCutover decides for a run that finds the phase Fenced or Drained: the cutover is
+// finished where its fence is sealed. Otherwise the fence is taken down, and the migration follows on.
+func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
+	s := r.newSwitch(CutoverOptions{}.fill(), func(line string) { r.c.Logger.Info("cutover: " + line) })
+	done, err := s.Resume(ctx, r.phase() == Drained, r.rec.FencedAt, r.rec.DrainedAt)
+	if err != nil {
+		return "", err
+	}
+	if !done {
+		return Following, nil // which takes down what stands
+	}
+	return Finished, nil
+}
+
+func (r *runner) phaseGate(context.Context) error {
+	if phase := r.phase(); phase != Following {
+		return &GateError{Problem: "the migration is in phase " + string(phase) + ", not following", Advice: "wait until it follows"}
+	}
+	return nil
+}
+
+func (r *runner) selected() []catalog.Table { return r.tables }
+
+// switched notes that a cutover is done.
+func (r *runner) switched(result *CutoverResult) {
+	r.mu.Lock()
+	r.rec.Phase, r.cutover = Finished, result
+	r.mu.Unlock()
+}
+
+// carrier carries the source's sequences over to the target.
+func (r *runner) carrier() *cutover.Carrier {
+	return &cutover.Carrier{
+		From: r.source, To: r.target, Store: r.store, Tables: r.selected,
+		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
+			return r.onTarget(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, sql)
+				return err
+			})
+		},
+	}
+}
+
+// fence is that of the migration, as it may stand on the source.
+func (r *runner) fence() cutover.Standing {
+	return cutover.Standing{Name: r.c.Name, DSN: r.c.Source, Store: r.store}
+}
+
+// openLate tries again to un-fence after a cutover that could not when it was taken back.
+func (f *following) openLate(ctx context.Context) {
+	f.mu.Lock()
+	closed := f.closed
+	f.mu.Unlock()
+	if !closed {
+		return
+	}
+	say := func(text string) { f.r.c.Logger.Warn(text) }
+	err := within(ctx, 5*time.Second, func(ctx context.Context) error {
+		return f.r.fence().TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
+	})
+	var still *cutover.StillFencedError
+	if errors.As(err, &still) {
+		f.r.c.Logger.Debug("un-fence", "error", err)
+		return
+	}
+	f.mu.Lock()
+	f.closed = false
+	f.mu.Unlock()
+}
+
+// stream is what a cutover needs of what is followed.
+type stream struct{ f *following }
+
+func (s stream) Alone(ctx context.Context) (end func(), err error) { return s.f.beginCutting(ctx) }
+
+func (s stream) Canary(ctx context.Context) (time.Duration, error) { return s.f.canary(ctx) }
+
+func (s stream) Beat(ctx context.Context) error {
+	beat, err := s.f.writeBeat(ctx)
+	s.f.beats.forget(beat)
 	return err
 }
 
-// say tells people a line.
-func (s *switching) say(line string) { s.told(line) }
+func (s stream) Applied(ctx context.Context) (decoder.LSN, error) { return s.f.r.applied(ctx) }
 
-// close lets go of what a switch has had, however it has ended.
-func (s *switching) close(ctx context.Context) {
-	if s.goOn != nil {
-		s.goOn()
+func (s stream) Passed(position decoder.LSN) error { return s.f.passed(position) }
+
+func (s stream) StandStill(ctx context.Context, moment time.Duration) (goOn func()) {
+	return s.f.standStill(ctx, moment)
+}
+
+func (s stream) AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
+	_, err := s.f.r.waitForWriters(ctx, patience, tell)
+	return err
+}
+
+func (s stream) InApplierWay(ctx context.Context) []online.Holder { return s.f.r.inApplierWay(ctx) }
+
+func (s stream) SettleWords(ctx context.Context, done <-chan struct{}, tell func(string)) error {
+	return s.f.settleWords(ctx, done, tell)
+}
+
+func (s stream) WordsHold(ctx context.Context) error { return s.f.r.wordsHold(ctx) }
+
+func (s stream) CopiedAgain(ctx context.Context) (tables []string, err error) {
+	_, tables, err = s.f.r.words(ctx)
+	return tables, err
+}
+
+// standStill keeps the applier from applying anything, if it can be held in a moment, until the
+// returned function is called.
+func (f *following) standStill(ctx context.Context, moment time.Duration) (goOn func()) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moment)
+	defer cancel()
+	select {
+	case f.holding <- struct{}{}:
+	case <-ctx.Done():
+		return func() {}
 	}
-	s.opening.close()
-	s.prover.close()
-	s.keys.close(ctx)
-	if s.conn != nil {
-		s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
+	if _, err := f.pause(ctx, 0); err != nil {
+		f.letGo()
+		return func() {}
 	}
-	if s.words != nil {
-		close(s.words)
+	return f.letGo
+}
+
+// inApplierWay are those whose locks on the target the applier waits for now, also when the time is over.
+func (r *runner) inApplierWay(ctx context.Context) (holders []online.Holder) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `
+select `+online.HolderColumns+`
+  from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
+ where w.datname = current_database() and w.application_name = $1
+ group by l.pid order by 4 desc`, "walferry "+r.c.Name+" apply")
+		if err != nil {
+			return err
+		}
+		holders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[online.Holder])
+		return err
+	})
+	if err != nil {
+		r.c.Logger.Debug("look who is in the applier's way", "error", err)
 	}
-	if s.alone != nil {
-		s.alone()
-	}
+	return holders
 }

@@ -30,13 +30,7 @@ type VerifyOptions struct {
 }
 
 // Verified is a comparison and the moment it holds for.
-type Verified struct {
-	verify.Report
-	Position    string `json:"position"`          // both sides at this LSN of the source; empty: see Caveat
-	AsOfCutover bool   `json:"as_of_cutover"`     // made by migrate --verify, of both sides as the target opened
-	HeldMS      int64  `json:"held_ms,omitempty"` // how long the applier stood still
-	Caveat      string `json:"caveat,omitempty"`  // why differences may be none of walferry's
-}
+type Verified = verify.Verified
 
 // Verify compares source and target at one position.
 //

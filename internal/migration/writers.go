@@ -2,47 +2,15 @@ package migration
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/wait"
 )
-
-// writerGates: nobody can change rows of the tables whom the fence does not see.
-func (r *runner) writerGates(ctx context.Context, conn *pgx.Conn) error {
-	fence, subscriptions, err := cutover.NewFence(ctx, conn, r.c.Name, r.tables)
-	if err != nil {
-		return err
-	}
-	var feeds, stop []string
-	for _, s := range subscriptions {
-		if s.Enabled {
-			feeds = append(feeds, fmt.Sprintf("%s (into %s)", catalog.Quote(s.Name), list(s.Tables)))
-			stop = append(stop, "`"+s.StopSQL()+"`")
-		}
-	}
-	if len(feeds) > 0 {
-		return &GateError{Problem: "the source has subscriptions that write to migrated tables, and would do so after the cutover: " + list(feeds), Advice: "on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's"}
-	}
-	var above []string
-	for _, p := range fence.Parents {
-		if !p.OwnerLike {
-			above = append(above, fmt.Sprintf("%s (of %s)", p, p.Owner))
-		}
-	}
-	if len(above) > 0 {
-		return &GateError{Problem: "a statement on a table that is not migrated would change rows of its children, which are, behind the fence: " + list(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
-	}
-	return nil
-}
 
 // watched is the stream on its way to the applier. It remembers the last transaction that
 // changed a migrated table, and sees the beats.
@@ -91,48 +59,6 @@ func (f *following) passed(position decoder.LSN) error {
 	}
 	return &GateError{Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
 		f.written.Table().String(), f.writtenAt, position), Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again"}
-}
-
-// forFence is the part of a cutover's time that is kept for the fence. So long others are
-// refused at most for the sake of a transaction that has written before.
-func (o CutoverOptions) forFence() time.Duration {
-	return min(max(5*time.Second, o.Timeout/4), o.Timeout/2)
-}
-
-// tooOld is the age of a writer with whom the fence is not closed at all: nobody knows how
-// long he goes on, but that he has for so long (decision 025).
-const tooOld = 5 * time.Second
-
-// quietMoment waits, for a quarter of the time there is, until no transaction that has
-// written is older than a second and the target is close: what would be waited for
-// inside the fence is cheaper to wait for outside. For one of the tables that is tooOld it
-// waits until what is left is the fence's time, and gives up.
-func (s *switching) quietMoment(ctx context.Context) error {
-	last := time.Now().Add(s.o.Timeout - s.o.forFence())
-	if deadline, ok := ctx.Deadline(); ok {
-		last = deadline.Add(-s.o.forFence())
-	}
-	for end := time.Now().Add(s.o.Timeout / 4); ; {
-		if _, err := s.r.waitForWriters(ctx, time.Until(end), s.say); err != nil {
-			return err
-		}
-		var waited *cutover.WaitError
-		if err := s.fence.WaitForOld(ctx, s.conn, time.Second, end); err != nil && !errors.As(err, &waited) {
-			return err
-		}
-		if err := s.fence.WaitForOld(ctx, s.conn, tooOld, last); errors.As(err, &waited) {
-			return &GateError{
-				Problem: waited.Problem + ": the fence would refuse everybody else for as long as they do",
-				Advice:  waited.Hint() + "; or ask again with a longer --timeout, or when they have ended",
-			}
-		} else if err != nil {
-			return err
-		}
-		lag, err := s.f.canary(ctx)
-		if err != nil || lag < time.Second || time.Now().After(end) {
-			return err
-		}
-	}
 }
 
 // openWriter is a transaction of the source that has written, or a prepared one.

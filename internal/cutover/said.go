@@ -1,26 +1,24 @@
-package migration
+package cutover
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 
-	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/state"
 )
 
 // line is what people are told of a step that has come to an outcome; empty: nothing.
-func (s *switching) line(t state.Taken) string {
+func (s *Switch) line(t state.Taken) string {
 	if t.Outcome != state.Done {
 		return ""
 	}
 	r := s.result
 	switch t.Name {
-	case stepLag:
+	case GateLag:
 		return fmt.Sprintf("lag %d ms", r.LagMS)
 	case stepFence:
-		return fmt.Sprintf("fenced %d tables; the last position is %s", r.Tables, r.position)
+		return fmt.Sprintf("fenced %d tables; the last position is %s", r.Tables, s.position)
 	case stepDrain:
 		return fmt.Sprintf("drained in %d ms", r.DrainedAt.Sub(s.since).Milliseconds())
 	case stepSequences:
@@ -33,13 +31,13 @@ func (s *switching) line(t state.Taken) string {
 	return ""
 }
 
-// explainStop is the error of a switch that was stopped before its seal. until is the context that it had.
-func explainStop(until context.Context, stop *cutover.StopError) error {
+// explainStop is the error of a switch that was stopped before its seal.
+func explainStop(stop *StopError) error {
 	err := stop.Err
 	if !stop.Touched {
-		var gate *GateError
-		if until.Err() != nil && !errors.As(err, &gate) && errors.As(context.Cause(until), &gate) {
-			return gateOf(until, err) // its time was over at a gate: nothing has failed
+		var gate *state.GateError
+		if !errors.As(err, &gate) && errors.As(stop.Ended, &gate) {
+			return gateOf(stop.Ended, err) // its time was over at a gate: nothing has failed
 		}
 		return err
 	}
@@ -49,19 +47,19 @@ func explainStop(until context.Context, stop *cutover.StopError) error {
 	if stop.Back != nil {
 		return errors.Join(err, stop.Back)
 	}
-	gate := gateOf(until, err)
-	return &GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
+	gate := gateOf(stop.Ended, err)
+	return &state.GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
 }
 
-// gateOf is the gate that err, or the end of the time that ctx is bound by, was to a cutover.
-func gateOf(ctx context.Context, err error) *GateError {
-	var deadline, own *GateError
-	over := ctx.Err() != nil && errors.As(context.Cause(ctx), &deadline)
+// gateOf is the gate that err was to a switch, or that what had ended its context was; nil: nothing had.
+func gateOf(ended, err error) *state.GateError {
+	var deadline, own *state.GateError
+	over := errors.As(ended, &deadline)
 	if errors.As(err, &own) && own != deadline {
-		return own // also where the time has run out since, as what was done was undone
+		return own
 	}
 	if !over {
-		gate := &GateError{Problem: err.Error(), Advice: "mend it and ask again"}
+		gate := &state.GateError{Problem: err.Error(), Advice: "mend it and ask again"}
 		var hint interface{ Hint() string }
 		if errors.As(err, &hint) && hint.Hint() != "" {
 			gate.Advice = hint.Hint()
@@ -69,11 +67,11 @@ func gateOf(ctx context.Context, err error) *GateError {
 		return gate
 	}
 	// Most of what was being done then ends with the same words.
-	gate := &GateError{Problem: deadline.Problem, Advice: deadline.Advice}
+	gate := &state.GateError{Problem: deadline.Problem, Advice: deadline.Advice}
 	if doing := strings.TrimSuffix(strings.TrimSuffix(err.Error(), deadline.Problem), ": "); doing != "" {
 		gate.Problem += ": " + doing
 	}
-	if waited := (*cutover.WaitError)(nil); errors.As(err, &waited) {
+	if waited := (*WaitError)(nil); errors.As(err, &waited) {
 		gate.Advice = waited.Hint() + "; or " + deadline.Advice
 	}
 	return gate

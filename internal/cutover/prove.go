@@ -1,4 +1,4 @@
-package migration
+package cutover
 
 import (
 	"cmp"
@@ -27,22 +27,30 @@ type prover struct {
 const (
 	smallBytes  = 1 << 20
 	smallTables = 100
+	lockedFor   = 5 * time.Second // at most: whoever truncates one waits
 )
 
-// connectProver makes the connections, while nothing is fenced yet; nil: no proof is wanted.
+// Proof says what is compared as of the switch, and how.
+type Proof struct {
+	// Tables are those that are compared, on From. Also those that are gone: that is a difference.
+	Tables func(context.Context) ([]catalog.Table, error)
+	// Ruled are tables of To whose readers the opening has to wait for, as it enables a rule: they must not be locked.
+	Ruled func(context.Context) (map[string]bool, error)
+}
+
+// newProver makes the connections, while nothing is fenced yet; nil: no proof is wanted.
 // One that comes with an error has to be closed as well.
-func (r *runner) connectProver(ctx context.Context) (*prover, error) {
-	if r.c.Prove != On {
+func (s *Switch) newProver(ctx context.Context) (*prover, error) {
+	if s.Proof == nil {
 		return nil, nil
 	}
-	tables, err := r.migrated(ctx) // those that are gone, too: that is a difference
+	tables, err := s.Proof.Tables(ctx)
 	if err != nil {
 		return nil, err
 	}
 	tables = slices.DeleteFunc(tables, func(t catalog.Table) bool { return t.Kind == 'p' })
 	slices.SortStableFunc(tables, func(a, b catalog.Table) int { return cmp.Compare(a.Bytes, b.Bytes) })
-	// A rule is enabled under a lock that waits for every other one: those tables must not be locked.
-	ruled, err := r.tablesWithHeldRules(ctx)
+	ruled, err := s.Proof.Ruled(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +70,7 @@ func (r *runner) connectProver(ctx context.Context) (*prover, error) {
 			continue
 		}
 		v, err := verify.New(verify.Config{
-			Source: r.c.Source, Target: r.c.Target, Tables: part.tables, Jobs: min(r.c.Jobs, len(part.tables)), LockFor: part.lockFor, Logger: r.c.Logger,
+			Source: s.From.DSN, Target: s.To.DSN, Tables: part.tables, Jobs: min(s.Jobs, len(part.tables)), LockFor: part.lockFor, Logger: s.Logger,
 		})
 		if err != nil {
 			return p, err
@@ -131,14 +139,14 @@ func (p *prover) compareAll(ctx context.Context) (verify.Report, error) {
 }
 
 // prove compares and keeps the result, for verify and for whoever asks for a cutover again.
-func (s *switching) prove(ctx context.Context) error {
+func (s *Switch) prove(ctx context.Context) error {
 	if s.prover == nil {
 		return nil
 	}
 	s.say("comparing both sides as of the cutover")
 	report, err := s.prover.compareAll(ctx)
 	s.prover.close()
-	proof := &Verified{Report: report, AsOfCutover: true}
+	proof := &verify.Verified{Report: report, AsOfCutover: true}
 	// A table that the application has truncated or rewritten since the target opened
 	// cannot be read as it was any more. That is no difference, and it is told.
 	var rewritten, failed []string
@@ -152,32 +160,20 @@ func (s *switching) prove(ctx context.Context) error {
 		}
 	}
 	if len(rewritten) > 0 {
-		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + list(rewritten)
+		proof.Caveat = "not compared, as the application truncated or rewrote them at once: " + catalog.List(rewritten)
 		s.say(proof.Caveat)
 	}
 	if len(failed) > 0 {
-		s.say("not compared: " + list(failed))
+		s.say("not compared: " + catalog.List(failed))
 	}
 	s.result.Comparison = comparison(report)
 	if err != nil {
 		s.result.Comparison.Equal, s.result.Comparison.Error, proof = nil, err.Error(), nil
 	}
 	s.say(s.result.Words(func(n int64) string { return fmt.Sprint(n) }))
-	kept := within(ctx, time.Minute, func(ctx context.Context) error { return s.r.keepResult(ctx, s.result, proof) })
+	kept := within(ctx, time.Minute, func(ctx context.Context) error { return s.keep(ctx, proof) })
 	if kept != nil {
-		s.r.c.Logger.Error("keep the comparison", "error", kept)
+		s.Logger.Error("keep the comparison", "error", kept)
 	}
 	return errors.Join(err, kept)
-}
-
-// DifferenceError says that the comparison as of the cutover found differences.
-type DifferenceError struct{}
-
-func (e *DifferenceError) Error() string {
-	return "the cutover is done, but source and target differed at that moment"
-}
-
-// Hint is what the operator can do.
-func (e *DifferenceError) Hint() string {
-	return "`walferry verify` names the rows; the source still holds every one of its own"
 }

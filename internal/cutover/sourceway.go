@@ -1,4 +1,4 @@
-package migration
+package cutover
 
 import (
 	"context"
@@ -9,9 +9,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // sourceWay looks whose locks on the source a cutover waits for. What reads the catalogue needs the weakest lock of a
@@ -25,37 +26,33 @@ type sourceWay struct {
 }
 
 // watchSource looks every second, from the third on, and tells of each holder once.
-func (r *runner) watchSource(ctx context.Context, tell func(string)) *sourceWay {
+func (s *Switch) watchSource(ctx context.Context) *sourceWay {
 	ctx, stop := context.WithCancel(ctx)
 	w := &sourceWay{stop: stop, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
-		if err := w.look(ctx, r.c, tell); err != nil && ctx.Err() == nil {
-			r.c.Logger.Debug("look who is in the way on the source", "error", err)
+		if err := w.look(ctx, s.From.DSN, s.Name, s.say); err != nil && ctx.Err() == nil {
+			s.Logger.Debug("look who is in the way on the source", "error", err)
 		}
 	}()
 	return w
 }
 
-func (w *sourceWay) look(ctx context.Context, c Config, tell func(string)) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for range 3 {
-		waitTick(ctx, tick)
-	}
-	conn, err := session.Open(ctx, session.Config{DSN: c.Source, Application: c.Name + " look"})
+func (w *sourceWay) look(ctx context.Context, dsn, name string, tell func(string)) error {
+	wait.Sleep(ctx, 3*time.Second) //nolint:errcheck // what is asked next sees that ctx has ended
+	conn, err := session.Open(ctx, session.Config{DSN: dsn, Application: name + " look"})
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has only read
 	before, told := map[int32]bool{}, map[int32]bool{}
-	for ; ctx.Err() == nil; waitTick(ctx, tick) {
+	for ; ctx.Err() == nil; wait.Sleep(ctx, time.Second) { //nolint:errcheck // the loop sees that ctx has ended
 		rows, err := conn.Query(ctx, `
 select `+online.HolderColumns+`
   from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
  where w.datname = current_database() and w.application_name in ($1, $1 || ' fence') and w.wait_event_type = 'Lock'
    and w.query_start < clock_timestamp() - interval '1 second' -- what gives up sooner tells by itself
- group by l.pid order by 4 desc`, "walferry "+c.Name)
+ group by l.pid order by 4 desc`, "walferry "+name)
 		if err != nil {
 			return err
 		}
@@ -89,11 +86,11 @@ select `+online.HolderColumns+`
 func (w *sourceWay) end(ctx context.Context, err error) error {
 	w.stop()
 	<-w.done
-	var named *cutover.WaitError
+	var named *WaitError
 	if err == nil || ctx.Err() == nil || len(w.last) == 0 || errors.As(err, &named) {
 		return err
 	}
-	return &GateError{
+	return &state.GateError{
 		Problem: fmt.Sprintf("%v; it waits for a lock on the source, held by %s", err, online.List(w.last)),
 		Advice:  "on the source, " + online.EndHint(w.last) + "; then ask again",
 	}

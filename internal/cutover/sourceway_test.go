@@ -1,4 +1,4 @@
-package migration
+package cutover
 
 import (
 	"context"
@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // A cutover whose time is over while it waited names who was in the way. Any other error, and one that
@@ -27,14 +27,14 @@ func TestSourceWay_End(t *testing.T) {
 		{"late", over, []online.Holder{repack}, late, `list triggers: deadline exceeded; it waits for a lock on the source, held by pid 7 (admin, "psql", a transaction of 60 s, REPACK (CONCURRENTLY))`},
 		{"nobody", over, nil, late, ""},
 		{"in time", t.Context(), []online.Holder{repack}, late, ""},
-		{"named", over, []online.Holder{repack}, &cutover.WaitError{Problem: "somebody"}, ""},
+		{"named", over, []online.Holder{repack}, &WaitError{Problem: "somebody"}, ""},
 		{"done", over, []online.Holder{repack}, nil, ""},
 	} {
 		done := make(chan struct{})
 		close(done)
 		w := &sourceWay{stop: func() {}, done: done, last: c.last}
 		got := w.end(c.ctx, c.err)
-		var gate *GateError
+		var gate *state.GateError
 		switch {
 		case c.says == "" && got != c.err: //nolint:errorlint // the very same
 			t.Errorf("%s: got %v, want %v", c.name, got, c.err)

@@ -1,0 +1,219 @@
+package cutover
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// Remembered is what a migration knows of a sequence of the source.
+type Remembered struct {
+	catalog.Name
+
+	// As it was when the migration began. What the target has otherwise from the beginning it
+	// was given on purpose; what the source has altered since is carried over by the cutover.
+	catalog.SequenceDefinition
+
+	// Placed is where a cutover that was not finished has put the target's.
+	Placed *Position `json:"placed,omitempty"`
+}
+
+// Carrier carries sequences over, and keeps what that has to be done with.
+type Carrier struct {
+	From, To *session.Link
+	Store    *state.Store
+	Tables   func() []catalog.Table // whose sequences are carried over, with those of no table
+	// Alter runs a statement on To that needs a lock, which nobody has to queue behind for long, for as long as patience.
+	Alter func(ctx context.Context, patience time.Duration, sql string) error
+
+	gated map[catalog.Name]catalog.SequenceDefinition // those of From as the gate has seen them; nil: it has not looked
+}
+
+// Remember notes how the source's sequences are defined, once: before the schema is dumped.
+func (c *Carrier) Remember(ctx context.Context) error {
+	if known, err := c.Store.HasSequences(ctx); known || err != nil {
+		return err
+	}
+	var states []Remembered
+	err := c.From.Do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		for _, s := range all {
+			states = append(states, Remembered{Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.Store.Put(ctx, state.Sequences, states)
+}
+
+// read reads what is remembered, and where in it each sequence is.
+func (c *Carrier) read(ctx context.Context) (states []Remembered, at map[catalog.Name]int, err error) {
+	if _, err := c.Store.Get(ctx, state.Sequences, &states); err != nil {
+		return nil, nil, err
+	}
+	at = make(map[catalog.Name]int, len(states))
+	for i, s := range states {
+		at[s.Name] = i
+	}
+	return states, at, nil
+}
+
+// Gate makes the target's sequences what the source's have become since the migration
+// began: increment, limits, cycle, cache, type and start. It is done before the fence, as ALTER
+// SEQUENCE locks; where the role may not, the cutover is refused with the SQL. Where the target could not take
+// a position of the source, for limits that are its own, it is refused as well.
+func (c *Carrier) Gate(ctx context.Context, patience time.Duration, rehearse bool, tell func(string)) error {
+	if err := c.Remember(ctx); err != nil { // of an older version's migration
+		return err
+	}
+	states, at, err := c.read(ctx)
+	if err != nil {
+		return err
+	}
+	var source, target []Sequence
+	err = c.From.Do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		if err == nil {
+			source, err = ReadSequences(ctx, conn, catalog.SequencesOf(all, c.Tables()))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	now := map[catalog.Name]Sequence{}
+	c.gated = map[catalog.Name]catalog.SequenceDefinition{}
+	for _, s := range source {
+		now[s.Name], c.gated[s.Name] = s, s.SequenceDefinition
+	}
+	err = c.To.Do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(t catalog.Sequence) bool { _, ok := now[t.Name]; return !ok })
+		target, err = ReadSequences(ctx, conn, all)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, t := range target {
+		s, was := now[t.Name], t.SequenceDefinition // of one that is younger than the migration
+		if i, ok := at[t.Name]; ok {
+			was = states[i].SequenceDefinition
+		}
+		if err := c.alter(ctx, s, t, was, patience, rehearse, tell); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alter brings one sequence t of the target to what s has become of was.
+func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.SequenceDefinition, patience time.Duration, rehearse bool, tell func(string)) error {
+	alter := t.Alter(was, s.SequenceDefinition)
+	if alter == "" {
+		if s.LastValue < t.Min || s.LastValue > t.Max {
+			return &state.GateError{Problem: fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue), Advice: fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max)}
+		}
+		return nil
+	}
+	if t.LastValue < s.Min || t.LastValue > s.Max {
+		alter += fmt.Sprintf(" restart with %d", s.LastValue)
+	}
+	sql := fmt.Sprintf("alter sequence %s %s", t, alter)
+	if rehearse {
+		tell("the source has altered a sequence; the cutover will run on the target: " + sql)
+		return nil
+	}
+	err := c.Alter(ctx, patience, sql)
+	if err != nil {
+		return &state.GateError{Problem: fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err), Advice: "on the target: " + sql + "; then ask again"}
+	}
+	tell("altered on the target, as on the source: " + sql)
+	return nil
+}
+
+// Set carries over the sequences of the selection and those of no table. conn is to From. It returns how many there are.
+func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
+	all, err := catalog.Sequences(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	list := catalog.SequencesOf(all, c.Tables())
+	for _, s := range list {
+		if was, ok := c.gated[s.Name]; ok && was != s.SequenceDefinition {
+			return 0, fmt.Errorf("sequence %s was altered on the source while the cutover went on", s)
+		}
+	}
+	sequences, err := ReadSequences(ctx, conn, list)
+	if err != nil {
+		return 0, err
+	}
+	states, at, err := c.read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i := range sequences {
+		s := &sequences[i]
+		n, ok := at[s.Name]
+		if !ok {
+			n = len(states)
+			states = append(states, Remembered{Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+		}
+		s.Placed, states[n].Placed = states[n].Placed, &s.Position
+	}
+	// Noted before it is done: where it is not done after all, nothing stands there.
+	if err := c.Store.Put(ctx, state.Sequences, states); err != nil {
+		return 0, err
+	}
+	return len(sequences), c.To.Do(ctx, func(conn *pgx.Conn) error { return SetSequences(ctx, conn, sequences) })
+}
+
+// measure sets as many sequences as there are, but of its own: what setval does stays
+// whatever becomes of its transaction.
+func (c *Carrier) measure(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	var list []catalog.Sequence
+	err := c.From.Do(ctx, func(conn *pgx.Conn) error {
+		all, err := catalog.Sequences(ctx, conn)
+		if err != nil {
+			return err
+		}
+		list = catalog.SequencesOf(all, c.Tables())
+		_, err = ReadSequences(ctx, conn, list)
+		return err
+	})
+	if err != nil || len(list) == 0 {
+		return time.Since(began), err
+	}
+	var made time.Duration
+	err = c.To.Do(ctx, func(conn *pgx.Conn) error {
+		if _, err := ReadSequences(ctx, conn, list); err != nil {
+			return err
+		}
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // that is the point
+		making := time.Now()
+		if _, err := tx.Exec(ctx, `create temporary sequence walferry_measured`); err != nil {
+			return err
+		}
+		made = time.Since(making)
+		_, err = tx.Exec(ctx, `select setval('pg_temp.walferry_measured', n) from generate_series(1, $1::int8) n`, len(list))
+		return err
+	})
+	return time.Since(began) - made, err
+}

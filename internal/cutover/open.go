@@ -1,0 +1,146 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/verify"
+	"github.com/walferry/walferry/internal/wait"
+)
+
+// conclude opens the target: the fence is sealed. Where
+// the opening was prepared it is a COMMIT. Otherwise, as in a run that finds a cutover interrupted, what is held
+// is enabled one by one, and what cannot be in a moment does not keep the target closed for the rest: the result has the SQL.
+func (s *Switch) conclude(ctx context.Context) error {
+	done := *s.result
+	if s.prover != nil {
+		done.Comparison = &Comparison{Error: unfinished}
+	}
+	// left is the SQL of what is still disabled, and recorded is how that is recorded.
+	end := func(left, recorded []string) (string, error) {
+		now := time.Now()
+		done.FinishedAt, done.PauseMS, done.Disabled = &now, now.Sub(s.since).Milliseconds(), left
+		return s.Store.FinishSQL(now, done.PauseMS, recorded, done)
+	}
+	record, err := end(nil, nil)
+	if err == nil {
+		err = s.opening.commit(ctx, record)
+		s.opening.close()
+		s.opening = nil
+	}
+	for ; err != nil; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
+		if ctx.Err() != nil {
+			return fmt.Errorf("open the target: %w", err)
+		}
+		if gone := s.Store.Mine(ctx); errors.Is(gone, state.ErrOvertaken) {
+			return gone
+		}
+		s.Logger.Warn("opening the target step by step", "reason", err)
+		var left, recorded []string
+		if left, recorded, err = s.Waiting.EnableEach(ctx); err == nil {
+			record, err = end(left, recorded)
+		}
+		if err == nil {
+			err = s.To.Link.Exec(ctx, record)
+		}
+		if err == nil {
+			break
+		}
+	}
+	*s.result = done
+	s.Finished(s.result)
+	return nil
+}
+
+// afterOpen are the steps that may take their time: the target is in use. What fails in them
+// takes nothing of the cutover back.
+func (s *Switch) afterOpen() []Step {
+	var steps []Step
+	add := func(name string, do func(context.Context) error) {
+		steps = append(steps, Step{Name: name, Do: do, Optional: true})
+	}
+	if s.Proof != nil {
+		add(stepSmall, s.compareSmall)
+	}
+	add(stepViews, s.refreshViews)
+	add(stepRest, s.enableRest)
+	if s.Proof != nil {
+		add(stepCompare, s.prove)
+	}
+	add(stepValidate, s.validateKeys)
+	return steps
+}
+
+func (s *Switch) validateKeys(ctx context.Context) error {
+	s.result.Late = s.Waiting.ValidateKeys(ctx, s.result, s.say)
+	return s.result.Late
+}
+
+// compareSmall comes first: whoever truncates a small table waits.
+func (s *Switch) compareSmall(ctx context.Context) error {
+	s.prover.compareSmall(ctx)
+	return nil
+}
+
+func (s *Switch) refreshViews(ctx context.Context) error {
+	n, err := s.Waiting.RefreshViews(ctx)
+	if n > 0 {
+		s.say(fmt.Sprintf("refreshed %d materialized views", n))
+	}
+	if err != nil {
+		s.say("materialized views that are as they were after the copy; refresh them by hand: " + err.Error())
+	}
+	return err
+}
+
+// enableRest goes on with what the opening has left.
+func (s *Switch) enableRest(ctx context.Context) (err error) {
+	result := s.result
+	if len(result.Disabled) == 0 {
+		return nil
+	}
+	if result.Disabled, err = s.Waiting.EnableRest(ctx, 30*time.Second); err != nil {
+		s.say(err.Error())
+	}
+	for _, sql := range result.Disabled {
+		s.say("to be run on the target: " + sql)
+	}
+	if err := s.keep(ctx, nil); err != nil {
+		s.Logger.Error("record what is still disabled", "error", err)
+	}
+	return err
+}
+
+// keep records what the switch has measured, and the comparison when there is one.
+func (s *Switch) keep(ctx context.Context, proof *verify.Verified) error {
+	if err := s.Store.Put(ctx, state.Result, s.result); err != nil || proof == nil {
+		return err
+	}
+	return s.Store.Put(ctx, state.Proof, proof)
+}
+
+// opening is the transaction that opens To. Everything that has waited for the
+// opening is done in it before the fence is sealed, and its locks are held; only its COMMIT is left.
+type opening struct{ conn *pgx.Conn }
+
+// commit commits the opening together with what is recorded of it: one message to the server.
+func (o *opening) commit(ctx context.Context, record string) error {
+	if o == nil {
+		return errors.New("it was not prepared")
+	}
+	_, err := o.conn.PgConn().Exec(ctx, record+"; commit").ReadAll()
+	return err
+}
+
+// close takes back an opening that was not committed.
+func (o *opening) close() {
+	if o != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		o.conn.Close(ctx) //nolint:errcheck // which takes it back
+	}
+}

@@ -1,0 +1,164 @@
+package cutover
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/verify"
+)
+
+// Result is what a cutover, or its rehearsal, measured.
+type Result struct {
+	DryRun     bool       `json:"dry_run,omitempty"`
+	FencedAt   *time.Time `json:"fenced_at"`
+	DrainedAt  *time.Time `json:"drained_at"`
+	FinishedAt *time.Time `json:"finished_at"` // nil for a dry run
+	PauseMS    int64      `json:"pause_ms"`    // from the first refused write until the target may be written to
+	LagMS      int64      `json:"lag_ms"`      // trip of the canary before the fence
+	Tables     int        `json:"tables"`
+	Sequences  int        `json:"sequences"`
+	Already    bool       `json:"already,omitempty"`   // it was done before it was asked for
+	ExpectMS   *int64     `json:"expect_ms,omitempty"` // by a rehearsal: its own pause, and what it left out, by measurement
+	LeftOut    []LeftOut  `json:"left_out,omitempty"`
+	Touched    bool       `json:"-"`                  // something was done that has to be undone
+	Sealed     bool       `json:"-"`                  // there is no way back: the fence has no deadline any more
+	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
+	Late       error      `json:"-"`                  // why foreign keys could not be validated
+	// Unvalidated are the statements that are still to be run for foreign keys which were created without a look at the rows.
+	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
+	Disabled    []string `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
+
+	// Steps are what is known of the steps that were begun, for who has asked. The record has them in Live.
+	Steps []state.Taken `json:"steps,omitempty"`
+
+	*Comparison // both sides as of the cutover; nil: not asked for
+}
+
+// LeftOut is a part of a cutover's pause that its rehearsal leaves out, and how long it took
+// when it was done in another way, outside of the fence.
+type LeftOut struct {
+	What string `json:"what"`
+	MS   int64  `json:"ms"`
+}
+
+// Expectation is what a rehearsal says of the pause.
+func (r *Result) Expectation() string {
+	if r.ExpectMS == nil {
+		return ""
+	}
+	var parts []string
+	for _, p := range r.LeftOut {
+		parts = append(parts, fmt.Sprintf("%s %d ms", p.What, p.MS))
+	}
+	return fmt.Sprintf("expect writes to be refused for about %d ms: that, and what was left out: %s", *r.ExpectMS, strings.Join(parts, ", "))
+}
+
+// Comparison is what both sides compared as of the cutover came to. Migrate, cutover and
+// status say it in the same words.
+type Comparison struct {
+	Equal       *bool  `json:"equal"` // as in verify.Report; nil: unknown
+	Compared    int    `json:"compared"`
+	NotCompared int    `json:"not_compared"`
+	Rows        int64  `json:"compared_rows"`
+	Error       string `json:"comparison_error,omitempty"` // why it came to no end
+}
+
+// unfinished is the error of a comparison until it has come to its end.
+const unfinished = "migrate ended before the comparison did"
+
+func comparison(r verify.Report) *Comparison {
+	return &Comparison{Equal: r.Equal, Compared: r.Compared, NotCompared: r.NotCompared, Rows: r.Rows}
+}
+
+// Words say what is known, and no more than that. number writes a number for people.
+func (c *Comparison) Words(number func(int64) string) string {
+	tables := func(n int) string {
+		if n == 1 {
+			return "1 table"
+		}
+		return number(int64(n)) + " tables"
+	}
+	switch {
+	case c.Error != "":
+		return "source and target were NOT compared as of the cutover: " + c.Error
+	case c.Equal != nil && !*c.Equal:
+		return "source and target DIFFERED at that moment: `walferry verify` names the rows"
+	case c.Equal != nil:
+		return fmt.Sprintf("both sides were equal at that moment: %s, %s rows", tables(c.Compared), number(c.Rows))
+	case c.NotCompared == 0:
+		return "there was no table to compare"
+	case c.Compared == 0:
+		return fmt.Sprintf("NOTHING was compared: no table of %d could be read as it was (`walferry verify` says why)", c.NotCompared)
+	}
+	return fmt.Sprintf("NOT all was compared: %s, %s rows, were equal at that moment; of %s nothing is known (`walferry verify` names them)",
+		tables(c.Compared), number(c.Rows), tables(c.NotCompared))
+}
+
+// verdict is the error that a comparison means, if any. That some tables could not be compared
+// is none, of a cutover: they were truncated or rewritten by an application that was let in.
+func (c *Comparison) verdict() error {
+	switch {
+	case c == nil:
+		return nil
+	case c.Error != "":
+		return &UnprovedError{c.Error}
+	case c.Equal != nil && !*c.Equal:
+		return &DifferenceError{}
+	case c.Compared == 0 && c.NotCompared > 0:
+		return &UnprovedError{"no table could be read as it was"}
+	}
+	return nil
+}
+
+// Verdict is the error that what is known of a cutover means, if any: the worst of it, and that
+// foreign keys are still to be validated.
+func (r *Result) Verdict() error {
+	err := r.Comparison.verdict()
+	if err == nil && len(r.Disabled) > 0 {
+		err = &DisabledError{r.Disabled}
+	}
+	late := r.Late
+	if late == nil && len(r.Unvalidated) > 0 {
+		late = &state.RunError{Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` goes on with it, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
+	}
+	return errors.Join(err, late)
+}
+
+// UnprovedError says that the comparison as of the cutover, which was asked for, could not be made.
+type UnprovedError struct{ Reason string }
+
+func (e *UnprovedError) Error() string {
+	return "the cutover is done, but source and target were not compared: " + e.Reason
+}
+
+// Hint is what the operator can do.
+func (e *UnprovedError) Hint() string {
+	return "the source still holds every one of its rows; `walferry verify` compares both sides as they are now"
+}
+
+// DisabledError says that the cutover is done, but for what somebody's lock has kept from being enabled.
+type DisabledError struct{ SQL []string }
+
+func (e *DisabledError) Error() string {
+	return fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(e.SQL))
+}
+
+// Hint is what the operator can do.
+func (e *DisabledError) Hint() string {
+	return "run on the target: " + strings.Join(e.SQL, "; ") + "; or `walferry migrate` again, which tries it"
+}
+
+// DifferenceError says that the comparison as of the cutover found differences.
+type DifferenceError struct{}
+
+func (e *DifferenceError) Error() string {
+	return "the cutover is done, but source and target differed at that moment"
+}
+
+// Hint is what the operator can do.
+func (e *DifferenceError) Hint() string {
+	return "`walferry verify` names the rows; the source still holds every one of its own"
+}

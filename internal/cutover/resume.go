@@ -1,0 +1,70 @@
+package cutover
+
+import (
+	"context"
+	"time"
+)
+
+// Resume is for a run that finds a switch which was interrupted. A sealed fence has refused every write since it
+// was raised, so the rest of the switch is done. Any other is to be taken down, and the migration to follow on: then
+// it was not done. drained tells that it is recorded that To has the last change; fencedAt and drainedAt are when that was.
+func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *time.Time) (done bool, err error) {
+	if s.conn, err = s.connectFrom(ctx, "fence"); err != nil {
+		return false, err
+	}
+	defer s.close(ctx)
+	stands, err := Look(ctx, s.conn, s.Name)
+	if err != nil {
+		return false, err
+	}
+	if !drained || !stands.Sealed || !stands.Covers(s.Tables()) {
+		s.Logger.Warn("a cutover was interrupted before its end: un-fencing and following again")
+		return false, nil // what follows takes down what stands
+	}
+	s.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
+	s.fence = Fence{Name: s.Name, Run: s.Store.Run()}
+	s.since = time.Now()
+	if fencedAt != nil {
+		s.since = *fencedAt
+	}
+	s.result = &Result{FencedAt: fencedAt, DrainedAt: drainedAt, Tables: stands.Triggers}
+	s.recipe.Forward, s.recipe.Steps = true, s.rest()
+	err = s.run(ctx, ctx)
+	return err == nil, err
+}
+
+// rest are the steps of a run that finds a sealed fence: there is only the way forward. The run that sealed it
+// may have had all before the opening; but where it did not learn of its seal it may have died while it took everything back.
+func (s *Switch) rest() []Step {
+	log := s.Logger
+	return append([]Step{
+		{Name: stepAdopt, Do: func(ctx context.Context) error { return s.fence.Adopt(ctx, s.conn) }},
+		{Name: stepSequences, Optional: true, Do: func(ctx context.Context) error {
+			_, err := s.Sequences.Set(ctx, s.conn)
+			if err != nil {
+				log.Warn("the sequences stay as the run that sealed the fence has set them", "reason", err)
+			}
+			return err
+		}},
+		{Name: stepSnapshots, Optional: true, Do: func(ctx context.Context) error {
+			err := s.connectProver(ctx)
+			if err == nil {
+				err = s.openProver(ctx)
+			}
+			if err != nil { // the target must be opened all the same
+				log.Error("both sides cannot be compared as of the cutover", "error", err)
+				s.result.Comparison = &Comparison{Error: err.Error()}
+				s.prover.close()
+				s.prover = nil
+			}
+			return err
+		}},
+		{Name: stepKeys, Do: func(ctx context.Context) error {
+			if err := s.findKeys(ctx); err != nil {
+				return err
+			}
+			return s.createKeys(ctx)
+		}},
+		{Name: stepOpen, Do: s.conclude},
+	}, s.afterOpen()...)
+}

@@ -1,0 +1,44 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/walferry/walferry/internal/state"
+)
+
+// The end of a cutover's time is said once, whatever was being done then.
+func TestGateOf(t *testing.T) {
+	deadline := &state.GateError{Problem: "the cutover was not done within 25s", Advice: "give a longer --timeout"}
+	for _, c := range []struct {
+		ended, err            error
+		want, wantedByWhoAsks string
+	}{
+		{deadline, deadline, "the cutover was not done within 25s", "give a longer --timeout"},
+		{deadline, fmt.Errorf("drain: %w", deadline), "the cutover was not done within 25s: drain", "give a longer --timeout"},
+		{deadline, errors.New("drain: no answer"), "the cutover was not done within 25s: drain: no answer", "give a longer --timeout"},
+		{deadline, &state.GateError{Problem: "a writer goes on", Advice: "end him"}, "a writer goes on", "end him"},
+		{nil, fmt.Errorf("finish: %w", &state.GateError{Problem: "a table is gone", Advice: "look for it"}), "a table is gone", "look for it"},
+		{nil, errors.New("no answer"), "no answer", "mend it and ask again"},
+	} {
+		if got := gateOf(c.ended, c.err); got.Problem != c.want || got.Advice != c.wantedByWhoAsks {
+			t.Errorf("%v: got %q, %q; want %q, %q", c.err, got.Problem, got.Advice, c.want, c.wantedByWhoAsks)
+		}
+	}
+}
+
+// A cutover whose time was over at a gate has changed nothing, and nothing has failed: that is a gate, too.
+func TestExplainStop_Untouched(t *testing.T) {
+	deadline := &state.GateError{Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
+	var gate *state.GateError
+	err := explainStop(&StopError{Step: "opening", Ended: deadline, Err: fmt.Errorf("list triggers: %w", context.DeadlineExceeded)})
+	if want := "the cutover was not done within 3s: list triggers: context deadline exceeded"; !errors.As(err, &gate) || gate.Problem != want {
+		t.Errorf("got %v, want the gate %q", err, want)
+	}
+	failed := errors.New("no answer")
+	if err := explainStop(&StopError{Step: "opening", Err: failed}); err != failed {
+		t.Errorf("within its time: got %v, want %v", err, failed)
+	}
+}

@@ -1,0 +1,284 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// The names of the steps of a switch, in their order. They are recorded.
+const (
+	stepAlone      = "alone"      // nobody else holds the applier
+	GatePhase      = "phase"      // the gates, from here on
+	GateIdentity   = "identity"   //
+	GateLag        = "lag"        //
+	GateWriters    = "writers"    //
+	GateCompared   = "compared"   //
+	GateStatistics = "statistics" //
+	GateSchema     = "schema"     //
+	GateActions    = "actions"    // what the opening will run is tried
+	GateSequences  = "sequence definitions"
+	stepWords      = "words" // to the last of the gates: from here on something is changed on the source
+	stepConnect    = "connect"
+	stepLook       = "look"
+	stepProver     = "connect the comparison"
+	stepFindKeys   = "find foreign keys"
+	stepTriggers   = "put up the fence"
+	stepQuiet      = "quiet moment"
+	stepFence      = "fence"
+	stepDrain      = "drain"
+	stepDrained    = "record that it drained"
+	stepSequences  = "sequences"
+	stepKeys       = "foreign keys"
+	stepSnapshots  = "open the comparison"
+	stepPassed     = "nobody has passed"
+	stepPrepare    = "prepare the opening"
+	stepPassedLast = "nobody has passed by the seal"
+	stepSeal       = "seal"
+	stepAdopt      = "adopt" // in the place of all before it, in a run that finds a sealed fence
+	stepOpen       = "open"
+	stepSmall      = "compare small tables"
+	stepViews      = "refresh views"
+	stepRest       = "enable the rest"
+	stepCompare    = "compare"
+	stepValidate   = "validate foreign keys"
+)
+
+// steps are those of the switch that was asked for. Nothing is changed before the gates are passed.
+func (s *Switch) steps() []Step {
+	steps := append([]Step{
+		{Name: stepAlone, Do: func(ctx context.Context) (err error) { s.alone, err = s.Flow.Alone(ctx); return err }},
+	}, s.Gates...)
+	if s.Rehearse && s.NoFence {
+		return steps
+	}
+	steps = append(steps,
+		Step{Name: stepWords, Do: s.settleWords},
+		Step{Name: stepConnect, Do: s.connect},
+		Step{Name: stepLook, Do: s.look, Undo: s.followAgain},
+	)
+	if !s.Rehearse {
+		steps = append(steps, Step{Name: stepProver, Do: s.connectProver, Undo: s.dropProver})
+	}
+	steps = append(steps,
+		Step{Name: stepFindKeys, Do: s.findKeys, Undo: s.dropKeysAtLast},
+		Step{Name: stepTriggers, Do: func(ctx context.Context) error { return s.fence.Prepare(ctx, s.conn) }, Undo: s.unfence},
+		Step{Name: stepQuiet, Do: s.quietMoment},
+		Step{Name: stepFence, Do: s.raise, Undo: s.unfence},
+		Step{Name: stepDrain, Do: s.drain},
+	)
+	if s.Rehearse {
+		return steps
+	}
+	steps = append(steps,
+		Step{Name: stepDrained, Do: s.drained},
+		Step{Name: stepSequences, Do: s.setSequences},
+		Step{Name: stepKeys, Do: s.createKeys, Undo: s.dropKeys, UndoWithin: lateKeysPatience},
+		Step{Name: stepSnapshots, Do: s.openProver, Undo: s.dropProver},
+		// What is a claim of the fence's until here is proved by the stream; once more when the target's
+		// tables are locked: there may have been locks to wait for, and what comes through then cannot be applied.
+		Step{Name: stepPassed, Do: s.proveFence},
+		Step{Name: stepPrepare, Do: s.prepareOpening, Undo: s.dropOpening},
+		Step{Name: stepPassedLast, Do: s.proveFence},
+		Step{Name: stepSeal, Do: func(ctx context.Context) error { return s.fence.Seal(ctx, s.conn) }, Seal: true},
+		// Nothing can be taken back, whatever the deadline says, or a signal.
+		Step{Name: stepOpen, Do: s.conclude, Within: 10 * time.Minute},
+	)
+	return append(steps, s.afterOpen()...)
+}
+
+// settleWords makes the words of --insert-only hold, until the end of the switch.
+func (s *Switch) settleWords(ctx context.Context) error {
+	s.words = make(chan struct{})
+	return s.Flow.SettleWords(ctx, s.words, s.say)
+}
+
+// connect says, before anything is changed on the source, how it is taken back by hand.
+func (s *Switch) connect(ctx context.Context) (err error) {
+	s.say("to un-fence by hand, on the source:\n" + UnfenceSQL(s.Name))
+	s.conn, err = s.connectFrom(ctx, "fence")
+	return err
+}
+
+func (s *Switch) look(ctx context.Context) (err error) {
+	s.fence, _, err = NewFence(ctx, s.conn, s.Name, s.Tables())
+	s.fence.Waits, s.fence.Run = s.say, s.Store.Run()
+	return err
+}
+
+// followAgain records, when everything is undone, that it is.
+func (s *Switch) followAgain(ctx context.Context, _ error) error {
+	if s.Rehearse { // which has never recorded anything else
+		return nil
+	}
+	return s.Advance(ctx, state.Following)
+}
+
+func (s *Switch) connectProver(ctx context.Context) (err error) {
+	s.prover, err = s.newProver(ctx)
+	return err
+}
+
+func (s *Switch) openProver(ctx context.Context) error { return s.prover.open(ctx) }
+
+func (s *Switch) dropProver(context.Context, error) error {
+	s.prover.close()
+	s.prover = nil
+	return nil
+}
+
+func (s *Switch) findKeys(ctx context.Context) (err error) {
+	s.keys, err = s.Waiting.FindKeys(ctx)
+	return err
+}
+
+func (s *Switch) createKeys(ctx context.Context) error {
+	if s.keys == nil {
+		return nil
+	}
+	return s.keys.Create(ctx, s.say)
+}
+
+// lateKeysPatience is how long the source stays closed, when a switch is taken back, for what is to
+// be undone on the target first.
+const lateKeysPatience = 5 * time.Second
+
+// dropKeys undoes createKeys while the fence is up and nothing comes that cascades could act on. But the
+// source is not kept closed by a target that does not answer, or whose tables somebody has: then the
+// applier stands still, and dropKeysAtLast goes on when the source is open.
+func (s *Switch) dropKeys(ctx context.Context, _ error) error {
+	if err := s.Waiting.DropKeys(ctx); err != nil {
+		s.Logger.Debug("drop foreign keys until the next cutover: once more when the source is open", "error", err)
+		s.goOn = s.Flow.StandStill(ctx, lateKeysPatience)
+	}
+	return nil
+}
+
+func (s *Switch) dropKeysAtLast(ctx context.Context, _ error) error {
+	if s.goOn == nil {
+		return nil
+	}
+	return s.Waiting.DropKeys(ctx)
+}
+
+// unfence takes the fence down, raised or only put up.
+func (s *Switch) unfence(ctx context.Context, _ error) error {
+	if s.opened {
+		return nil
+	}
+	s.opened = true
+	err := Standing{Name: s.Name, DSN: s.From.DSN, Store: s.Store}.takeDownOwn(ctx, func() {
+		if !s.since.IsZero() {
+			s.result.PauseMS = time.Since(s.since).Milliseconds()
+			s.say("un-fenced")
+		}
+	}, s.say)
+	var closed *StillFencedError
+	if errors.As(err, &closed) {
+		s.Closed()
+		s.say("UN-FENCING FAILED: migrate goes on trying; run the SQL printed above on the source; unless it was being sealed, the fence also opens by itself at its deadline: " + err.Error())
+	}
+	return err
+}
+
+// raise closes the fence. The phase is recorded before: a run that finds it takes the fence down.
+func (s *Switch) raise(ctx context.Context) error {
+	if !s.Rehearse {
+		if err := s.Advance(ctx, state.Fenced); err != nil {
+			return err
+		}
+	}
+	raising, cancel := context.WithTimeout(ctx, s.forFence())
+	position, since, err := s.fence.Raise(raising, s.conn, s.Timeout)
+	cancel()
+	s.since = since
+	if err != nil {
+		return err
+	}
+	s.result.FencedAt, s.result.Tables, s.position = &since, len(s.fence.Tables), position
+	if s.Rehearse {
+		return nil
+	}
+	return s.Store.SetFenced(ctx, since)
+}
+
+// drain waits until the target has every change of before the fence.
+func (s *Switch) drain(ctx context.Context) error {
+	// The beat is written after the fence: when it has come back, everything has.
+	if _, err := s.Flow.Canary(ctx); err != nil {
+		if holders := s.Flow.InApplierWay(ctx); len(holders) > 0 {
+			return fmt.Errorf("drain: the applier waits for a lock on the target, held by %s: %w", online.List(holders), err)
+		}
+		return fmt.Errorf("drain: %w", err)
+	}
+	// The applier itself may not know yet what the target has committed: ask the target,
+	// as for everything that is durable.
+	applied, err := s.Flow.Applied(ctx)
+	if err != nil {
+		return fmt.Errorf("drain: read the progress: %w", err)
+	}
+	if applied < s.position {
+		return fmt.Errorf("drain: the beat came back at %s, before the fence's position %s", applied, s.position)
+	}
+	if err := errors.Join(s.Flow.Passed(s.position), s.Flow.WordsHold(ctx)); err != nil {
+		return err
+	}
+	now := time.Now()
+	s.result.DrainedAt = &now
+	return nil
+}
+
+func (s *Switch) drained(ctx context.Context) (err error) {
+	if err := s.Store.SetDrained(ctx, *s.result.DrainedAt); err != nil {
+		return err
+	}
+	if err := s.Advance(ctx, state.Drained); err != nil {
+		return err
+	}
+	s.result.Recopied, err = s.Flow.CopiedAgain(ctx)
+	return err
+}
+
+func (s *Switch) setSequences(ctx context.Context) (err error) {
+	s.result.Sequences, err = s.Sequences.Set(ctx, s.conn)
+	return err
+}
+
+// proveFence makes sure that nobody has passed the fence, and that the source is what it was at the gates.
+func (s *Switch) proveFence(ctx context.Context) error {
+	if _, err := s.Flow.Canary(ctx); err != nil {
+		return fmt.Errorf("look whether anybody has passed the fence: %w", err)
+	}
+	return errors.Join(s.Flow.Passed(s.position), s.fence.Unchanged(ctx, s.conn), s.lastGate(ctx))
+}
+
+// lastGate is the IdentityGate inside the fence. DDL is not fenced: what was made, dropped or attached since
+// the gates were passed shows here. Where nothing was, one query tells, as writers are waiting.
+func (s *Switch) lastGate(ctx context.Context) error {
+	mark, err := catalog.Mark(ctx, s.conn, session.Major(s.conn.PgConn()))
+	if err != nil || mark == s.mark {
+		return err
+	}
+	s.mark, err = s.Identity(ctx, session.Lend(s.conn))
+	return err
+}
+
+func (s *Switch) prepareOpening(ctx context.Context) error {
+	conn, err := s.Waiting.PrepareOpening(ctx, s.say)
+	if err == nil {
+		s.opening = &opening{conn}
+	}
+	return err
+}
+
+func (s *Switch) dropOpening(context.Context, error) error {
+	s.opening.close()
+	s.opening = nil
+	return nil
+}

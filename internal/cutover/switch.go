@@ -1,0 +1,211 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// Switch moves the writers of a database from one server to another, by the steps of a Recipe. It
+// knows nothing of which of the two is the old one. A switch is run once.
+type Switch struct {
+	Name     string // of the migration: what stands on the servers is named after it
+	From, To End
+	// Tables are those of From that are fenced. It is asked when the gates are passed: they may read them again.
+	Tables func() []catalog.Table
+
+	Flow      Flow    // nil for Resume: nothing is followed any more
+	Waiting   Waiting // for the opening
+	Sequences *Carrier
+	// Proof says what is compared as of the switch; nil: nothing is.
+	Proof *Proof
+
+	// Gates are the conditions, in their order; see LagGate and those beside it.
+	Gates []Step
+	// Identity reports whether From is what it is known as, and returns the mark of its catalogue as of before it looked. It
+	// is asked again inside the fence, where the mark has changed since the gates.
+	Identity func(ctx context.Context, from session.Lender) (mark string, err error)
+
+	Store    *state.Store
+	Advance  func(context.Context, state.Phase) error // records and tells a phase
+	Finished func(*Result)                            // told once To is open
+	Closed   func()                                   // told when the switch was taken back and could not open From again
+
+	// Timeout is how long From may be fenced, and how long it may take to get there. When it ends first, From is un-fenced.
+	Timeout time.Duration
+	// MaxLag is the lag above which nothing begins.
+	MaxLag time.Duration
+	// Rehearse fences, drains, measures and un-fences; with NoFence it passes the gates and no more.
+	Rehearse, NoFence bool
+	Jobs              int // how much is done at a time, of what is done so
+
+	Observers []Observer
+	Told      func(string) // of each line for people
+	Logger    *slog.Logger
+
+	recipe Recipe
+	result *Result
+
+	alone func()        // lets others make the applier stand still again, and another switch begin
+	words chan struct{} // closed when the words of --insert-only may be mended again
+
+	conn     *pgx.Conn // to From, for the fence
+	fence    Fence
+	since    time.Time   // when writes began to be refused; zero: none was
+	position decoder.LSN // of the fence: every write is before it
+	opened   bool        // the fence was taken down again
+
+	mark    string   // of From's catalogue, when the gates were passed
+	keys    Keys     // nil: there are none
+	goOn    func()   // lets the applier go on, which stands still until everything is undone; nil: it does not
+	prover  *prover  // nil: no proof is wanted
+	opening *opening // nil: it was not prepared
+}
+
+// End is one of the two servers.
+type End struct {
+	DSN  string
+	Link *session.Link // for short statements
+}
+
+// Flow is what a switch needs of the stream that brings the changes of From to To.
+type Flow interface {
+	// Alone keeps everybody else from making the applier stand still, and another switch from beginning, until end is called.
+	Alone(ctx context.Context) (end func(), err error)
+	// Canary returns when what was committed on From before the call is durable on To, and how long that took.
+	Canary(ctx context.Context) (time.Duration, error)
+	// Beat writes what Canary writes, and does not wait for it.
+	Beat(ctx context.Context) error
+	// Applied asks To how far it is.
+	Applied(ctx context.Context) (decoder.LSN, error)
+	// Passed is an error where the stream has brought a change of a table from behind a position.
+	Passed(position decoder.LSN) error
+	// StandStill makes the applier stand still, if that can be had in a moment, until goOn is called.
+	StandStill(ctx context.Context, moment time.Duration) (goOn func())
+	// AwaitWriters waits, with patience, for transactions of From that have written.
+	AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error
+	// InApplierWay are those whose locks on To the applier waits for.
+	InApplierWay(ctx context.Context) []online.Holder
+
+	// SettleWords makes the words of --insert-only hold, and keeps the tables from being copied again until done is closed.
+	SettleWords(ctx context.Context, done <-chan struct{}, tell func(string)) error
+	// WordsHold is an error where a word was broken since.
+	WordsHold(ctx context.Context) error
+	// CopiedAgain are the tables whose words had been broken before.
+	CopiedAgain(ctx context.Context) ([]string, error)
+}
+
+// Waiting is what waits on To for its opening: triggers and rules that are disabled, foreign
+// keys that the role cannot have while rows come, views as of the copy.
+type Waiting interface {
+	// FindKeys finds out which foreign keys are to be created inside the fence. nil: none.
+	FindKeys(ctx context.Context) (Keys, error)
+	// DropKeys drops them again.
+	DropKeys(ctx context.Context) error
+	// ValidateKeys looks at the rows of those that were created, and notes in the result what is left of that.
+	ValidateKeys(ctx context.Context, r *Result, tell func(string)) error
+
+	// PrepareOpening opens a transaction in which what is disabled is enabled, and returns its connection: only the COMMIT is left.
+	PrepareOpening(ctx context.Context, tell func(string)) (*pgx.Conn, error)
+	// EnableEach enables each for itself. It returns the SQL of what is left, and how that is recorded. An error says that To could not be asked.
+	EnableEach(ctx context.Context) (sql, left []string, err error)
+	// EnableRest goes on with that for as long as patience, and returns the SQL of what is left then.
+	EnableRest(ctx context.Context, patience time.Duration) (sql []string, err error)
+	// RefreshViews refreshes the materialized views, and returns how many.
+	RefreshViews(ctx context.Context) (int, error)
+}
+
+// Keys are foreign keys that are created inside the fence.
+type Keys interface {
+	Create(ctx context.Context, tell func(string)) error
+	// Rehearse creates them outside of the fence, and takes that back.
+	Rehearse(ctx context.Context) (took time.Duration, err error)
+	Close(ctx context.Context)
+}
+
+// Run takes the steps of the switch. Until the fence is sealed every failure, and the end of Timeout,
+// un-fences and leaves everything as before; the fence also opens by itself, by the clock of From, when this
+// process dies. So does the end of wanted, as long as nothing is sealed. After the seal there is only
+// the way forward, also for the next run.
+func (s *Switch) Run(whole, wanted context.Context) (*Result, error) {
+	until, cancel := context.WithTimeoutCause(wanted, s.Timeout, &state.GateError{
+		Problem: fmt.Sprintf("the cutover was not done within %s", s.Timeout), Advice: "give a longer --timeout, or try when there is less load",
+	})
+	defer cancel()
+	s.result = &Result{DryRun: s.Rehearse}
+	defer s.close(until)
+	s.recipe.Steps = s.steps()
+	s.recipe.Mine = s.Store.Mine
+	inWay := s.watchSource(until)
+	err := s.run(whole, until)
+	if named := inWay.end(until, err); !s.recipe.Sealed() {
+		err = named
+	}
+	if s.Rehearse && !s.NoFence && err == nil {
+		if err := s.measureRest(until); err != nil {
+			s.say("the real pause is longer than this one by what could not be measured: " + err.Error())
+		}
+	}
+	return s.result, err
+}
+
+// Taken is what is known of the steps that were begun. It may be asked for while the switch goes on.
+func (s *Switch) Taken() []state.Taken { return s.recipe.Taken() }
+
+// run takes the steps, and notes in the result what has become of them.
+func (s *Switch) run(whole, until context.Context) error {
+	s.recipe.Overtaken = func(err error) bool { return errors.Is(err, state.ErrOvertaken) }
+	s.recipe.Observers = append(s.Observers, func(_ context.Context, t state.Taken) error {
+		if line := s.line(t); line != "" {
+			s.say(line)
+		}
+		return nil
+	})
+	err := s.recipe.Run(whole, until)
+	s.result.Steps, s.result.Sealed = s.recipe.Taken(), s.recipe.Sealed()
+	var stop *StopError
+	if errors.As(err, &stop) {
+		s.result.Touched = stop.Touched
+		return explainStop(stop)
+	}
+	return err
+}
+
+// say tells people a line.
+func (s *Switch) say(line string) { s.Told(line) }
+
+// close lets go of what a switch has had, however it has ended.
+func (s *Switch) close(ctx context.Context) {
+	if s.goOn != nil {
+		s.goOn()
+	}
+	s.opening.close()
+	s.prover.close()
+	if s.keys != nil {
+		s.keys.Close(ctx)
+	}
+	if s.conn != nil {
+		s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
+	}
+	if s.words != nil {
+		close(s.words)
+	}
+	if s.alone != nil {
+		s.alone()
+	}
+}
+
+// connectFrom connects to From for DDL.
+func (s *Switch) connectFrom(ctx context.Context, what string) (*pgx.Conn, error) {
+	return online.Open(ctx, session.Config{DSN: s.From.DSN, Application: s.Name + " " + what})
+}

@@ -1,0 +1,78 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// StillFencedError says that writers may still be refused.
+type StillFencedError struct{ error }
+
+func (e *StillFencedError) Unwrap() error { return e.error }
+
+// triggerPatience is how long the triggers of an open fence are tried that somebody's long
+// transaction keeps from being taken away. What is left then does no harm.
+const triggerPatience = 10 * time.Second
+
+// Standing is the fence of a migration, as it may stand on its source.
+type Standing struct {
+	Name  string // of the migration
+	DSN   string // of the source
+	Store *state.Store
+}
+
+// TakeDown opens the fence, records that it is gone, and takes down what it can of its
+// triggers. opened is called once writers pass. With a run the fence of another one is let be. Where
+// writers may still be refused the error is a *StillFencedError.
+func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell func(string)) error {
+	conn, err := online.Open(ctx, session.Config{DSN: f.DSN, Application: f.Name + " un-fence"})
+	if err != nil {
+		return &StillFencedError{err}
+	}
+	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
+	err = Open(ctx, conn, f.Name, run)
+	if errors.Is(err, ErrOtherRun) {
+		return state.ErrOvertaken
+	}
+	if err != nil {
+		return &StillFencedError{err}
+	}
+	opened()
+	err = f.Store.SetUnfenced(ctx)
+	if err != nil {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, triggerPatience)
+	defer cancel()
+	left, err := Remove(patience, conn, f.Name)
+	if err != nil {
+		left = append(left, Left{Table: "some tables", Why: err.Error()})
+	}
+	if len(left) > 0 {
+		tell("the fence is open; triggers of it that let everybody pass are left, until the next cutover, run of migrate, or cleanup: " + ListLeft(left))
+	}
+	return nil
+}
+
+// takeDownOwn takes the fence of this run down, and goes on trying until ctx ends: the source
+// may be restarting.
+func (f Standing) takeDownOwn(ctx context.Context, opened func(), tell func(string)) error {
+	for n := 0; ; n++ {
+		err := f.TakeDown(ctx, f.Store.Run(), opened, tell)
+		var closed *StillFencedError
+		if !errors.As(err, &closed) {
+			return err
+		}
+		if n == 0 {
+			tell("un-fencing failed, trying again; the SQL printed above does it by hand: " + err.Error())
+		}
+		if online.Pause(ctx, n) != nil {
+			return err
+		}
+	}
+}
