@@ -12,7 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/slot"
 )
@@ -38,7 +38,7 @@ func streamCommand(ui *ui) *cli.Command {
 			}
 			config := decoder.Config{
 				Slot: c.String("slot"), Publications: c.StringSlice("publication"), Logger: ui.logger,
-				Messages: func(prefix string) bool { return !migration.OwnMessage(prefix) },
+				Messages: func(prefix string) bool { return !flow.OwnMessage(prefix) },
 			}
 			if len(config.Publications) == 0 {
 				name := s.text("name")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/slot"
@@ -28,7 +29,7 @@ func Source(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err := fence(ctx, conn, name); err != nil {
 		return err
 	}
-	if err := cutover.Unwatch(ctx, conn, name); err != nil {
+	if err := flow.Unwatch(ctx, conn, name); err != nil {
 		return err
 	}
 	for _, p := range []string{names.Publication, names.Inserts} {

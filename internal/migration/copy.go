@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
@@ -65,7 +64,8 @@ func (r *runner) copy(ctx context.Context) error {
 	}
 	resumes := r.exported == nil
 	if resumes {
-		if err := r.continuous(ctx); err != nil {
+		// Otherwise going on with the copy would be of no use.
+		if err := r.flow.Continuous(ctx, r.rec.ConsistentPoint); err != nil {
 			return err
 		}
 	}
@@ -103,20 +103,6 @@ func (r *runner) readCopyState(ctx context.Context) error {
 		return err
 	}
 	return r.readWindows(ctx)
-}
-
-// continuous makes sure that the stream can be read from the slot's first position. If not,
-// going on with the copy would be of no use.
-func (r *runner) continuous(ctx context.Context) error {
-	c, err := r.streamConfig(ctx, r.rec.ConsistentPoint)
-	if err != nil {
-		return err
-	}
-	stream, err := decoder.Open(ctx, r.c.Source, c)
-	if err != nil {
-		return err
-	}
-	return stream.Close()
 }
 
 // exportAgain makes a later snapshot whose position is known: that of a slot that ends with it.

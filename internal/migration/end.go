@@ -231,6 +231,7 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 		closeAll()
 		return nil, nil, err
 	}
+	r.flow = r.newFlow()
 	return r, closeAll, nil
 }
 

@@ -7,10 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/slot"
+	"github.com/walferry/walferry/internal/flow"
 )
 
 // OnNewTable says what becomes of a table that the source gets after the migration has begun:
@@ -54,42 +52,18 @@ func (e *newTablesError) Hint() string {
 // guard watches what may end a migration from outside while a run goes on: the WAL that
 // the slot holds back, what has become of the tables, and tables that are new.
 type guard struct {
-	r       *runner
-	stop    context.CancelCauseFunc
-	warned  int64  // percent of the limit, or the doubled size without one
-	status  string // wal_status that was told last
-	rate    rate
-	tables  string // new ones that were told last
-	places  string // likewise
-	swapped string
-	marks   string // of both catalogues, when all of them was read last
-}
-
-// rate is how fast something grows, over the last samples.
-type rate struct {
-	at    []time.Time
-	value []int64
-}
-
-// rateSamples cover about five minutes at the usual heartbeat.
-const rateSamples = 60
-
-// add takes a sample, and returns the growth per second since the oldest that is kept.
-func (r *rate) add(at time.Time, value int64) float64 {
-	r.at, r.value = append(r.at, at), append(r.value, value)
-	if len(r.at) > rateSamples {
-		r.at, r.value = r.at[1:], r.value[1:]
-	}
-	seconds := at.Sub(r.at[0]).Seconds()
-	if seconds <= 0 {
-		return 0
-	}
-	return float64(value-r.value[0]) / seconds
+	r         *runner
+	stop      context.CancelCauseFunc
+	retention *flow.Retention
+	tables    string // new ones that were told last
+	places    string // likewise
+	swapped   string
+	marks     string // of both catalogues, when all of them was read last
 }
 
 // watchOver guards until ctx ends.
 func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
-	g := &guard{r: r, stop: stop}
+	g := &guard{r: r, stop: stop, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
 	tick := time.NewTicker(r.c.Heartbeat)
 	defer tick.Stop()
 	for n := 1; ctx.Err() == nil; n++ {
@@ -108,51 +82,21 @@ func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
 // slot looks at the WAL that the slot holds back.
 func (g *guard) slot(ctx context.Context) error {
 	r := g.r
-	var info slot.Info
-	var retained, keep int64
-	err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		if info, err = slot.Read(ctx, conn.PgConn(), slot.NamesOf(r.c.Name).Slot); err != nil {
-			return err
-		}
-		return conn.QueryRow(ctx, `
-select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
-       coalesce((select setting::int8 << 20 from pg_settings where name = 'max_slot_wal_keep_size'), -1)`, info.Restart.String()).Scan(&retained, &keep)
-	})
-	var missing *slot.Error
-	switch {
-	case errors.As(err, &missing):
-		return nil // it is being made, or the stream says it
-	case err != nil:
+	now, ok, err := g.retention.Look(ctx)
+	if err != nil || !ok {
 		return err
-	case info.Restart == 0:
-		return nil
-	}
-	if info.WALStatus != g.status && (info.WALStatus == "unreserved" || info.WALStatus == "lost") {
-		r.c.Logger.Warn("the source may remove WAL that the slot needs, or has", "slot", info.Name, "wal_status", info.WALStatus, "retained_mb", retained>>20)
-	}
-	g.status = info.WALStatus
-
-	limit := max(0, r.c.MaxRetainedWAL)
-	if limit == 0 && keep > 0 {
-		limit = keep // the server's own, at which it gives the slot up
-	}
-	growth := g.rate.add(time.Now(), retained)
-	left := -1.0
-	if limit > 0 && growth > 0 {
-		left = max(0, float64(limit-retained)/growth)
 	}
 	r.mu.Lock()
 	r.status.Source.RetainedLimit, r.status.Source.RetainedLeft = nil, nil
-	if limit > 0 {
-		r.status.Source.RetainedLimit = &limit
+	if now.Limit > 0 {
+		r.status.Source.RetainedLimit = &now.Limit
 	}
-	if left >= 0 {
-		r.status.Source.RetainedLeft = &left
+	if now.Left >= 0 {
+		r.status.Source.RetainedLeft = &now.Left
 	}
 	r.mu.Unlock()
-	g.warn(retained, limit, left)
-	if r.c.MaxRetainedWAL > 0 && retained >= r.c.MaxRetainedWAL && r.mayGiveUp() {
-		g.stop(&retainedError{retained, r.c.MaxRetainedWAL})
+	if r.c.MaxRetainedWAL > 0 && now.Bytes >= r.c.MaxRetainedWAL && r.mayGiveUp() {
+		g.stop(&retainedError{now.Bytes, r.c.MaxRetainedWAL})
 	}
 	return nil
 }
@@ -164,37 +108,6 @@ func (r *runner) mayGiveUp() bool {
 		return true
 	}
 	return false
-}
-
-// firstWarning is where warnings begin if there is no limit.
-const firstWarning = 10 << 30
-
-// warn tells of each threshold once: half and four fifths of the limit, or, without one,
-// 10 GB and whenever that has doubled.
-func (g *guard) warn(retained, limit int64, left float64) {
-	reached := int64(0)
-	if limit > 0 {
-		for _, percent := range []int64{50, 80} {
-			if retained >= limit/100*percent {
-				reached = percent
-			}
-		}
-	} else {
-		for size := int64(firstWarning); retained >= size; size *= 2 {
-			reached = size
-		}
-	}
-	if reached > g.warned {
-		args := []any{"retained_mb", retained >> 20}
-		if limit > 0 {
-			args = append(args, "limit_mb", limit>>20)
-		}
-		if left >= 0 {
-			args = append(args, "left", time.Duration(left*float64(time.Second)).Round(time.Second))
-		}
-		g.r.c.Logger.Warn("the slot holds back WAL on the source", args...)
-	}
-	g.warned = reached
 }
 
 // identity looks at what has become of the tables that are followed, and for new ones.

@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
@@ -66,6 +67,7 @@ type runner struct {
 	store  *state.Store
 	source *session.Link
 	target *session.Link
+	flow   *flow.Flow
 	lock   *pgx.Conn
 	rec    *state.Record
 
@@ -78,7 +80,6 @@ type runner struct {
 	analyzed  []catalog.Name                  // tables whose statistics were gathered beside the copy
 	copiers   []*snapshot.Copier              // one for each snapshot; each has what those before have put aside
 	copyBegan time.Time
-	follow    *following
 	cutover   *CutoverResult
 	sequences int // set by endCopy
 }
@@ -103,6 +104,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer r.source.Close()
+	r.flow = r.newFlow()
 	if err := r.waitForLock(ctx, lockPatience); err != nil {
 		return Outcome{}, err
 	}
@@ -286,7 +288,7 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	err = r.store.Begin(ctx, &state.Record{
 		ToolVersion: r.c.ToolVersion, SystemID: id.SystemID, Timeline: id.Timeline, Database: id.Database,
-		Slot: slot.NamesOf(r.c.Name).Slot, Options: r.c.options(),
+		Slot: r.flow.Name.Source().Slot, Options: r.c.options(),
 	})
 	if err != nil {
 		return err

@@ -159,12 +159,13 @@ func (r *runner) publish(ctx context.Context) error {
 				return err
 			}
 		}
-		if r.c.Until != UntilCopied { // otherwise nothing is followed
-			if err := r.watchWords(ctx, conn, insertOnly); err != nil {
+		if r.c.Until != UntilCopied && len(insertOnly) > 0 { // otherwise nothing is followed
+			r.step("watch the --insert-only tables")
+			if err := r.wordsOf(insertOnly).Watch(ctx, conn); err != nil {
 				return err
 			}
 		}
-		publications, err = slot.Publish(ctx, conn, slot.NamesOf(r.c.Name), published(states, false), published(states, true))
+		publications, err = slot.Publish(ctx, conn, r.flow.Name.Source(), published(states, false), published(states, true))
 		return err
 	})
 	if err != nil {
@@ -237,7 +238,7 @@ func (r *runner) export(ctx context.Context) error {
 		return err
 	}
 	c := r.exportConfig()
-	c.Slot = slot.NamesOf(r.c.Name).Slot
+	c.Slot = r.flow.Name.Source().Slot
 	exported, err := slot.Export(ctx, r.c.Source, c)
 	if err != nil {
 		return err
@@ -272,7 +273,7 @@ func (r *runner) exportConfig() slot.ExportConfig {
 }
 
 func (r *runner) dropSlot(ctx context.Context) error {
-	return r.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, slot.NamesOf(r.c.Name).Slot) })
+	return r.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, r.flow.Name.Source().Slot) })
 }
 
 // dropSource removes what the source has of this migration, the schema walferry

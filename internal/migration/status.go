@@ -344,7 +344,7 @@ func follows(r *state.Record) bool {
 func (st *Status) readBroken(ctx context.Context, r *runner) error {
 	var broken []catalog.Table
 	err := r.store.Read(ctx, func() (err error) {
-		broken, err = r.brokenWords(ctx)
+		broken, err = r.words().Broken(ctx)
 		return err
 	})
 	for _, t := range broken {

@@ -7,10 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -60,7 +58,7 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 // cutover switches from the source to the target. See cutover.Switch.
 func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
 	s := f.r.newSwitch(o, step)
-	s.Flow = stream{f}
+	s.Flow = f.running
 	s.Closed = func() {
 		f.mu.Lock()
 		f.closed = true
@@ -137,82 +135,4 @@ func (f *following) openLate(ctx context.Context) {
 	f.mu.Lock()
 	f.closed = false
 	f.mu.Unlock()
-}
-
-// stream is what a cutover needs of what is followed.
-type stream struct{ f *following }
-
-func (s stream) Alone(ctx context.Context) (end func(), err error) { return s.f.beginCutting(ctx) }
-
-func (s stream) Canary(ctx context.Context) (time.Duration, error) { return s.f.canary(ctx) }
-
-func (s stream) Beat(ctx context.Context) error {
-	beat, err := s.f.writeBeat(ctx)
-	s.f.beats.forget(beat)
-	return err
-}
-
-func (s stream) Applied(ctx context.Context) (decoder.LSN, error) { return s.f.r.applied(ctx) }
-
-func (s stream) Passed(position decoder.LSN) error { return s.f.passed(position) }
-
-func (s stream) StandStill(ctx context.Context, moment time.Duration) (goOn func()) {
-	return s.f.standStill(ctx, moment)
-}
-
-func (s stream) AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
-	_, err := s.f.r.waitForWriters(ctx, patience, tell)
-	return err
-}
-
-func (s stream) InApplierWay(ctx context.Context) []online.Holder { return s.f.r.inApplierWay(ctx) }
-
-func (s stream) SettleWords(ctx context.Context, done <-chan struct{}, tell func(string)) error {
-	return s.f.settleWords(ctx, done, tell)
-}
-
-func (s stream) WordsHold(ctx context.Context) error { return s.f.r.wordsHold(ctx) }
-
-func (s stream) CopiedAgain(ctx context.Context) (tables []string, err error) {
-	_, tables, err = s.f.r.words(ctx)
-	return tables, err
-}
-
-// standStill keeps the applier from applying anything, if it can be held in a moment, until the
-// returned function is called.
-func (f *following) standStill(ctx context.Context, moment time.Duration) (goOn func()) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moment)
-	defer cancel()
-	select {
-	case f.holding <- struct{}{}:
-	case <-ctx.Done():
-		return func() {}
-	}
-	if _, err := f.pause(ctx, 0); err != nil {
-		f.letGo()
-		return func() {}
-	}
-	return f.letGo
-}
-
-// inApplierWay are those whose locks on the target the applier waits for now, also when the time is over.
-func (r *runner) inApplierWay(ctx context.Context) (holders []online.Holder) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	err := r.target.Do(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `
-select `+online.HolderColumns+`
-  from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
- where w.datname = current_database() and w.application_name = $1
- group by l.pid order by 4 desc`, "walferry "+r.c.Name+" apply")
-		if err != nil {
-			return err
-		}
-		holders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[online.Holder])
-		return err
-	})
-	if err != nil {
-		r.c.Logger.Debug("look who is in the applier's way", "error", err)
-	}
-	return holders
 }

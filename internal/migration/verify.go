@@ -13,6 +13,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/internal/wait"
@@ -201,7 +202,7 @@ func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier
 	var exported *slot.Exported
 	var held time.Time
 	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
-		if err := r.clearWay(ctx, patience, func(text string) { r.c.Logger.Warn(text) }); err != nil {
+		if err := r.flow.ClearWay(ctx, patience, func(text string) { r.c.Logger.Warn(text) }); err != nil {
 			return err
 		}
 		if err := compare.Connect(ctx); err != nil {
@@ -269,11 +270,11 @@ func asker() string {
 }
 
 // hold has the applier held, after whoever holds it now: for a moment, unless he has died, and then
-// for holdLimit.
+// for flow.HoldLimit.
 func (r *runner) hold(ctx context.Context, me state.Args) error {
 	for began, told := time.Now(), false; ; told = true {
 		a, err := r.store.Ask(ctx, "hold", me, nil)
-		if err == nil || a.Holder == "" || time.Since(began) > 2*holdLimit {
+		if err == nil || a.Holder == "" || time.Since(began) > 2*flow.HoldLimit {
 			return err
 		}
 		if !told {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -30,10 +31,24 @@ func (r *runner) Watch() Status {
 		st.Tables = p.Running
 		r.status.Copy = st.Copy
 	}
-	if r.follow != nil {
-		r.follow.fill(&st)
+	if s, ok := r.flow.Status(); ok {
+		st.follow(s)
 	}
 	return st
+}
+
+// follow adds what is known of the flow.
+func (st *Status) follow(s flow.Status) {
+	st.Stream.AppliedLSN, st.Stream.Transactions, st.Stream.Changes = s.Applied.String(), s.Transactions, s.Changes
+	st.Stream.LagBytes = &s.LagBytes
+	if s.LagKnown {
+		seconds := s.Lag.Seconds()
+		st.Stream.LagSeconds = &seconds
+	}
+	if s.Received != 0 {
+		st.Stream.ReceivedLSN = s.Received.String()
+	}
+	st.Note = s.Note
 }
 
 func copyStatus(p snapshot.Progress, elapsed time.Duration) state.CopyStatus {

@@ -1,4 +1,4 @@
-package migration
+package flow
 
 import (
 	"context"
@@ -7,59 +7,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
-
-// watched is the stream on its way to the applier. It remembers the last transaction that
-// changed a migrated table, and sees the beats.
-type watched struct {
-	*decoder.Stream
-	f *following
-}
-
-// Next is the stream's.
-func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
-	tx, err := w.Stream.Next(ctx)
-	if err == nil {
-		w.f.beats.saw(tx)
-		if table := written(tx); table != nil {
-			w.f.mu.Lock()
-			w.f.writtenAt, w.f.written = tx.CommitLSN, table
-			w.f.mu.Unlock()
-		}
-	}
-	return tx, err
-}
-
-// written is a table that a transaction has changed, and that is not of ours.
-func written(tx *decoder.Tx) *decoder.Relation {
-	for i := range tx.Changes {
-		if c := &tx.Changes[i]; c.Op == decoder.Truncate {
-			if len(c.Truncated) > 0 {
-				return c.Truncated[0]
-			}
-		} else if c.Relation.Namespace != "walferry" {
-			return c.Relation
-		}
-	}
-	return nil
-}
-
-// passed tells whether somebody has passed the fence whose position is given: the stream has
-// every change of the tables that it publishes, whoever made it and by what way, and after
-// that position it must have none. A beat that was written before has come through: what
-// committed before it is seen.
-func (f *following) passed(position decoder.LSN) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.written == nil || f.writtenAt < position {
-		return nil
-	}
-	return &GateError{Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
-		f.written.Table().String(), f.writtenAt, position), Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again"}
-}
 
 // openWriter is a transaction of the source that has written, or a prepared one.
 type openWriter struct {
@@ -67,15 +19,15 @@ type openWriter struct {
 	Transaction string
 }
 
-// waitForWriters returns when no transaction that writes is older than a second,
+// awaitWriters returns when no transaction that writes is older than a second,
 // or patience is over: then with those that were there all the time. The age of other roles' transactions is hidden
 // from a role without pg_read_all_stats: those that are there at the beginning are waited for, whatever it is.
 // With tell it says for whom it waits.
-func (r *runner) waitForWriters(ctx context.Context, patience time.Duration, tell func(string)) (stayed []online.Holder, err error) {
+func awaitWriters(ctx context.Context, source *session.Link, patience time.Duration, tell func(string)) (stayed []online.Holder, err error) {
 	var first map[string]bool // of the beginning
 	told := tell == nil
 	for began := time.Now(); time.Since(began) < patience; {
-		all, err := r.openWriters(ctx)
+		all, err := openWriters(ctx, source)
 		if err != nil {
 			return nil, err
 		}
@@ -110,8 +62,8 @@ func (r *runner) waitForWriters(ctx context.Context, patience time.Duration, tel
 }
 
 // openWriters lists the transactions that a new slot would wait for, of all databases, the oldest first.
-func (r *runner) openWriters(ctx context.Context) (all []openWriter, err error) {
-	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
+func openWriters(ctx context.Context, source *session.Link) (all []openWriter, err error) {
+	err = source.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
 select `+online.HolderColumns+`, l.backend_xid::text
   from pg_stat_activity l join pg_stat_activity a on a.pid = l.pid
@@ -134,27 +86,27 @@ select 0, '', '', extract(epoch from clock_timestamp() - prepared)::float8, '', 
 	return all, nil
 }
 
-// clearWay returns when the applier can be held for no more than a moment: no old transaction of the source has
+// ClearWay returns when the applier can be held for no more than a moment: no old transaction of the source has
 // written, for which the temporary slot would wait, and nobody holds a lock on the target that the
 // applier waits for. Who stays for as long as patience is named in a *GateError.
-func (r *runner) clearWay(ctx context.Context, patience time.Duration, tell func(string)) error {
-	stayed, err := r.waitForWriters(ctx, patience, tell)
+func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(string)) error {
+	stayed, err := awaitWriters(ctx, f.From.Link, patience, tell)
 	if err != nil {
 		return err
 	}
 	if len(stayed) > 0 {
-		return &GateError{
+		return &state.GateError{
 			Problem: "the snapshot of the source has to wait for transactions that have written, and they do not end: " + online.List(stayed),
 			Advice:  "the applier was not held for them. On the source, " + online.EndHint(stayed) + "; then again",
 		}
 	}
 	for began, told := time.Now(), false; ; {
-		holders := r.inApplierWay(ctx)
+		holders := f.InApplierWay(ctx)
 		switch {
 		case len(holders) == 0:
 			return nil
 		case time.Since(began) > patience:
-			return &GateError{
+			return &state.GateError{
 				Problem: "the applier waits for a lock on the target, held by " + online.List(holders),
 				Advice:  "on the target, " + online.EndHint(holders) + "; then again",
 			}

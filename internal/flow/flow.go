@@ -1,0 +1,183 @@
+// Package flow is one direction: what is changed in tables of one server comes to another. It
+// has the names of what that needs on both, the stream and its applier, the beats that tell how
+// far they are behind, and whoever makes the applier stand still.
+//
+// It knows no phase of a migration, nor which of the two servers is the old one.
+package flow
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
+)
+
+// End is a server at which a flow begins or ends.
+type End struct {
+	DSN  string
+	Link *session.Link // for short statements
+}
+
+// Flow is one direction between two servers. Its fields are not changed once it is used.
+type Flow struct {
+	Name     Name
+	From, To End
+
+	// Expect is what the stream must be of: the server and its database, and the publications
+	// as they were made. It is asked whenever a stream is opened.
+	Expect func(context.Context) (decoder.Identity, error)
+
+	// Heartbeat is how often a beat is written, for the lag that Status shows; what looks at the
+	// flow now and then does so once in some beats.
+	Heartbeat time.Duration
+	Logger    *slog.Logger
+
+	mu      sync.Mutex
+	running *Running // that was started last
+}
+
+// Followed is what is known of the tables that a flow follows.
+type Followed struct {
+	Originals map[catalog.Name]applier.Original
+	Windows   *applier.Windows // nil: all tables are as of the stream's first position
+	Words     Words            // of --insert-only
+
+}
+
+// Start makes the applier of what is followed. Whoever starts a flow has to close it.
+func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
+	conn, err := f.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a, err := applier.New(ctx, conn, applier.Config{
+		Name: f.Name.String(), Logger: f.Logger, Originals: what.Originals, Windows: what.Windows, Table: targetTable, Connect: f.connect,
+	})
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	r := &Running{flow: f, applier: a, pulse: newPulse(f.Name, f.From.Link, a.Applied), hold: newHold(), words: &what.Words}
+	if len(r.words.Tables) > 0 {
+		r.keeper = &keeper{r: r, words: r.words, turns: make(chan turn)}
+	}
+	f.mu.Lock()
+	f.running = r
+	f.mu.Unlock()
+	return r, nil
+}
+
+// connect opens a session of the applier's.
+func (f *Flow) connect(ctx context.Context) (*pgx.Conn, error) {
+	return session.Open(ctx, session.Config{DSN: f.To.DSN, Application: f.Name.String() + applying})
+}
+
+// applying is what the applier's session is called, after the flow's name.
+const applying = " apply"
+
+// targetTable leaves out what an older version has put into the publication for its canary.
+func targetTable(namespace, name string) (pgx.Identifier, bool) {
+	return pgx.Identifier{namespace, name}, namespace != "walferry" || name != "heartbeat"
+}
+
+// Stream is what the stream must be, from a position on.
+func (f *Flow) Stream(ctx context.Context, start decoder.LSN) (decoder.Config, error) {
+	expect, err := f.Expect(ctx)
+	if err != nil {
+		return decoder.Config{}, err
+	}
+	c := decoder.Config{Slot: f.Name.Source().Slot, Start: start, Logger: f.Logger, Expect: expect}
+	for name, p := range expect.Publications {
+		c.Publications = append(c.Publications, name)
+		for _, t := range p.Tables {
+			if schema, name, _ := strings.Cut(slot.TruncationTable, "."); t == (catalog.Name{Schema: schema, Name: name}).String() {
+				c.Truncations = slot.TruncationTable
+			}
+		}
+	}
+	return c, nil
+}
+
+// Continuous makes sure that the stream can be read from a position on.
+func (f *Flow) Continuous(ctx context.Context, start decoder.LSN) error {
+	c, err := f.Stream(ctx, start)
+	if err != nil {
+		return err
+	}
+	stream, err := decoder.Open(ctx, f.From.DSN, c)
+	if err != nil {
+		return err
+	}
+	return stream.Close()
+}
+
+// Applied asks the server that the flow goes to how far it is, whoever has brought it there.
+func (f *Flow) Applied(ctx context.Context) (decoder.LSN, error) {
+	var applied decoder.LSN
+	err := f.To.Link.Row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{f.Name.String()}, &applied)
+	return applied, err
+}
+
+// InApplierWay are those whose locks the applier waits for now, also when the time is over.
+func (f *Flow) InApplierWay(ctx context.Context) (holders []online.Holder) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := f.To.Link.Do(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `
+select `+online.HolderColumns+`
+  from pg_stat_activity w cross join lateral unnest(pg_blocking_pids(w.pid)) as l(pid) left join pg_stat_activity a on a.pid = l.pid
+ where w.datname = current_database() and w.application_name = $1
+ group by l.pid order by 4 desc`, "walferry "+f.Name.String()+applying)
+		if err != nil {
+			return err
+		}
+		holders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[online.Holder])
+		return err
+	})
+	if err != nil {
+		f.Logger.Debug("look who is in the applier's way", "error", err)
+	}
+	return holders
+}
+
+// Status is how far a flow is.
+type Status struct {
+	Applied      decoder.LSN
+	Received     decoder.LSN // 0: nothing was, in this run
+	Transactions int64
+	Changes      int64
+
+	Lag      time.Duration // the age of the oldest beat that has not come back, or the trip of the last one that has
+	LagKnown bool
+	LagBytes int64
+
+	Note string // what keeps it from going on, or is done besides
+}
+
+// Status reports how far the flow is, since it was started last; ok: it was.
+func (f *Flow) Status() (s Status, ok bool) {
+	f.mu.Lock()
+	r := f.running
+	f.mu.Unlock()
+	if r == nil {
+		return s, false
+	}
+	return r.status(), true
+}
+
+func waitTick(ctx context.Context, tick *time.Ticker) {
+	select {
+	case <-ctx.Done():
+	case <-tick.C:
+	}
+}

@@ -1,0 +1,189 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
+)
+
+// HoldLimit is how long an applier stays held for one who has died: who lives asks again in
+// time.
+const HoldLimit = 2 * time.Minute
+
+// Holder is who has the applier held: a verify. Nobody else may move it or let it go on: what is
+// compared would not be of one position any more.
+type Holder struct {
+	Token string // of one verify
+	Name  string // for people
+}
+
+// hold is who makes the applier stand still, of whom there is one at a time.
+type hold struct {
+	turn chan struct{} // full while somebody may
+
+	mu    sync.Mutex
+	by    *held // nil: it is held for nobody who has asked
+	alone bool  // a cutover is under way: nobody may have the applier held, and no other one begins
+}
+
+type held struct {
+	Holder
+	until time.Time
+}
+
+func newHold() hold { return hold{turn: make(chan struct{}, 1)} }
+
+// holder is who has the applier held, or nil.
+func (h *hold) holder() *held {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.by
+}
+
+// take waits for the turn to make the applier stand still.
+func (h *hold) take(ctx context.Context) error {
+	select {
+	case h.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// may reports why the applier cannot be held, or moved on while it is, for who asks. holder is
+// another one for whom it is held.
+func (h *hold) may(who Holder, advance bool) (holder string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.alone:
+		return "", &state.GateError{Problem: "a cutover is under way", Advice: "compare after it"}
+	case advance && (h.by == nil || h.by.Token != who.Token):
+		return "", &state.GateError{Problem: "the applier is not held for this verify any more", Advice: "verify again"}
+	case h.by != nil && h.by.Token != who.Token:
+		return h.by.Name, &state.GateError{Problem: h.by.Name + " holds the applier", Advice: "verify again when it has let go"}
+	}
+	return "", nil
+}
+
+// exclude is Running.Alone.
+func (h *hold) exclude(ctx context.Context) (end func(), err error) {
+	err = wait.Until(ctx, wait.Every(100*time.Millisecond), func() (free bool, _ error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		free = h.by == nil && !h.alone
+		h.alone = h.alone || free
+		return free, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		h.mu.Lock()
+		h.alone = false
+		h.mu.Unlock()
+	}, nil
+}
+
+// Alone keeps everybody from having the applier held, and from another cutover, until the
+// returned function is called, and waits for one who does either.
+func (r *Running) Alone(ctx context.Context) (end func(), err error) { return r.hold.exclude(ctx) }
+
+// Hold makes the applier stand still where it is, for somebody who moves it on by Advance and lets it
+// go by Release. holder is another one for whom it is held: it is to be had later.
+func (r *Running) Hold(ctx context.Context, who Holder) (at state.Progress, holder string, err error) {
+	return r.stop(ctx, who, false, 0)
+}
+
+// Advance moves a held applier on until it has applied exactly what committed before lsn.
+func (r *Running) Advance(ctx context.Context, who Holder, lsn decoder.LSN) (at state.Progress, err error) {
+	at, _, err = r.stop(ctx, who, true, lsn)
+	return at, err
+}
+
+func (r *Running) stop(ctx context.Context, who Holder, advance bool, lsn decoder.LSN) (at state.Progress, holder string, err error) {
+	if holder, err = r.hold.may(who, advance); err != nil {
+		return at, holder, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, HoldLimit)
+	defer cancel()
+	if r.hold.holder() == nil {
+		if err := r.hold.take(ctx); err != nil {
+			return at, "", fmt.Errorf("hold the applier: another one holds it: %w", err)
+		}
+	}
+	if err := r.pause(ctx, lsn); err != nil {
+		r.letGo()
+		return at, "", fmt.Errorf("hold the applier: %w", err)
+	}
+	r.hold.mu.Lock()
+	r.hold.by = &held{who, time.Now().Add(HoldLimit)}
+	r.hold.mu.Unlock()
+	if at, err = state.ReadProgress(ctx, r.flow.To.Link.Row, r.flow.Name.String()); err != nil {
+		r.letGo()
+	}
+	return at, "", err
+}
+
+// Release lets the applier go on, if it is held for who has that token.
+func (r *Running) Release(token string) {
+	if by := r.hold.holder(); by != nil && by.Token == token {
+		r.letGo()
+	}
+}
+
+// Held reports whether somebody has the applier held. One who has not let go of it in time has not
+// any more.
+func (r *Running) Held() bool {
+	by := r.hold.holder()
+	if by != nil && time.Now().After(by.until) {
+		r.flow.Logger.Warn(by.Name + " has not let go of the applier in time: following again")
+		r.Release(by.Token)
+		return false
+	}
+	return by != nil
+}
+
+// StandStill keeps the applier from applying anything, if it can be held in a moment, until the
+// returned function is called.
+func (r *Running) StandStill(ctx context.Context, moment time.Duration) (goOn func()) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moment)
+	defer cancel()
+	if r.hold.take(ctx) != nil {
+		return func() {}
+	}
+	if err := r.pause(ctx, 0); err != nil {
+		r.letGo()
+		return func() {}
+	}
+	return r.letGo
+}
+
+// pause makes the applier stand still where it is, with 0, or once it has applied exactly
+// what committed before lsn. It is for who has the turn.
+func (r *Running) pause(ctx context.Context, lsn decoder.LSN) error {
+	if lsn != 0 {
+		// Only something at or past lsn shows that nothing before it is still to come.
+		beat, err := r.pulse.write(ctx)
+		if err != nil {
+			return err
+		}
+		defer r.pulse.forget(beat)
+	}
+	_, err := r.applier.Pause(ctx, lsn)
+	return err
+}
+
+// letGo is for who has the turn.
+func (r *Running) letGo() {
+	r.applier.Resume()
+	r.hold.mu.Lock()
+	r.hold.by = nil
+	r.hold.mu.Unlock()
+	<-r.hold.turn
+}

@@ -1,0 +1,43 @@
+package flow
+
+import (
+	"strings"
+
+	"github.com/walferry/walferry/slot"
+)
+
+// Direction is which way round a flow goes between the two servers of a migration.
+type Direction int
+
+// The directions.
+const (
+	Forth Direction = iota // from the old server to the new one
+	Back                   // from the new one to the old one
+)
+
+// Name is what a flow is known by. Whatever it has on either server is named after it.
+type Name struct {
+	Migration string
+	Direction Direction
+}
+
+// String is the flow's stream: its row in walferry.progress, and with "walferry_" before it the
+// replication origin of the session that applies it.
+func (n Name) String() string {
+	if n.Direction == Back {
+		return n.Migration + "_back"
+	}
+	return n.Migration
+}
+
+// Source is what the flow's objects are called on the server that it comes from.
+func (n Name) Source() slot.Names { return slot.NamesOf(n.String()) }
+
+// messages is the prefix of the logical messages that walferry writes; a flow's name follows.
+const messages = "walferry/"
+
+// Messages is the prefix of the flow's logical messages.
+func (n Name) Messages() string { return messages + n.String() }
+
+// OwnMessage reports whether a logical message with this prefix is walferry's own.
+func OwnMessage(prefix string) bool { return strings.HasPrefix(prefix, messages) }

@@ -1,0 +1,224 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
+	"github.com/walferry/walferry/slot"
+)
+
+// ErrEnding ends what is being done beside a flow when its run ends: a cutover that is not sealed
+// is taken back.
+var ErrEnding = &state.GateError{Problem: "the running migrate is ending", Advice: "start `walferry migrate` again if it shall go on, and ask again"}
+
+// Running is a flow that was started: its applier, and who waits for that or makes it stand still.
+type Running struct {
+	flow    *Flow
+	applier *applier.Applier
+	pulse   *pulse
+	hold    hold
+	words   *Words
+	keeper  *keeper // nil: there are no words
+
+	mu        sync.Mutex
+	stream    *decoder.Stream
+	writtenAt decoder.LSN       // CommitLSN of the last transaction that changed a table that is followed
+	written   *decoder.Relation // such a table; nil: none was changed
+}
+
+// Helper does something beside a flow until ctx ends; it may stop the flow.
+type Helper func(ctx context.Context, stop context.CancelCauseFunc)
+
+// Close ends the applier's session. Everything that was applied is durable.
+func (r *Running) Close(ctx context.Context) {
+	r.applier.Close(context.WithoutCancel(ctx)) //nolint:errcheck // as above
+}
+
+// Run applies the stream with helpers beside it, of which each may stop it. They end
+// before the applier does, so that a signal lets it finish.
+func (r *Running) Run(ctx context.Context, beside ...Helper) error {
+	run, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	helpers, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer end(ErrEnding)
+	group.Go(func() { r.pulse.beat(helpers, r.flow.Heartbeat, r.flow.Logger) })
+	for _, help := range beside {
+		group.Go(func() { help(helpers, stop) })
+	}
+	return r.apply(run)
+}
+
+// apply opens the stream at the target's position and runs the applier on it. It
+// begins again where a transaction was interrupted that is too large to be kept.
+func (r *Running) apply(ctx context.Context) error {
+	interrupted := func(err error) bool {
+		var restart *applier.RestartError
+		return errors.As(err, &restart)
+	}
+	err := wait.Again(ctx, wait.Pauses{First: 1500 * time.Millisecond, Longest: 45 * time.Second, Random: true},
+		func() error { return r.applyStream(ctx) }, interrupted, func(err error, _ time.Duration) {
+			r.flow.Logger.Info("starting the stream again", "at", r.applier.Applied(), "reason", err)
+		})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return r.flow.overtaken(ctx, err)
+}
+
+// overtaken tells a slot that another migrate has moved on, while this one had lost its lock
+// and waited for the source, from one that is past what the target has: that is no gap.
+func (f *Flow) overtaken(ctx context.Context, err error) error {
+	var unusable *slot.Error
+	if !errors.As(err, &unusable) || unusable.Reason != slot.Ahead {
+		return err
+	}
+	applied, unread := f.Applied(ctx)
+	if unread != nil || applied < unusable.Confirmed {
+		return err
+	}
+	return fmt.Errorf("another migrate has moved the stream from %s to %s: only one can be at work", unusable.Start, applied)
+}
+
+func (r *Running) applyStream(ctx context.Context) error {
+	c, err := r.flow.Stream(ctx, r.applier.Applied())
+	if err != nil {
+		return err
+	}
+	r.pulse.hear(&c)
+	stream, err := decoder.Open(ctx, r.flow.From.DSN, c)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	r.mu.Lock()
+	r.stream = stream
+	r.mu.Unlock()
+	return r.applier.Run(ctx, &watched{stream, r})
+}
+
+// watched is the stream on its way to the applier. It remembers the last transaction that
+// changed a table that is followed, and sees the beats.
+type watched struct {
+	*decoder.Stream
+	r *Running
+}
+
+// Next is the stream's.
+func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
+	tx, err := w.Stream.Next(ctx)
+	if err == nil {
+		w.r.pulse.saw(tx)
+		if table := written(tx); table != nil {
+			w.r.mu.Lock()
+			w.r.writtenAt, w.r.written = tx.CommitLSN, table
+			w.r.mu.Unlock()
+		}
+	}
+	return tx, err
+}
+
+// written is a table that a transaction has changed, and that is not of ours.
+func written(tx *decoder.Tx) *decoder.Relation {
+	for i := range tx.Changes {
+		if c := &tx.Changes[i]; c.Op == decoder.Truncate {
+			if len(c.Truncated) > 0 {
+				return c.Truncated[0]
+			}
+		} else if c.Relation.Namespace != "walferry" {
+			return c.Relation
+		}
+	}
+	return nil
+}
+
+// Passed reports as an error that somebody has passed the fence whose position is given: the stream has
+// every change of the tables that it publishes, whoever made it and by what way, and after
+// that position it must have none. A beat that was written before has come through: what
+// committed before it is seen.
+func (r *Running) Passed(position decoder.LSN) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.written == nil || r.writtenAt < position {
+		return nil
+	}
+	return &state.GateError{
+		Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
+			r.written.Table().String(), r.writtenAt, position),
+		Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again",
+	}
+}
+
+// Canary writes a beat and waits until it has come back through the
+// stream and the target is durable up to its end; that, and nothing less, shows that the
+// target has everything that was committed before. It returns the time of the trip.
+//
+// What it does not show is that the publication still holds what it should: a message comes through
+// whatever becomes of that.
+func (r *Running) Canary(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	beat, err := r.pulse.write(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer r.pulse.forget(beat)
+	err = wait.Until(ctx, wait.Pauses{First: 2 * time.Millisecond, Longest: 50 * time.Millisecond}, func() (bool, error) {
+		end := decoder.LSN(beat.end.Load())
+		if end == 0 {
+			return false, nil
+		}
+		applied, err := r.flow.Applied(ctx)
+		return err == nil && applied >= end, nil
+	})
+	return time.Since(began), err
+}
+
+// Beat writes one that nobody waits for.
+func (r *Running) Beat(ctx context.Context) error {
+	beat, err := r.pulse.write(ctx)
+	r.pulse.forget(beat)
+	return err
+}
+
+// Applied asks the server that the flow goes to how far it is.
+func (r *Running) Applied(ctx context.Context) (decoder.LSN, error) { return r.flow.Applied(ctx) }
+
+// AwaitWriters waits, with patience, until no transaction that has written to the server that the flow comes
+// from is older than a second. With tell it says for whom it waits.
+func (r *Running) AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
+	_, err := awaitWriters(ctx, r.flow.From.Link, patience, tell)
+	return err
+}
+
+// InApplierWay is Flow.InApplierWay.
+func (r *Running) InApplierWay(ctx context.Context) []online.Holder { return r.flow.InApplierWay(ctx) }
+
+// status is Flow.Status.
+func (r *Running) status() (s Status) {
+	s.Applied = r.applier.Applied()
+	p := r.applier.Progress()
+	s.Transactions, s.Changes = p.Transactions, p.Changes
+	s.Lag, s.LagKnown, s.LagBytes = r.pulse.lagNow()
+	r.mu.Lock()
+	stream := r.stream
+	r.mu.Unlock()
+	if stream != nil {
+		s.Received = stream.Received()
+	}
+	if held := r.hold.holder(); held != nil {
+		s.Note = "held for " + held.Name
+	}
+	if note := r.keeper.note(); note != "" {
+		s.Note = note
+	}
+	return s
+}

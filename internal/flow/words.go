@@ -1,0 +1,158 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// Words are what was said of tables by --insert-only: that they are only ever inserted into. Each is
+// watched from before the slot on (Watch). What the watch shows is compared with what it showed
+// before the rows of the table were read last: with the slot's snapshot, or when it was copied again.
+// A table whose mark is another one since is copied again, outside of the fence; inside it the
+// marks are compared once more, and that is all (decision 023).
+type Words struct {
+	Flow   string // the flow's name
+	From   *session.Link
+	Store  *state.Store  // for what else there is where the marks are kept
+	To     *session.Link // the marks are kept there
+	Tables []catalog.Table
+}
+
+// wordDDL is on the target: what the watch showed of a table before its rows were read.
+const wordDDL = `
+create table if not exists walferry.word (
+    migration   text not null,
+    schema_name text not null,
+    table_name  text not null,
+    mark        text not null,
+    copied      int not null default 0,  -- how often it was copied again
+    primary key (migration, schema_name, table_name)
+);
+`
+
+const setWord = `
+insert into walferry.word as w (migration, schema_name, table_name, mark, copied) values ($1, $2, $3, $4, $5)
+on conflict (migration, schema_name, table_name) do update set mark = excluded.mark, copied = w.copied + 1`
+
+// Watch begins to watch the tables, and keeps what the watch shows. conn is to the server that they are on. The slot
+// is made later: it waits for every transaction that has changed a row by now, so that its
+// snapshot has what they did, and what is changed later shows.
+func (w *Words) Watch(ctx context.Context, conn *pgx.Conn) error {
+	marks, err := w.set(ctx, conn, w.Tables)
+	if err != nil {
+		return err
+	}
+	return w.To.Do(ctx, func(target *pgx.Conn) error {
+		if err := catalog.Own(ctx, target, wordDDL); err != nil {
+			return fmt.Errorf("create walferry.word on the target: %w", err)
+		}
+		if _, err := target.Exec(ctx, `delete from walferry.word where migration = $1`, w.Flow); err != nil {
+			return fmt.Errorf("forget earlier marks: %w", err)
+		}
+		for i := range w.Tables {
+			t := &w.Tables[i]
+			if _, err := target.Exec(ctx, setWord, w.Flow, t.Schema, t.Name.Name, marks[t.OID], 0); err != nil {
+				return fmt.Errorf("keep the mark of %s: %w", t, err)
+			}
+		}
+		return nil
+	})
+}
+
+// set makes sure that tables are watched, and returns what the watch shows.
+func (w *Words) set(ctx context.Context, conn *pgx.Conn, tables []catalog.Table) (map[uint32]string, error) {
+	if err := (Watch{Name: w.Flow, Tables: tables}).Set(ctx, conn); err != nil {
+		return nil, err
+	}
+	return Marks(ctx, conn, w.Flow, oidsOf(tables))
+}
+
+func oidsOf(tables []catalog.Table) []uint32 {
+	oids := make([]uint32, len(tables))
+	for i := range tables {
+		oids[i] = tables[i].OID
+	}
+	return oids
+}
+
+// Broken are the tables that were updated or deleted from since their
+// rows were read, or whose watch was tampered with, or which never had one.
+func (w *Words) Broken(ctx context.Context) (broken []catalog.Table, err error) {
+	if len(w.Tables) == 0 {
+		return nil, nil
+	}
+	kept, _, err := w.kept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var marks map[uint32]string
+	err = w.From.Do(ctx, func(conn *pgx.Conn) (err error) {
+		marks, err = Marks(ctx, conn, w.Flow, oidsOf(w.Tables))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range w.Tables {
+		if mark := marks[t.OID]; mark == "" || mark != kept[t.Name] {
+			broken = append(broken, t)
+		}
+	}
+	return broken, nil
+}
+
+// kept are the marks that are kept, and the tables that were copied again.
+func (w *Words) kept(ctx context.Context) (kept map[catalog.Name]string, again []string, err error) {
+	kept = map[catalog.Name]string{}
+	err = w.To.Do(ctx, func(conn *pgx.Conn) error {
+		again = nil
+		if there, err := w.Store.Has(ctx, conn, "word"); err != nil || !there {
+			return err // a migration that an older version began has none
+		}
+		rows, err := conn.Query(ctx, `select schema_name, table_name, mark, copied from walferry.word where migration = $1 order by 1, 2`, w.Flow)
+		if err != nil {
+			return err
+		}
+		var key catalog.Name
+		var mark string
+		var copied int
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &mark, &copied}, func() error {
+			kept[key] = mark
+			if copied > 0 {
+				again = append(again, key.String())
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read what was noted of --insert-only tables: %w", err)
+	}
+	return kept, again, nil
+}
+
+// hold is Running.WordsHold.
+func (w *Words) hold(ctx context.Context) error {
+	broken, err := w.Broken(ctx)
+	if err != nil || len(broken) == 0 {
+		return err
+	}
+	return &state.GateError{
+		Problem: "updated or deleted from in spite of --insert-only since they were copied: " + catalog.List(slices.Sorted(slices.Values(tableNames(broken)))),
+		Advice:  "ask again: they are copied again before the next fence; where that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it",
+	}
+}
+
+func tableNames(tables []catalog.Table) (names []string) {
+	for i := range tables {
+		names = append(names, tables[i].String())
+	}
+	return names
+}
