@@ -1,6 +1,7 @@
-// Package cutover makes the source refuse writes, reads its last position, and
-// carries its sequences over: the steps of a switch that touch the servers. Their
-// order, and what is persisted between them, belongs to internal/migration.
+// Package cutover switches the writers of a database from one server to another. A Switch
+// passes gates, makes the one server refuse writes (Fence), waits until the other has the last of
+// them, carries the sequences over (Carrier), and opens the other: the steps of a Recipe, of which each up to
+// the seal can be undone. Which of the two servers is the old one it does not know, nor the phases of a migration.
 package cutover
 
 import (
