@@ -68,7 +68,7 @@ func TestCutover_TakenBack(t *testing.T) {
 		t.Cleanup(func() { conn.Close(context.Background()) })
 		return conn
 	}
-	idle, writer := connect(), connect()
+	idle, writer, closing := connect(), connect(), connect()
 	line := func(conn *pgx.Conn, sql string) {
 		t.Helper()
 		if _, err := conn.Exec(t.Context(), sql); err != nil {
@@ -80,16 +80,21 @@ func TestCutover_TakenBack(t *testing.T) {
 		c.Cut.MaxLag, c.Cut.Timeout = patience, patience
 		var a *asker
 		if inside {
-			c.Cut.Timeout = 40 * time.Second // a quarter of it is for old writers to end, of other tables too
 			line(idle, `begin`)
 			line(idle, `select txid_current()`)
 			m.eventually("it to be one that is waited for", said(`select xact_start < clock_timestamp() - interval '2 seconds' from pg_stat_activity where pid = `+fmt.Sprint(idle.PgConn().PID())))
 			a = m.ask(c)
 			m.eventually("the fence's triggers", said(`select count(*) = 2 from pg_trigger where tgname = 'walferry_fence'`))
+			// The writer comes when the fence is about to be closed: with an old one about it is not.
+			line(closing, `begin`)
+			line(closing, `lock table pg_proc in share mode`)
+			line(idle, `commit`)
+			m.eventually("the fence to be closed", said(`select exists(select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query ~ 'raise exception')`))
 		}
 		line(writer, `begin`)
 		line(writer, `insert into t select coalesce(max(id), 0) + 1 from t`)
 		if inside {
+			line(closing, `rollback`)
 			m.eventually("the fence to refuse", said(`select prosrc like '%raise exception%' from pg_proc where proname = 'fence_`+m.Name+`'`))
 		} else {
 			a = m.ask(c)
@@ -100,9 +105,6 @@ func TestCutover_TakenBack(t *testing.T) {
 		a.takeBack()
 		a.gate(t, "taken back")
 		line(writer, `commit`)
-		if inside {
-			line(idle, `commit`)
-		}
 		st, err := migration.ReadStatus(context.Background(), m.Config)
 		if err != nil || st.Phase != migration.Following || st.Cutover.FencedAt != nil {
 			t.Errorf("status is %+v, %v", st, err)

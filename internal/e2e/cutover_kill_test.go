@@ -293,8 +293,11 @@ var moments = []struct {
 	}},
 	{"a rehearsal's fence is up", false, func(i *interruption) int {
 		i.prepare("--dry-run")
-		writer := hold(i.T, i.Source, `lock table held in row exclusive mode`)
+		function := i.holdFunction()
 		i.quiet.commit()
+		i.waitBlocked(i.Source, `raise exception`)
+		writer := hold(i.T, i.Source, `lock table held in row exclusive mode`)
+		function.rollback()
 		i.clients.areRefused()
 		i.kill()
 		writer.commit()
@@ -307,11 +310,12 @@ var moments = []struct {
 // written to held and is open.
 func (i *interruption) raiseAround(id int, more ...string) *held {
 	i.Helper()
-	writer := hold(i.T, i.Source, `lock table held in row exclusive mode`)
 	function := i.holdFunction()
 	i.quiet.commit()
 	i.waitPhase(migration.Fenced)
 	i.waitBlocked(i.Source, `raise exception`)
+	// Only now: with an old one about the fence is not closed.
+	writer := hold(i.T, i.Source, `lock table held in row exclusive mode`)
 	writer.do(fmt.Sprintf(`insert into held values (%d)`, id))
 	for _, sql := range more {
 		writer.do(sql)
