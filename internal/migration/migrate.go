@@ -256,7 +256,10 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	if r.rec != nil {
-		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", r.c.options())
+		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", optionsText(r.c.options()))
+		if r.c.Auto == On {
+			r.c.Logger.Warn("begun with --cutover auto: it cuts over by itself as soon as it has caught up; --cutover manual takes that back")
+		}
 		r.mu.Lock()
 		// What an earlier run has copied and received stays what status shows.
 		r.status.Copy, r.status.Indexes, r.status.Stream.ReceivedLSN = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
