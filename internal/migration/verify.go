@@ -3,21 +3,16 @@ package migration
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
-	"github.com/walferry/walferry/internal/wait"
-	"github.com/walferry/walferry/slot"
 )
 
 // VerifyOptions says what to compare.
@@ -162,7 +157,10 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 	if r.rec.Phase == Finished {
 		err = r.openQuiet(ctx, compare, v)
 	} else {
-		err = r.openAtOnePosition(ctx, compare, cmp.Or(o.Patience, time.Minute), v)
+		var at decoder.LSN
+		var held time.Duration
+		at, held, err = r.flow.Meet(ctx, r.store, compare, cmp.Or(o.Patience, time.Minute))
+		v.Position, v.HeldMS = at.String(), held.Milliseconds() // of the last round, where there are several
 	}
 	if err != nil {
 		return err
@@ -194,96 +192,6 @@ func (r *runner) proof(ctx context.Context) (*Verified, error) {
 	}
 	v.Conclude() // an older version said "equal" of what was not compared
 	return v, nil
-}
-
-// openAtOnePosition opens the sessions of both sides so that they see the same.
-func (r *runner) openAtOnePosition(ctx context.Context, compare *verify.Verifier, patience time.Duration, v *Verified) error {
-	me := state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}
-	var exported *slot.Exported
-	var held time.Time
-	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
-		if err := r.flow.ClearWay(ctx, patience, func(text string) { r.c.Logger.Warn(text) }); err != nil {
-			return err
-		}
-		if err := compare.Connect(ctx); err != nil {
-			return err
-		}
-		if err := r.hold(ctx, me); err != nil {
-			return err
-		}
-		held = time.Now()
-		var err error
-		exported, err = slot.ExportTemporary(ctx, r.c.Source, "verify", slot.ExportConfig{Wait: wait, Logger: r.c.Logger})
-		if err == nil {
-			break
-		}
-		r.release(ctx, me)
-		// By somebody who has come since: he is waited for without the applier, too.
-		if blocked := new(slot.BlockedError); !errors.As(err, &blocked) || wait == 30*time.Second {
-			return err
-		}
-	}
-	defer func() {
-		r.release(ctx, me)
-		v.HeldMS = time.Since(held).Milliseconds()
-	}()
-	defer exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the temporary slot ends with it either way
-	if err := compare.OpenSource(ctx, exported.Name); err != nil {
-		return err
-	}
-	v.Position = exported.ConsistentPoint.String() // of the last round, where there are several
-	me.LSN = v.Position
-	there, err := r.store.Ask(ctx, "advance", me, nil)
-	if err != nil {
-		return err
-	}
-	if err := compare.OpenTarget(ctx); err != nil {
-		return err
-	}
-	// Whatever may have let the applier go on, or another one begin: what the snapshots show
-	// is of that position, or nothing is compared.
-	seen, err := state.ReadProgress(ctx, compare.UnderTarget, r.c.Name)
-	if err != nil {
-		return err
-	}
-	if seen != there.Progress {
-		return &GateError{Problem: fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), Advice: "verify again"}
-	}
-	return nil
-}
-
-// release lets the applier go on.
-func (r *runner) release(ctx context.Context, me state.Args) {
-	err := within(ctx, 20*time.Second, func(ctx context.Context) error {
-		_, err := r.store.Ask(ctx, "release", me, nil)
-		return err
-	})
-	if err != nil {
-		r.c.Logger.Warn("let the applier go on", "error", err)
-	}
-}
-
-// asker names this process, for those whom it keeps waiting.
-func asker() string {
-	host, _ := os.Hostname()
-	return fmt.Sprintf("a verify on %s (pid %d)", host, os.Getpid())
-}
-
-// hold has the applier held, after whoever holds it now: for a moment, unless he has died, and then
-// for flow.HoldLimit.
-func (r *runner) hold(ctx context.Context, me state.Args) error {
-	for began, told := time.Now(), false; ; told = true {
-		a, err := r.store.Ask(ctx, "hold", me, nil)
-		if err == nil || a.Holder == "" || time.Since(began) > 2*flow.HoldLimit {
-			return err
-		}
-		if !told {
-			r.c.Logger.Info(a.Holder + " holds the applier: waiting for it")
-		}
-		if err := wait.Sleep(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
 }
 
 // openQuiet is for a migration that has ended: the source is fenced or is not ours

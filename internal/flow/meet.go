@@ -1,0 +1,130 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
+	"github.com/walferry/walferry/slot"
+)
+
+// Sides are the sessions of a comparison of both servers.
+type Sides interface {
+	Connect(ctx context.Context) error
+	// OpenSource gives those of the server that the flow comes from a snapshot.
+	OpenSource(ctx context.Context, snapshot string) error
+	// OpenTarget opens the snapshots of the other side's.
+	OpenTarget(ctx context.Context) error
+	// UnderTarget runs a query of one row under these.
+	UnderTarget(ctx context.Context, sql string, args []any, into ...any) error
+}
+
+// Meet opens the sessions of both sides so that they see the same, at the position that it returns. Another
+// process runs the flow, and is asked through store to have its applier stand still; held is how long it did.
+// For as long as patience old transactions are waited for, for which it would be held too long.
+func (f *Flow) Meet(ctx context.Context, store *state.Store, sides Sides, patience time.Duration) (at decoder.LSN, held time.Duration, err error) {
+	m := &meeting{f, store, state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}}
+	exported, since, err := m.export(ctx, sides, patience)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() {
+		m.release(ctx)
+		held = time.Since(since)
+	}()
+	defer exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the temporary slot ends with it either way
+	if err := sides.OpenSource(ctx, exported.Name); err != nil {
+		return 0, 0, err
+	}
+	at = exported.ConsistentPoint
+	m.me.LSN = at.String()
+	there, err := store.Ask(ctx, "advance", m.me, nil)
+	if err != nil {
+		return at, 0, err
+	}
+	if err := sides.OpenTarget(ctx); err != nil {
+		return at, 0, err
+	}
+	// Whatever may have let the applier go on, or another one begin: what the snapshots show
+	// is of that position, or nothing is compared.
+	seen, err := state.ReadProgress(ctx, sides.UnderTarget, f.Name.String())
+	if err != nil {
+		return at, 0, err
+	}
+	if seen != there.Progress {
+		return at, 0, &state.GateError{Problem: fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), Advice: "verify again"}
+	}
+	return at, 0, nil
+}
+
+// meeting is what Meet asks of the process that runs the flow.
+type meeting struct {
+	f     *Flow
+	store *state.Store
+	me    state.Args
+}
+
+// export has the applier held, since the time that it returns, and makes a snapshot of the server that the flow comes from.
+func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duration) (exported *slot.Exported, since time.Time, err error) {
+	log := m.f.Logger
+	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
+		if err := m.f.ClearWay(ctx, patience, func(text string) { log.Warn(text) }); err != nil {
+			return nil, since, err
+		}
+		if err := sides.Connect(ctx); err != nil {
+			return nil, since, err
+		}
+		if err := m.hold(ctx); err != nil {
+			return nil, since, err
+		}
+		since = time.Now()
+		exported, err = slot.ExportTemporary(ctx, m.f.From.DSN, "verify", slot.ExportConfig{Wait: wait, Logger: log})
+		if err == nil {
+			return exported, since, nil
+		}
+		m.release(ctx)
+		// By somebody who has come since: he is waited for without the applier, too.
+		if blocked := new(slot.BlockedError); !errors.As(err, &blocked) {
+			break
+		}
+	}
+	return nil, since, err
+}
+
+// hold has the applier held, after whoever holds it now: for a moment, unless he has died, and then
+// for HoldLimit.
+func (m *meeting) hold(ctx context.Context) error {
+	for began, told := time.Now(), false; ; told = true {
+		a, err := m.store.Ask(ctx, "hold", m.me, nil)
+		if err == nil || a.Holder == "" || time.Since(began) > 2*HoldLimit {
+			return err
+		}
+		if !told {
+			m.f.Logger.Info(a.Holder + " holds the applier: waiting for it")
+		}
+		if err := wait.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// release lets the applier go on, also when ctx has ended.
+func (m *meeting) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	if _, err := m.store.Ask(ctx, "release", m.me, nil); err != nil {
+		m.f.Logger.Warn("let the applier go on", "error", err)
+	}
+}
+
+// asker names this process, for those whom it keeps waiting.
+func asker() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("a verify on %s (pid %d)", host, os.Getpid())
+}
