@@ -25,7 +25,7 @@ func selectionFlags() []cli.Flag {
 
 func checkCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that mends it; changes nothing",
+		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that fixes it; changes nothing",
 		Flags: append(selectionFlags(), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"}, jsonFlag()),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			side := c.String("sql")
@@ -55,7 +55,7 @@ func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
 }
 
-// printSQL prints what psql can run on a side: each statement once, with what it is for.
+// printSQL prints a script for psql on one side: each statement once, with its reason.
 func printSQL(w io.Writer, r check.Report, side string) error {
 	var b strings.Builder
 	done := map[string]bool{}
@@ -72,13 +72,13 @@ func printSQL(w io.Writer, r check.Report, side string) error {
 			}
 		}
 	}
-	// A comment must stay one.
+	// A comment must stay a comment.
 	text := strings.ReplaceAll(clean(b.String()), "\r", " ")
 	_, err := io.WriteString(w, text)
 	return writeErr(err)
 }
 
-// printReport prints what was found, what blocks first.
+// printReport prints the findings, those that block first.
 func printReport(w io.Writer, r check.Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "source  PostgreSQL %s, database %s: %d tables, %s\n", r.Source.Version, r.Source.Database, r.Tables, bytesText(r.Bytes))
@@ -101,7 +101,7 @@ func printReport(w io.Writer, r check.Report) error {
 	}
 	fmt.Fprintf(&b, "\n%d block, %d warn, %d info: ", count[check.Block], count[check.Warn], count[check.Info])
 	if r.Blocks() {
-		b.WriteString("mend what blocks, then check again\n")
+		b.WriteString("fix what blocks, then check again\n")
 	} else {
 		b.WriteString("ready to migrate\n")
 	}

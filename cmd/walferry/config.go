@@ -11,9 +11,8 @@ import (
 	"github.com/walferry/walferry/internal/migration"
 )
 
-// settings is what the flags, the environment and the file say together: a flag
-// beats the environment, which beats the file. The flag package reads the environment,
-// see withVariables.
+// settings combines the flags, the environment and the file: a flag overrides the environment,
+// which overrides the file. The flag package reads the environment, see withVariables.
 type settings struct {
 	flags *cli.Context
 	file  *file
@@ -72,7 +71,7 @@ func (s *settings) list(name string) []string {
 	return nil
 }
 
-// toggle is an option that is true, false, or not given.
+// toggle returns an option that is true, false, or not given.
 func (s *settings) toggle(name string) migration.Switch {
 	var on bool
 	switch {
@@ -105,7 +104,7 @@ func (s *settings) duration(name string) (time.Duration, error) {
 	}
 	d, ok := parseDuration(text)
 	if !ok {
-		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is no duration", "give seconds, or a number with its unit, such as 90s or 5m"}
+		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is not a duration", "give seconds, or a number with its unit, such as 90s or 5m"}
 	}
 	return d, s.notZero(name, d == 0, nil)
 }
@@ -117,12 +116,12 @@ func (s *settings) size(name string) (int64, error) {
 	}
 	n, ok := parseSize(text)
 	if !ok {
-		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is no size", "give a whole number with kB, MB, GB or TB, such as 100GB"}
+		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is not a size", "give a whole number with kB, MB, GB or TB, such as 100GB"}
 	}
 	return n, s.notZero(name, n == 0, nil)
 }
 
-// notZero refuses a zero that was given: to the library it means the default.
+// notZero rejects an explicit zero, which the library would take for the default.
 func (s *settings) notZero(name string, zero bool, err error) error {
 	if err == nil && zero && (s.flags.IsSet(name) || s.file.has(name)) {
 		err = &usageError{"--" + name + " must not be 0", "leave it out for the default: see --help"}
@@ -130,7 +129,7 @@ func (s *settings) notZero(name string, zero bool, err error) error {
 	return err
 }
 
-// config is the migration that the settings describe.
+// config returns the migration that the settings describe.
 func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	c = migration.Config{
 		Source: s.text("source"), Target: s.text("target"), Name: s.text("name"),
@@ -162,7 +161,7 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	c.Cut.Without = s.list("without")
 	for _, object := range c.Cut.Without {
 		if kind, name, ok := strings.Cut(object, ":"); !ok || kind == "" || name == "" {
-			return c, &usageError{"--without " + strconv.Quote(object) + " names no object", "give its kind and name, such as view:public.mon: the cutover lists them"}
+			return c, &usageError{"--without " + strconv.Quote(object) + " does not name an object", "give its kind and name, such as view:public.mon: the cutover lists them"}
 		}
 	}
 	c.OnNewTable = migration.OnNewTable(s.text("on-new-table"))

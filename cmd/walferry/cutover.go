@@ -11,9 +11,9 @@ import (
 
 func cutoverFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "timeout", Usage: "the longest that the cutover may take; then the source is un-fenced", DefaultText: "1m"},
+		&cli.StringFlag{Name: "timeout", Usage: "how long the cutover may take; after that the source is un-fenced", DefaultText: "1m"},
 		&cli.StringSliceFlag{Name: "without", Usage: "go without an object that the target refuses or lacks, such as view:public.mon; repeatable"},
-		&cli.StringFlag{Name: "max-lag", Usage: "do not begin when the target is further behind", DefaultText: "5s"},
+		&cli.StringFlag{Name: "max-lag", Usage: "do not begin if the target is further behind", DefaultText: "5s"},
 	}
 }
 
@@ -22,8 +22,8 @@ func cutoverCommand(ui *ui) *cli.Command {
 		Name: "cutover", Usage: "ask the running migrate to fence the source, drain, set sequences and open the target",
 		Flags: append(cutoverFlags(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "fence, drain, measure and un-fence"},
-			&cli.BoolFlag{Name: "wait", Usage: "where the migration does not follow yet, wait until it does; Ctrl-C takes it back"},
-			&cli.BoolFlag{Name: "allow-differences", Usage: "go on over differences that the last verify has found"},
+			&cli.BoolFlag{Name: "wait", Usage: "if the migration is not following yet, wait until it is; Ctrl-C withdraws the request"},
+			&cli.BoolFlag{Name: "allow-differences", Usage: "cut over despite differences that the last verify found"},
 			&cli.BoolFlag{Name: "no-fence", Usage: "with --dry-run: measure the lag only"},
 			jsonFlag()),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
@@ -36,7 +36,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 			if result == nil || err != nil && result.FinishedAt == nil {
 				return err
 			}
-			// It is done, also where err says that the comparison was not what it should be.
+			// The cutover is done even if err says that the comparison failed or found differences.
 			var told error
 			if c.Bool("json") {
 				result.Steps = nil // they are for programs that read the record
@@ -52,7 +52,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 	}
 }
 
-// step tells what the cutover that was asked for does.
+// step prints what the requested cutover is doing.
 func (u *ui) step(text string) {
 	if u.json {
 		u.logger.Info("cutover: " + text)
@@ -77,7 +77,7 @@ func cutoverText(r *migration.CutoverResult) string {
 	}
 	text := fmt.Sprintf("%s: writes were refused for %d ms; %d tables, %d sequences\n", done, r.PauseMS, r.Tables, r.Sequences)
 	for _, t := range r.Recopied {
-		text += fmt.Sprintf("copied again before the fence, as it had been updated in spite of --insert-only: %s\n", t)
+		text += fmt.Sprintf("copied again before the fence, because it was updated despite --insert-only: %s\n", t)
 	}
 	if r.Comparison != nil {
 		text += r.Words(countText) + "\n"

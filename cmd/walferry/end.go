@@ -11,7 +11,7 @@ import (
 
 func abortCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "abort", Usage: "give the migration up: un-fence, drop slot and publication; the target's data are unfit then",
+		Name: "abort", Usage: "give the migration up: un-fence, drop slot and publication; the target's data is unfit for use then",
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			if err := migration.Abort(c.Context, config); err != nil {
 				return err
@@ -24,7 +24,7 @@ func abortCommand(ui *ui) *cli.Command {
 
 func cleanupCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "cleanup", Usage: "after the end: leave nothing of walferry on either server, and prove it",
+		Name: "cleanup", Usage: "after the end: remove everything of walferry's from both servers, and check that nothing is left",
 		Flags: []cli.Flag{jsonFlag()},
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			before, err := migration.ReadStatus(c.Context, config)
@@ -55,7 +55,7 @@ func cleanupCommand(ui *ui) *cli.Command {
 	}
 }
 
-// left tells what cleanup has found.
+// left prints what cleanup has found.
 func (u *ui) left(left []migration.Left) error {
 	clean := "clean: a query found nothing of walferry on either server\n"
 	for _, l := range left {

@@ -9,15 +9,15 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// variablePrefix begins the name of every environment variable of ours.
+// variablePrefix starts the name of every environment variable of walferry's.
 const variablePrefix = "WALFERRY_"
 
-// variable is the environment variable of an option: WALFERRY_MAX_LAG of --max-lag.
+// variable returns the environment variable of an option: WALFERRY_MAX_LAG for --max-lag.
 func variable(option string) string {
 	return variablePrefix + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
 }
 
-// withVariables lets every option be given by its variable too.
+// withVariables lets every option be set by its variable as well.
 func withVariables(flags []cli.Flag) []cli.Flag {
 	for _, f := range flags {
 		vars := []string{variable(f.Names()[0])}
@@ -35,13 +35,13 @@ func withVariables(flags []cli.Flag) []cli.Flag {
 	return flags
 }
 
-// foreignVariables begin like ours and are not: what Kubernetes sets in every pod beside a
-// Service named walferry, and what this project's tests are told by.
+// foreignVariables have our prefix but are not options: Kubernetes sets some in every pod next to a
+// Service named walferry, and this project's tests are configured by others.
 var foreignVariables = regexp.MustCompile(`^WALFERRY_(SERVICE_(HOST|PORT(_.*)?)|PORT(_.*)?|TEST_.*|PGTEST_.*)$`)
 
-// checkVariables refuses variables that would be ignored in silence: whoever mistypes
-// WALFERRY_NAME acts on the migration "default". One that is empty is as one that is not
-// set, and is removed, which the flag package would not do.
+// checkVariables rejects variables that would be silently ignored: a misspelled WALFERRY_NAME would
+// act on the migration "default". An empty variable counts as unset and is removed, which the flag
+// package would not do.
 func checkVariables(options []string) error {
 	var known []string
 	for _, option := range options {
@@ -61,7 +61,7 @@ func checkVariables(options []string) error {
 	return nil
 }
 
-// optionNames are the names of all options of all commands.
+// optionNames returns the names of all options of all commands.
 func optionNames(app *cli.App) (names []string) {
 	add := func(flags []cli.Flag) {
 		for _, f := range flags {
@@ -77,8 +77,8 @@ func optionNames(app *cli.App) (names []string) {
 	return names
 }
 
-// onCommandLine reports whether an option is among the arguments, where everybody on the
-// machine can read its value.
+// onCommandLine reports whether an option is among the arguments, where everyone on the machine can
+// read its value.
 func onCommandLine(args []string, option string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
 		name, ok := strings.CutPrefix(arg, "-")

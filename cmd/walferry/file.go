@@ -17,7 +17,7 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// fileKeys are the keys of a configuration file: the options' names.
+// fileKeys are the keys of a configuration file: the names of the options.
 var fileKeys = []string{
 	"source", "target", "name", "log-level", "log-format", "include", "exclude", "insert-only",
 	"schema", "jobs", "index-jobs", "until", "cutover", "verify", "timeout", "max-lag",
@@ -35,7 +35,7 @@ type file struct {
 
 func readFile(path string) (*file, error) {
 	wrong := func(format string, args ...any) (*file, error) {
-		return nil, &usageError{fmt.Sprintf("configuration file %s: ", path) + fmt.Sprintf(format, args...), "it is YAML: `source: postgres://...`, one option a line, named as on the command line"}
+		return nil, &usageError{fmt.Sprintf("configuration file %s: ", path) + fmt.Sprintf(format, args...), "it is YAML: `source: postgres://...`, one option per line, named as on the command line"}
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -60,7 +60,7 @@ func readFile(path string) (*file, error) {
 	if err := k.Load(rawbytes.Provider(text), yaml.Parser()); err != nil {
 		text := strings.ReplaceAll(err.Error(), "\n", " ")
 		if strings.Contains(text, "cannot unmarshal") { // it would quote what may be a password
-			text = "it is no mapping of keys to values"
+			text = "it is not a mapping of keys to values"
 		}
 		return wrong("%s", text)
 	}
@@ -71,7 +71,7 @@ func readFile(path string) (*file, error) {
 			return nil, &usageError{fmt.Sprintf("configuration file %s: there is no key %q", path, key), didYouMean(name, fileKeys, "", "walferry --help")}
 		}
 		if _, twice := c.values[name]; twice {
-			return wrong("key %s is there twice", name)
+			return wrong("key %s appears twice", name)
 		}
 		c.values[name] = value
 	}
@@ -97,7 +97,7 @@ func (f *file) check() error {
 			}
 		default:
 			if _, ok := f.values[name].(string); !ok {
-				err = f.wrongType(name, "a text (in quotes)")
+				err = f.wrongType(name, "a string (in quotes)")
 			}
 		}
 		if err != nil {
@@ -111,14 +111,14 @@ func (f *file) wrongType(name, want string) error {
 	return &usageError{fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), "keys and values are those of the options: see `walferry --help` and `walferry migrate --help`"}
 }
 
-// has tells whether the file sets a value. There need not be a file.
+// has reports whether the file sets a value. f may be nil: there is no file.
 func (f *file) has(name string) bool { return f != nil && f.values[name] != nil }
 
 func (f *file) text(name string) string {
 	if f.values[name] == nil {
 		return ""
 	}
-	return fmt.Sprint(f.values[name]) // check has seen to the type
+	return fmt.Sprint(f.values[name]) // check has verified the type
 }
 
 func (f *file) flag(name string) bool {
@@ -142,13 +142,13 @@ func (f *file) strings(name string) ([]string, error) {
 		for _, v := range value {
 			text, ok := v.(string)
 			if !ok {
-				return nil, f.wrongType(name, "a list of texts")
+				return nil, f.wrongType(name, "a list of strings")
 			}
 			list = append(list, text)
 		}
 		return list, nil
 	}
-	return nil, f.wrongType(name, "a list of texts")
+	return nil, f.wrongType(name, "a list of strings")
 }
 
 func (f *file) number(name string) (int, error) {
@@ -162,11 +162,11 @@ func (f *file) number(name string) (int, error) {
 	return n, nil
 }
 
-// warn tells of passwords that others can read.
+// warn notes passwords that others can read.
 func (s *settings) warn(ui *ui) {
 	for _, name := range []string{"source", "target"} {
 		if onCommandLine(ui.args, name) && session.HoldsPassword(s.flags.String(name)) {
-			ui.note("the password in --%s can be read by everybody on this machine (ps): use %s, --config or a passfile", name, variable(name))
+			ui.note("the password in --%s can be read by everyone on this machine (ps): use %s, --config or a passfile", name, variable(name))
 		}
 		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && session.HoldsPassword(s.file.text(name)) {
 			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Whatever a configuration file holds: no panic, an error of usage, and no value in it.
+// Whatever a configuration file contains: no panic, only usage errors, and no value in them.
 func FuzzReadFile(f *testing.F) {
 	for _, text := range []string{
 		"source: postgres://u:canary@h/d\n", "source: {password: canary}", "jobs: canary", "- a", "a: &a [*a]", "a: b: c",
@@ -43,8 +43,8 @@ func FuzzReadFile(f *testing.F) {
 	})
 }
 
-// What editors and other systems write is read; what cannot be meant is refused, with
-// the line where there is one.
+// What editors and other systems write is read; what cannot be meant is refused, with the line
+// where there is one.
 func TestReadFile(t *testing.T) {
 	bomb := "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
 	for i := range 9 {

@@ -22,8 +22,8 @@ func globalFlags() []cli.Flag {
 	})
 }
 
-// hoist moves the global options, which users write behind the command as well, in
-// front of it. Nothing after "--" is touched.
+// hoist moves global options that come after the command in front of it. Nothing after "--" is
+// touched.
 func hoist(args []string) ([]string, error) {
 	names := map[string]bool{}
 	for _, f := range globalFlags() {
@@ -36,7 +36,7 @@ func hoist(args []string) ([]string, error) {
 		if before, err := hoist(args[:last]); err == nil {
 			return append(before, completionFlag), nil
 		}
-		return args, nil // of which the last one is still being written
+		return args, nil // the last one is still being typed
 	}
 	front, rest := []string{args[0]}, []string{}
 	for i := 1; i < len(args); i++ {
@@ -53,8 +53,8 @@ func hoist(args []string) ([]string, error) {
 		case inline && value != "":
 			front = append(front, args[i])
 		case inline || i+1 == len(args) || args[i+1] == "" || strings.HasPrefix(args[i+1], "-"):
-			// The next option would be taken for the value, silently; and a variable of the shell
-			// that is not set for the default.
+			// Otherwise the next option would silently become the value, and an unset shell
+			// variable would mean the default.
 			return nil, &usageError{"--" + name + " needs a value", "see `walferry --help`"}
 		default:
 			front = append(front, args[i], args[i+1])
@@ -64,8 +64,8 @@ func hoist(args []string) ([]string, error) {
 	return append(front, rest...), nil
 }
 
-// explainFlag turns the flag package's error into one that names the nearest of the
-// options that the command has; command is nil in front of it.
+// explainFlag turns an error of the flag package into one that suggests the nearest option of the
+// command; command is nil for options in front of it.
 func explainFlag(app *cli.App, command *cli.Command, err error) error {
 	flags, help := app.Flags, "walferry --help"
 	if command != nil && app.Command(command.Name) != nil {
@@ -73,7 +73,7 @@ func explainFlag(app *cli.App, command *cli.Command, err error) error {
 	}
 	given, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: ")
 	if m := noNumber.FindStringSubmatch(err.Error()); m != nil {
-		return &usageError{fmt.Sprintf("%s %s is no whole number", cmp.Or(m[2], "--"+m[4]), m[1]+m[3]), "see `" + help + "`"}
+		return &usageError{fmt.Sprintf("%s %s is not a whole number", cmp.Or(m[2], "--"+m[4]), m[1]+m[3]), "see `" + help + "`"}
 	}
 	if !ok {
 		return &usageError{strings.ReplaceAll(err.Error(), " -", " --"), "see `" + help + "`"}
@@ -91,15 +91,15 @@ func explainFlag(app *cli.App, command *cli.Command, err error) error {
 		}
 	}
 	if len(owners) > 0 {
-		return &usageError{fmt.Sprintf("there is no option --%s here", given), "it is one of " + strings.Join(owners, ", ") + ", and stands behind the command"}
+		return &usageError{fmt.Sprintf("there is no option --%s here", given), "it belongs to " + strings.Join(owners, ", ") + ", and goes after the command"}
 	}
 	return &usageError{fmt.Sprintf("there is no option --%s here", given), didYouMean(given, names, "--", help)}
 }
 
-// noNumber is what the package says of a variable, and of an option, that wants a number.
+// noNumber matches the package's errors for a variable, and for an option, that must be a number.
 var noNumber = regexp.MustCompile(`^could not parse (".*") as int value from environment variable "(\w+)"|^invalid value (".*") for flag -([\w-]+): parse error$`)
 
-// didYouMean names the nearest of names, if one is near, or else where to look.
+// didYouMean suggests the nearest of names if one is close, or else where to look.
 func didYouMean(given string, names []string, prefix, help string) string {
 	if name, ok := nearest.Name(given, names); ok {
 		return "did you mean " + prefix + name + "?"

@@ -37,8 +37,8 @@ func noCommand(app *cli.App, name string) error {
 	return &usageError{fmt.Sprintf("there is no command %q", name), didYouMean(name, names, "", "walferry --help")}
 }
 
-// commandHelp is the flag package's template for a command with the global options, which
-// may stand behind the command as well, and the rule for the environment.
+// commandHelp is the flag package's template for a command plus the global options, which may
+// follow the command as well, and the rule for the environment.
 func commandHelp() string {
 	var b strings.Builder
 	b.WriteString(cli.CommandHelpTemplate + "\nGLOBAL OPTIONS:\n")
@@ -48,9 +48,9 @@ func commandHelp() string {
 	return b.String()
 }
 
-// completions are what a shell sources, such as: source <(walferry completion bash). The
-// binary itself says what comes next. It is not given what is to be completed unless that is an
-// option, and then not "--", which would end the options; bash makes a word of a =.
+// completions are sourced by a shell, such as: source <(walferry completion bash). The binary
+// itself lists what may come next. It gets the word to be completed only if that is an option, and
+// not if it is "--", which would end the options; bash makes = a word of its own.
 var completions = map[string]string{
 	"bash": `_walferry() {
   local cur="${COMP_WORDS[COMP_CWORD]}" words=("${COMP_WORDS[@]:0:$COMP_CWORD}")
@@ -68,7 +68,7 @@ source <(walferry completion bash)
 `,
 }
 
-// optionValues are what an option can be that is one of a few words.
+// optionValues are the values of options that take one of a few words.
 var optionValues = map[string][]string{
 	"until":        {"copied", "caught-up", "cutover"},
 	"cutover":      {"manual", "auto"},
@@ -79,8 +79,8 @@ var optionValues = map[string][]string{
 	"log-format":   {"text", "json"},
 }
 
-// completeValue prints what the option that is last in front of what is to be completed can be, and
-// reports whether there is such an option.
+// completeValue prints the values of the option in front of the word to be completed, and reports
+// whether there is such an option.
 func completeValue(ui *ui, args []string) bool {
 	if len(args) < 2 || args[len(args)-1] != completionFlag {
 		return false
@@ -90,7 +90,7 @@ func completeValue(ui *ui, args []string) bool {
 		args = args[:len(args)-1]
 	}
 	option, ok := strings.CutPrefix(args[len(args)-1], "--")
-	option, _, inline := strings.Cut(option, "=") // zsh makes no word of a =
+	option, _, inline := strings.Cut(option, "=") // zsh does not split at =
 	prefix := ""
 	if inline {
 		prefix = "--" + option + "="
@@ -102,10 +102,10 @@ func completeValue(ui *ui, args []string) bool {
 	return ok && len(values) > 0
 }
 
-// completionFlag is what the flag package wants to be asked with for what comes next.
+// completionFlag asks the flag package for completions.
 const completionFlag = "--generate-bash-completion"
 
-// completeCommand prints what may follow a command: its options, and those that stand behind every one.
+// completeCommand prints what may follow a command: its options and the global ones.
 func completeCommand(ui *ui, command *cli.Command) cli.BashCompleteFunc {
 	return func(c *cli.Context) {
 		cli.DefaultCompleteWithFlags(command)(c)
@@ -128,7 +128,7 @@ func completeWith(words ...string) cli.BashCompleteFunc {
 
 func completionCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "completion", Usage: "print what makes a shell complete walferry's commands and options", ArgsUsage: "bash|zsh|fish",
+		Name: "completion", Usage: "print a script that completes walferry's commands and options in a shell", ArgsUsage: "bash|zsh|fish",
 		BashComplete: completeWith("bash", "zsh", "fish"),
 		Action: func(c *cli.Context) error {
 			shell := c.Args().First()
@@ -141,7 +141,7 @@ func completionCommand(ui *ui) *cli.Command {
 				ok = true
 			}
 			if !ok {
-				return &usageError{fmt.Sprintf("there is no completion for %q", shell), "it is there for bash, zsh and fish: source <(walferry completion bash)"}
+				return &usageError{fmt.Sprintf("there is no completion for %q", shell), "shells with completion are bash, zsh and fish: source <(walferry completion bash)"}
 			}
 			_, err := fmt.Fprint(ui.stdout, text)
 			return writeErr(err)

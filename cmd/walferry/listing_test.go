@@ -14,7 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// listing is what both servers hold.
+// listing returns what both servers hold.
 func listing(ts *testscript.TestScript) (lines []string) {
 	for _, name := range []string{"source", "target"} {
 		dsn := side(ts, name)
@@ -30,7 +30,7 @@ func listing(ts *testscript.TestScript) (lines []string) {
 	return lines
 }
 
-// read returns a query of testdata, for a migration.
+// read returns a query of testdata for a migration.
 func read(tb testing.TB, query, name string) string {
 	tb.Helper()
 	text, err := os.ReadFile("testdata/" + query + ".sql")
@@ -48,7 +48,7 @@ func remember(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// unchanged holds when both servers hold what remember saw.
+// unchanged passes if both servers hold what remember saw.
 func unchanged(ts *testscript.TestScript, neg bool, _ []string) {
 	before, after := of(ts).before, listing(ts)
 	if before == nil {
@@ -70,8 +70,8 @@ func unchanged(ts *testscript.TestScript, neg bool, _ []string) {
 	}
 }
 
-// reach waits until the migration is in a phase, and run by a migrate if it is
-// following: reach PHASE.
+// reach waits until the migration is in a phase, and run by a migrate if it is following: reach
+// PHASE.
 func reach(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: reach PHASE")
@@ -91,7 +91,7 @@ func reach(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// What the scripts rely on when they say that nothing was changed.
+// The listing sees every kind of object that the scripts claim is unchanged.
 func TestListing_SeesChanges(t *testing.T) {
 	source, _ := pgtest.Default()
 	dsn := pgtest.Shared(t, source).Database(t)

@@ -1,5 +1,5 @@
-// Walferry moves a live PostgreSQL database to another server, without stopping
-// the applications: see https://github.com/walferry/walferry.
+// Walferry moves a live PostgreSQL database to another server, without stopping the applications:
+// see https://github.com/walferry/walferry.
 package main
 
 import (
@@ -26,12 +26,12 @@ const (
 	exitUsage      = 2 // wrong usage or configuration
 	exitBlocked    = 3 // check found something that blocks
 	exitUnchanged  = 4 // a gate or deadline was not met, and everything is as before
-	exitDifference = 5 // a comparison found differences, also one as of a cutover that is done
-	exitStopped    = 6 // stopped by a signal before the end, where the same command resumes
+	exitDifference = 5 // a comparison found differences, including one as of a finished cutover
+	exitStopped    = 6 // stopped by a signal before the end; the same command resumes
 )
 
 func main() {
-	// The first signal asks the work to end well, the second one ends it.
+	// The first signal asks for a clean end, the second one stops at once.
 	ctx, stop := context.WithCancelCause(context.Background())
 	ui := newUI(os.Stdout, os.Stderr)
 	signals := make(chan os.Signal, 2)
@@ -39,10 +39,11 @@ func main() {
 	go func() {
 		got := <-signals
 		ui.column()
-		ui.note("%s: finishing what is in hand; again to stop at once", got)
+		ui.note("%s: finishing work in progress; again to stop at once", got)
 		stop(errStopped)
 		for since := time.Now(); ; {
-			// timeout(1), and a Ctrl-C that reaches a group and is passed on as well, send one signal twice.
+			// timeout(1), and a Ctrl-C that reaches the process group and is also forwarded,
+			// deliver one signal twice.
 			if <-signals; time.Since(since) > sameSignal {
 				break
 			}
@@ -50,11 +51,12 @@ func main() {
 		ui.note("stopped at once")
 		os.Exit(exitFailed)
 	}()
-	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of its writer, not the end of a migration
+	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error to its writer, not the end of a migration
 	os.Exit(run(ctx, ui, os.Args))
 }
 
-// sameSignal is within which a second signal is the first one again: nobody asks twice so fast.
+// sameSignal is how long a second signal counts as the first one: nobody presses Ctrl-C twice that
+// fast.
 const sameSignal = 250 * time.Millisecond
 
 var errStopped = errors.New("stopped by a signal")
@@ -116,16 +118,17 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// stoppedError says that a signal has ended a migrate before its end. What starts it, such
-// as a Kubernetes Job, must not take that for done: nobody follows, and the slot holds WAL.
+// stoppedError reports that a signal has stopped a migrate before its end. Its supervisor, such as
+// a Kubernetes Job, must not take that for success: nothing follows the source, and the slot holds
+// back WAL.
 type stoppedError struct{ phase migration.Phase }
 
 func (e *stoppedError) Error() string { return "stopped by a signal in phase " + string(e.phase) }
 
-// Hint is what the operator can do.
+// Hint implements the hint of an error.
 func (e *stoppedError) Hint() string {
 	if e.phase == migration.Finished {
-		return "the target is open; `walferry migrate` does what is left"
+		return "the target is open; `walferry migrate` does the rest"
 	}
 	return "`walferry migrate` resumes from here; until then the slot holds back WAL on the source"
 }
@@ -138,7 +141,7 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.problem }
 
-// Hint is what the operator can do.
+// Hint implements the hint of an error.
 func (e *usageError) Hint() string { return e.advice }
 
 func newApp(ui *ui) *cli.App {
@@ -190,7 +193,7 @@ func newApp(ui *ui) *cli.App {
 	return app
 }
 
-// writeErr tells a broken pipe from other failures to print a result.
+// writeErr wraps a failure to print a result, except for a broken pipe.
 func writeErr(err error) error {
 	if err == nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
 		return nil

@@ -25,13 +25,12 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"walferry": main})
 }
 
-// canary is in the password of every connection string of the scripts, and of
-// everything in it no letter may ever be seen: neither the first nor the last
-// part, in whatever way it is written.
+// canary is the password in every connection string of the scripts. No part of it may ever be
+// printed, neither the first nor the last, in whatever way it is written.
 const canary = `canary's:/?#[@]%20 "wren`
 
-// TestScripts runs the shell sessions in testdata/script. Beside the commands of
-// testscript they have those of this file.
+// TestScripts runs the shell sessions in testdata/script. They have the commands of this file in
+// addition to those of testscript.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -61,7 +60,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// script is what the commands of a script share.
+// script is the state that the commands of a script share.
 type script struct {
 	tb      testing.TB
 	servers map[string]*pgtest.Server // those of its own, by side
@@ -74,8 +73,8 @@ type scriptKey struct{}
 
 func of(ts *testscript.TestScript) *script { return ts.Value(scriptKey{}).(*script) }
 
-// exits runs a command to its end and holds its exit code against the one that is
-// named: exits CODE COMMAND ARGS... Nothing of the canary is in what it prints.
+// exits runs a command to its end and compares its exit code: exits CODE COMMAND ARGS... Nothing of
+// the canary may be in its output.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE COMMAND ARGS...")
@@ -93,7 +92,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	quiet(ts, false, nil)
 }
 
-// quiet holds when nothing of the canary is in what the last command printed.
+// quiet passes if nothing of the canary is in the output of the last command.
 func quiet(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, from := range []string{"stdout", "stderr"} {
 		text := strings.ToLower(ts.ReadFile(from))
@@ -105,7 +104,7 @@ func quiet(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// servers makes a fresh database on a source and one on a target.
+// servers creates fresh databases on a source and a target.
 func servers(ts *testscript.TestScript, _ bool, _ []string) {
 	sourceMajor, targetMajor := pgtest.Default()
 	source, target := pgtest.Pair(of(ts).tb, sourceMajor, targetMajor)
@@ -113,8 +112,8 @@ func servers(ts *testscript.TestScript, _ bool, _ []string) {
 	use(ts, "target", target)
 }
 
-// use makes a database one of the two sides. Where the server asks for no password,
-// the connection string holds one all the same: the canary.
+// use makes a database one of the two sides. Its connection string has a password even if the
+// server asks for none: the canary.
 func use(ts *testscript.TestScript, side, dsn string) {
 	u, err := url.Parse(dsn)
 	ts.Check(err)
@@ -128,8 +127,7 @@ func use(ts *testscript.TestScript, side, dsn string) {
 	ts.Setenv(name+"_PORT", u.Port())
 }
 
-// server starts a server of the script's own for a side: server SIDE [password]
-// [SETTING=VALUE...].
+// server starts a separate server for a side: server SIDE [password] [SETTING=VALUE...].
 func server(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: server SIDE [password] [SETTING=VALUE...]")
@@ -151,7 +149,7 @@ func server(ts *testscript.TestScript, neg bool, args []string) {
 	use(ts, args[0], s.URL("postgres"))
 }
 
-// standby starts a side's server again, as a standby of nobody: standby SIDE.
+// standby restarts a side's server as a standby without a primary: standby SIDE.
 func standby(ts *testscript.TestScript, _ bool, args []string) {
 	s, ctx := of(ts).servers[args[0]], of(ts).tb.Context()
 	ts.Check(s.Stop(ctx, "fast"))
@@ -161,8 +159,8 @@ func standby(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(s.Start(ctx))
 }
 
-// runSQL runs SQL on a side, or in the database of a connection string, and prints
-// the rows of the last statement: sql SIDE SQL...
+// runSQL runs SQL on a side, or in the database of a connection string, and prints the rows of the
+// last statement: sql SIDE SQL...
 func runSQL(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: sql SIDE SQL...")
@@ -172,7 +170,7 @@ func runSQL(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// role makes a role that may log in and nothing else: role SIDE NAME.
+// role creates a role that may log in and nothing else: role SIDE NAME.
 func role(ts *testscript.TestScript, _ bool, args []string) {
 	dsn, name := side(ts, args[0]), args[1]
 	pgtest.Exec(of(ts).tb, dsn, `create role `+name+` login`)
@@ -188,8 +186,8 @@ func role(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// foreign makes or drops, on the source, what is named as the migration's own would
-// be: foreign slot, foreign no-slot, foreign publication.
+// foreign creates or drops, on the source, objects with the names of the migration's own: foreign
+// slot, foreign no-slot, foreign publication.
 func foreign(ts *testscript.TestScript, _ bool, args []string) {
 	sql := map[string]string{
 		"slot":        `select pg_create_logical_replication_slot('walferry_%s', 'pgoutput')`,
@@ -207,7 +205,7 @@ func side(ts *testscript.TestScript, name string) string {
 	return dsn
 }
 
-// The flag package takes what stands in backquotes for the name of an option's value.
+// The flag package takes text in backquotes for the name of an option's value.
 func TestUsageTexts(t *testing.T) {
 	app := newApp(newUI(os.Stdout, os.Stderr))
 	for _, c := range append(app.Commands, &cli.Command{Flags: app.Flags}) {

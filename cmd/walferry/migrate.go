@@ -16,19 +16,19 @@ import (
 
 func migrateCommand(ui *ui) *cli.Command {
 	flags := append(selectionFlags(),
-		&cli.StringFlag{Name: "until", Usage: "copied: a plain one-time copy; caught-up: stop there, the same command goes on; cutover", DefaultText: "cutover"},
-		&cli.StringFlag{Name: "cutover", Usage: "manual: wait for 'walferry cutover'; auto: when it has caught up", DefaultText: "manual"},
+		&cli.StringFlag{Name: "until", Usage: "copied: a plain one-time copy; caught-up: stop there, the same command resumes; cutover", DefaultText: "cutover"},
+		&cli.StringFlag{Name: "cutover", Usage: "manual: wait for 'walferry cutover'; auto: once it has caught up", DefaultText: "manual"},
 		&cli.StringFlag{Name: "piece-size", Usage: "size above which a table is copied in pieces, such as 512MB", DefaultText: "so that all jobs end together"},
-		&cli.StringFlag{Name: "max-retained-wal", Usage: "WAL that the slot may hold back on the source, such as 100GB: with more the migration is given up, so that the source survives; none: warn only", DefaultText: "none"},
-		&cli.StringFlag{Name: "on-new-table", Usage: "stop or ignore, when the source gets tables that are not followed", DefaultText: "stop"},
+		&cli.StringFlag{Name: "max-retained-wal", Usage: "WAL that the slot may hold back on the source, such as 100GB: beyond that the migration is given up, so that the source survives; none: warn only", DefaultText: "none"},
+		&cli.StringFlag{Name: "on-new-table", Usage: "stop or ignore, if the source gets tables that are not followed", DefaultText: "stop"},
 		&cli.BoolFlag{Name: "verify", Usage: "compare both sides as of the cutover, once the target is open"},
 	)
 	return &cli.Command{
 		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done",
 		Flags: append(flags, cutoverFlags()...),
-		Description: "A migration that has begun is resumed with the options that it has had so far. --include, --exclude, --insert-only and --schema stay what they are;\n" +
-			"--until, --cutover, --verify, --max-retained-wal, --on-new-table, --timeout, --max-lag and --without are changed for this run and those after it\n" +
-			"by giving them again (--verify=false takes it back); --jobs, --index-jobs and --piece-size hold for one run.",
+		Description: "A migration that has begun resumes with the options it had so far. --include, --exclude, --insert-only and --schema cannot be changed;\n" +
+			"--until, --cutover, --verify, --max-retained-wal, --on-new-table, --timeout, --max-lag and --without are changed for this and later runs\n" +
+			"by giving them again (--verify=false turns it off); --jobs, --index-jobs and --piece-size apply to one run.",
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			return migrate(ui, c, config)
 		}),
@@ -53,11 +53,12 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		_, told := ui.stdout.Write([]byte(clean(cutoverText(outcome.Cutover))))
 		return errors.Join(&stoppedError{outcome.Phase}, err, writeErr(told))
 	}
-	// A cutover that is done is told of also where err says that the comparison was not what it should be.
+	// A finished cutover is reported even if err says that the comparison failed or found
+	// differences.
 	return errors.Join(err, ui.finished(outcome))
 }
 
-// findings tells what the preflight of a migrate has found, but for what is merely good to know.
+// findings prints what the preflight of a migrate has found, except for what is merely informative.
 func (u *ui) findings(r check.Report) {
 	shown := slices.DeleteFunc(slices.Clone(r.Findings), func(f check.Finding) bool { return f.Severity == check.Info })
 	if u.json {
@@ -90,17 +91,17 @@ func (u *ui) finished(o migration.Outcome) error {
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
 		b.WriteString(cutoverText(o.Cutover))
 		if c := o.Cutover.Comparison; c != nil && c.Equal != nil && !*c.Equal {
-			b.WriteString("the target is the database now; the source has every row of its own until walferry cleanup: keep it until the differences are dealt with\n")
+			b.WriteString("the target is the database now; the source keeps all of its rows: keep it, without walferry cleanup, until the differences are dealt with\n")
 			break
 		}
-		b.WriteString("the target is the database now; when no client uses the source any more: walferry cleanup\n")
+		b.WriteString("the target is the database now; once no client uses the source any more: walferry cleanup\n")
 	case o.Phase == migration.Finished && o.Until == migration.UntilCopied:
-		fmt.Fprintf(&b, "copied %s rows, set %d sequences; slot and publication are gone again\n"+
-			"the target can be used; what the source has written since the copy began is not in it\n", countText(o.Rows), o.Sequences)
+		fmt.Fprintf(&b, "copied %s rows, set %d sequences; slot and publication are dropped again\n"+
+			"the target can be used; writes to the source since the copy began are not in it\n", countText(o.Rows), o.Sequences)
 	case o.Phase == migration.Finished:
 		b.WriteString(finishedAlready)
 	case o.Until == migration.UntilCaughtUp:
-		fmt.Fprintf(&b, "caught up; the slot stays, and `walferry migrate` goes on\n")
+		fmt.Fprintf(&b, "caught up; the slot stays, and `walferry migrate` resumes\n")
 	}
 	_, err := u.stdout.Write([]byte(clean(b.String())))
 	return writeErr(err)

@@ -12,10 +12,11 @@ import (
 	"github.com/walferry/walferry/internal/migration"
 )
 
-// logInterval is how often a migrate that is not watched on a terminal says where it is.
+// logInterval is how often a migrate without a terminal logs its progress.
 const logInterval = 10 * time.Second
 
-// progress shows what a running migrate does: bars on a terminal, otherwise a log line now and then.
+// progress shows what a running migrate is doing: bars on a terminal, otherwise a log line now and
+// then.
 type progress struct {
 	ui    *ui
 	watch func() migration.Status
@@ -43,7 +44,7 @@ func (p *progress) stop() {
 	p.wait.Wait()
 }
 
-// measure keeps the rate of transactions, over a second at least.
+// measure updates the rate of transactions, over at least a second.
 func (p *progress) measure(v migration.Status) {
 	now := time.Now()
 	if p.lastAt.IsZero() {
@@ -55,7 +56,7 @@ func (p *progress) measure(v migration.Status) {
 	}
 }
 
-// caughtUp tells once that the cutover can be asked for.
+// caughtUp notes once that the cutover can be requested.
 func (p *progress) caughtUp(v migration.Status) {
 	if p.told || v.Phase != migration.Following || v.Stream.LagSeconds == nil || *v.Stream.LagSeconds > 1 || v.ByItself {
 		return
@@ -64,7 +65,7 @@ func (p *progress) caughtUp(v migration.Status) {
 	p.ui.note("caught up: run `walferry cutover` when ready (`walferry cutover --dry-run` rehearses it)")
 }
 
-// line says in a line what is being done.
+// line describes the work in progress on one line.
 func (p *progress) line(v migration.Status) string {
 	switch v.Phase {
 	case migration.Copying:
@@ -91,7 +92,7 @@ func (p *progress) line(v migration.Status) string {
 	case migration.Fenced, migration.Drained:
 		return "cutting over: " + string(v.Phase)
 	case migration.Finished:
-		return "finished: the target is open; what comes after it is being done"
+		return "finished: the target is open; doing what comes after the opening"
 	}
 	return string(v.Phase) + ": " + v.Step
 }
@@ -114,14 +115,14 @@ func (p *progress) log() {
 	}
 }
 
-// draw shows a bar for each table that is being copied, one for all of them, and
-// below them a line of what is being done.
+// draw shows a bar for each table that is being copied, one for all of them, and below them a line
+// that describes the work in progress.
 func (p *progress) draw() {
 	container := mpb.New(mpb.WithOutput(p.ui.screen), mpb.WithWidth(100), mpb.WithRefreshRate(200*time.Millisecond), mpb.WithAutoRefresh())
 	p.ui.draw(func(line string) { fmt.Fprintln(container, line) })
 	d := &drawing{p: p, container: container, tables: map[string]*mpb.Bar{}, rows: map[string]int64{}, name: 32, filler: 24}
 	if columns, _, err := term.GetSize(int(p.ui.screen.Fd())); err == nil && columns < 110 {
-		d.name, d.filler = max(10, min(24, columns/4)), max(5, columns/10) // what is left and how long it takes comes last
+		d.name, d.filler = max(10, min(24, columns/4)), max(5, columns/10) // what is left, and the time it takes, come last
 	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -141,7 +142,7 @@ func (p *progress) draw() {
 	p.ui.draw(nil)
 }
 
-// drawing is what is on the terminal.
+// drawing is the display on the terminal.
 type drawing struct {
 	p         *progress
 	container *mpb.Progress
@@ -152,7 +153,7 @@ type drawing struct {
 	mu   sync.Mutex
 	text string
 	eta  string
-	rows map[string]int64 // copied, of the tables that have a bar
+	rows map[string]int64 // rows copied of the tables that have a bar
 
 	name, filler int // columns
 }

@@ -16,13 +16,13 @@ import (
 
 func statusCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "status", Usage: "where it stands, from what both servers hold; from any host",
-		Flags: []cli.Flag{jsonFlag(), &cli.BoolFlag{Name: "watch", Usage: "again every second, until interrupted"}},
+		Name: "status", Usage: "where the migration stands, from what both servers hold; runs on any host",
+		Flags: []cli.Flag{jsonFlag(), &cli.BoolFlag{Name: "watch", Usage: "refresh every second, until interrupted"}},
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			for {
 				st, err := migration.ReadStatus(c.Context, config)
 				if c.Bool("watch") && c.Context.Err() != nil {
-					return nil // a status that was read in part is none
+					return nil // a status that was partly read is useless
 				}
 				if err != nil {
 					return err
@@ -32,7 +32,7 @@ func statusCommand(ui *ui) *cli.Command {
 					return state.NoMigration(st.Name, st.Known)
 				}
 				if err != nil || !c.Bool("watch") {
-					return writeErr(err) // whoever reads no more has seen enough
+					return writeErr(err) // a reader that has closed the pipe has seen enough
 				}
 				if wait.Sleep(c.Context, time.Second) != nil {
 					return nil
@@ -42,8 +42,8 @@ func statusCommand(ui *ui) *cli.Command {
 	}
 }
 
-// status prints a status: as JSON on lines of its own, or on one where another follows; for
-// people, over the one before where that is on a terminal.
+// status prints a status: as indented JSON, or on one line if another follows; for people, in place
+// of the previous one if stdout is a terminal.
 func (u *ui) status(st migration.Status, asJSON, watch bool) error {
 	var text string
 	switch {
@@ -66,7 +66,8 @@ func (u *ui) status(st migration.Status, asJSON, watch bool) error {
 	return err
 }
 
-// lagText is the lag, or that nobody knows it: a source that does not answer is no lag of 0.
+// lagText returns the lag, or that it is not known: a source that does not answer is not a lag of
+// 0.
 func lagText(s migration.StreamStatus) string {
 	if s.LagSeconds == nil || s.LagBytes == nil {
 		if s.LagBytes == nil {
@@ -77,7 +78,7 @@ func lagText(s migration.StreamStatus) string {
 	return secondsText(*s.LagSeconds) + ", " + bytesText(*s.LagBytes)
 }
 
-// fenceText says whether the source refuses writes.
+// fenceText describes whether the source refuses writes.
 func fenceText(f migration.FenceStatus) string {
 	switch {
 	case f.Sealed:
@@ -87,11 +88,10 @@ func fenceText(f migration.FenceStatus) string {
 	case f.Closed:
 		return fmt.Sprintf("closed on %d tables: the source refuses writes to them", f.Tables)
 	}
-	return fmt.Sprintf("open; its triggers are still on %d tables, and let everybody pass; the next cutover, run of migrate, or cleanup takes them", f.Tables)
+	return fmt.Sprintf("open; its triggers are still on %d tables, and let all writes pass; the next cutover, run of migrate, or cleanup drops them", f.Tables)
 }
 
-// statusText is the status for people.
-// statusPage is a status as people read it: rows of a name and what there is to say.
+// statusPage is a status for people: rows of a name and a text.
 type statusPage struct{ strings.Builder }
 
 func (p *statusPage) row(name, format string, args ...any) {
@@ -111,7 +111,7 @@ func statusText(s migration.Status) string {
 	return p.String()
 }
 
-// migration is what it is, on which servers.
+// migration adds the migration's state and its servers.
 func (p *statusPage) migration(s migration.Status) {
 	phase := string(s.Phase)
 	switch {
@@ -149,7 +149,7 @@ func (p *statusPage) slot(s migration.SourceStatus) {
 		p.row("slot", "%s: the source has none of that name", s.Slot)
 		return
 	}
-	state := "not read by anybody"
+	state := "not in use"
 	if s.SlotActive {
 		state = "active"
 	}
@@ -166,7 +166,7 @@ func (p *statusPage) slot(s migration.SourceStatus) {
 	}
 }
 
-// moved is what was copied and followed.
+// moved adds what was copied and applied.
 func (p *statusPage) moved(s migration.Status) {
 	if s.Copy.Tables > 0 || s.Copy.PiecesDone > 0 {
 		copied := fmt.Sprintf("%d of %d tables, %s rows, %s of %s", s.Copy.TablesDone, s.Copy.Tables, countText(s.Copy.Rows), bytesText(s.Copy.Bytes), bytesText(s.Copy.BytesTotal))
@@ -193,13 +193,13 @@ func (p *statusPage) moved(s migration.Status) {
 	}
 }
 
-// findings are what the operator should know of before, and after, the cutover.
+// findings adds what the operator should know before, and after, the cutover.
 func (p *statusPage) findings(s migration.Status) {
 	if f := s.Source.Fence; f != nil {
 		p.row("fence", "%s", fenceText(*f))
 	}
 	for _, t := range s.InsertOnlyBroken {
-		p.row("note", "%s was updated in spite of --insert-only: it is to be copied again while following", t)
+		p.row("note", "%s was updated despite --insert-only: it will be copied again while following", t)
 	}
 	if c := s.LastComparison; c != nil {
 		text := fmt.Sprintf("%d tables at %s, %s", c.Compared, c.Position, c.At.UTC().Format("2006-01-02 15:04:05 MST"))
@@ -220,7 +220,7 @@ func (p *statusPage) findings(s migration.Status) {
 		p.row("disabled", "the opening could not enable it; run on the target: %s", sql)
 	}
 	for _, t := range s.NewTables {
-		p.row("note", "%s was created later: it is not followed, and stays behind", t)
+		p.row("note", "%s was created later: it is not followed, and is left behind", t)
 	}
 }
 

@@ -19,13 +19,13 @@ import (
 
 func streamCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "stream", Usage: "decode a slot to stdout, one JSON object a transaction and line; needs only --source",
+		Name: "stream", Usage: "decode a slot to stdout, one transaction per line as JSON; needs only --source",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "slot", Usage: "a pgoutput slot; without it one of its own is made, and dropped at the end"},
+			&cli.StringFlag{Name: "slot", Usage: "a pgoutput slot; without it, one is created, and dropped at the end"},
 			&cli.StringSliceFlag{Name: "publication", Usage: "publications to decode; repeatable", DefaultText: "walferry_NAME"},
 			&cli.StringFlag{Name: "start", Usage: "LSN to begin at", DefaultText: "where the slot stands"},
-			&cli.IntFlag{Name: "limit", Usage: "stop after so many transactions", DefaultText: "none"},
-			&cli.BoolFlag{Name: "ack", Usage: "acknowledge what was printed, so that the slot moves on"},
+			&cli.IntFlag{Name: "limit", Usage: "stop after this many transactions", DefaultText: "none"},
+			&cli.BoolFlag{Name: "ack", Usage: "acknowledge what was printed, so that the slot advances"},
 		},
 		Action: func(c *cli.Context) error {
 			s, err := load(ui, c)
@@ -49,23 +49,23 @@ func streamCommand(ui *ui) *cli.Command {
 			}
 			if start := c.String("start"); start != "" {
 				if config.Start, err = pglogrepl.ParseLSN(start); err != nil {
-					return &usageError{fmt.Sprintf("--start %q is not an LSN", start), "an LSN is written such as 16/B374D848; `select pg_current_wal_lsn()` shows one"}
+					return &usageError{fmt.Sprintf("--start %q is not an LSN", start), "an LSN looks like 16/B374D848; `select pg_current_wal_lsn()` shows one"}
 				}
 			}
 			if c.Int("limit") < 0 {
-				return &usageError{"--limit must not be negative", "0, or no --limit, is without end"}
+				return &usageError{"--limit must not be negative", "0, or no --limit, means no end"}
 			}
 			return stream(c.Context, ui, source, config, c.Int("limit"), c.Bool("ack"))
 		},
 	}
 }
 
-// stream prints transactions until ctx ends or limit is reached. A slot of its own
-// is dropped at the end.
+// stream prints transactions until ctx ends or limit is reached. A slot that stream created is
+// dropped at the end.
 func stream(ctx context.Context, ui *ui, source string, config decoder.Config, limit int, ack bool) (err error) {
 	if config.Slot == "" {
 		config.Slot = fmt.Sprintf("walferry_stream_%d", os.Getpid())
-		ack = true // nobody else has a use for it
+		ack = true // nothing else uses it
 		exported, err := slot.Export(ctx, source, slot.ExportConfig{Slot: config.Slot, Logger: ui.logger})
 		if err != nil {
 			return err
@@ -83,7 +83,7 @@ func stream(ctx context.Context, ui *ui, source string, config decoder.Config, l
 	out := bufio.NewWriterSize(ui.data, 1<<20)
 	var line []byte
 	for n := 0; limit == 0 || n < limit; {
-		// What is buffered is printed when nothing more has come for a moment.
+		// The buffer is flushed if nothing more has arrived for a moment.
 		wait, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		tx, err := s.Next(wait)
 		cancel()

@@ -16,9 +16,9 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// secure makes a side's server offer TLS under a certificate for the name localhost,
-// and let nobody in without it: secure SIDE. The authority is in ca.pem, and
-// another one, which has signed nothing, in other.pem.
+// secure makes a side's server offer TLS with a certificate for localhost, and accept no connection
+// without it: secure SIDE. The authority is in ca.pem, and another one, which has signed nothing,
+// in other.pem.
 func secure(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: secure SIDE")
@@ -44,7 +44,7 @@ func secure(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(s.Restart(tb.Context()))
 }
 
-// expire gives a side's server, which is secure, a certificate that has expired: expire SIDE.
+// expire gives a side's secure server an expired certificate: expire SIDE.
 func expire(ts *testscript.TestScript, _ bool, args []string) {
 	s := of(ts).servers[args[0]]
 	certificate, key := of(ts).authority.issue(ts, "localhost", -time.Minute)
@@ -77,7 +77,7 @@ func newAuthority(ts *testscript.TestScript) *authority {
 	return &authority{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue makes a server's certificate, good for a time from now, and its key, as PEM.
+// issue returns a server certificate, valid for a time from now, and its key, as PEM.
 func (a *authority) issue(ts *testscript.TestScript, name string, good time.Duration) (certificate, key []byte) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)

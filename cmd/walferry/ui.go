@@ -19,12 +19,11 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// ui decides what goes where: results to stdout, everything else to stderr, and
-// no secret to either.
+// ui decides what goes where: results to stdout, everything else to stderr, and secrets to neither.
 type ui struct {
 	stdout, stderr io.Writer
-	data           io.Writer // stdout for rows of the user, which nothing may change
-	screen         *os.File  // stderr for bars, of names and numbers only: the cursor is moved on a file alone
+	data           io.Writer // stdout for rows of the user, which must not be altered
+	screen         *os.File  // stderr for bars: only names and numbers; moving the cursor needs a file
 	terminal       bool      // stderr is one
 	outTerminal    bool      // stdout is one
 	args           []string  // of the command line
@@ -34,7 +33,7 @@ type ui struct {
 	redactor session.Redactor
 	above    func(line string) // writes a line above what is being drawn; nil: nothing is
 	logger   *slog.Logger
-	json     bool // logger writes JSON, and so does everything else that goes to stderr
+	json     bool // logger writes JSON, and everything else on stderr is JSON, too
 }
 
 func newUI(stdout, stderr *os.File) *ui {
@@ -44,7 +43,7 @@ func newUI(stdout, stderr *os.File) *ui {
 	return u
 }
 
-// redacting is the one door through which everything leaves but the data of stream.
+// redacting is the one way out for everything but the data of stream.
 type redacting struct {
 	u  *ui
 	to io.Writer
@@ -60,8 +59,7 @@ func (w *redacting) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// hide makes the secrets of connection strings, and of whatever may hold one,
-// unprintable.
+// hide makes the secrets of connection strings, and of anything that may contain one, unprintable.
 func (u *ui) hide(dsns ...string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -85,7 +83,7 @@ func (u *ui) line(text string) {
 	fmt.Fprintln(u.stderr, text)
 }
 
-// note tells the operator something: a record of the log where a program reads that.
+// note tells the operator something: as a log record if the log is for programs.
 func (u *ui) note(format string, args ...any) {
 	if text := fmt.Sprintf(format, args...); u.json {
 		u.logger.Warn(text)
@@ -94,8 +92,8 @@ func (u *ui) note(format string, args ...any) {
 	}
 }
 
-// column puts the cursor back to where the bars have left it: the terminal has
-// written ^C there, and what is drawn next would begin behind it.
+// column moves the cursor back to where the bars left it: the terminal has echoed ^C there, and
+// what is drawn next would start after it.
 func (u *ui) column() {
 	if u.terminal {
 		io.WriteString(u.screen, "\r") //nolint:errcheck // a terminal that is gone shows no bars
@@ -135,14 +133,14 @@ func (u *ui) fail(err error) {
 	}
 }
 
-// longest is how much of an error is printed: servers choose its length.
+// longest limits how much of an error is printed: servers choose its length.
 const longest = 16 << 10
 
-// oneLine keeps what others have chosen, such as a name with a newline in it, from looking
-// like a line of ours.
+// oneLine keeps text chosen by others, such as a name with a newline in it, from looking like a
+// line of ours.
 func (u *ui) oneLine(text string) string {
 	u.mu.Lock()
-	text = u.redactor.Text(text) // first: a secret that was cut in two is not known any more
+	text = u.redactor.Text(text) // first: a secret that was cut in two is not recognized
 	u.mu.Unlock()
 	text = strings.ReplaceAll(strings.TrimRight(text, "\r\n"), "\n", "; ")
 	if len(text) > longest {
@@ -165,7 +163,7 @@ func (u *ui) result(v any) error {
 	return writeErr(err)
 }
 
-// clean takes away what would move a terminal's cursor: servers choose their messages.
+// clean replaces what would move a terminal's cursor: servers choose their messages.
 func clean(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' {
@@ -178,7 +176,7 @@ func clean(text string) string {
 	}, text)
 }
 
-// setLog chooses the form and level of the log of a migration.
+// setLog sets the format and level of a migration's log.
 func (u *ui) setLog(level, format, migration string) error {
 	var l slog.Level
 	if level != "" {
@@ -190,7 +188,7 @@ func (u *ui) setLog(level, format, migration string) error {
 	case "", "text":
 		u.logger = slog.New(&textHandler{u: u, level: l})
 	case "json":
-		u.json, u.terminal = true, false // bars would stand between the records
+		u.json, u.terminal = true, false // bars would mix with the records
 		handler := slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l, ReplaceAttr: plainAttr})
 		u.logger = slog.New(handler).With("migration", migration)
 	default:
@@ -199,8 +197,8 @@ func (u *ui) setLog(level, format, migration string) error {
 	return nil
 }
 
-// plainAttr writes values for programs: positions as PostgreSQL writes them, durations in
-// seconds. JSON would have them as integers and nanoseconds.
+// plainAttr formats values for programs: positions as PostgreSQL writes them, durations in seconds.
+// As JSON they would be integers and nanoseconds.
 func plainAttr(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindDuration:
@@ -216,7 +214,7 @@ func plainAttr(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// lines is a writer whose every Write is a line.
+// lines is a writer for which every Write is a line.
 type lines struct{ u *ui }
 
 func (l *lines) Write(p []byte) (int, error) {
@@ -224,7 +222,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// textHandler writes a log for people: the time, the message, then key=value.
+// textHandler writes a log for people: time, message, key=value.
 type textHandler struct {
 	u     *ui
 	level slog.Level
@@ -239,7 +237,7 @@ func (h *textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &textHandler{h.u, h.level, append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
 }
 
-// WithGroup implements slog.Handler; nothing here groups.
+// WithGroup implements slog.Handler; nothing here uses groups.
 func (h *textHandler) WithGroup(string) slog.Handler { return h }
 
 // Handle implements slog.Handler.

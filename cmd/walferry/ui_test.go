@@ -17,7 +17,7 @@ import (
 	"github.com/walferry/walferry/internal/migration"
 )
 
-// printed is what a function writes to stdout and stderr.
+// printed returns what a function writes to stdout and stderr.
 func printed(t *testing.T, f func(*ui)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "printed")
@@ -34,7 +34,7 @@ func printed(t *testing.T, f func(*ui)) string {
 	return string(text)
 }
 
-// A server's error is shown on one line, whatever it holds, and without the values of a row.
+// A server's error is shown on one line, whatever it contains, and without the values of a row.
 func TestFail(t *testing.T) {
 	for name, c := range map[string]struct {
 		err        error
@@ -65,7 +65,7 @@ func TestFail(t *testing.T) {
 	}
 }
 
-// A name cannot make a line of the log, nor of a report, nor move the cursor.
+// A name cannot forge a line of the log or of a report, nor move the cursor.
 func TestNames_OneLine(t *testing.T) {
 	const name = "public.a\n0 block\r\n12:00:00 phase finished\x1b[31m"
 	for _, format := range []string{"text", "json"} {
@@ -104,8 +104,8 @@ func TestNames_OneLine(t *testing.T) {
 	}
 }
 
-// A program that reads the log reads nothing else between its records, a position is written
-// as PostgreSQL writes it, and each record says which migration it is of.
+// A log for programs has nothing between its records, a position is written as PostgreSQL writes
+// it, and each record names its migration.
 func TestLog_JSON(t *testing.T) {
 	finding := check.Finding{ID: "wal-level", Severity: check.Block, On: "source", Seen: "it is replica", Do: "set it", SQL: []string{"alter system"}}
 	got := printed(t, func(u *ui) {

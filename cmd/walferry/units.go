@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// bytesText is a size for people.
+// bytesText formats a size for people.
 func bytesText(n int64) string {
 	units := []string{"B", "kB", "MB", "GB", "TB", "PB"}
 	v, i := float64(n), 0
@@ -22,11 +22,11 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f %s", v, units[i])
 }
 
-// sizeForm is a size: a whole number and a unit, as PostgreSQL's settings have it, or as others
-// write the same. A unit is 1024 of the one before.
+// sizeForm matches a size: a whole number and a unit, written as in PostgreSQL's settings or in
+// another common form. Each unit is 1024 of the one before.
 var sizeForm = regexp.MustCompile(`^(\d+) ?([kKMGT])(i?B)?$`)
 
-// parseSize reads a size, such as 100GB, 100GiB or 100G.
+// parseSize parses a size, such as 100GB, 100GiB or 100G.
 func parseSize(text string) (int64, bool) {
 	parts := sizeForm.FindStringSubmatch(strings.TrimSpace(text))
 	if parts == nil {
@@ -40,7 +40,7 @@ func parseSize(text string) (int64, bool) {
 	return n << shift, true
 }
 
-// parseDuration reads a duration; a number without a unit is of seconds.
+// parseDuration parses a duration; a number without a unit is in seconds.
 func parseDuration(text string) (time.Duration, bool) {
 	text = strings.TrimSpace(text)
 	if _, err := strconv.ParseFloat(text, 64); err == nil {
@@ -50,7 +50,7 @@ func parseDuration(text string) (time.Duration, bool) {
 	return d, err == nil
 }
 
-// countText is a number with its thousands apart.
+// countText formats a number with its thousands separated.
 func countText(n int64) string {
 	s := fmt.Sprint(n)
 	var b strings.Builder

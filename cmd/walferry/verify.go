@@ -11,7 +11,7 @@ import (
 	"github.com/walferry/walferry/internal/verify"
 )
 
-// differenceError says that verify found differences.
+// differenceError reports that verify found differences.
 type differenceError struct{ differ, uncompared int }
 
 func (e *differenceError) Error() string {
@@ -22,19 +22,19 @@ func (e *differenceError) Error() string {
 	return text
 }
 
-// incompleteError says that nothing differs of what verify could compare, which is not all.
+// incompleteError reports that verify found no difference, but could not compare everything.
 type incompleteError struct{ uncompared int }
 
 func (e *incompleteError) Error() string {
 	return fmt.Sprintf("%d tables were not compared: whether they are equal is not known", e.uncompared)
 }
 
-// Hint is what the operator can do.
+// Hint implements the hint of an error.
 func (e *incompleteError) Hint() string {
-	return "verify again, with --table for these alone; above all when nobody truncates or rewrites them"
+	return "verify them again, with --table, preferably while nothing truncates or rewrites them"
 }
 
-// verdict is the error that a comparison means, if any.
+// verdict returns the error that a comparison amounts to, if any.
 func verdict(v *migration.Verified) error {
 	switch {
 	case v.Differs():
@@ -145,7 +145,7 @@ func printVerified(w io.Writer, v migration.Verified) error {
 	case v.Compared > 0:
 		fmt.Fprintf(&b, "%s: equal%s%s\n", compared, where, rest)
 	case v.NotCompared > 0:
-		fmt.Fprintf(&b, "NOTHING was compared%s: none of %d tables could be read as it was\n", where, v.NotCompared)
+		fmt.Fprintf(&b, "NOTHING was compared%s: none of %d tables could be read in that state\n", where, v.NotCompared)
 	default:
 		b.WriteString("there is no table to compare\n")
 	}

@@ -14,7 +14,7 @@ import (
 type Stranger struct {
 	Object string // as in table walferry.progress
 	Why    string
-	Mend   string // a statement that takes it away
+	Fix    string // a statement that takes it away
 	Kind   Hand
 }
 
@@ -23,7 +23,7 @@ type Hand string
 
 const (
 	Owner Hand = "owner" // it belongs to him
-	Grant Hand = "grant" // a privilege: Mend revokes it, and nothing else is lost by that
+	Grant Hand = "grant" // a privilege: Fix revokes it, and nothing else is lost by that
 	Shape Hand = "shape" // it is, or has, what nothing of walferry's is or has
 )
 
@@ -229,8 +229,8 @@ func own(ctx context.Context, conn *pgx.Conn, sql string) error {
 		var revoked bool
 		for _, s := range strangers {
 			if s.Kind == Grant {
-				if _, err := tx.Exec(ctx, s.Mend); err != nil {
-					return fmt.Errorf("%s: %w", s.Mend, err)
+				if _, err := tx.Exec(ctx, s.Fix); err != nil {
+					return fmt.Errorf("%s: %w", s.Fix, err)
 				}
 				revoked = true
 			}

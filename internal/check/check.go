@@ -1,11 +1,10 @@
-// Package check finds out, before anything is changed, whether a migration can
-// work: what would stop it, what would surprise, and the SQL that mends it.
+// Package check finds out, before anything is changed, whether a migration can work: what would
+// stop it, what may surprise, and the SQL that fixes it.
 //
-// Nothing is changed on either server. Every query runs in a transaction that is
-// read only and rolled back; what can only be known by trying is tried there.
+// It changes nothing on either server. Every query runs in a read-only transaction that is rolled
+// back; what can only be learned by trying is tried there.
 //
-// A file holds the checks of one subject; each check has an id that stays the
-// same over versions.
+// Each file has the checks of one subject; each check has an id that is stable across versions.
 package check
 
 import (
@@ -19,16 +18,16 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Severity tells what a finding means for the migration.
+// Severity is what a finding means for the migration.
 type Severity string
 
 const (
 	Block Severity = "block" // it would fail, or lose something: migrate refuses
-	Warn  Severity = "warn"  // it works, but somebody should know and decide
+	Warn  Severity = "warn"  // it works, but the operator should know and decide
 	Info  Severity = "info"  // nothing to do
 )
 
-// Finding is one thing found, on one object.
+// Finding is one problem, on one object.
 type Finding struct {
 	ID       string   `json:"id"` // as in replica-identity; stable
 	Severity Severity `json:"severity"`
@@ -36,59 +35,59 @@ type Finding struct {
 	Object   string   `json:"object,omitempty"` // as in "public"."orders"; empty: the server
 	Seen     string   `json:"seen"`
 	Do       string   `json:"do,omitempty"`  // what to do about it
-	SQL      []string `json:"sql,omitempty"` // statements that mend it, to be run one by one on the server in On
+	SQL      []string `json:"sql,omitempty"` // statements that fix it, to be run one by one on the server in On
 }
 
-// Config says what is going to be migrated.
+// Config describes what will be migrated.
 type Config struct {
 	SourceDSN, TargetDSN string
 
-	// Name is that of the migration, after which slot and publication are named.
-	// Empty: default.
+	// Name is the name of the migration, from which those of slot and publication derive. Empty:
+	// default.
 	Name string
 
-	// Include and Exclude choose tables as catalog.Select does; InsertOnly are
-	// patterns of those that are said to be inserted into only.
+	// Include and Exclude choose tables as catalog.Select does; InsertOnly are patterns of those
+	// declared to be only inserted into.
 	Include, Exclude, InsertOnly []string
 
-	// Schema is dump when pg_dump will bring the schema to the target, none when it is
-	// there already. Empty: dump.
+	// Schema is dump if pg_dump is to bring the schema to the target, none if it is there already.
+	// Empty: dump.
 	Schema string
 
 	// Jobs is how many tables are copied at a time. Zero: 4.
 	Jobs int
 
-	// IndexJobs is how many indexes are built at a time, beside the copy. Zero: as many as Jobs.
+	// IndexJobs is how many indexes are built at a time, during the copy. Zero: as many as Jobs.
 	IndexJobs int
 
-	// Resuming is set when the migration exists: its slot, publication, tables
-	// and rows are expected then.
+	// Resuming means that the migration exists: its slot, publication, tables and rows are
+	// expected.
 	Resuming bool
 
-	// Definitions makes the source's schema on the target, in a transaction that is rolled
-	// back, to find what the target refuses of it.
+	// Definitions creates the source's schema on the target, in a transaction that is rolled back,
+	// to find out what the target rejects.
 	Definitions bool
 
-	// LongWriter is the age from which on a transaction that writes is worth a
-	// warning: the slot is not made before it ends. Zero: 30 seconds.
+	// LongWriter is the age from which a writing transaction is worth a warning: the slot cannot be
+	// created before it ends. Zero: 30 seconds.
 	LongWriter time.Duration
 }
 
-// Report is what a check found, what blocks first.
+// Report is the result of a check, blocking findings first.
 type Report struct {
 	Findings []Finding   `json:"findings"`
 	Source   ServerFacts `json:"source"`
 	Target   ServerFacts `json:"target"`
-	Tables   int         `json:"tables"` // selected ones that hold rows: not partitioned
-	Bytes    int64       `json:"bytes"`  // of them, with TOAST and without indexes
+	Tables   int         `json:"tables"` // selected tables that hold rows: not partitioned
+	Bytes    int64       `json:"bytes"`  // their size, with TOAST and without indexes
 }
 
-// Blocks tells whether a finding keeps the migration from starting.
+// Blocks reports whether a finding keeps the migration from starting.
 func (r Report) Blocks() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Block })
 }
 
-// run is one check.
+// run is one run of the checks.
 type run struct {
 	c              Config
 	source, target *server
@@ -99,8 +98,8 @@ type run struct {
 	findings       []Finding
 }
 
-// Run checks both servers. The error says that the check itself could not be done:
-// a server cannot be reached, a pattern matches nothing.
+// Run checks both servers. An error means that the check itself failed: a server cannot be reached,
+// a pattern matches nothing.
 func Run(ctx context.Context, c Config) (Report, error) {
 	r := &run{c: c}
 	if r.c.Name == "" {
@@ -130,7 +129,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		r.add(Finding{
 			ID: "migration-begun", Severity: Info, On: "target", Object: r.c.Name,
 			Seen: "the migration has begun: its slot, publication, tables and rows are expected",
-			Do:   "`walferry status` shows where it stands, `walferry migrate` goes on with it",
+			Do:   "`walferry status` shows where it stands, `walferry migrate` resumes it",
 		})
 	}
 	for _, subject := range []func(context.Context) error{
@@ -152,7 +151,7 @@ func (r *run) close(ctx context.Context) {
 	}
 }
 
-// load reads the source's tables and chooses among them.
+// load reads the source's tables and selects among them.
 func (r *run) load(ctx context.Context) error {
 	var err error
 	if r.all, err = catalog.Tables(ctx, r.source.tx); err != nil {
@@ -189,11 +188,10 @@ func (r *run) report() Report {
 
 func (r *run) add(f Finding) { r.findings = append(r.findings, f) }
 
-// each is how many objects of one problem get a finding of their own.
+// each is how many objects with the same problem get their own finding.
 const each = 20
 
-// addEach adds findings of one problem; those past the twentieth share one,
-// with the SQL of them all.
+// addEach adds findings of one problem; those past the twentieth share one, with all of their SQL.
 func (r *run) addEach(findings []Finding) {
 	if len(findings) <= each {
 		r.findings = append(r.findings, findings...)
@@ -217,7 +215,7 @@ func (r *run) addEach(findings []Finding) {
 	r.findings = append(r.findings, rest)
 }
 
-// list joins names for a sentence, the first few of them.
+// list joins the first few names for a sentence.
 func list(names []string) string {
 	if len(names) <= each {
 		return strings.Join(names, ", ")

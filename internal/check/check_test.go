@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// exec runs statements one by one, as a person would run those of a finding.
+// exec runs statements one by one, as an operator would run those of a finding.
 func exec(t testing.TB, dsn string, statements ...string) {
 	t.Helper()
 	conn, err := pgconn.Connect(t.Context(), dsn)
@@ -30,7 +30,7 @@ func exec(t testing.TB, dsn string, statements ...string) {
 	}
 }
 
-// background is a test whose context has not ended, for its clean-up.
+// background is a test whose context has not ended, for its cleanup.
 type background struct{ testing.TB }
 
 func (background) Context() context.Context { return context.Background() }
@@ -71,7 +71,7 @@ func mustParse(t testing.TB, dsn string) *url.URL {
 	return u
 }
 
-// as is a DSN for another role.
+// as returns a DSN for another role.
 func as(t testing.TB, dsn, role string) string {
 	t.Helper()
 	u := mustParse(t, dsn)
@@ -79,7 +79,7 @@ func as(t testing.TB, dsn, role string) string {
 	return u.String()
 }
 
-// database is the DSN of another database of the same server.
+// database returns the DSN of another database of the same server.
 func database(t testing.TB, dsn, name string) string {
 	t.Helper()
 	u := mustParse(t, dsn)
@@ -87,22 +87,22 @@ func database(t testing.TB, dsn, name string) string {
 	return u.String()
 }
 
-// situation is one thing wrong, and how it comes about.
+// situation is one problem, and how to cause it.
 type situation struct {
 	id, on   string
 	severity Severity
 	object   string   // of the finding; empty: any
-	source   []string // SQL that brings it about
+	source   []string // SQL that causes it
 	target   []string
 	seen     string // in Seen or Do
-	noMend   bool   // no SQL mends it
+	noMend   bool   // no SQL fixes it
 }
 
 func (s situation) find(r Report) []Finding {
 	return slices.DeleteFunc(find(r, s.id, s.on), func(f Finding) bool { return s.object != "" && f.Object != s.object })
 }
 
-// bring brings the situations about, all of them in one pair of databases.
+// bring causes the situations, all of them in one pair of databases.
 func bring(t *testing.T, source, target string, situations []situation) {
 	t.Helper()
 	for _, s := range situations {
@@ -111,9 +111,8 @@ func bring(t *testing.T, source, target string, situations []situation) {
 	}
 }
 
-// mend finds every situation, runs the SQL of what was found as a superuser, and
-// finds it no more.
-func mend(t *testing.T, c Config, source, target string, situations []situation) {
+// fix finds every situation, runs the SQL of the findings as a superuser, and no longer finds it.
+func fix(t *testing.T, c Config, source, target string, situations []situation) {
 	t.Helper()
 	report := check(t, c)
 	for _, s := range situations {
@@ -156,7 +155,7 @@ func mend(t *testing.T, c Config, source, target string, situations []situation)
 
 const trigger = `create function f() returns trigger language plpgsql as 'begin return new; end'`
 
-// fingerprint is what a check could leave behind.
+// fingerprint returns what a check could leave behind.
 func fingerprint(t *testing.T, dsn string) string {
 	t.Helper()
 	return fmt.Sprint(pgtest.Query(t, dsn, `
@@ -169,7 +168,7 @@ select (select md5(string_agg(oid || relname || relfilenode || coalesce(relacl::
        (select count(*) from pg_replication_origin)`))
 }
 
-// Each finding is brought about on real servers and mended by its own SQL.
+// Each finding is caused on real servers and fixed by its own SQL.
 func TestRun_Dump(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	situations := []situation{
@@ -249,14 +248,14 @@ func TestRun_Dump(t *testing.T) {
 		},
 		{id: "fsync-off", on: "target", severity: Warn, noMend: true},
 		{
-			id: "source-subscribes", on: "source", severity: Warn, object: `"check_fed"`, seen: "public.fed", noMend: true, // a disabled one is told, too
+			id: "source-subscribes", on: "source", severity: Warn, object: `"check_fed"`, seen: "public.fed", noMend: true, // a disabled one is reported, too
 			source: []string{
 				`create table fed (a int primary key)`, `create subscription check_fed connection 'dbname=nowhere' publication p with (connect = false)`,
 				`insert into pg_subscription_rel (srsubid, srrelid, srsubstate) select oid, 'fed'::regclass, 'r' from pg_subscription where subname = 'check_fed'`,
 				`alter subscription check_fed enable`,
 			},
 		},
-		// It keeps slots from being made: it comes last.
+		// It keeps slots from being created: it comes last.
 		{id: "prepared-transaction", on: "source", severity: Block, source: []string{`begin; create table prep (a int primary key); prepare transaction 'check ''it'`}},
 	}
 	t.Cleanup(func() {
@@ -274,7 +273,7 @@ func TestRun_Dump(t *testing.T) {
 	if !report.Blocks() || report.Findings[0].Severity != Block {
 		t.Errorf("got %+v first", report.Findings[0])
 	}
-	// What a migration has made itself is no obstacle when it goes on.
+	// What a migration has created itself does not block it when it resumes.
 	resuming := c
 	resuming.Resuming = true
 	again := check(t, resuming)
@@ -283,7 +282,7 @@ func TestRun_Dump(t *testing.T) {
 			t.Errorf("resuming: got %v", f)
 		}
 	}
-	mend(t, c, source, target, situations)
+	fix(t, c, source, target, situations)
 }
 
 func TestRun_SchemaNone(t *testing.T) {
@@ -318,7 +317,7 @@ func TestRun_SchemaNone(t *testing.T) {
 	exec(t, source, `create table dead (a int primary key)`)
 	exec(t, target, `create table dead (a int primary key)`, `insert into dead values (1)`, `delete from dead`)
 	c := Config{SourceDSN: source, TargetDSN: target, Schema: "none", Jobs: 1}
-	mend(t, c, source, target, situations)
+	fix(t, c, source, target, situations)
 	report := check(t, c)
 	if f := (situation{id: "target-not-empty", object: `"public"."dead"`}).find(report); len(f) > 0 {
 		t.Errorf("got %+v", f)

@@ -15,8 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// tlsState tells how far a connection is protected, and "local" where nobody
-// can be in between.
+// tlsState returns how far a connection is protected, and "local" if nobody can be in between.
 func tlsState(conn *pgx.Conn) string {
 	c := conn.PgConn().Conn()
 	cfg := conn.Config().TLSConfig
@@ -40,8 +39,8 @@ func tlsState(conn *pgx.Conn) string {
 	return "unverified"
 }
 
-// connections checks what is known from being connected: who is there, and
-// whether there is room for the connections to come.
+// connections checks what being connected reveals: what the server is, and whether there is room
+// for the connections to come.
 func (r *run) connections(ctx context.Context) error {
 	for _, s := range []*server{r.source, r.target} {
 		r.protection(s)
@@ -77,7 +76,7 @@ func (r *run) writer(s *server) {
 			ID: "not-a-writer", Severity: Block, On: s.side, Seen: s.Address + " is a standby",
 			Do: "give the endpoint of the primary; of an Aurora cluster the cluster (writer) endpoint",
 		})
-	case s.readOnly && !r.c.Resuming: // some close the source by it while a migration is on
+	case s.readOnly && !r.c.Resuming: // some operators close the source with it during a migration
 		f := Finding{
 			ID: "not-a-writer", Severity: Block, On: s.side,
 			Seen: fmt.Sprintf("%s accepts no writes: %s is on", s.Address, readOnlySetting),
@@ -100,7 +99,7 @@ func (r *run) writer(s *server) {
 				f.Do += ": " + do
 			}
 		}
-		// A session that is read only by default cannot run them.
+		// A session that is read-only by default cannot run them.
 		if len(f.SQL) > 0 {
 			f.SQL = append([]string{"set " + readOnlySetting + " = off"}, f.SQL...)
 		}
@@ -115,8 +114,8 @@ func (r *run) writer(s *server) {
 	}
 }
 
-// room: the copy takes a connection for a job and side, indexes take one each on the target,
-// and a few watch. The source gets as much room: verify reads it beside the stream.
+// room: the copy takes one connection per job and side, each index build one on the target, and a
+// few watch. The source needs as much room: verify reads it while the stream runs.
 func (r *run) room(s *server) {
 	need := r.c.Jobs + r.c.IndexJobs + 8
 	free := s.maxConnections - s.used
@@ -150,12 +149,12 @@ func (r *run) room(s *server) {
 }
 
 func (r *run) role(s *server) {
-	// A migration takes days, a reconnect during it needs the role.
+	// A migration takes days, and to reconnect needs the role.
 	if s.validUntil != nil && time.Until(*s.validUntil) < 30*24*time.Hour {
 		r.add(Finding{
 			ID: "role-expires", Severity: Warn, On: s.side, Object: catalog.Quote(s.User),
 			Seen: "the password of the role is valid until " + s.validUntil.UTC().Format(time.RFC3339),
-			Do:   "extend it past the end of the migration: a lost connection is made again with it",
+			Do:   "extend it past the end of the migration: a lost connection is reopened with it",
 			SQL:  []string{fmt.Sprintf("alter role %s valid until 'infinity'", catalog.Quote(s.User))},
 		})
 	}
@@ -185,7 +184,7 @@ func (r *run) versions() {
 	}
 }
 
-// sameServer: a clone has the identifier of its origin, but not its start time.
+// sameServer: a clone shares the identifier of its origin, but not its start time.
 func (r *run) sameServer() {
 	s, t := r.source, r.target
 	if s.SystemID != t.SystemID || !s.started.Equal(t.started) {
@@ -218,7 +217,7 @@ func (r *run) walsender(ctx context.Context) {
 		}
 	}
 	if !r.source.mayReplicate() {
-		return // said by privileges, with the GRANT
+		return // reported by privileges, with the GRANT
 	}
 	f := Finding{ID: "replication-connection", Severity: Block, On: "source", Seen: err.Error()}
 	var h interface{ Hint() string }

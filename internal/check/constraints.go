@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 )
 
-// constraints checks what hangs on the source's tables.
+// constraints checks what depends on the source's tables.
 func (r *run) constraints(ctx context.Context) error {
 	s := r.source
 	selected := r.oids()
@@ -22,7 +22,7 @@ select n.nspname::text, c.relname::text, k.conname::text
 		notValid = append(notValid, Finding{
 			ID: "constraint-not-valid", Severity: Warn, On: "source", Object: name,
 			Seen: fmt.Sprintf("constraint %s is NOT VALID: rows may break it", catalog.Quote(row[2])),
-			Do:   "validate it, or mend the rows; on the target it stays NOT VALID",
+			Do:   "validate it, or fix the rows; on the target it stays NOT VALID",
 			SQL:  []string{fmt.Sprintf("alter table %s validate constraint %s", name, catalog.Quote(row[2]))},
 		})
 	}, selected)
@@ -58,8 +58,8 @@ func (r *run) oids() []uint32 {
 	return oids
 }
 
-// firing finds triggers and rules that act on what is copied and applied unless they are
-// disabled until the cutover, and those that this role could not disable.
+// firing finds triggers and rules that would act on copied and applied rows unless disabled until
+// the cutover, and those that this role could not disable.
 func (r *run) firing(ctx context.Context, s *server) error {
 	var findings, closed []Finding
 	list, err := catalog.FiringOn(ctx, s.tx, r.tables, r.replica)
@@ -71,7 +71,7 @@ func (r *run) firing(ctx context.Context, s *server) error {
 		if s.side == "source" && strings.HasPrefix(f.Name, "walferry_") {
 			continue
 		}
-		// What pg_dump will bring of a partition are copies of its parent's triggers.
+		// For a partition pg_dump restores copies of its parent's triggers.
 		holding := f.Holding
 		if s.side == "source" {
 			holding = r.target.Superuser || !f.Copy || r.target.Major >= 13
@@ -80,7 +80,7 @@ func (r *run) firing(ctx context.Context, s *server) error {
 			closed = append(closed, Finding{
 				ID: "trigger-not-held", Severity: Block, On: "target", Object: name,
 				Seen: fmt.Sprintf("%s %s would act on rows that are copied and applied, and %s may not disable it until the cutover", f.Kind, catalog.Quote(f.Name), r.target.User),
-				Do:   "connect as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the triggers that partitions have of their parent)",
+				Do:   "connect as the owner of the table, or as a superuser (only a superuser may disable triggers of foreign keys and, before version 13, the triggers that partitions have from their parent)",
 			})
 			continue
 		}
@@ -90,7 +90,7 @@ func (r *run) firing(ctx context.Context, s *server) error {
 		finding := Finding{
 			ID: "trigger-always", Severity: Info, On: s.side, Object: name,
 			Seen: fmt.Sprintf("%s %s is %s: it is disabled from before the copy until the cutover", f.Kind, catalog.Quote(f.Name), how),
-			Do:   "nothing: it is enabled so again when the target opens",
+			Do:   "nothing: it is enabled again as before when the target opens",
 		}
 		if s.side == "source" {
 			finding.Seen = fmt.Sprintf("%s %s is %s and will be so on the target, where it is disabled until the cutover", f.Kind, catalog.Quote(f.Name), how)
@@ -102,8 +102,8 @@ func (r *run) firing(ctx context.Context, s *server) error {
 	return nil
 }
 
-// eventTriggers: walferry's own DDL fires those of the source that it may not leave out, the
-// restored schema those of the target.
+// eventTriggers: walferry's own DDL fires those on the source that it has no right to skip, the
+// restored schema those on the target.
 func (r *run) eventTriggers(ctx context.Context, s *server) error {
 	var findings []Finding
 	err := s.records(ctx, "event triggers", `
@@ -124,7 +124,7 @@ select t.evtname::text, t.evtevent::text, t.evtfoid::regproc::text, (`+online.Lo
 			f.SQL = []string{"alter event trigger " + name + " disable"}
 		case row[3] == "true":
 			f.Severity = Warn
-			f.Do = "it fires for walferry's own statements: a schema, a publication, the fence; where it writes to a migrated table or refuses, the cutover fails. Disable it until cleanup, as its owner"
+			f.Do = "it fires for walferry's own statements: a schema, a publication, the fence; if it writes to a migrated table or raises an error, the cutover fails. Disable it until cleanup, as its owner"
 			f.SQL = []string{"alter event trigger " + name + " disable"}
 		}
 		findings = append(findings, f)
@@ -133,7 +133,7 @@ select t.evtname::text, t.evtevent::text, t.evtfoid::regproc::text, (`+online.Lo
 	return err
 }
 
-// sequences checks that none is about to end: moving is the time to widen it.
+// sequences checks that none is about to run out: a move is the time to widen it.
 func (r *run) sequences(ctx context.Context) error {
 	var findings []Finding
 	err := r.source.records(ctx, "sequences", `

@@ -14,8 +14,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// definitions finds what pg_dump's schema would bring, and the target, or an empty search_path,
-// would not take.
+// definitions finds what is in pg_dump's schema and would not work on the target, or with an empty
+// search_path.
 func (r *run) definitions(ctx context.Context) error {
 	if r.c.Schema == "none" || r.c.Resuming {
 		return nil
@@ -33,7 +33,7 @@ func (r *run) definitions(ctx context.Context) error {
 	return r.rehearse(ctx)
 }
 
-// excluded are the tables that the patterns leave out.
+// excluded returns the tables that the patterns leave out.
 func (r *run) excluded() (oids []uint32, names []catalog.Name) {
 	in := map[uint32]bool{}
 	for i := range r.tables {
@@ -47,8 +47,8 @@ func (r *run) excluded() (oids []uint32, names []catalog.Name) {
 	return oids, names
 }
 
-// needsExcluded finds tables that cannot be without one that is left out: the schema would
-// leave them out too.
+// needsExcluded finds tables that cannot exist without one that is left out: they would be missing
+// from the schema, too.
 func (r *run) needsExcluded(ctx context.Context) error {
 	oids, _ := r.excluded()
 	if len(oids) == 0 {
@@ -96,8 +96,8 @@ order by 2, 3, 4, 5`, func(row []string) {
 	return err
 }
 
-// timeDependent finds checks that rows have passed and may not pass now: they look at the time,
-// or at what somebody's function looks at.
+// timeDependent finds checks that rows have passed before and may not pass now: they depend on the
+// time, or on a function that may.
 func (r *run) timeDependent(ctx context.Context) error {
 	var findings []Finding
 	err := r.source.records(ctx, "checks", `
@@ -123,8 +123,8 @@ select n.nspname::text, c.relname::text, k.conname::text,
 	return err
 }
 
-// domainsNotValid finds checks of domains that rows may break: an UPDATE of such a row's other
-// columns, which the source takes, is refused by the target, which gets the whole row.
+// domainsNotValid finds checks of domains that existing rows may violate: the source accepts an
+// UPDATE of such a row's other columns, and the target, which gets the whole row, rejects it.
 func (r *run) domainsNotValid(ctx context.Context) error {
 	var findings []Finding
 	err := r.source.records(ctx, "domains", `
@@ -144,7 +144,7 @@ select n.nspname::text, t.typname::text, k.conname::text from pg_constraint k jo
 }
 
 // forcedRowSecurity: the target's tables will belong to its role or to one that it is a member of,
-// whom row security does not bind unless it is forced.
+// which row security does not restrict unless it is forced.
 func (r *run) forcedRowSecurity() {
 	t := r.target
 	if t.Superuser || t.roleBypassRLS {
@@ -155,8 +155,8 @@ func (r *run) forcedRowSecurity() {
 		if r.tables[i].ForceRowSecurity && r.tables[i].RowSecurity {
 			findings = append(findings, Finding{
 				ID: "row-security-forced", Severity: Block, On: "target", Object: r.tables[i].String(),
-				Seen: "row security is forced, also for its owner: the target would refuse to apply changes, as its role has no BYPASSRLS",
-				Do:   "let the role pass it; on RDS a member of rds_superuser can",
+				Seen: "row security is forced even for its owner: changes could not be applied on the target, since its role lacks BYPASSRLS",
+				Do:   "let the role bypass it; on RDS a member of rds_superuser can grant that",
 				SQL:  []string{"alter role " + catalog.Quote(t.User) + " bypassrls"},
 			})
 		}
@@ -164,9 +164,9 @@ func (r *run) forcedRowSecurity() {
 	r.addEach(findings)
 }
 
-// uses are the functions of users, without a search_path of their own, in what the target evaluates
-// with an empty one: an index, a generated column, a check, a materialized view. Bodies that were
-// parsed when they were written (BEGIN ATOMIC), and C, look for no name.
+// uses lists user functions without a search_path of their own in what the target evaluates with an
+// empty one: an index, a generated column, a check, a materialized view. Bodies that were parsed on
+// creation (BEGIN ATOMIC), and C functions, resolve no names.
 const uses = `
 with f as (
   select p.oid, p.oid::regprocedure::text as signature from pg_proc p join pg_language l on l.oid = p.prolang
@@ -191,8 +191,8 @@ select f.signature, 'materialized view', '0', c.oid::regclass::text, ''
   join pg_class c on c.oid = w.ev_class and c.relkind = 'm'
 order by 1, 2, 4`
 
-// searchPaths warns of functions that rely on a search_path. What a role that is no superuser
-// may try, it tries, on one row; a superuser runs nothing that somebody else has written.
+// searchPaths warns of functions that rely on a search_path. A role that is not a superuser tries
+// them on one row; as a superuser nothing that someone else has written is run.
 func (r *run) searchPaths(ctx context.Context) error {
 	s := r.source
 	type use struct{ function, kind, table, object, expression string }
@@ -210,7 +210,7 @@ func (r *run) searchPaths(ctx context.Context) error {
 	for _, u := range found {
 		f := Finding{
 			ID: "search-path", Severity: Warn, On: "source", Object: u.function,
-			Seen: fmt.Sprintf("the %s %s uses it, and on the target it runs with an empty search_path, as under pg_restore, where it may not find what it names", u.kind, u.object),
+			Seen: fmt.Sprintf("the %s %s uses it, and on the target it runs with an empty search_path, as under pg_restore, where it may not find the objects that it names", u.kind, u.object),
 			Do:   "give it a search_path of its own, such as this, or qualify the names in its body",
 			SQL:  []string{fmt.Sprintf("alter routine %s set search_path = public, pg_temp", u.function)},
 		}
@@ -239,11 +239,11 @@ func (r *run) searchPaths(ctx context.Context) error {
 	return nil
 }
 
-// rehearse makes the whole schema on the target, in a transaction that is rolled back.
+// rehearse creates the whole schema on the target, in a transaction that is rolled back.
 func (r *run) rehearse(ctx context.Context) error {
 	tools, err := schema.Find(ctx, r.source.Major, r.target.Major)
 	if err != nil {
-		return nil // r.schema says so
+		return nil // r.schema reports it
 	}
 	_, excluded := r.excluded()
 	dump, err := tools.Dump(ctx, r.c.SourceDSN, schema.Options{Exclude: excluded})
@@ -266,7 +266,7 @@ func (r *run) rehearse(ctx context.Context) error {
 	case errors.As(err, &object):
 		r.add(Finding{
 			ID: "definition-refused", Severity: Block, On: "target", Object: object.Object,
-			Seen: "a table needs it, and the target refuses it: " + reason(object.Err), Do: object.Hint(),
+			Seen: "a table needs it, and the target rejects it: " + reason(object.Err), Do: object.Hint(),
 		})
 		return nil
 	case err != nil:
@@ -275,8 +275,8 @@ func (r *run) rehearse(ctx context.Context) error {
 	var findings []Finding
 	for _, o := range report.Refused {
 		findings = append(findings, Finding{
-			ID: "definition-refused", Severity: Warn, On: "target", Object: o.Object, Seen: "the target refuses it: " + o.Why,
-			Do: "the migration goes on without it, and the cutover asks: create it on the target by hand in a form that it takes, or cut over with --without",
+			ID: "definition-refused", Severity: Warn, On: "target", Object: o.Object, Seen: "the target rejects it: " + o.Why,
+			Do: "the migration continues without it, and the cutover asks: create it on the target by hand in a form that it accepts, or cut over with --without",
 		})
 	}
 	r.addEach(findings)

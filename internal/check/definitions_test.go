@@ -9,8 +9,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// What pg_dump's schema would bring and the target would not take, or an empty search_path, the
-// clock, or an excluded table would break, is found before anything is copied; nothing is left of it.
+// What is in pg_dump's schema and would fail on the target, or because of an empty search_path, the
+// clock, or an excluded table, is found before anything is copied; nothing of it is left behind.
 func TestRun_Definitions(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 18)
 	situations := []situation{
@@ -43,13 +43,13 @@ func TestRun_Definitions(t *testing.T) {
 		}},
 	}
 	bring(t, source, target, situations)
-	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Definitions: true}, source, target, situations)
+	fix(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Definitions: true}, source, target, situations)
 	if got := pgtest.Query(t, target, `select count(*) from pg_class where relnamespace = 'public'::regnamespace`)[0][0]; got != "0" {
 		t.Errorf("%s relations are left on the target", got)
 	}
 }
 
-// A table that needs one that is left out would be left out with it.
+// A table that needs an excluded one would be left out with it.
 func TestRun_NeedsExcluded(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	situations := []situation{
@@ -60,13 +60,14 @@ func TestRun_NeedsExcluded(t *testing.T) {
 		{id: "needs-excluded", on: "source", severity: Block, object: `"public"."rows"`, seen: "row type", noMend: true, source: []string{`create table rows (id int primary key, r d[])`}},
 	}
 	bring(t, source, target, situations)
-	mend(t, Config{SourceDSN: source, TargetDSN: target, Exclude: []string{"public.d"}}, source, target, situations)
+	fix(t, Config{SourceDSN: source, TargetDSN: target, Exclude: []string{"public.d"}}, source, target, situations)
 	for _, f := range find(check(t, Config{SourceDSN: source, TargetDSN: target}), "needs-excluded", "") {
 		t.Errorf("with everything selected: %s: %s", f.Object, f.Seen)
 	}
 }
 
-// A role that is no superuser tries what it can: what works with an empty search_path is no finding.
+// A role that is not a superuser tries what it can: what works with an empty search_path is not a
+// finding.
 func TestRun_SearchPathTried(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	exec(t, source,
@@ -83,7 +84,8 @@ func TestRun_SearchPathTried(t *testing.T) {
 	}
 }
 
-// Forced row security binds the owner, too: found for the role of the target, whose tables do not exist yet.
+// Forced row security restricts the owner, too: it is found for the role of the target, whose
+// tables do not exist yet.
 func TestRun_ForcedRowSecurityOfTheTarget(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	exec(t, target, `create role forced_rls login`)
@@ -92,12 +94,12 @@ func TestRun_ForcedRowSecurityOfTheTarget(t *testing.T) {
 		`create table t (id int primary key)`, `alter table t enable row level security`, `alter table t force row level security`,
 	}}}
 	bring(t, source, target, situations)
-	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "forced_rls")}, source, target, situations)
+	fix(t, Config{SourceDSN: source, TargetDSN: as(t, target, "forced_rls")}, source, target, situations)
 }
 
-// Who has sessions on the source and cannot log in to the target, and what the database and
-// roles set for their sessions, is named with the SQL. An extension that is not trusted is found
-// before a role without superuser tries to create it. No table is ever offered to be dropped.
+// Roles with sessions on the source that cannot log in to the target, and settings of the database
+// and of roles, are reported with the SQL. An extension that is not trusted is found before a role
+// without superuser tries to create it. No SQL ever drops a table.
 func TestRun_Logins(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	here := strings.TrimPrefix(mustParse(t, source).Path, "/")

@@ -9,12 +9,12 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// bigFull is the size from which on REPLICA IDENTITY FULL is worth a warning: each
-// UPDATE and DELETE may read the whole table on the target.
+// bigFull is the size from which REPLICA IDENTITY FULL is worth a warning: each UPDATE and DELETE
+// may read the whole table on the target.
 const bigFull = 64 << 20
 
-// identities checks that the rows that UPDATE and DELETE hit can be named. A
-// published table without an identity makes the application's own UPDATE fail.
+// identities checks that the rows of an UPDATE or DELETE can be identified. A published table
+// without an identity makes the application's own UPDATE fail.
 func (r *run) identities(ctx context.Context) error {
 	s := r.source
 	var without []uint32
@@ -40,19 +40,19 @@ func (r *run) identities(ctx context.Context) error {
 		case !t.HasIdentity():
 			missing = append(missing, r.missingIdentity(t, usable[t.OID]))
 		case t.ReplicaIdentity == 'f':
-			// From 18 on the server refuses the application's UPDATE: the old row
-			// would lack its generated columns.
+			// From version 18 the server rejects the application's UPDATE: the old row would lack
+			// its generated columns.
 			if s.Major >= 18 && len(generatedColumns(t)) > 0 {
-				generated = append(generated, r.mendIdentity(t, usable[t.OID], Finding{
+				generated = append(generated, r.fixIdentity(t, usable[t.OID], Finding{
 					ID: "identity-generated", Severity: Block, On: "source", Object: t.String(),
 					Seen: "REPLICA IDENTITY FULL takes in the generated column " + list(generatedColumns(t)) + ", which is not published: UPDATE and DELETE would fail",
 				}, false))
 				continue
 			}
 			if t.Bytes >= bigFull {
-				big = append(big, r.mendIdentity(t, usable[t.OID], Finding{
+				big = append(big, r.fixIdentity(t, usable[t.OID], Finding{
 					ID: "identity-full-big", Severity: Warn, On: "source", Object: t.String(),
-					Seen: fmt.Sprintf("REPLICA IDENTITY FULL on a table of %d MB: every changed row is sent whole and looked for by all its columns", t.Bytes>>20),
+					Seen: fmt.Sprintf("REPLICA IDENTITY FULL on a table of %d MB: every changed row is sent whole and looked up by all its columns", t.Bytes>>20),
 				}, false))
 			}
 			if columns := unequal[t.OID]; len(columns) > 0 {
@@ -63,7 +63,7 @@ func (r *run) identities(ctx context.Context) error {
 				})
 			}
 		case generatedIdentity(t):
-			generated = append(generated, r.mendIdentity(t, usable[t.OID], Finding{
+			generated = append(generated, r.fixIdentity(t, usable[t.OID], Finding{
 				ID: "identity-generated", Severity: Block, On: "source", Object: t.String(),
 				Seen: "the replica identity has the generated column " + list(generatedColumns(t)) + ", which is not published",
 			}, s.Major < 18))
@@ -83,7 +83,7 @@ func (r *run) missingIdentity(t *catalog.Table, indexes []string) Finding {
 	case t.ReplicaIdentity == 'i':
 		f.Seen = "the index of its REPLICA IDENTITY is gone or not valid"
 	case len(t.PrimaryKey) > 0:
-		f.Seen = "its primary key is deferrable or not valid, and so no replica identity"
+		f.Seen = "its primary key is deferrable or not valid, so it cannot be the replica identity"
 	default:
 		f.Seen = "it has no primary key"
 	}
@@ -92,15 +92,15 @@ func (r *run) missingIdentity(t *catalog.Table, indexes []string) Finding {
 		f.SQL = []string{fmt.Sprintf("alter table %s replica identity default", t)}
 		return f
 	}
-	return r.mendIdentity(t, indexes, f, true)
+	return r.fixIdentity(t, indexes, f, true)
 }
 
-// primary stands for the primary key among the usable indexes: it comes first.
+// primary marks the primary key among the usable indexes: it comes first.
 const primary = ""
 
-// mendIdentity offers a key where there is one, else FULL where that helps.
-func (r *run) mendIdentity(t *catalog.Table, indexes []string, f Finding, full bool) Finding {
-	const otherwise = "or, if its rows are only ever inserted, say so by --insert-only; or --exclude it"
+// fixIdentity suggests a key if there is one, or else FULL if that helps.
+func (r *run) fixIdentity(t *catalog.Table, indexes []string, f Finding, full bool) Finding {
+	const otherwise = "or, if it is only ever inserted into, pass it to --insert-only; or --exclude it"
 	switch {
 	case len(indexes) > 0 && indexes[0] == primary:
 		f.SQL = []string{fmt.Sprintf("alter table %s replica identity default", t)}
@@ -114,7 +114,7 @@ func (r *run) mendIdentity(t *catalog.Table, indexes []string, f Finding, full b
 	}
 	f.Do += otherwise
 	if len(f.SQL) > 0 {
-		f.Do += "; it takes ACCESS EXCLUSIVE for a moment: set a lock_timeout and try again until it gets it"
+		f.Do += "; it takes ACCESS EXCLUSIVE for a moment: set a lock_timeout and retry until it gets it"
 	}
 	return f
 }
@@ -138,9 +138,8 @@ func generatedIdentity(t *catalog.Table) bool {
 	return false
 }
 
-// usableIndexes lists, for tables without identity and for those with FULL, the indexes that
-// may become one (RelationGetIndexList in relcache.c): the primary key first, then
-// the one with the fewest columns.
+// usableIndexes lists, for tables without an identity or with FULL, the indexes that may become one
+// (RelationGetIndexList in relcache.c): the primary key first, then by the number of columns.
 func (r *run) usableIndexes(ctx context.Context, oids []uint32) (map[uint32][]string, error) {
 	for i := range r.tables {
 		if r.tables[i].ReplicaIdentity == 'f' {
@@ -185,8 +184,8 @@ select i.indrelid, case when i.indisprimary then '' else c.relname::text end
 	return found, nil
 }
 
-// columnsWithoutEquality lists for tables with FULL the columns of types that
-// have no default operator class of btree or hash, as json, xml and point.
+// columnsWithoutEquality lists, for tables with FULL, the columns whose types have no default
+// operator class of btree or hash, such as json, xml and point.
 func (r *run) columnsWithoutEquality(ctx context.Context) (map[uint32][]string, error) {
 	var oids []uint32
 	for i := range r.tables {
@@ -232,7 +231,7 @@ select u.relid, quote_ident(u.name)
 	return found, nil
 }
 
-// insertOnlyTables holds the user's word against the counters.
+// insertOnlyTables checks --insert-only against the server's counters.
 func (r *run) insertOnlyTables(ctx context.Context) error {
 	var oids []uint32
 	for i := range r.tables {
@@ -251,7 +250,7 @@ select n.nspname::text, c.relname::text, pg_stat_get_tuples_updated(c.oid)::text
  order by 1, 2`, func(row []string) {
 		findings = append(findings, Finding{
 			ID: "insert-only-changed", Severity: Warn, On: "source", Object: catalog.Name{Schema: row[0], Name: row[1]}.String(),
-			Seen: fmt.Sprintf("said to be inserted into only, but the server has counted %s updated and %s deleted rows", row[2], row[3]),
+			Seen: fmt.Sprintf("declared as only inserted into, but the server has counted %s updated and %s deleted rows", row[2], row[3]),
 			Do: "take it out of --insert-only and give it an identity. If that was long ago, reset its counters; " +
 				"each further change means that the table is copied again, before the cutover",
 			SQL: []string{fmt.Sprintf("select pg_stat_reset_single_table_counters(%s::regclass)", catalog.Literal(catalog.Name{Schema: row[0], Name: row[1]}.String()))},

@@ -9,8 +9,8 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Logins are the roles that have sessions in the database of a server, but for walferry's own and
-// a provider's.
+// Logins returns the roles with sessions in a server's database, except for walferry's own and a
+// provider's.
 func Logins(ctx context.Context, q catalog.Querier) (names []string, err error) {
 	err = q.QueryRow(ctx, `
 select coalesce(array_agg(distinct usename::text order by usename::text), '{}') from pg_catalog.pg_stat_activity
@@ -22,7 +22,7 @@ select coalesce(array_agg(distinct usename::text order by usename::text), '{}') 
 	return names, nil
 }
 
-// MissingLogins are those of names that may not log in to a server, or are not there.
+// MissingLogins returns those of names that may not log in to a server, or do not exist.
 func MissingLogins(ctx context.Context, q catalog.Querier, names []string) (missing []string, err error) {
 	err = q.QueryRow(ctx, `
 select coalesce(array_agg(n order by n), '{}') from unnest($1::text[]) n
@@ -33,8 +33,8 @@ select coalesce(array_agg(n order by n), '{}') from unnest($1::text[]) n
 	return missing, nil
 }
 
-// logins finds what the application needs to connect as it does now: its roles, and what roles and
-// database set for every session. pg_dump carries neither.
+// logins finds what the application needs to connect as it does now: its roles, and the settings of
+// roles and database. pg_dump includes neither.
 func (r *run) logins(ctx context.Context) error {
 	names, err := Logins(ctx, r.source.tx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (r *run) logins(ctx context.Context) error {
 		f := Finding{
 			ID: "logins-missing", Severity: Warn, On: "target",
 			Seen: "roles that have sessions on the source now cannot log in: " + list(missing),
-			Do:   "create them, and give them their passwords (\\password in psql) and memberships; the cutover refuses without them",
+			Do:   "create them, and give them their passwords (\\password in psql) and memberships; the cutover refuses to start without them",
 		}
 		for _, name := range missing {
 			f.SQL = append(f.SQL, "create role "+catalog.Quote(name)+" login")
@@ -58,8 +58,8 @@ func (r *run) logins(ctx context.Context) error {
 	return r.sessionSettings(ctx)
 }
 
-// selectSessionSettings reads what ALTER ROLE and ALTER DATABASE set in this database: the role's name or
-// nothing, whether it is in this database alone, and the setting.
+// selectSessionSettings reads what ALTER ROLE and ALTER DATABASE set in this database: the role's
+// name or nothing, whether it applies to this database only, and the setting.
 const selectSessionSettings = `
 select coalesce(r.rolname::text, ''), (s.setdatabase <> 0)::text, c.setting
   from pg_db_role_setting s cross join unnest(s.setconfig) as c(setting) left join pg_roles r on r.oid = s.setrole
@@ -67,7 +67,7 @@ select coalesce(r.rolname::text, ''), (s.setdatabase <> 0)::text, c.setting
    and coalesce(r.rolname, '') !~ '^(rds|cloudsql|azure)'
  order by 1, 2, 3`
 
-// listSettings hold names that are quoted already.
+// listSettings contain names that are already quoted.
 var listSettings = []string{"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
 
 func (r *run) sessionSettings(ctx context.Context) error {
@@ -107,7 +107,7 @@ func (r *run) sessionSettings(ctx context.Context) error {
 	if len(lines) > 0 {
 		r.add(Finding{
 			ID: "settings-missing", Severity: Warn, On: "target", Seen: "on the source, and not here: " + list(lines),
-			Do: "set the same, once the roles are there, where the application relies on it", SQL: sql,
+			Do: "set the same, once the roles exist, if the application relies on it", SQL: sql,
 		})
 	}
 	return nil

@@ -8,10 +8,10 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// ours are the tables that walferry keeps in its schema, on either server.
+// ours are the tables in walferry's schema, on either server.
 const ours = `'heartbeat', 'truncation', 'progress', 'copy_state', 'copy_plan', 'migration', 'request', 'conflict', 'pass', 'word', 'validation'`
 
-// names checks that those that walferry will use are free.
+// names checks that the names that walferry will use are free.
 func (r *run) names(ctx context.Context) error {
 	s := r.source
 	slot := "walferry_" + r.c.Name
@@ -35,11 +35,11 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 			f := Finding{
 				ID: "slot-exists", Severity: Block, On: "source", Object: name,
 				Seen: fmt.Sprintf("there is a slot of that name already, of database %q", database),
-				Do:   "choose another --name: it may be that of a migration to another target; or, when nobody needs it, drop it",
+				Do:   "choose another --name: the slot may belong to a migration to another target; or drop it if it is not needed",
 				SQL:  []string{"select pg_drop_replication_slot(" + catalog.Literal(name) + ")"},
 			}
 			if active {
-				f.Seen += ", and somebody is reading it"
+				f.Seen += ", and it is in use"
 			}
 			r.add(f)
 		})
@@ -49,7 +49,7 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 	if len(others) > 0 {
 		r.add(Finding{
 			ID: "other-slots", Severity: Info, On: "source", Seen: "there are other slots: " + list(others),
-			Do: "their readers must be moved to the target by themselves; an idle one keeps WAL",
+			Do: "their readers must be moved to the target separately; an idle slot holds back WAL",
 		})
 	}
 	if !r.c.Resuming {
@@ -57,7 +57,7 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 			r.add(Finding{
 				ID: "publication-exists", Severity: Block, On: "source", Object: row[0],
 				Seen: "there is a publication of that name already",
-				Do:   "when nobody needs it drop it, or choose another --name",
+				Do:   "drop it if it is not needed, or choose another --name",
 				SQL:  []string{"drop publication " + catalog.Quote(row[0])},
 			})
 		}, []string{slot, slot + "_insert"})
@@ -76,9 +76,8 @@ select slot_name::text, coalesce(plugin, slot_type)::text, coalesce(database, ''
 	return nil
 }
 
-// helperSchema finds what in schema walferry is not walferry's own, and by what somebody
-// else could make walferry run what he wants. Where no migration has begun, the schema
-// as a whole is put aside.
+// helperSchema finds what in schema walferry is not walferry's own, and what would let others make
+// walferry run their code. If no migration has begun, the fix is to rename the whole schema.
 func (r *run) helperSchema(ctx context.Context, s *server) error {
 	foreign, err := s.texts(ctx, "schema walferry", `
 select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -95,22 +94,22 @@ select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.re
 	if len(foreign) > 0 {
 		f := Finding{
 			ID: "helper-schema", Severity: Block, On: s.side, Object: "walferry",
-			Seen: "the schema walferry holds what walferry did not make: " + list(foreign),
-			Do:   "walferry keeps its state in that schema: give theirs another one",
+			Seen: "the schema walferry has objects that are not walferry's: " + list(foreign),
+			Do:   "walferry keeps its state in that schema: move them to another one",
 		}
 		if !r.c.Resuming {
 			f.SQL = []string{aside}
 		}
 		r.add(f)
 	}
-	const danger = "could have walferry run what they want, with the rights of "
+	const danger = "could make walferry run code of theirs, with the rights of "
 	var findings []Finding
 	var seen []string
 	for _, x := range strangers {
 		f := Finding{
-			ID: "helper-schema-rights", Severity: Block, On: s.side, Object: x.Object, SQL: []string{x.Mend},
+			ID: "helper-schema-rights", Severity: Block, On: s.side, Object: x.Object, SQL: []string{x.Fix},
 			Seen: "it " + x.Why + ": they " + danger + s.User,
-			Do:   "connect as the role that began the migration; or, when you know how that came about, mend it",
+			Do:   "connect as the role that began the migration; or, if you know how that came about, fix it",
 		}
 		if x.Kind == catalog.Grant {
 			f.Do = "run every command of walferry as the role that began the migration, and let others read at most"
@@ -122,8 +121,8 @@ select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.re
 	if len(seen) > 0 && !r.c.Resuming {
 		f := Finding{
 			ID: "helper-schema-rights", Severity: Block, On: s.side, Object: "walferry",
-			Seen: "somebody else has a hand in the schema of walferry's state, and " + danger + s.User + ": " + list(seen),
-			Do:   "if another migration of yours lives there, connect as the role that began it; otherwise put the schema aside",
+			Seen: "others have rights in the schema of walferry's state, and " + danger + s.User + ": " + list(seen),
+			Do:   "if another migration of yours lives there, connect as the role that began it; otherwise rename the schema",
 		}
 		if len(foreign) == 0 {
 			f.SQL = []string{aside}
@@ -134,11 +133,11 @@ select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.re
 	return nil
 }
 
-// aside makes room for a schema walferry of our own.
+// aside makes room for walferry's own schema.
 const aside = "alter schema walferry rename to walferry_other"
 
-// subscriptions of the source write there, to migrated tables too. An apply worker runs no
-// statement: it passes triggers for statements.
+// subscriptions of the source write to it, and to migrated tables as well. An apply worker executes
+// no statements: statement triggers do not stop it.
 func (r *run) subscriptions(ctx context.Context) error {
 	var oids []uint32
 	for i := range r.tables {
@@ -152,12 +151,12 @@ func (r *run) subscriptions(ctx context.Context) error {
 		f := Finding{
 			ID: "source-subscribes", Severity: Warn, On: "source", Object: catalog.Quote(sub.Name),
 			Seen: "a subscription of the source writes to tables that are migrated: " + strings.Join(sub.Tables, ", "),
-			Do:   "what it receives is migrated like any change. The cutover refuses while it is enabled: decide who feeds the target, and disable or drop it just before; its publisher keeps what comes then",
+			Do:   "what it receives is migrated like any change. The cutover refuses while it is enabled: decide what is to feed the target, and disable or drop the subscription just before; its publisher keeps what comes after that",
 			SQL:  []string{sub.StopSQL()},
 		}
 		if !sub.Enabled {
 			f.Severity, f.SQL = Info, nil
-			f.Seen = "a subscription of the source, which is disabled, writes to tables that are migrated: " + strings.Join(sub.Tables, ", ")
+			f.Seen = "a disabled subscription of the source writes to tables that are migrated: " + strings.Join(sub.Tables, ", ")
 			f.Do = "leave it so until the cutover, which refuses otherwise"
 		}
 		r.add(f)
@@ -165,7 +164,7 @@ func (r *run) subscriptions(ctx context.Context) error {
 	return nil
 }
 
-// activity finds what the slot would wait for.
+// activity finds what the creation of the slot would wait for.
 func (r *run) activity(ctx context.Context) error {
 	if r.c.Resuming {
 		return nil
@@ -177,12 +176,12 @@ select gid, owner::text, database::text, to_char(prepared, 'YYYY-MM-DD HH24:MI:S
   from pg_prepared_xacts order by prepared`, func(row []string) {
 		f := Finding{
 			ID: "prepared-transaction", Severity: Block, On: "source", Object: row[0],
-			Seen: fmt.Sprintf("prepared by %s in database %s at %s: no slot is made while it is open", row[1], row[2], row[3]),
+			Seen: fmt.Sprintf("prepared by %s in database %s at %s: no slot can be created while it is open", row[1], row[2], row[3]),
 			Do:   "commit it instead, if its transaction manager says so",
 			SQL:  []string{"rollback prepared " + catalog.Literal(row[0])},
 		}
 		if row[4] != "true" {
-			f.Do = "connect to that database for it; " + f.Do
+			f.Do = "connect to that database; " + f.Do
 		}
 		prepared = append(prepared, f)
 	})
@@ -190,7 +189,7 @@ select gid, owner::text, database::text, to_char(prepared, 'YYYY-MM-DD HH24:MI:S
 		return err
 	}
 	r.addEach(prepared)
-	// Of other roles only pg_monitor sees the details, and everybody the row.
+	// Only pg_monitor sees the details of other roles' sessions; everyone sees the row.
 	var writers []Finding
 	err = s.records(ctx, "long transactions", `
 select pid::text, usename::text, coalesce(application_name, ''), coalesce(state, ''), date_trunc('second', clock_timestamp() - xact_start)::text
@@ -201,7 +200,7 @@ select pid::text, usename::text, coalesce(application_name, ''), coalesce(state,
 		writers = append(writers, Finding{
 			ID: "long-writer", Severity: Warn, On: "source", Object: "process " + row[0],
 			Seen: strings.TrimSpace(fmt.Sprintf("%s has had a transaction with writes open for %s (%s, %s)", row[1], row[4], row[3], row[2])),
-			Do:   "the slot is made only when it has ended: wait for it, or end it",
+			Do:   "the slot can be created only when it has ended: wait for it, or end it",
 			SQL:  []string{"select pg_terminate_backend(" + row[0] + ")"},
 		})
 	}, fmt.Sprintf("%d milliseconds", r.c.LongWriter.Milliseconds()))

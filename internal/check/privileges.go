@@ -46,7 +46,7 @@ func (r *run) privileges(ctx context.Context) error {
 	return r.readable(ctx)
 }
 
-// ownership of a table is what publishing it, and the fence, take.
+// ownership of a table is required to publish it, and for the fence.
 func (r *run) ownership(ctx context.Context) error {
 	s := r.source
 	owners := map[string][]string{}
@@ -74,10 +74,10 @@ func (r *run) ownership(ctx context.Context) error {
 		f := Finding{
 			ID: "table-owner", Severity: Block, On: "source", Object: catalog.Quote(owner),
 			Seen: fmt.Sprintf("%s cannot publish what %s owns: %s", s.User, owner, list(owners[owner])),
-			Do:   "publishing a table takes its ownership: make the role a member of the owner, or connect as the owner, or --exclude them",
+			Do:   "publishing a table requires its ownership: make the role a member of the owner, or connect as the owner, or --exclude them",
 		}
 		if slices.Contains(superusers, owner) {
-			f.Do += "; the owner is a superuser, whose membership is much: rather give the tables to an ordinary role"
+			f.Do += "; the owner is a superuser, so membership grants a lot: better give the tables to an ordinary role"
 		}
 		grant := fmt.Sprintf("grant %s to %s", catalog.Quote(owner), catalog.Quote(s.User))
 		switch {
@@ -123,8 +123,8 @@ select nspname::text from pg_namespace where nspname = any($1::text[]) and not h
 	return nil
 }
 
-// readable checks SELECT, and that row security leaves nothing out. What comes
-// with ownership is not asked for twice.
+// readable checks SELECT, and that row security hides no rows. What ownership includes is not
+// reported again.
 func (r *run) readable(ctx context.Context) error {
 	s := r.source
 	user := catalog.Quote(s.User)
@@ -147,7 +147,7 @@ func (r *run) readable(ctx context.Context) error {
 			SQL:  []string{fmt.Sprintf("alter role %s bypassrls", user)},
 		}
 		if t.OwnerLike {
-			f.Seen = "row security is forced, so that it hides rows from the owner too"
+			f.Seen = "row security is forced, so it hides rows from the owner, too"
 		}
 		policies = append(policies, f)
 	}

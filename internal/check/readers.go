@@ -8,8 +8,8 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// readers checks what a migration would do to those who read the servers by publications
-// of their own: whatever table there is, FOR ALL TABLES publishes it, and a subscriber that does not have it stops.
+// readers checks what a migration would do to other subscribers of the servers: FOR ALL TABLES
+// publishes every table that appears, and a subscriber that lacks it stops.
 func (r *run) readers(ctx context.Context) error {
 	for _, s := range []*server{r.source, r.target} {
 		all, err := s.texts(ctx, "publications", `select quote_ident(pubname) from pg_publication where puballtables order by 1`)
@@ -23,14 +23,15 @@ func (r *run) readers(ctx context.Context) error {
 			r.add(Finding{
 				ID: "target-published", Severity: Warn, On: "target", Object: list(all),
 				Seen: "a publication FOR ALL TABLES: its subscribers get the copy as changes, and the tables of the schema walferry",
-				Do:   "make it, and its subscriptions, when the cutover is done; or see that they can take tables that they do not know, as PostgreSQL's own cannot: it stops until it has them",
+				Do:   "create it, and its subscriptions, after the cutover; or make sure that the subscribers tolerate tables that they do not have: PostgreSQL's own stop until they have them",
 			})
 			continue
 		}
 		if s.Major > 10 {
-			continue // nothing of ours on the source is a table
+			continue // on the source walferry has no tables
 		}
-		// Only somebody who has read this makes the table; or we have, and then it is too late.
+		// The table exists only if the operator followed this advice; or walferry has created it,
+		// and then it is too late.
 		there, err := s.texts(ctx, "tables", `select relname::text from pg_class where oid = to_regclass($1)`, slot.TruncationTable)
 		if err != nil {
 			return err
@@ -39,7 +40,7 @@ func (r *run) readers(ctx context.Context) error {
 			r.add(Finding{
 				ID: "source-published", Severity: Block, On: "source", Object: list(all),
 				Seen: "a publication FOR ALL TABLES: each TRUNCATE, which version 10 does not decode, will be a row of " + slot.TruncationTable + ", and a subscriber without that table stops at it",
-				Do:   "run this on every subscriber, then on the source, which says that it was done there; or replace the publication by one that lists its tables",
+				Do:   "run this on every subscriber, then on the source, where it confirms that this was done; or replace the publication with one that lists its tables",
 				SQL:  []string{"create schema if not exists walferry", slot.TruncationTableSQL},
 			})
 		}
@@ -47,7 +48,7 @@ func (r *run) readers(ctx context.Context) error {
 	return nil
 }
 
-// messages checks that walferry may write what its heartbeats are.
+// messages checks that walferry may write the messages that serve as heartbeats.
 func (r *run) messages(ctx context.Context) error {
 	s := r.source
 	barred, err := s.texts(ctx, "functions", `
@@ -60,7 +61,7 @@ select oid::regprocedure::text from pg_proc
 	for _, f := range barred {
 		r.add(Finding{
 			ID: "emit-message", Severity: Block, On: "source", Object: "pg_catalog." + f,
-			Seen: s.User + " may not execute the function, as everybody may unless it was revoked: with it heartbeats are written",
+			Seen: s.User + " may not execute the function, which everyone may unless it was revoked: heartbeats are written with it",
 			SQL:  []string{fmt.Sprintf("grant execute on function pg_catalog.%s to %s", f, catalog.Quote(s.User))},
 		})
 	}

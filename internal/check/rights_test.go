@@ -8,8 +8,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// A schema walferry in which somebody else has a hand, on either side and in each way
-// that could have walferry run his code, blocks; its SQL mends it.
+// A schema walferry in which others have rights, on either side and in each way that could make
+// walferry run their code, blocks; its SQL fixes it.
 func TestRun_HelperSchemaOfOthers(t *testing.T) {
 	const (
 		own     = `create table walferry.progress (stream text primary key)`
@@ -20,7 +20,7 @@ func TestRun_HelperSchemaOfOthers(t *testing.T) {
 		name string
 		sql  []string
 		seen string
-		mend string // of a migration that has begun
+		fix  string // of a migration that has begun
 	}{
 		{"schema", []string{`create schema walferry authorization check_mallory`}, "schema walferry is owned by check_mallory", "alter schema walferry owner to"},
 		{"table", []string{`create schema walferry`, own, `alter table walferry.progress owner to check_mallory`}, "table walferry.progress is owned by check_mallory", "alter table walferry.progress owner to"},
@@ -54,7 +54,7 @@ func TestRun_HelperSchemaOfOthers(t *testing.T) {
 			exec(t, source, `create table a (id int primary key)`)
 			report := check(t, Config{SourceDSN: source, TargetDSN: target})
 			var resuming Report
-			if c.mend != "" {
+			if c.fix != "" {
 				resuming = check(t, Config{SourceDSN: source, TargetDSN: target, Resuming: true})
 			}
 			for side, dsn := range servers {
@@ -70,9 +70,9 @@ func TestRun_HelperSchemaOfOthers(t *testing.T) {
 				if !strings.Contains(text, c.seen) || len(sql) == 0 {
 					t.Fatalf("%s: got %q with SQL %q, want %q; found:\n%s", side, text, sql, c.seen, summary(report))
 				}
-				// Another migration may live there: its schema is not put aside.
-				if found := find(resuming, "helper-schema-rights", side); c.mend != "" && (len(found) != 1 || !strings.HasPrefix(fmt.Sprint(found[0].SQL), "["+c.mend)) {
-					t.Errorf("%s, resuming: got %+v, want one whose SQL begins with %q", side, found, c.mend)
+				// Another migration may live there: its schema is not renamed.
+				if found := find(resuming, "helper-schema-rights", side); c.fix != "" && (len(found) != 1 || !strings.HasPrefix(fmt.Sprint(found[0].SQL), "["+c.fix)) {
+					t.Errorf("%s, resuming: got %+v, want one whose SQL begins with %q", side, found, c.fix)
 				}
 				exec(t, dsn, sql...)
 			}

@@ -13,7 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 )
 
-// schema checks how the target comes by its schema: by pg_dump, or as it was brought.
+// schema checks how the target gets its schema: from pg_dump, or from the user.
 func (r *run) schema(ctx context.Context) error {
 	if r.c.Resuming {
 		return nil // the copy has begun: it is there
@@ -35,8 +35,8 @@ func (r *run) schema(ctx context.Context) error {
 	return nil
 }
 
-// functionSettings finds the functions with a setting that version 19 no longer has, or no longer
-// lets be off: it does not create them.
+// functionSettings finds functions with a setting that version 19 no longer has, or no longer
+// allows to be off: it rejects them.
 func (r *run) functionSettings(ctx context.Context) error {
 	if r.target.Major < 19 || r.source.Major >= 19 {
 		return nil
@@ -60,8 +60,8 @@ select p.oid::regprocedure::text, split_part(c.setting, '=', 1), p.prokind = 'p'
 		}
 		findings = append(findings, Finding{
 			ID: "function-setting", Severity: Block, On: "source", Object: function,
-			Seen: fmt.Sprintf("it sets %s, which version %d of the target does not take", setting, r.target.Major),
-			Do:   "take the setting away, and make sure that its body does not rely on it",
+			Seen: fmt.Sprintf("it sets %s, which version %d of the target does not accept", setting, r.target.Major),
+			Do:   "reset the setting, and make sure that the body does not rely on it",
 			SQL:  []string{fmt.Sprintf("alter %s %s reset %s", kind, function, setting)},
 		})
 		return nil
@@ -72,8 +72,8 @@ select p.oid::regprocedure::text, split_part(c.setting, '=', 1), p.prokind = 'p'
 	return nil
 }
 
-// compare holds the schema that was brought against the source's. A table that
-// is not there at all has been told by broughtTables.
+// compare compares the user's schema with the source's. A table that is missing altogether has been
+// reported by broughtTables.
 func (r *run) compare(ctx context.Context) error {
 	differences, err := schema.Compare(ctx, r.source.tx, r.target.tx, r.tables)
 	if err != nil {
@@ -92,7 +92,7 @@ func (r *run) compare(ctx context.Context) error {
 		}
 		f := Finding{
 			ID: "schema-difference", Severity: Block, On: "target", Object: d.Table, Seen: d.Problem,
-			Do: "make the table the same, or let --schema dump bring it",
+			Do: "make the table the same, or let --schema dump create it",
 		}
 		if d.Column != "" {
 			f.Seen = "column " + catalog.Quote(d.Column) + ": " + d.Problem
@@ -111,14 +111,14 @@ func (r *run) compare(ctx context.Context) error {
 	for _, d := range stricter {
 		findings = append(findings, Finding{
 			ID: "target-stricter", Severity: Warn, On: "target", Object: d.Table, Seen: d.Problem,
-			Do: "where that may happen copy or applier stop: drop it until the cutover, or make sure that the source holds no such rows", SQL: []string{d.SQL},
+			Do: "on such a row copy or applier stop: drop it until the cutover, or make sure that the source has no such rows", SQL: []string{d.SQL},
 		})
 	}
 	r.addEach(findings)
 	return nil
 }
 
-// extensions of the source must be had on the target.
+// extensions of the source must be available on the target.
 func (r *run) extensions(ctx context.Context) error {
 	versions := map[string]string{}
 	var names []string
@@ -150,7 +150,7 @@ select e.name::text, coalesce(e.default_version, ''), coalesce(e.installed_versi
 		switch {
 		case !there:
 			f.ID, f.Severity = "extension-missing", Block
-			f.Seen = fmt.Sprintf("the extension, %s on the source, cannot be had", versions[name])
+			f.Seen = fmt.Sprintf("the extension, %s on the source, is not available", versions[name])
 			f.Do = "install its package (on RDS and Aurora see which are supported), or drop it on the source"
 			if r.c.Schema == "none" {
 				f.Severity = Warn

@@ -11,7 +11,7 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// ServerFacts say which server and database a connection string leads to.
+// ServerFacts describe the server and database of a connection string.
 type ServerFacts struct {
 	Version    string `json:"version"` // as in 13.23
 	Major      int    `json:"major"`
@@ -27,8 +27,8 @@ type ServerFacts struct {
 	minor      int
 	started    time.Time
 	recovering bool
-	readOnly   bool // a session that pins nothing cannot write
-	pooled     bool // another process than the one that was connected to answers
+	readOnly   bool // a session that does not override it cannot write
+	pooled     bool // the process that answers is not the one that was connected to
 
 	roleReplication, roleBypassRLS, roleInherit bool
 	rdsReplication                              *bool // nil: there is no such role
@@ -48,7 +48,7 @@ type setting struct {
 	pending bool // a restart will change it
 }
 
-// readOnlySetting makes every transaction read only that does not say otherwise.
+// readOnlySetting makes every transaction read-only that does not override it.
 const readOnlySetting = "default_transaction_read_only"
 
 // server is one side, in a read-only transaction.
@@ -59,8 +59,8 @@ type server struct {
 	conn     *pgx.Conn
 	tx       pgx.Tx
 	settings map[string]setting
-	// configured are settings of ALTER ROLE and ALTER DATABASE that a session of
-	// ours would get if it did not pin them.
+	// configured are settings of ALTER ROLE and ALTER DATABASE that walferry's sessions would get
+	// if they did not override them.
 	configured []string
 }
 
@@ -76,8 +76,8 @@ func (r *run) open(ctx context.Context, side, dsn string) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("check the %s: %w", side, err)
 	}
-	// What the others of our sessions pin is looked at here: a server, a database or a
-	// role that is read only by default is so for a reason.
+	// What walferry's other sessions override is left as it is here: a server, database or role
+	// that is read-only by default is so for a reason.
 	delete(cfg.RuntimeParams, readOnlySetting)
 	conn, err := session.OpenConfig(ctx, cfg)
 	if err != nil {
@@ -91,9 +91,9 @@ func (r *run) open(ctx context.Context, side, dsn string) (*server, error) {
 	return s, nil
 }
 
-// read fills the facts in four queries.
+// read fills in the facts with four queries.
 func (s *server) read(ctx context.Context) error {
-	// Before the transaction, which is read only whatever the server is.
+	// Before the transaction, which is read-only in any case.
 	err := s.conn.QueryRow(ctx, `select current_setting('transaction_read_only') = 'on'`).Scan(&s.readOnly)
 	if err != nil {
 		return fmt.Errorf("read the server's state: %w", err)
@@ -101,8 +101,8 @@ func (s *server) read(ctx context.Context) error {
 	if s.tx, err = s.conn.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	// Nothing here needs a lock that others hold for long; where one is met all the same the
-	// error says so, and who is waited for is to be seen in pg_locks.
+	// Nothing here needs a lock that others hold for long; if it does wait for one, it fails with
+	// an error, and pg_locks shows the holder.
 	if _, err := s.tx.Exec(ctx, `set local lock_timeout = '30s'`); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -205,8 +205,8 @@ select distinct x.setting from pg_db_role_setting s, unnest(s.setconfig) x(setti
 	return err
 }
 
-// try runs f in a savepoint that is always rolled back. An error of f that the server
-// made goes to failed, which may be nil, and not to the caller.
+// try runs f in a savepoint that is always rolled back. A server error of f is passed to failed,
+// which may be nil, and not returned.
 func (s *server) try(ctx context.Context, f func(pgx.Tx) error, failed func(error)) error {
 	sp, err := s.tx.Begin(ctx)
 	if err != nil {
@@ -222,7 +222,7 @@ func (s *server) try(ctx context.Context, f func(pgx.Tx) error, failed func(erro
 	return nil
 }
 
-// rows runs a query of one text column and returns it.
+// rows returns the values of a query of one text column.
 func (s *server) texts(ctx context.Context, what, sql string, args ...any) ([]string, error) {
 	rows, err := s.tx.Query(ctx, sql, args...)
 	if err != nil {
@@ -235,7 +235,7 @@ func (s *server) texts(ctx context.Context, what, sql string, args ...any) ([]st
 	return result, nil
 }
 
-// records runs a query and gives each row, all of it text, to add.
+// records runs a query and passes each row, as text, to add.
 func (s *server) records(ctx context.Context, what, sql string, add func(row []string), args ...any) error {
 	rows, err := s.tx.Query(ctx, sql, args...)
 	if err != nil {

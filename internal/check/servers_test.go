@@ -35,10 +35,10 @@ func TestRun_OldVersion(t *testing.T) {
 		{id: "minor-version", on: "source", severity: Warn, noMend: true},
 	}
 	bring(t, source, target, situations)
-	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
+	fix(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
 }
 
-// What version 19 no longer takes of a source, and what it no longer needs.
+// What version 19 no longer accepts of a source, and what it no longer needs.
 func TestRun_Version19(t *testing.T) {
 	target := pgtest.Shared(t, 19).Database(t)
 	source, _ := pgtest.Pair(t, 15, 19)
@@ -47,7 +47,7 @@ func TestRun_Version19(t *testing.T) {
 		{id: "function-setting", on: "source", severity: Block, object: "public.p()", source: []string{`create procedure p() language sql as 'select 1' set standard_conforming_strings = off`}},
 	}
 	bring(t, source, target, situations)
-	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
+	fix(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1}, source, target, situations)
 
 	for level, want := range map[string]int{"replica": 0, "minimal": 1} {
 		server := pgtest.New(t, pgtest.Options{Major: 19, Settings: map[string]string{"wal_level": level, "max_wal_senders": "0", "max_replication_slots": "10"}})
@@ -61,7 +61,7 @@ func TestRun_Version19(t *testing.T) {
 	}
 }
 
-// From 18 on the old row of REPLICA IDENTITY FULL may not hold a generated column.
+// From version 18 the old row of REPLICA IDENTITY FULL must not have a generated column.
 func TestRun_GeneratedColumns18(t *testing.T) {
 	source, target := pgtest.Pair(t, 18, 18)
 	exec(t, source, `create table g (a int primary key, s int generated always as (a + 1) stored)`, `alter table g replica identity full`, `insert into g values (1)`,
@@ -74,7 +74,7 @@ func TestRun_GeneratedColumns18(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `update g set a = 2`).ReadAll(); err == nil {
 		t.Error("the server lets the update through: then the finding is wrong")
 	}
-	mend(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Schema: "none"}, source, target,
+	fix(t, Config{SourceDSN: source, TargetDSN: target, Jobs: 1, Schema: "none"}, source, target,
 		[]situation{{id: "identity-generated", on: "source", severity: Block, object: `"public"."g"`}})
 	exec(t, source, `update g set a = 2`)
 }
@@ -89,7 +89,7 @@ func TestRun_LongWriter(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `begin; create table t (a int primary key)`).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	mend(t, Config{SourceDSN: source, TargetDSN: target, LongWriter: time.Millisecond, Jobs: 1}, source, target,
+	fix(t, Config{SourceDSN: source, TargetDSN: target, LongWriter: time.Millisecond, Jobs: 1}, source, target,
 		[]situation{{id: "long-writer", on: "source", severity: Warn, object: fmt.Sprintf("process %d", conn.PID())}})
 }
 
@@ -110,7 +110,7 @@ func TestRun_Privileges(t *testing.T) {
 			}
 			exec(t, source, `create role check_owner`, `create schema "S"`, `create table "S"."T" (a int primary key)`, `alter table "S"."T" owner to check_owner`,
 				`create sequence "S".q`, `create table "S".r (a int primary key)`, `alter table "S".r enable row level security`,
-				// A membership that takes SET ROLE, which walferry does not do.
+				// A membership that needs SET ROLE, which walferry does not use.
 				`create role check_lender`, `grant check_lender to check_plain`,
 				map[bool]string{false: `revoke execute on function pg_logical_emit_message(bool, text, text) from public`, true: `revoke execute on function pg_logical_emit_message(bool, text, text, bool) from public`}[majors[0] >= 17],
 				`create table "S".l (a int primary key)`, `alter table "S".l owner to check_lender`)
@@ -118,9 +118,9 @@ func TestRun_Privileges(t *testing.T) {
 				exec(background{t}, source, `drop owned by check_owner, check_lender`, `drop role check_owner, check_lender`)
 			})
 			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`, `create table "S".l (a int primary key)`, `create sequence "S".q`,
-				`create sequence "S".stranger`) // which the source does not have, so that nobody will set it
+				`create sequence "S".stranger`) // which the source does not have, so nothing will set it
 			c := Config{SourceDSN: as(t, source, "check_plain"), TargetDSN: as(t, target, "check_plain"), Schema: "none", Jobs: 1}
-			mend(t, c, source, target, []situation{
+			fix(t, c, source, target, []situation{
 				{id: "replication-right", on: "source", severity: Block},
 				{id: "emit-message", on: "source", severity: Block, seen: "heartbeats"},
 				{id: "create-on-database", on: "source", severity: Block},
@@ -160,14 +160,14 @@ func TestRun_RoleLimits(t *testing.T) {
 		t.Errorf("got %v", f)
 	}
 	exec(t, source, fmt.Sprintf(`alter role check_limited valid until '%s'`, time.Now().Add(48*time.Hour).Format(time.RFC3339)))
-	mend(t, c, source, target, []situation{
+	fix(t, c, source, target, []situation{
 		{id: "role-connection-limit", on: "source", severity: Block},
 		{id: "database-connection-limit", on: "source", severity: Block},
 		{id: "role-expires", on: "source", severity: Warn},
 	})
 }
 
-// A role of the target that is no member of the owners.
+// A role of the target that is not a member of the owners.
 func TestRun_OwnersOnTheTarget(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	exec(t, source, `create role check_keeper`, `create table t (a int primary key)`, `alter table t owner to check_keeper`)
@@ -176,12 +176,12 @@ func TestRun_OwnersOnTheTarget(t *testing.T) {
 	t.Cleanup(func() {
 		exec(background{t}, target, `drop owned by check_mover`, `drop role check_keeper, check_mover`)
 	})
-	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_mover"), Jobs: 1}, source, target,
+	fix(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_mover"), Jobs: 1}, source, target,
 		[]situation{{id: "roles-not-grantable", on: "target", severity: Warn, seen: "check_keeper"}})
 }
 
-// From 15 on nobody may create anything in public who was not granted it, neither
-// the role of the target nor the owner that a table is given to.
+// From version 15 creating in public needs a grant, for the role of the target and for the owner
+// that a table is given to.
 func TestRun_SchemaPublic(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 18)
 	exec(t, source, `create role check_landlord`, `create table t (a int primary key)`, `alter table t owner to check_landlord`)
@@ -190,7 +190,7 @@ func TestRun_SchemaPublic(t *testing.T) {
 	t.Cleanup(func() {
 		exec(background{t}, target, `drop owned by check_porter, check_landlord`, `drop role check_landlord, check_porter`)
 	})
-	mend(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_porter"), Jobs: 1}, source, target, []situation{
+	fix(t, Config{SourceDSN: source, TargetDSN: as(t, target, "check_porter"), Jobs: 1}, source, target, []situation{
 		{id: "schema-create", on: "target", severity: Block, object: `"public"`},
 		{id: "schema-create-owner", on: "target", severity: Warn, object: `"public"`, seen: "check_landlord"},
 	})
@@ -199,7 +199,7 @@ func TestRun_SchemaPublic(t *testing.T) {
 	}
 }
 
-// Settings that only a server of its own can have.
+// Settings that need a separate server.
 func TestRun_Settings(t *testing.T) {
 	source := pgtest.New(t, pgtest.Options{Major: 18, Settings: map[string]string{
 		"wal_level": "minimal", "max_replication_slots": "0", "max_wal_senders": "0", "wal_sender_timeout": "2s", "max_slot_wal_keep_size": "100MB",
@@ -222,7 +222,7 @@ func TestRun_Settings(t *testing.T) {
 			t.Errorf("%s: got %v", id, f)
 		}
 	}
-	// 160 tables without identity are 20 findings and one for the rest, with the SQL of all.
+	// 160 tables without identity are 20 findings and one for the rest, with all of the SQL.
 	identities := find(report, "replica-identity", "source")
 	if len(identities) != 21 || len(identities[20].SQL) != 140 || identities[20].Object != "and 140 more" {
 		t.Errorf("got %d findings, the last %+v", len(identities), identities[len(identities)-1])
@@ -230,7 +230,8 @@ func TestRun_Settings(t *testing.T) {
 	if report.Tables != 160 || report.Source.Major != source.Major || report.Source.SystemID == "" || report.Source.SystemID == report.Target.SystemID {
 		t.Errorf("got %d tables, source %+v", report.Tables, report.Source)
 	}
-	// All of it is run, and the servers started again. ALTER SYSTEM beats the settings of the launch.
+	// All of it is run, and the servers are restarted. ALTER SYSTEM would not override settings of
+	// the command line.
 	for _, f := range report.Findings {
 		if f.On == "source" {
 			exec(t, c.SourceDSN, f.SQL...)
@@ -251,7 +252,7 @@ func TestRun_Settings(t *testing.T) {
 	}
 }
 
-// A server that does not let pgoutput be used, which older ones cannot be told.
+// A server that does not allow pgoutput, which older ones cannot be configured to.
 func TestRun_OutputPlugin(t *testing.T) {
 	source := pgtest.New(t, pgtest.Options{Major: 15})
 	target := pgtest.Shared(t, 18).Database(t)
@@ -295,7 +296,7 @@ func TestRun_WrongServers(t *testing.T) {
 			t.Errorf("%s: got %v", c.id, found)
 		}
 	}
-	// The wrong way round, where the versions do not tell: what is to be moved is empty.
+	// The wrong way round, where the versions do not reveal it: the database to be moved is empty.
 	full, empty := pgtest.Shared(t, 15).Database(t), source
 	exec(t, full, `create table t (a int primary key)`, `insert into t values (1)`)
 	if found := find(check(t, Config{SourceDSN: empty, TargetDSN: full}), "no-tables", "source"); len(found) != 1 || found[0].Severity != Block {
@@ -330,7 +331,7 @@ func TestRun_Standby(t *testing.T) {
 	}
 }
 
-// A source that no pg_dump here can read. Where one can, nothing is said.
+// A source that no installed pg_dump can read. If one can, there is no finding.
 func TestRun_PgDump(t *testing.T) {
 	source, target := pgtest.Pair(t, 18, 18)
 	_, err := schema.Find(t.Context(), 18, 18)
@@ -346,7 +347,7 @@ func TestRun_PgDump(t *testing.T) {
 	}
 }
 
-// A server that is read only by default is no writer, though a session could overrule it.
+// A server that is read-only by default is not a writer, although a session could override it.
 func TestRun_ReadOnly(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	name := func(dsn string) string { return strings.TrimPrefix(mustParse(t, dsn).Path, "/") }
@@ -367,9 +368,9 @@ func TestRun_ReadOnly(t *testing.T) {
 		if c.on == target {
 			side = "target"
 		}
-		mend(t, config, source, target, []situation{{id: "not-a-writer", on: side, severity: Block, seen: "default_transaction_read_only is on"}})
+		fix(t, config, source, target, []situation{{id: "not-a-writer", on: side, severity: Block, seen: "default_transaction_read_only is on"}})
 	}
-	// The connection string's own options; and a source that was closed while a migration is on.
+	// The connection string's own options; and a source that was closed during a migration.
 	options := "?options=-c%20default_transaction_read_only%3Don"
 	found := find(check(t, Config{SourceDSN: source + options, TargetDSN: target, Jobs: 1}), "not-a-writer", "source")
 	if len(found) != 1 || !strings.Contains(found[0].Do, "connection string") || len(found[0].SQL) != 0 {
@@ -379,7 +380,7 @@ func TestRun_ReadOnly(t *testing.T) {
 		t.Errorf("resuming: got %+v", f)
 	}
 	server := pgtest.New(t, pgtest.Options{Major: 15, Settings: map[string]string{"default_transaction_read_only": "on"}})
-	mend(t, Config{SourceDSN: server.URL("postgres"), TargetDSN: target, Jobs: 1}, server.URL("postgres"), target,
+	fix(t, Config{SourceDSN: server.URL("postgres"), TargetDSN: target, Jobs: 1}, server.URL("postgres"), target,
 		[]situation{{id: "not-a-writer", on: "source", severity: Block}})
 }
 
@@ -409,7 +410,7 @@ func TestRun_Encodings(t *testing.T) {
 	}
 }
 
-// A pooler gives every client a process id of its own making.
+// A pooler gives every client a made-up process id.
 func TestRun_Pooler(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	u := mustParse(t, source)
@@ -421,7 +422,7 @@ func TestRun_Pooler(t *testing.T) {
 	}
 }
 
-// pooler passes connections on to a server, under another process id.
+// pooler forwards connections to a server, under another process id.
 func pooler(t *testing.T, server string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -461,7 +462,7 @@ func pooler(t *testing.T, server string) string {
 	return listener.Addr().String()
 }
 
-// pass copies the server's messages and changes BackendKeyData.
+// pass copies the server's messages and alters BackendKeyData.
 func pass(client io.Writer, server io.Reader) {
 	header := make([]byte, 5)
 	for {
@@ -492,7 +493,7 @@ func TestProtection(t *testing.T) {
 	}
 }
 
-// A server that is too old, one that is newer than any that was tried, and one that says nothing.
+// A server that is too old, one newer than any that was tested, and one that reports no version.
 func TestVersions(t *testing.T) {
 	for major, want := range map[int]int{0: 1, 8: 1, 9: 1, 10: 0, 18: 0, 19: 0, 20: 1} {
 		r := &run{source: &server{ServerFacts: ServerFacts{Major: major}, side: "source"}, target: &server{ServerFacts: ServerFacts{Major: 19}, side: "target"}}

@@ -15,7 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 )
 
-// targetServer checks the target as a server.
+// targetServer checks the target server itself.
 func (r *run) targetServer(ctx context.Context) error {
 	t := r.target
 	if err := r.replicaRole(ctx); err != nil {
@@ -29,13 +29,13 @@ func (r *run) targetServer(ctx context.Context) error {
 		r.add(Finding{
 			ID: "collation", Severity: Warn, On: "target",
 			Seen: fmt.Sprintf("the default collation is %q, of the source %q", t.Collation, r.source.Collation),
-			Do:   "texts will sort differently: look at range partitions and unique indexes on text, and at what the application expects of ORDER BY; or create the database with the same",
+			Do:   "text will sort differently: check range partitions and unique indexes on text, and what the application expects of ORDER BY; or create the database with the same collation",
 		})
 	}
 	for _, c := range []struct{ name, why string }{
-		{"fsync", "a crash of the machine may corrupt the target, and lose what the source was told is safe"},
+		{"fsync", "a crash of the machine may corrupt the target, and lose what was acknowledged to the source"},
 		{"autovacuum", "nothing gathers statistics or freezes rows on the target"},
-		{"track_counts", "autovacuum does not know what to do"},
+		{"track_counts", "autovacuum has no statistics to go by"},
 	} {
 		if t.settings[c.name].value != "off" {
 			continue
@@ -56,9 +56,8 @@ func (r *run) targetServer(ctx context.Context) error {
 	return r.roles(ctx)
 }
 
-// schemaCreate: schemas that the target has already, as public, take what is restored
-// into them from 15 on only from those who were granted it; and so do those who shall
-// own it.
+// schemaCreate: restoring into schemas that exist on the target already, such as public from
+// version 15 on, needs a grant, both for the role and for the future owners.
 func (r *run) schemaCreate(ctx context.Context) error {
 	t := r.target
 	var schemas, owners []string
@@ -82,7 +81,7 @@ select nspname::text from pg_namespace where nspname = any($1::text[]) and not h
 	for _, name := range closed {
 		findings = append(findings, Finding{
 			ID: "schema-create", Severity: Block, On: "target", Object: catalog.Quote(name),
-			Seen: t.User + " may not create anything in the schema, which the source has things in",
+			Seen: t.User + " may not create anything in the schema, which has objects on the source",
 			SQL:  []string{fmt.Sprintf("grant create, usage on schema %s to %s", catalog.Quote(name), catalog.Quote(t.User))},
 		})
 	}
@@ -98,7 +97,7 @@ select n.nspname::text, o.rolname::text
  order by 1, 2`, func(row []string) {
 		findings = append(findings, Finding{
 			ID: "schema-create-owner", Severity: Warn, On: "target", Object: catalog.Quote(row[0]),
-			Seen: row[1] + ", who owns things in the schema on the source, may not create anything in it",
+			Seen: row[1] + ", which owns objects in the schema on the source, may not create anything in it",
 			Do:   "otherwise they belong to " + t.User,
 			SQL:  []string{fmt.Sprintf("grant create on schema %s to %s", catalog.Quote(row[0]), catalog.Quote(row[1]))},
 		})
@@ -107,7 +106,8 @@ select n.nspname::text, o.rolname::text
 	return err
 }
 
-// replicaRole tries what keeps triggers and foreign keys quiet while rows are applied.
+// replicaRole tries the setting that keeps triggers and foreign keys from firing while rows are
+// applied.
 func (r *run) replicaRole(ctx context.Context) error {
 	t := r.target
 	user := catalog.Quote(t.User)
@@ -120,11 +120,11 @@ func (r *run) replicaRole(ctx context.Context) error {
 		f := Finding{
 			ID: "session-replication-role", Severity: Warn, On: "target", Object: user,
 			Seen: "the role may not set session_replication_role: " + reason(err),
-			Do:   "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without a look at the rows, and validated after it; that needs the tables' ownership. Otherwise run this as a superuser",
+			Do:   "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without checking the rows, and validated after it; that needs the tables' ownership. Otherwise run this as a superuser",
 		}
 		switch {
 		case t.Platform != "":
-			f.Do = "connect as a member of rds_superuser; it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without a look at the rows, and validated after it"
+			f.Do = "connect as a member of rds_superuser; it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without checking the rows, and validated after it"
 		case t.Major >= 15:
 			f.SQL = []string{"grant set on parameter session_replication_role to " + user}
 		default:
@@ -134,7 +134,7 @@ func (r *run) replicaRole(ctx context.Context) error {
 	})
 }
 
-// reason is the server's own sentence.
+// reason is the server's own message.
 func reason(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
@@ -149,16 +149,16 @@ func (r *run) encodings() {
 	switch {
 	case s.Encoding == "SQL_ASCII":
 		f.On, f.Severity = "source", Warn
-		f.Seen = "the encoding is SQL_ASCII: its texts were never checked"
-		f.Do = "bytes that are not valid UTF-8 stop the copy, with table and row named; look for them before"
+		f.Seen = "the encoding is SQL_ASCII: text was never checked"
+		f.Do = "bytes that are not valid UTF-8 stop the copy, with an error that names table and row; look for them beforehand"
 	case s.Encoding == t.Encoding:
 		return
 	case t.Encoding == "UTF8":
 		f.Severity = Info
-		f.Do = "texts are converted; all of them can be"
+		f.Do = "text is converted, which always works"
 	case t.Encoding == "SQL_ASCII":
 		f.Severity = Block
-		f.Do = "create the target database with encoding UTF8: SQL_ASCII would hold the bytes without knowing what they mean"
+		f.Do = "create the target database with encoding UTF8: SQL_ASCII would store the bytes without knowing what they mean"
 	default:
 		f.Severity = Block
 		f.Do = "create the target database with encoding UTF8: it cannot hold every character of the source"
@@ -183,7 +183,7 @@ func (r *run) locks(context.Context) {
 	}
 }
 
-// roles finds owners and grantees that the target does not have, or cannot give
+// roles finds owners and grantees that do not exist on the target, or that its role cannot give
 // anything to.
 func (r *run) roles(ctx context.Context) error {
 	named, err := schema.Roles(ctx, r.source.tx, r.target.tx)
@@ -214,19 +214,19 @@ func (r *run) roles(ctx context.Context) error {
 	if len(missing) > 0 {
 		f := Finding{
 			ID: "roles-missing", Severity: Warn, On: "target",
-			Seen: "roles that own or may use something on the source are not there: " + list(missing),
+			Seen: "roles that own or may use something on the source do not exist: " + list(missing),
 			Do:   "create them first, with their passwords and memberships; otherwise what they own belongs to " + r.target.User + " and their grants are left out",
 			SQL:  create,
 		}
 		if r.target.Superuser {
-			f.Do += ". That is a superuser: views, and functions that are SECURITY DEFINER, would run with its rights for whoever may use them"
+			f.Do += ". That is a superuser: views, and functions that are SECURITY DEFINER, would run with its rights for everyone that may use them"
 		}
 		r.add(f)
 	}
 	if len(closed) > 0 {
 		r.add(Finding{
 			ID: "roles-not-grantable", Severity: Warn, On: "target",
-			Seen: r.target.User + " may not make the owners of the source's objects their owners: " + list(closed),
+			Seen: r.target.User + " may not give objects to their owners on the source: " + list(closed),
 			Do:   "make the role a member of them; otherwise the objects belong to " + r.target.User,
 			SQL:  grant,
 		})
@@ -234,7 +234,8 @@ func (r *run) roles(ctx context.Context) error {
 	return nil
 }
 
-// targetTables checks that the target has the tables, or has them not, and no rows in them.
+// targetTables checks that the target has the tables, or does not have them, and that they are
+// empty.
 func (r *run) targetTables(ctx context.Context) error {
 	if r.c.Resuming {
 		return nil
@@ -245,7 +246,7 @@ func (r *run) targetTables(ctx context.Context) error {
 	}
 	if len(r.tables) == 0 {
 		f := Finding{
-			ID: "no-tables", Severity: Warn, On: "source", Seen: "there is no table to be migrated",
+			ID: "no-tables", Severity: Warn, On: "source", Seen: "there is no table to migrate",
 			Do: "is it the right database? --include and --exclude, and tables that belong to extensions, count too",
 		}
 		if len(r.all) == 0 && len(have) > 0 {
@@ -271,7 +272,7 @@ func (r *run) targetTables(ctx context.Context) error {
 			r.add(Finding{
 				ID: "target-not-empty", Severity: Block, On: "target",
 				Seen: fmt.Sprintf("%d of the tables exist already: %s", len(there), list(there)),
-				Do:   "are source and target the right way round? Otherwise take an empty database; if the schema was brought on purpose, use --schema none" + r.whose(ctx),
+				Do:   "are source and target the right way round? Otherwise take an empty database; if the schema is there on purpose, use --schema none" + r.whose(ctx),
 			})
 		}
 		return nil
@@ -279,7 +280,7 @@ func (r *run) targetTables(ctx context.Context) error {
 	return r.broughtTables(ctx, byName)
 }
 
-// whose says which migrations have this target: the tables may be theirs.
+// whose names the migrations of this target: the tables may be theirs.
 func (r *run) whose(ctx context.Context) string {
 	var names []string
 	err := r.target.try(ctx, func(tx pgx.Tx) error {
@@ -288,7 +289,7 @@ func (r *run) whose(ctx context.Context) string {
 	if err != nil || len(names) == 0 {
 		return ""
 	}
-	return "; the target is that of the migrations " + list(names) + ": is it one of these that is meant (--name)?"
+	return "; this is the target of the migrations " + list(names) + ": did you mean one of them (--name)?"
 }
 
 // broughtTables checks the tables of --schema none.
@@ -359,7 +360,7 @@ func (r *run) broughtSequences(ctx context.Context) error {
 	for _, s := range missing {
 		findings = append(findings, Finding{
 			ID: "target-sequence-missing", Severity: Block, On: "target", Object: s.String(),
-			Seen: "the sequence is not there: the cutover could not set it", Do: "create it as the source has it, or let --schema dump do it",
+			Seen: "the sequence is not there: the cutover could not set it", Do: "create it as on the source, or let --schema dump do it",
 		})
 	}
 	r.addEach(findings)
@@ -375,8 +376,8 @@ func (r *run) broughtSequences(ctx context.Context) error {
 	return nil
 }
 
-// withRows tells which tables have a row. Most are told by their size; a file
-// may also be full of dead rows.
+// withRows returns the tables that have a row. For most of them the size is enough; but a file may
+// also be full of dead rows.
 func (r *run) withRows(ctx context.Context, tables []*catalog.Table) ([]string, error) {
 	var queries, names []string
 	flush := func() error {

@@ -8,7 +8,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// tableTraits finds what does not travel, or not as it is.
+// tableTraits finds what cannot be moved, or not as it is.
 func (r *run) tableTraits(ctx context.Context) error {
 	var unlogged, oids []Finding
 	for i := range r.tables {
@@ -17,15 +17,15 @@ func (r *run) tableTraits(ctx context.Context) error {
 			unlogged = append(unlogged, Finding{
 				ID: "unlogged-table", Severity: Block, On: "source", Object: t.String(),
 				Seen: "an unlogged table: its changes are not in the WAL and it cannot be published",
-				Do:   "make it logged, which writes it anew, or --exclude it",
+				Do:   "make it logged, which rewrites it, or --exclude it",
 				SQL:  []string{fmt.Sprintf("alter table %s set logged", t)},
 			})
 		}
 		if t.WithOIDs && r.target.Major >= 12 {
 			oids = append(oids, Finding{
 				ID: "with-oids", Severity: Block, On: "source", Object: t.String(),
-				Seen: "made WITH OIDS, which the target does not have: the oid of its rows would be lost",
-				Do:   "keep the oid in a column of its own if anything reads it, then drop it (ACCESS EXCLUSIVE; 10 and 11 write the table anew)",
+				Seen: "created WITH OIDS, which the target does not support: the oids of its rows would be lost",
+				Do:   "keep the oid in a column of its own if anything reads it, then drop it (ACCESS EXCLUSIVE; 10 and 11 rewrite the table)",
 				SQL:  []string{fmt.Sprintf("alter table %s set without oids", t)},
 			})
 		}
@@ -39,11 +39,10 @@ func (r *run) tableTraits(ctx context.Context) error {
 	return r.otherRelations(ctx)
 }
 
-// removed are the types that version 12 no longer has.
+// removed are the types that version 12 removed.
 var removed = []string{"abstime", "reltime", "tinterval", "abstime[]", "reltime[]", "tinterval[]"}
 
-// columnTypes finds types whose values mean nothing on another server, and those
-// that it does not have.
+// columnTypes finds types whose values mean nothing on another server, and types that it lacks.
 func (r *run) columnTypes() {
 	var gone, oids []Finding
 	for i := range r.tables {
@@ -54,16 +53,16 @@ func (r *run) columnTypes() {
 			case r.target.Major >= 12 && slices.Contains(removed, c.TypeName):
 				gone = append(gone, Finding{
 					ID: "removed-type", Severity: Block, On: "source", Object: t.String(),
-					Seen: fmt.Sprintf("column %s is of type %s, which versions from 12 on do not have", catalog.Quote(c.Name), c.TypeName),
-					Do:   "change its type; it writes the table anew",
+					Seen: fmt.Sprintf("column %s is of type %s, which version 12 has removed", catalog.Quote(c.Name), c.TypeName),
+					Do:   "change its type, which rewrites the table",
 					SQL:  []string{retype(t, c)},
 				})
 			case slices.Contains([]string{"oid", "lo", "public.lo", "xid", "cid", "tid", "xid8"}, c.TypeName):
 				oids = append(oids, Finding{
 					ID: "oid-column", Severity: Warn, On: "source", Object: t.String(),
-					Seen: fmt.Sprintf("column %s is of type %s: the number is copied, and what it stands for on the source may be another thing on the target",
+					Seen: fmt.Sprintf("column %s is of type %s: the number is copied, but it may refer to something else on the target",
 						catalog.Quote(c.Name), c.TypeName),
-					Do: "nothing if the application gives the numbers their meaning; where it names a large object, keep its bytes in a bytea column",
+					Do: "nothing if the numbers are the application's own; if they refer to large objects, keep the bytes in a bytea column",
 				})
 			}
 		}
@@ -92,13 +91,13 @@ func (r *run) largeObjects(ctx context.Context) error {
 		r.add(Finding{
 			ID: "large-objects", Severity: Warn, On: "source",
 			Seen: fmt.Sprintf("the database has %d large objects: logical decoding does not carry them, and they are not migrated", count),
-			Do:   "move what is needed into bytea columns (lo_get), or carry them over by hand inside of the fence; unlink those that nothing refers to",
+			Do:   "move what is needed into bytea columns (lo_get), or move them by hand inside the fence; unlink those that nothing refers to",
 		})
 	}
 	return nil
 }
 
-// otherRelations are those that hold no rows of their own to be followed.
+// otherRelations finds relations that hold no rows to be followed.
 func (r *run) otherRelations(ctx context.Context) error {
 	kinds := map[string][]string{}
 	err := r.source.records(ctx, "relations", `
@@ -134,7 +133,7 @@ select t.oid::regtype::text from pg_type t join pg_namespace n on n.oid = t.typn
 	}
 	if len(types) > 0 {
 		r.add(Finding{
-			ID: "base-types", Severity: Warn, On: "source", Seen: "there are base types with functions of their own, of no extension: " + list(types),
+			ID: "base-types", Severity: Warn, On: "source", Seen: "there are base types with functions of their own, not of an extension: " + list(types),
 			Do: "the target needs the same shared library",
 		})
 	}

@@ -11,8 +11,8 @@ const partitioned = `create table part (a int primary key) partition by range (a
 create function f() returns trigger language plpgsql as 'begin return new; end'; create trigger tr after insert on part for each row execute procedure f();
 create trigger same after insert on part for each row execute procedure f(); alter table part enable always trigger same`
 
-// A partition's copy of a trigger is told where its state is not its parent's, also by servers on
-// which copies count as internal.
+// A partition's copy of a trigger is reported if its state differs from its parent's, also on
+// servers where copies count as internal.
 func TestRun_TriggersOfPartitions(t *testing.T) {
 	for _, major := range []int{11, 13, 15} {
 		source, target := pgtest.Pair(t, major, 15)
@@ -27,8 +27,8 @@ func TestRun_TriggersOfPartitions(t *testing.T) {
 	}
 }
 
-// What the role could not disable blocks, before anything is copied: on tables of others, and before
-// version 13 the triggers that partitions have of their parent.
+// What the role could not disable blocks before anything is copied: on others' tables, and before
+// version 13 the triggers that partitions have from their parent.
 func TestRun_TriggersNotHeld(t *testing.T) {
 	for _, c := range []struct {
 		from, to int

@@ -10,7 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// restart is how a setting that needs one is changed.
+// restart returns how to change a setting that needs a restart.
 func (s *server) restart(name, value string) (do string, sql []string) {
 	if s.Platform != "" {
 		return fmt.Sprintf("set %s = %s in the parameter group and reboot the (writer) instance", name, value), nil
@@ -18,7 +18,7 @@ func (s *server) restart(name, value string) (do string, sql []string) {
 	return "restart the server afterwards", []string{fmt.Sprintf("alter system set %s = %s", name, catalog.Literal(value))}
 }
 
-// reload is how a setting that needs none is changed; several values are a list.
+// reload returns how to change a setting that needs none; several values form a list.
 func (s *server) reload(name string, values ...string) (do string, sql []string) {
 	if s.Platform != "" {
 		return fmt.Sprintf("set %s = %s in the parameter group", name, strings.Join(values, ", ")), nil
@@ -30,7 +30,7 @@ func (s *server) reload(name string, values ...string) (do string, sql []string)
 	return "", []string{fmt.Sprintf("alter system set %s = %s", name, strings.Join(literals, ", ")), "select pg_reload_conf()"}
 }
 
-// number is the value of a numeric setting in its unit, and whether there is one.
+// number returns the value of a numeric setting in its unit, and whether there is one.
 func (s *server) number(name string) (int, bool) {
 	v, ok := s.settings[name]
 	if !ok {
@@ -55,7 +55,7 @@ func (r *run) wal(context.Context) error {
 func (r *run) walLevel() {
 	s := r.source
 	level := s.settings["wal_level"]
-	// From 19 on the first logical slot turns logical decoding on where wal_level is replica.
+	// From version 19 the first logical slot enables logical decoding if wal_level is replica.
 	if level.value == "logical" || s.Major >= 19 && level.value == "replica" {
 		return
 	}
@@ -75,8 +75,8 @@ func (r *run) walLevel() {
 	r.add(f)
 }
 
-// outputPlugin: the minor releases of August 2026 let a role with REPLICATION name
-// only the plugins that output_plugin_libraries lists (CVE-2026-6471).
+// outputPlugin: the minor releases of August 2026 let a role with REPLICATION name only the plugins
+// that output_plugin_libraries lists (CVE-2026-6471).
 func (r *run) outputPlugin() {
 	s := r.source
 	setting, ok := s.settings["output_plugin_libraries"]
@@ -91,7 +91,7 @@ func (r *run) outputPlugin() {
 	})
 }
 
-// items are those of a setting that is a list.
+// items returns those of a setting that is a list.
 func items(setting string) []string {
 	var list []string
 	for item := range strings.SplitSeq(setting, ",") {
@@ -109,7 +109,7 @@ func (r *run) slots() {
 		r.add(Finding{
 			ID: "free-slots", Severity: Block, On: "source",
 			Seen: fmt.Sprintf("all of max_replication_slots = %d are taken", n),
-			Do:   strings.TrimSpace("drop a slot that nobody uses (select * from pg_replication_slots), or raise the limit; " + do), SQL: sql,
+			Do:   strings.TrimSpace("drop an unused slot (select * from pg_replication_slots), or raise the limit; " + do), SQL: sql,
 		})
 	}
 	if n, _ := s.number("max_wal_senders"); n-s.sendersUsed < 1 {
@@ -122,7 +122,7 @@ func (r *run) slots() {
 	}
 }
 
-// retention: what may take the slot away, or the connection.
+// retention: what may cost the slot, or the connection.
 func (r *run) retention() {
 	s := r.source
 	if n, ok := s.number("wal_sender_timeout"); ok && n > 0 && n < 10_000 {
@@ -136,23 +136,22 @@ func (r *run) retention() {
 		do, sql := s.reload("max_slot_wal_keep_size", "-1")
 		r.add(Finding{
 			ID: "slot-wal-keep-size", Severity: Warn, On: "source",
-			Seen: fmt.Sprintf("max_slot_wal_keep_size is %d MB: when the copy takes longer than that much WAL, the slot is lost and the copy starts again", n),
-			Do:   strings.TrimSpace("make sure that it is enough, or lift the limit and watch the disk; " + do), SQL: sql,
+			Seen: fmt.Sprintf("max_slot_wal_keep_size is %d MB: if more WAL than that is written during the copy, the slot is lost and the copy starts over", n),
+			Do:   strings.TrimSpace("make sure that it is enough, or remove the limit and watch the disk; " + do), SQL: sql,
 		})
 	}
 	if n, ok := s.number("idle_replication_slot_timeout"); ok && n > 0 {
 		do, sql := s.reload("idle_replication_slot_timeout", "0")
 		r.add(Finding{
 			ID: "idle-slot-timeout", Severity: Warn, On: "source",
-			Seen: fmt.Sprintf("idle_replication_slot_timeout is %d s: the slot is lost when nothing reads it for that long, as during the copy", n),
+			Seen: fmt.Sprintf("idle_replication_slot_timeout is %d s: the slot is lost if nothing reads it for that long, as during the copy", n),
 			Do:   do, SQL: sql,
 		})
 	}
 }
 
-// fixed are the minor versions with the fix of a bug that concerns decoding: the
-// key of an UPDATE whose key column is stored out of line (May 2022), and
-// changes lost beside an ALTER PUBLICATION (May 2025).
+// fixed are the minor versions with the fix of a decoding bug: the key of an UPDATE whose key
+// column is stored out of line (May 2022), and changes lost during an ALTER PUBLICATION (May 2025).
 var fixed = map[int][2]int{10: {21, 0}, 11: {16, 0}, 12: {11, 0}, 13: {7, 21}, 14: {3, 18}, 15: {0, 13}, 16: {0, 9}, 17: {0, 5}}
 
 func (r *run) minor() {
@@ -171,7 +170,7 @@ func (r *run) minor() {
 		r.add(Finding{
 			ID: "minor-version", Severity: Warn, On: "source",
 			Seen: s.Version + " can lose changes of a table that is added to a publication while it is written to",
-			Do:   "walferry never alters its publication; let nobody else alter it. A newer minor version has the fix from 13.21, 14.18, 15.13, 16.9 and 17.5 on",
+			Do:   "walferry never alters its publication; make sure that nobody else does. The fix is in 13.21, 14.18, 15.13, 16.9 and 17.5",
 		})
 	}
 	if s.Major == 10 {
