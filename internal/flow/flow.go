@@ -51,7 +51,6 @@ type Followed struct {
 	Originals map[catalog.Name]applier.Original
 	Windows   *applier.Windows // nil: all tables are as of the stream's first position
 	Words     Words            // of --insert-only
-
 }
 
 // Start makes the applier of what is followed. Whoever starts a flow has to close it.

@@ -11,14 +11,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
-	"github.com/walferry/walferry/slot"
-	"github.com/walferry/walferry/snapshot"
 )
 
 // Observer is told what a running migrate does. Nil functions are not called.
@@ -71,15 +69,11 @@ type runner struct {
 	lock   *pgx.Conn
 	rec    *state.Record
 
-	tables   []catalog.Table // of the source, selected; partitioned parents too
-	exported *slot.Exported
+	tables []catalog.Table // of the source, selected; partitioned parents too
+	rows   *copying.Copy
 
 	mu        sync.Mutex
-	windows   map[catalog.Name]decoder.Window // as of when tables were copied, by the source's schema and table
-	status    Status                          // as far as it is kept; Watch adds the rest
-	analyzed  []catalog.Name                  // tables whose statistics were gathered beside the copy
-	copiers   []*snapshot.Copier              // one for each snapshot; each has what those before have put aside
-	copyBegan time.Time
+	status    Status // as far as it is kept; Watch adds the rest
 	cutover   *CutoverResult
 	sequences int // set by endCopy
 }
@@ -133,13 +127,12 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err := r.begin(ctx); err != nil {
 		return Outcome{}, err
 	}
+	r.rows = r.newCopy()
 	if o.Started != nil {
 		o.Started(r.Watch)
 	}
 	err = r.guarded(ctx)
-	if r.exported != nil {
-		r.exported.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the slot stays, whatever the connection says
-	}
+	r.rows.Hold(context.WithoutCancel(ctx), nil)
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover, Until: r.c.Until}
 	r.count(clean, &outcome)

@@ -230,10 +230,7 @@ func identifiers(tables []catalog.Table) []pgx.Identifier {
 // stays.
 func (r *runner) export(ctx context.Context) error {
 	r.step("create the slot")
-	if r.exported != nil {
-		r.exported.Close(ctx) //nolint:errcheck // its snapshot is not wanted any more
-		r.exported = nil
-	}
+	r.rows.Hold(ctx, nil)
 	if err := r.dropSlot(ctx); err != nil {
 		return err
 	}
@@ -243,7 +240,7 @@ func (r *runner) export(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.exported = exported
+	r.rows.Hold(ctx, exported)
 	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
 		if err := applier.SetProgress(ctx, conn, r.c.Name, exported.ConsistentPoint); err != nil {
 			return err

@@ -9,7 +9,6 @@ import (
 
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
-	"github.com/walferry/walferry/snapshot"
 )
 
 // Watch returns what the runner does now.
@@ -18,18 +17,12 @@ func (r *runner) Watch() Status {
 	defer r.mu.Unlock()
 	st := r.status
 	st.Phase = r.rec.Phase
-	if len(r.copiers) > 0 {
-		var p snapshot.Progress
-		for _, c := range r.copiers {
-			one := c.Progress()
-			p.Tables, p.TablesDone = p.Tables+one.Tables, p.TablesDone+one.TablesDone
-			p.Pieces, p.PiecesDone = p.Pieces+one.Pieces, p.PiecesDone+one.PiecesDone
-			p.Rows, p.Bytes, p.BytesTotal = p.Rows+one.Rows, p.Bytes+one.Bytes, p.BytesTotal+one.BytesTotal
-			p.Running = append(p.Running, one.Running...)
-		}
-		st.Copy = copyStatus(p, time.Since(r.copyBegan))
-		st.Tables = p.Running
-		r.status.Copy = st.Copy
+	if copied, tables, ok := r.rows.Progress(); ok {
+		st.Copy, st.Tables = copied, tables
+		r.status.Copy = copied
+	}
+	if indexes, ok := r.rows.Indexes(); ok {
+		st.Indexes = indexes
 	}
 	if s, ok := r.flow.Status(); ok {
 		st.follow(s)
@@ -49,17 +42,6 @@ func (st *Status) follow(s flow.Status) {
 		st.Stream.ReceivedLSN = s.Received.String()
 	}
 	st.Note = s.Note
-}
-
-func copyStatus(p snapshot.Progress, elapsed time.Duration) state.CopyStatus {
-	s := state.CopyStatus{
-		Tables: p.Tables, TablesDone: p.TablesDone, Pieces: p.Pieces, PiecesDone: p.PiecesDone,
-		Rows: p.Rows, Bytes: p.Bytes, BytesTotal: p.BytesTotal,
-	}
-	if left := s.BytesTotal - s.Bytes; s.TablesDone < s.Tables && s.Bytes > 0 && left > 0 {
-		s.ETASeconds = elapsed.Seconds() * float64(left) / float64(s.Bytes)
-	}
-	return s
 }
 
 func (r *runner) step(text string) {
