@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/cleanup"
+	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -284,16 +285,16 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	var left []Left
 	if r.rec != nil {
 		// What is held belongs to the target's schema, and is forgotten with the record.
-		if sql, err := r.enableRest(ctx, 10*time.Second); len(sql) > 0 {
+		if sql, err := r.closed().EnableRest(ctx, 10*time.Second); len(sql) > 0 {
 			return nil, &GateError{Problem: err.Error() + "; nothing was removed", Advice: "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
 		} else if err != nil {
 			return nil, err
 		}
-		late, _, err := unvalidated(ctx, r.target, r.store)
+		late, _, err := r.pending().List(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, sql := range statementsOf(late) {
+		for _, sql := range schema.Statements(late) {
 			left = append(left, Left{On: "target", Object: "a foreign key that is not validated; by hand: " + sql})
 		}
 		if err := r.dropSource(ctx); err != nil {

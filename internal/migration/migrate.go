@@ -215,7 +215,7 @@ func (r *runner) takeLock(ctx context.Context) error {
 func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
-		late := r.validateKeys(ctx, func(s string) { r.c.Logger.Info(s) })
+		late := r.pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
 		result, err := r.enableLeft(ctx)
 		if err != nil || result == nil {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
@@ -399,10 +399,10 @@ func (r *runner) endCopy(ctx context.Context) error {
 		err = r.lateForeignKeys(ctx, step)
 	}
 	if err == nil {
-		err = r.validateKeys(ctx, step)
+		err = r.pending().Validate(ctx, step)
 	}
 	if err == nil {
-		_, err = r.enableRest(ctx, time.Minute)
+		_, err = r.closed().EnableRest(ctx, time.Minute)
 	}
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -187,15 +188,15 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	}
 	if r != nil {
 		err := s.Read(ctx, func() error {
-			list, _, err := unvalidated(ctx, target, s)
-			st.Unvalidated = statementsOf(list)
+			list, _, err := (&schema.Pending{Link: target, Store: s}).List(ctx)
+			st.Unvalidated = schema.Statements(list)
 			return errors.Join(err, st.readProgress(ctx, target, s, c.Name))
 		})
 		if err != nil {
 			return st, err
 		}
 		if r.Phase == Finished {
-			disabled, err := disabled(ctx, target, c.Name)
+			disabled, err := opening.SQL(ctx, target, c.Name)
 			if err != nil {
 				return st, err
 			}

@@ -32,7 +32,7 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 		Told: told, Logger: r.c.Logger,
 	}
 	if r.c.Prove == On {
-		s.Proof = &cutover.Proof{Tables: r.migrated, Ruled: r.tablesWithHeldRules}
+		s.Proof = &cutover.Proof{Tables: r.migrated, Ruled: r.closed().Ruled}
 	}
 	s.Observers = []cutover.Observer{func(context.Context, state.Taken) error {
 		r.mu.Lock()
@@ -102,7 +102,7 @@ func (r *runner) carrier() *cutover.Carrier {
 	return &cutover.Carrier{
 		From: r.source, To: r.target, Store: r.store, Tables: r.selected,
 		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
-			return r.onTarget(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
+			return r.closed().Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)
 				return err
 			})

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/opening"
 )
 
 // waiting is what waits on the target for its opening.
@@ -23,7 +24,7 @@ func (w waiting) FindKeys(ctx context.Context) (cutover.Keys, error) {
 func (w waiting) DropKeys(ctx context.Context) error { return w.r.dropLateForeignKeys(ctx) }
 
 func (w waiting) ValidateKeys(ctx context.Context, result *CutoverResult, tell func(string)) error {
-	failed := w.r.validateKeys(ctx, tell)
+	failed := w.r.pending().Validate(ctx, tell)
 	err := within(ctx, 10*time.Second, func(ctx context.Context) error { return addUnvalidated(ctx, w.r.target, w.r.store, result) })
 	if failed != nil {
 		return failed
@@ -32,20 +33,20 @@ func (w waiting) ValidateKeys(ctx context.Context, result *CutoverResult, tell f
 }
 
 func (w waiting) PrepareOpening(ctx context.Context, tell func(string)) (*pgx.Conn, error) {
-	return w.r.prepareOpening(ctx, tell)
+	return w.r.closed().Prepare(ctx, tell)
 }
 
 func (w waiting) EnableEach(ctx context.Context) (sql, left []string, err error) {
-	list, err := w.r.enableHeld(ctx)
+	list, err := w.r.closed().EnableEach(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	left, err = heldTexts(actionsOf(list))
-	return sqlOf(list), left, err
+	left, err = opening.TextsOf(list)
+	return opening.SQLOf(list), left, err
 }
 
 func (w waiting) EnableRest(ctx context.Context, patience time.Duration) ([]string, error) {
-	return w.r.enableRest(ctx, patience)
+	return w.r.closed().EnableRest(ctx, patience)
 }
 
 func (w waiting) RefreshViews(ctx context.Context) (int, error) {
