@@ -69,9 +69,11 @@ func TestLateForeignKeys(t *testing.T) {
 		}
 		pgtest.Exec(t, source, `update log set b = 'updated' where a = 60; delete from log where a = 40; delete from refers where a = 41; insert into child values (1000, 2, 1)`)
 		m.caughtUp(r)
+		// What is copied again waits for every transaction of the server, those of other tests too.
+		m.eventually("log is copied again", func() bool { return len(status(t, m.Config).InsertOnlyBroken) == 0 })
 		// A cutover that is over before it has them leaves none, and nothing that is to be validated.
 		c := m.Config
-		c.Cut.MaxLag, c.Cut.Timeout = patience, 8*time.Second
+		c.Cut.MaxLag, c.Cut.Timeout = patience, 20*time.Second
 		busy := hold(t, target, `lock table parent in row exclusive mode`)
 		var gate *migration.GateError
 		if _, err := migration.Cutover(context.Background(), c, nil); !errors.As(err, &gate) || !strings.Contains(err.Error(), "everything is as before") {
