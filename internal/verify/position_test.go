@@ -121,6 +121,7 @@ public.absent multiset 0/0
   gone: the target has no such table
 public.computed key 2/2
   different 1: id=2 (twice)
+  generated columns alone 1
 public.narrow key 1/1
   missing columns w
 public.other key 3000 equal
