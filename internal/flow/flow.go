@@ -53,6 +53,22 @@ type Followed struct {
 	Words     Words            // of --insert-only
 }
 
+// MakeSlot makes the flow's slot, whose snapshot it returns: the flow begins at its consistent point. A slot of this
+// name goes: it is from a try of which nothing stays.
+func (f *Flow) MakeSlot(ctx context.Context, c slot.ExportConfig) (*slot.Exported, error) {
+	c.Slot = f.Name.Source().Slot
+	err := f.From.Link.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, c.Slot) })
+	if err != nil {
+		return nil, err
+	}
+	return slot.Export(ctx, f.From.DSN, c)
+}
+
+// Begin makes the flow begin at a position.
+func (f *Flow) Begin(ctx context.Context, conn *pgx.Conn, at decoder.LSN) error {
+	return applier.SetProgress(ctx, conn, f.Name.String(), at)
+}
+
 // Start makes the applier of what is followed. Whoever starts a flow has to close it.
 func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
 	conn, err := f.connect(ctx)

@@ -61,11 +61,11 @@ func TestFlow_BothWays(t *testing.T) {
 		f.Expect = func(context.Context) (decoder.Identity, error) {
 			return decoder.Identity{Publications: map[string]slot.PublicationIdentity{f.Name.Source().Publication: published}}, nil
 		}
-		exported, err := slot.Export(t.Context(), from.DSN, slot.ExportConfig{Slot: f.Name.Source().Slot})
+		exported, err := f.MakeSlot(t.Context(), slot.ExportConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(exported.Close(t.Context()), applier.SetProgress(t.Context(), connect(t, to.DSN), f.Name.String(), exported.ConsistentPoint)); err != nil {
+		if err := errors.Join(exported.Close(t.Context()), f.Begin(t.Context(), connect(t, to.DSN), exported.ConsistentPoint)); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := f.Status(); ok {

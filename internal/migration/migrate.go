@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -278,7 +279,7 @@ func (r *runner) begin(ctx context.Context) error {
 		}
 		return r.sameIdentity(ctx)
 	}
-	id, err := identify(ctx, r.c)
+	id, err := identity.Source(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name})
 	if err != nil {
 		return err
 	}

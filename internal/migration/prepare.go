@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/identity"
@@ -231,18 +230,13 @@ func identifiers(tables []catalog.Table) []pgx.Identifier {
 func (r *runner) export(ctx context.Context) error {
 	r.step("create the slot")
 	r.rows.Hold(ctx, nil)
-	if err := r.dropSlot(ctx); err != nil {
-		return err
-	}
-	c := r.exportConfig()
-	c.Slot = r.flow.Name.Source().Slot
-	exported, err := slot.Export(ctx, r.c.Source, c)
+	exported, err := r.flow.MakeSlot(ctx, r.exportConfig())
 	if err != nil {
 		return err
 	}
 	r.rows.Hold(ctx, exported)
 	err = r.target.Do(ctx, func(conn *pgx.Conn) error {
-		if err := applier.SetProgress(ctx, conn, r.c.Name, exported.ConsistentPoint); err != nil {
+		if err := r.flow.Begin(ctx, conn, exported.ConsistentPoint); err != nil {
 			return err
 		}
 		return r.store.SetConsistentPoint(ctx, conn, exported.ConsistentPoint)
@@ -267,10 +261,6 @@ func (r *runner) exportConfig() slot.ExportConfig {
 			r.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
 		},
 	}
-}
-
-func (r *runner) dropSlot(ctx context.Context) error {
-	return r.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, r.flow.Name.Source().Slot) })
 }
 
 // dropSource removes what the source has of this migration, the schema walferry
