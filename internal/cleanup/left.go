@@ -11,14 +11,14 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Left is something of walferry that a server still has.
+// Left is an object of walferry's that a server still has.
 type Left struct {
 	On        string `json:"on"`
 	Object    string `json:"object"`
-	Migration string `json:"migration,omitempty"` // another one, which needs it
+	Migration string `json:"migration,omitempty"` // another migration, which needs it
 }
 
-// split tells what should not be there any more from what other migrations need.
+// split separates what should be gone from what other migrations need.
 func split(left []Left) (mine, others []Left) {
 	for _, l := range left {
 		if l.Migration == "" {
@@ -30,10 +30,10 @@ func split(left []Left) (mine, others []Left) {
 	return mine, others
 }
 
-// LeftError says that something of a migration that has ended could not be removed.
+// LeftError reports that something of a finished migration could not be removed.
 type LeftError struct{ Left []Left }
 
-// NewLeftError is nil where everything that is left belongs to other migrations.
+// NewLeftError returns nil if everything that is left belongs to other migrations.
 func NewLeftError(left []Left) error {
 	if mine, _ := split(left); len(mine) > 0 {
 		return &LeftError{mine}
@@ -49,15 +49,15 @@ func (e *LeftError) Error() string {
 	return fmt.Sprintf("%d objects of walferry are left: %s", len(objects), catalog.List(objects))
 }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *LeftError) Hint() string {
-	return "drop them by hand; a schema walferry that is left holds what walferry did not make"
+	return "drop them by hand; a schema walferry that is left contains objects that are not walferry's"
 }
 
-// leftoversSQL tells of each object whose it is: $1 is the migration of which the server is the
-// source, $2 that of which it is the target. What all share has a null. Of replication
-// origins, which belong to a server and not to a database, it can only tell whose the
-// one of this name is. A temporary slot goes by itself.
+// leftoversSQL lists objects with their migrations: $1 is the migration whose source the server is,
+// $2 the one whose target it is. What all share has a null. Replication origins belong to a server
+// and not to a database, so only the one with this name can be attributed. A temporary slot goes
+// away by itself.
 const leftoversSQL = `
 select 'schema walferry', null from pg_namespace where nspname = 'walferry'
 union all select 'publication ' || pubname, case when $1 <> '' and pubname in ('walferry_' || $1, 'walferry_' || $1 || '_insert') then ''
@@ -77,7 +77,7 @@ union all select 'table walferry.' || relname, null from pg_class where relnames
 union all select 'replication origin ' || roname, '' from pg_replication_origin where roname = 'walferry_' || $2
 order by 1`
 
-// Leftovers lists what a server has of walferry, of any migration.
+// Leftovers lists what a server has of walferry's, of any migration.
 func Leftovers(ctx context.Context, conn *pgx.Conn, on, asSource, asTarget string) (left []Left, err error) {
 	others, err := otherMigrations(ctx, conn, asSource, asTarget)
 	if err != nil {
@@ -104,8 +104,8 @@ func Leftovers(ctx context.Context, conn *pgx.Conn, on, asSource, asTarget strin
 	return left, nil
 }
 
-// otherMigrations names the migrations that a database takes part in besides the one that it
-// is the source of, and the one that it is the target of; either may be empty.
+// otherMigrations names the migrations that a database takes part in, other than the one it is the
+// source of and the one it is the target of; either may be empty.
 func otherMigrations(ctx context.Context, conn *pgx.Conn, asSource, asTarget string) ([]string, error) {
 	others, err := column(ctx, conn, `
 select substr(slot_name::text, 10) from pg_replication_slots
@@ -127,7 +127,7 @@ select regexp_replace(proname::text, '^(fence|word)_', '') from pg_proc
 		if !there {
 			continue
 		}
-		if err := catalog.Trust(ctx, conn); err != nil { // it may be a view that somebody has made
+		if err := catalog.Trust(ctx, conn); err != nil { // it may be a view that a user has created
 			return nil, err
 		}
 		more, err := column(ctx, conn, `select `+t.column+` from walferry.`+t.table+` where `+t.column+` <> $1`, asTarget)

@@ -16,8 +16,8 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// Source removes slot, publications, fence and triggers of a migration from its source, and
-// the schema walferry when no other migration uses it.
+// Source removes slot, publications, fence and triggers of a migration from its source, and the
+// schema walferry if no other migration uses it.
 func Source(ctx context.Context, conn *pgx.Conn, name string) error {
 	names := slot.NamesOf(name)
 	if err := cutover.Open(ctx, conn, name, ""); err != nil {
@@ -40,8 +40,8 @@ func Source(ctx context.Context, conn *pgx.Conn, name string) error {
 	return sourceSchema(ctx, conn, name)
 }
 
-// sourceSchema removes what migrations of one source share, unless there is another one.
-// What somebody else has put into the schema keeps it.
+// sourceSchema removes what the migrations of one source share, unless there is another one. The
+// schema stays if it contains anything of others.
 func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 	var schema, heartbeat bool
 	err := conn.QueryRow(ctx, `select to_regnamespace('walferry') is not null, to_regclass('walferry.heartbeat') is not null`).Scan(&schema, &heartbeat)
@@ -59,7 +59,7 @@ func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 		if !heartbeat {
 			return nil
 		}
-		if err := catalog.Trust(ctx, conn); err != nil { // it may have a trigger that somebody has made
+		if err := catalog.Trust(ctx, conn); err != nil { // it may have a trigger that a user has created
 			return err
 		}
 		if _, err := conn.Exec(ctx, `delete from walferry.heartbeat where migration = $1`, name); err != nil {
@@ -75,7 +75,7 @@ func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	err = online.Run(patience, conn, "", `drop table if exists walferry.heartbeat; drop schema walferry`)
-	if catalog.State(err) == catalog.DependentObjects { // it holds something else: Leftovers tells
+	if catalog.State(err) == catalog.DependentObjects { // it contains something else: Leftovers reports it
 		return nil
 	}
 	if err != nil {
@@ -96,7 +96,7 @@ func fence(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	e := &fenceError{left, "end what is named, or wait for its end, and run the same command again"}
+	e := &fenceError{left, "end the sessions named, or wait for them, and run the same command again"}
 	for _, l := range left {
 		var hint interface{ Hint() string }
 		if errors.As(l.Err, &hint) {
@@ -106,15 +106,15 @@ func fence(ctx context.Context, conn *pgx.Conn, name string) error {
 	return e
 }
 
-// fenceError says that triggers of a fence that is open could not be taken away.
+// fenceError reports that triggers of an open fence could not be dropped.
 type fenceError struct {
 	left   []cutover.Left
 	advice string
 }
 
 func (e *fenceError) Error() string {
-	return "the source accepts writes, but triggers of the fence could not be taken away " + cutover.ListLeft(e.left)
+	return "the source accepts writes, but triggers of the fence could not be dropped " + cutover.ListLeft(e.left)
 }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *fenceError) Hint() string { return e.advice }

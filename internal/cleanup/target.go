@@ -12,9 +12,9 @@ import (
 )
 
 // Target removes the migration's rows from its target, and the schema with the last migration.
-// sharedOrigin says that the replication origin stays: another database's migration has the same.
+// sharedOrigin means that the replication origin stays: another database's migration has the same.
 func Target(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin bool, err error) {
-	// A migration that has failed early has not all of the tables.
+	// A migration that failed early does not have all of the tables.
 	rows, err := conn.Query(ctx, `select relname::text from pg_class where relnamespace = 'walferry'::regnamespace and relkind = 'r'`)
 	if err != nil {
 		return false, fmt.Errorf("clean up the target: %w", err)
@@ -49,7 +49,7 @@ func Target(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin bool
 	switch {
 	case shared:
 		sql = remove.String()
-	case len(onwards) > 0: // from here to a third server: it has its fence in this schema
+	case len(onwards) > 0: // from here to a third server: its fence is in this schema
 		sql = drop.String()
 	}
 	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
@@ -58,9 +58,9 @@ func Target(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin bool
 	return dropOrigin(ctx, conn, "walferry_"+name)
 }
 
-// dropOrigin drops our replication origin where the role may and there is one. Origins
-// belong to the server: in use is one that a migration of this name to another
-// database of it shares, and it stays for that.
+// dropOrigin drops walferry's replication origin if the role may and there is one. Origins belong
+// to the server: one in use is shared with a migration of the same name to another database, and
+// stays.
 func dropOrigin(ctx context.Context, conn *pgx.Conn, name string) (inUse bool, err error) {
 	var there, may bool
 	err = conn.QueryRow(ctx, `select exists(select from pg_replication_origin where roname = $1),

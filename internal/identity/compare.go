@@ -11,9 +11,9 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Compare holds tables against what both catalogues say of them now. It marks in tables the columns
-// that have gone from both sides, and says so in Marked. brought says that somebody else has made
-// the target's schema, lenient that tables which are not migrated may come and go.
+// Compare compares tables with what both catalogs have now. It marks in tables the columns that are
+// gone from both sides, and reports that in Marked. brought means that the target's schema was not
+// created by walferry, lenient that tables that are not migrated may come and go.
 func Compare(tables []state.Table, now Catalogs, brought, lenient bool) (found Changes) {
 	migrated := map[string]*state.Table{} // by name as SQL
 	byOID := map[uint32]*catalog.Table{}
@@ -46,11 +46,12 @@ func Compare(tables []state.Table, now Catalogs, brought, lenient bool) (found C
 			continue
 		}
 		if t == nil {
-			continue // schema.Compare says what the target lacks
+			continue // schema.Compare reports what the target lacks
 		}
 		if was.TargetOID != 0 && was.TargetOID != t.OID && was.Kind != "p" {
 			if other := copyOf(tables, t.OID); other != nil {
-				// The applier may need it so for a while: it looks at the pair before it applies anything.
+				// The applier may need it that way for a while: it checks the pair before it
+				// applies anything.
 				found.Exchanged = append(found.Exchanged, fmt.Sprintf("%s of the target is what %s was copied to", name, other.String()))
 			} else {
 				found.Replaced = append(found.Replaced, fmt.Sprintf("%s was dropped on the target and made again (oid %d, was %d)", name, t.OID, was.TargetOID))
@@ -78,7 +79,7 @@ func Compare(tables []state.Table, now Catalogs, brought, lenient bool) (found C
 	return found
 }
 
-// copyOf is the table that was copied to a table of the target; nil: none that is known.
+// copyOf returns the table that was copied to a table of the target; nil: none known.
 func copyOf(tables []state.Table, target uint32) *state.Table {
 	i := slices.IndexFunc(tables, func(t state.Table) bool { return t.TargetOID == target })
 	if i < 0 {
@@ -87,21 +88,23 @@ func copyOf(tables []state.Table, target uint32) *state.Table {
 	return &tables[i]
 }
 
-// compareColumns looks at which column of the source goes into which of the target. Names do not tell: a
-// column that was dropped and added again has other rows under its old name, and two that were renamed
-// crosswise have each other's. Numbers stay with a column for its life, so a pair must remain a pair.
+// compareColumns checks which column of the source goes into which of the target. Names are not
+// enough: a column that was dropped and added again has other values under its old name, and two
+// that swapped names have each other's. A column keeps its number for life, so a pair must remain a
+// pair.
 //
-// That a column was made again shows in the stream where one stands before it that stood after it: then nothing of the table
-// is applied until the target's was too. The last one looks as before, and what was written to the
-// source's new one has gone into the target's old one; that both are new afterwards proves nothing. One that is gone from both
-// sides is marked so in was: what comes later under its name is new.
+// That a column was dropped and added again shows in the stream if a column that followed it now
+// precedes it: then nothing of the table is applied until the target's was, too. The last column
+// looks as before, and what was written to the source's new one has gone into the target's old one;
+// that both are new afterwards says nothing. One that is gone from both sides is marked as such in
+// was: a later one with its name is new.
 func compareColumns(was *state.Table, s, t *catalog.Table) (replaced, swapped []string, marked bool) {
 	source, target := map[int16]*state.Column{}, map[int16]*state.Column{}
 	name := map[string]*state.Column{}
 	for i := range was.Columns {
 		c := &was.Columns[i]
 		if c.Number == 0 || c.Target == 0 {
-			return nil, nil, false // of an older version, or the target lacked it
+			return nil, nil, false // of an older version, or missing on the target
 		}
 		if c.Gone {
 			continue
@@ -140,7 +143,7 @@ func compareColumns(was *state.Table, s, t *catalog.Table) (replaced, swapped []
 	return replaced, swapped, marked
 }
 
-// shown tells whether the source still has a column that stood after another one.
+// shown reports whether the source still has a column that followed another one.
 func shown(was *state.Table, s *catalog.Table, number int16) bool {
 	return slices.ContainsFunc(was.Columns, func(c state.Column) bool { return c.Number > number && hasNumber(s, c.Number) })
 }
@@ -149,8 +152,8 @@ func hasNumber(t *catalog.Table, number int16) bool {
 	return slices.ContainsFunc(t.Columns, func(c catalog.Column) bool { return c.Number == number })
 }
 
-// comparePlaces says in a clause how a table's place among others differs between the sides, where that is not
-// how it was all along; was is nil where that is not known.
+// comparePlaces returns a clause on how a table's place in a hierarchy differs between the sides,
+// unless it did from the start; was is nil if that is not known.
 func comparePlaces(was *state.Place, s, t *catalog.Table, migrated map[string]*state.Table, brought bool) string {
 	for _, parent := range s.Parents {
 		if parent, _ = strings.CutSuffix(parent, " (being detached)"); migrated[parent] == nil && was != nil && !slices.Contains(was.Parents, parent) {
@@ -175,7 +178,7 @@ func comparePlaces(was *state.Place, s, t *catalog.Table, migrated map[string]*s
 		{"bound", s.Bound, t.Bound, before.Bound},
 		{"key", s.Key, t.Key, before.Key},
 	} {
-		// Servers of different majors may write the same in other words: then what has changed tells.
+		// Servers of different versions may write the same differently: then only changes count.
 		if was != nil && !schema.SameDefinition(d.from, d.to) && !schema.SameDefinition(d.from, d.was) {
 			return fmt.Sprintf("has the partition %s %q on the source and %q on the target", d.what, d.from, d.to)
 		}
@@ -190,7 +193,8 @@ func partOfAny(parents []string) string {
 	return "part of " + strings.Join(parents, ", ")
 }
 
-// otherChildren are the children of migrated tables that are not migrated, by the migrated table's name as SQL.
+// otherChildren returns the children of migrated tables that are not migrated, by the migrated
+// table's name as SQL.
 func otherChildren(now Catalogs, migrated map[string]*state.Table) map[string][]string {
 	others := map[string][]string{}
 	for _, tables := range [][]catalog.Table{now.All, now.Foreign} {

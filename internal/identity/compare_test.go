@@ -8,7 +8,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// A pair of columns must remain a pair, whatever they are called.
+// A pair of columns must remain a pair, whatever their names.
 func TestCompareColumns(t *testing.T) {
 	type pair struct {
 		name         string
@@ -25,7 +25,7 @@ func TestCompareColumns(t *testing.T) {
 	for _, c := range []struct {
 		name              string
 		source, target    *catalog.Table
-		replaced, swapped string // what is said; empty: nothing
+		replaced, swapped string // the message; empty: none
 		gone              string
 	}{
 		{name: "same", source: side("a", 1, "b", 3, "c", 4), target: side("a", 1, "b", 2, "c", 3)},
@@ -71,7 +71,7 @@ func TestCompareColumns(t *testing.T) {
 		if c.gone == "" {
 			continue
 		}
-		// It was seen to be gone from both: what both get under its name is new.
+		// It is known to be gone from both: what both get under its name is new.
 		again := func(table *catalog.Table, number int16) *catalog.Table {
 			table.Columns = append(table.Columns, catalog.Column{Name: c.gone, Number: number})
 			return table

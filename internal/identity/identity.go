@@ -1,6 +1,6 @@
-// Package identity tells whether what is followed is what it was when the migration began: tables,
-// columns, and their places among partitions and children, on both sides. What follows from it is
-// its callers' business.
+// Package identity checks whether what is followed is still what it was when the migration began:
+// tables, columns, and their places among partitions and children, on both sides. The consequences
+// are up to its callers.
 package identity
 
 import (
@@ -15,14 +15,14 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Changes are what has become of what is followed since the migration began.
+// Changes are the changes of what is followed since the migration began.
 type Changes struct {
-	Replaced  []string // tables and columns that are others now: what was in them, or has come since, is not on both sides
+	Replaced  []string // tables and columns that were replaced: what was in them, or was written since, is not on both sides
 	Published error    // a publication that was altered
 	Renamed   []string // tables that have another name
-	Swapped   []string // columns that were renamed crosswise, or made again, on one side
-	Exchanged []string // tables of the target that have each other's names
-	Places    []string // partitions and children that have another place, and neither side has lost a row
+	Swapped   []string // columns that swapped names, or were created again, on one side
+	Exchanged []string // tables of the target that swapped names
+	Places    []string // partitions and children whose place has changed, without loss of rows on either side
 	Added     []string // tables that are not followed
 	Marked    bool     // the record has changed
 }
@@ -66,7 +66,7 @@ func byName(tables []catalog.Table) map[catalog.Name]*catalog.Table {
 	return found
 }
 
-// Columns are a table's columns as the stream has them.
+// Columns returns a table's columns as they are in the stream.
 func Columns(t *catalog.Table) (columns []state.Column) {
 	for i := range t.Columns {
 		if c := &t.Columns[i]; c.Generated == 0 {
@@ -76,7 +76,7 @@ func Columns(t *catalog.Table) (columns []state.Column) {
 	return columns
 }
 
-// Describe adds to what is remembered of tables where they stand among others, what the target has under their
+// Describe adds to the record of tables their place in hierarchies, what the target has under their
 // names, and their indexes.
 func Describe(ctx context.Context, q catalog.Querier, states []state.Table, now Catalogs) error {
 	forms, err := schema.IndexForms(ctx, q)

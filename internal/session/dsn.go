@@ -11,9 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ParseError says what is wrong with a connection string. It never holds the
-// string, nor a value of it: whatever stands where a host or a port should
-// may be a part of the password.
+// ParseError reports what is wrong with a connection string. It never contains the string, nor a
+// value of it: what is in the place of a host or port may be a part of the password.
 type ParseError struct {
 	Problem string // as in "port is not a number from 1 to 65535"
 	Help    string // what to do about it; may be empty
@@ -21,13 +20,13 @@ type ParseError struct {
 
 func (e *ParseError) Error() string { return "read connection string: " + e.Problem }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *ParseError) Hint() string { return e.Help }
 
-// Parse reads a connection string, a URI or keyword=value pairs, as libpq does,
-// with its environment, passfile and service file
-// (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING),
-// and pins nothing. It differs in these points:
+// Parse reads a connection string, a URI or keyword=value pairs, as libpq does, with its
+// environment, passfile and service file
+// (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING), and pins nothing.
+// It differs from libpq in these points:
 //
 //   - A URI that libpq cannot read, because the user or the password was not
 //     percent-encoded, is read as it must have been meant; see parseURI.
@@ -47,7 +46,7 @@ func Parse(dsn string) (*pgx.ConnConfig, error) {
 // read turns a connection string into libpq's keywords and their values.
 func read(dsn string) (map[string]string, error) {
 	if strings.ContainsRune(dsn, 0) {
-		return nil, &ParseError{Problem: "it holds a NUL byte"}
+		return nil, &ParseError{Problem: "it contains a NUL byte"}
 	}
 	trimmed := strings.TrimSpace(dsn)
 	for _, scheme := range []string{"postgres://", "postgresql://"} {
@@ -70,9 +69,8 @@ func read(dsn string) (map[string]string, error) {
 	return parseKeywords(dsn)
 }
 
-// configure lets pgx merge the settings with the environment, the service file
-// and the defaults. pgx does not get to see the password: its errors
-// quote the connection string.
+// configure has pgx merge the settings with the environment, the service file and the defaults. The
+// password is not passed to pgx, whose errors quote the connection string.
 func configure(settings map[string]string) (*pgx.ConnConfig, error) {
 	var text strings.Builder
 	for _, k := range keywords {
@@ -98,8 +96,8 @@ func configure(settings map[string]string) (*pgx.ConnConfig, error) {
 	if settings["password"] != "" {
 		cfg.Password = settings["password"]
 	}
-	// A service file may hold any of libpq's keywords; pgx would send those
-	// that it does not know to the server, which would refuse them.
+	// A service file may contain any of libpq's keywords; pgx would send those that it does not
+	// know to the server, which would reject them.
 	for _, k := range keywords {
 		if k.use != sent {
 			delete(cfg.RuntimeParams, k.name)
@@ -112,8 +110,7 @@ func configure(settings map[string]string) (*pgx.ConnConfig, error) {
 	return cfg, nil
 }
 
-// configureError keeps of an error of pgx what it found wrong, and leaves out
-// the connection string.
+// configureError keeps what an error of pgx says is wrong, and leaves out the connection string.
 func configureError(err error) error {
 	reason := errors.Unwrap(err)
 	if reason == nil {
@@ -134,7 +131,7 @@ func configureError(err error) error {
 	return e
 }
 
-// lookup answers with hostaddr, whose elements belong to those of host.
+// lookup resolves to hostaddr, whose elements correspond to those of host.
 func lookup(settings map[string]string) func(context.Context, string) ([]string, error) {
 	addresses := map[string][]string{}
 	hosts := strings.Split(settings["host"], ",")
@@ -176,7 +173,7 @@ func limitTLS(cfg *pgx.ConnConfig, settings map[string]string) {
 	}
 }
 
-// Address is host:port/database of a configuration, for messages.
+// Address returns host:port/database of a configuration, for messages.
 func Address(cfg *pgx.ConnConfig) string {
 	return net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)) + "/" + cfg.Database
 }

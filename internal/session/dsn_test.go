@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// noEnvironment keeps what the machine has set out of a test.
+// noEnvironment isolates a test from the machine's settings.
 func noEnvironment(t testing.TB) {
 	t.Helper()
 	for _, name := range []string{
@@ -86,7 +86,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What libpq takes from its surroundings is taken too.
+// What libpq takes from its environment is taken, too.
 func TestParse_Environment(t *testing.T) {
 	noEnvironment(t)
 	dir := t.TempDir()
@@ -153,7 +153,7 @@ func TestParse_Errors(t *testing.T) {
 		{"host=h password=x canary=y", "unknown keyword", "quoted"},
 		{"host=h password=x canary", "no = after it", "quoted"},
 		{"host=h password='canary", "has no end", `\'`},
-		{"host=h password='can'ary'", "goes on", `\'`},
+		{"host=h password='can'ary'", "continues", `\'`},
 		{"host=h password=canary port=canary", "port", ""},
 		{"host=h password=canary service=none servicefile=/nowhere", "service file", "PGSERVICEFILE"},
 		{"host=h password=canary sslmode=verify-full sslrootcert=/nowhere", "CA file", "global-bundle"},
@@ -175,8 +175,8 @@ func TestParse_Errors(t *testing.T) {
 	}
 }
 
-// nasty holds every character that some layer between the command line and
-// the server gives a meaning to.
+// nasty contains every character that has a meaning to some layer between the command line and the
+// server.
 const nasty = "@:/?#% '\"\\`$ü&=+[]%41x"
 
 func TestOpen_NastyPassword(t *testing.T) {
@@ -282,7 +282,7 @@ func TestOpen_Refused(t *testing.T) {
 	}
 }
 
-// One host of several, a role that is asked for, an address beside a name, a socket.
+// One host of several, a requested role, an address for a name, a socket.
 func TestOpen_Places(t *testing.T) {
 	noEnvironment(t)
 	server := pgtest.Shared(t, 15)
@@ -301,8 +301,8 @@ func TestOpen_Places(t *testing.T) {
 	}
 }
 
-// Options of a connection string, and settings of role and database, do not change what
-// a session of ours pins.
+// Options of a connection string, and settings of role and database, do not change what a session
+// pins.
 func TestOpen_OptionsOverruled(t *testing.T) {
 	noEnvironment(t)
 	dsn := pgtest.Shared(t, 15).Database(t)
@@ -337,8 +337,8 @@ func TestOpen_OptionsOverruled(t *testing.T) {
 	conn.Close(t.Context())
 }
 
-// What answers may be anything, and may want the password: an error, soon, and nothing
-// secret to it.
+// What answers may be anything, and may ask for the password: that is an error, quickly, and
+// nothing secret is sent.
 func TestOpen_HostilePeer(t *testing.T) {
 	noEnvironment(t)
 	clear := "R\x00\x00\x00\x08\x00\x00\x00\x03"
@@ -384,7 +384,7 @@ func TestOpen_HostilePeer(t *testing.T) {
 	}
 }
 
-// A key of the client that cannot be used, or read by everybody.
+// A client key that cannot be used, or that everyone can read.
 func TestParse_ClientKey(t *testing.T) {
 	noEnvironment(t)
 	write := func(name string, text []byte) string {
@@ -467,8 +467,8 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// Whatever stands round a password, and whatever it ends in: no panic, and
-// an error that does not hold it.
+// Whatever surrounds a password, and whatever it ends in: no panic, and an error that does not
+// contain it.
 func FuzzParse(f *testing.F) {
 	noEnvironment(f)
 	f.Add("postgres://u:", "@/:", "@h:1/d?sslmode=x")
@@ -493,7 +493,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// Wherever a password of any letters stands in what somebody else has said, it is not in what is shown.
+// Wherever a password of any characters is in a text of others, it is not in what is shown.
 func FuzzRedact(f *testing.F) {
 	for _, password := range []string{"canary", "p@ss:w/o?r#d%20", `a'b"c\d`, "ein Paß", "%41%42%43", "a b", "***", "=", "&&&"} {
 		f.Add("connect with ", password, " failed")
@@ -502,11 +502,11 @@ func FuzzRedact(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, before, password, after string) {
 		if len(password) < shortest || strings.Contains(masked, password) || strings.Contains(password, "\x00") {
-			return // what is shorter is masked only where a password stands; no password holds a NUL byte
+			return // shorter ones are masked only in the place of a password; no password contains a NUL byte
 		}
 		for _, form := range []string{password, url.QueryEscape(password), url.PathEscape(password), strconv.Quote(password)} {
 			got := Redact(before+form+after, password)
-			// What is left may hold it only if masking has made it, of what stood round it.
+			// The rest may contain it only if masking has created it from the surrounding text.
 			if strings.Contains(strings.ReplaceAll(got, masked, "\x00"), password) && !strings.Contains(before, password) && !strings.Contains(after, password) {
 				t.Errorf("%q in %q: %q", password, before+form+after, got)
 			}

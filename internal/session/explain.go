@@ -16,24 +16,24 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ConnectError tells which server could not be connected to and why. It holds
-// nothing secret; errors.As finds the *pgconn.PgError of a server that refused.
+// ConnectError reports which server could not be connected to and why. It contains nothing secret;
+// errors.As finds the *pgconn.PgError of a server that refused.
 type ConnectError struct {
 	Address string // host:port/database
-	Reason  string // the server's message, or that of the network
+	Reason  string // the server's message, or the network's
 	Help    string // what to do about it; may be empty
 	Err     error
 }
 
 func (e *ConnectError) Error() string { return "connect to " + e.Address + ": " + e.Reason }
 
-// Unwrap gives the error of the last step.
+// Unwrap returns the error of the last step.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *ConnectError) Hint() string { return e.Help }
 
-// explain says which server could not be reached, and nothing secret.
+// explain reports which server could not be reached, and nothing secret.
 func explain(cfg *pgx.ConnConfig, err error) error {
 	var wrapped *pgconn.ConnectError
 	if errors.As(err, &wrapped) {
@@ -60,9 +60,9 @@ func explain(cfg *pgx.ConnConfig, err error) error {
 	return e
 }
 
-// Detail is what a server adds to the message of an error. It is empty where that quotes
-// values of a row, as for violated constraints and data that cannot be read: those
-// belong into no log but the server's own.
+// Detail returns what a server adds to the message of an error. It is empty if that quotes values
+// of a row, as for violated constraints and invalid data: those belong in no log but the server's
+// own.
 func Detail(err *pgconn.PgError) string {
 	if strings.HasPrefix(err.Code, "22") || strings.HasPrefix(err.Code, "23") {
 		return ""
@@ -70,8 +70,8 @@ func Detail(err *pgconn.PgError) string {
 	return err.Detail
 }
 
-// Describe is a server's message without the values of a row: those of data exceptions
-// quote what could not be read. An enum's label says more than it tells.
+// Describe returns a server's message without the values of a row, which data exceptions quote. An
+// enum's label is kept: it helps more than it discloses.
 func Describe(err *pgconn.PgError) string {
 	message := err.Message
 	if strings.HasPrefix(err.Code, "22") && err.Code != "22021" && err.Routine != "enum_in" { // 22021 quotes an encoding
@@ -82,8 +82,7 @@ func Describe(err *pgconn.PgError) string {
 	return fmt.Sprintf("%s: %s (SQLSTATE %s)", err.Severity, message, err.Code)
 }
 
-// addresses lists the hosts of a configuration once each: sslmode=prefer makes
-// two attempts at one.
+// addresses lists each host of a configuration once: sslmode=prefer makes two attempts.
 func addresses(cfg *pgx.ConnConfig) string {
 	list := net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port))
 	last := list
@@ -148,7 +147,7 @@ func helpPassword(cfg *pgx.ConnConfig) string {
 	case cfg.Password == "":
 		return "no password was given: put it into the connection string, PGPASSWORD or ~/.pgpass (mode 0600)"
 	case strings.TrimSpace(cfg.Password) != cfg.Password:
-		return "the password given starts or ends with white space: was a newline of the secret store taken along?"
+		return "the password starts or ends with white space: did a newline come along from the secret store?"
 	}
 	return "user or password is wrong; in a URI a % in a password is written %25"
 }
@@ -163,21 +162,21 @@ func helpNetwork(cfg *pgx.ConnConfig, err error) string {
 	case errors.Is(err, context.Canceled):
 		return ""
 	case errors.As(err, &name):
-		return "connect by a name that is in the certificate (for RDS the endpoint's own, not a CNAME or an address), or use sslmode=verify-ca"
+		return "connect with a name that is in the certificate (for RDS the endpoint's own, not a CNAME or an address), or use sslmode=verify-ca"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "the certificate has expired, or a clock is wrong; RDS: rotate it by ca-certificate-identifier"
 	case errors.As(err, &authority), errors.As(err, &invalid), errors.As(err, &verification), strings.Contains(err.Error(), "x509:"):
 		return "give the authority that signed the server's certificate: sslrootcert=/path/to/ca.pem (RDS and Aurora: " + bundle + ")"
-	case strings.Contains(err.Error(), "ValidateConnect failed"): // behind attempts with TLS, which count less
+	case strings.Contains(err.Error(), "ValidateConnect failed"): // it hides behind attempts with TLS, which matter less
 		return "no host has the role that target_session_attrs asks for"
 	case strings.Contains(err.Error(), "server refused TLS"):
 		return "the server does not offer TLS; sslmode=disable is fine over loopback or a private tunnel only"
 	case errors.As(err, &dns):
-		return "the name does not resolve from this host: is it spelt right, and private DNS reachable?"
+		return "the name does not resolve from this host: is it spelled correctly, and is private DNS reachable?"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: are host and port right, is the server running, does listen_addresses include this interface?"
 	case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(cfg.Host, "/"):
-		return "there is no socket of that port in that folder: is the server running? A host= reaches it over TCP"
+		return "there is no socket for that port in that directory: is the server running? host= connects over TCP"
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), pgconn.Timeout(err),
 		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT):
 		return "no answer: do security groups, firewall and routes let this host in?"

@@ -14,8 +14,8 @@ type use int
 const (
 	used    use = iota // by pgx or by Parse
 	sent               // to the server, at the start of the session
-	ignored            // has no meaning here, or is decided by this package
-	refused            // leaving it out would make the connection weaker than was asked for
+	ignored            // has no meaning here, or this package decides it
+	refused            // without it the connection would be weaker than requested
 )
 
 type keyword struct {
@@ -26,9 +26,8 @@ type keyword struct {
 
 var onOff = []string{"0", "1"}
 
-// keywords are those of libpq 18, in the order of its manual, and the two of
-// pgx that others write as well.
-// https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+// keywords are those of libpq 18, in the order of its manual, and the two of pgx that others use as
+// well. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 var keywords = []keyword{
 	{name: "host"},
 	{name: "hostaddr", use: ignored}, // see lookup
@@ -85,7 +84,7 @@ var keywords = []keyword{
 	{name: "oauth_scope", use: refused},
 }
 
-// aliases are other names that libpq (ssl=true in a URI), pgx or other drivers have.
+// aliases are other names known to libpq (ssl=true in a URI), pgx or other drivers.
 var aliases = map[string]string{"database": "dbname", "timezone": "", "search_path": ""}
 
 func keywordNames() []string {
@@ -96,8 +95,8 @@ func keywordNames() []string {
 	return names
 }
 
-// set stores one keyword's value. named tells whether the keyword may stand in
-// an error: not where it could be a part of a password.
+// set stores one keyword's value. named reports whether the keyword may be quoted in an error: not
+// if it could be a part of a password.
 func set(settings map[string]string, name, value string, named bool) error {
 	if alias, ok := aliases[name]; ok {
 		if name = alias; name == "" {
@@ -134,7 +133,7 @@ func set(settings map[string]string, name, value string, named bool) error {
 }
 
 func unknown(name string, named bool) error {
-	// What has not the form of a keyword may be a piece of a URI, password and all.
+	// What does not look like a keyword may be a piece of a URI, password and all.
 	named = named && !strings.ContainsFunc(name, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') })
 	e := &ParseError{Problem: "it has an unknown keyword"}
 	if named {
@@ -166,12 +165,12 @@ func checkPort(text string) error {
 
 const blanks = " \t\n\r\v\f"
 
-// parseKeywords reads keyword=value pairs: a value may be quoted by ', and in
-// either form a backslash makes the next character an ordinary one.
+// parseKeywords parses keyword=value pairs: a value may be quoted with ', and in either form a
+// backslash escapes the next character.
 func parseKeywords(text string) (map[string]string, error) {
 	settings := map[string]string{}
-	// After an unquoted password the next "keyword" may be its second word; before
-	// an @ it may be the piece of a URI that has a password.
+	// After an unquoted password the next "keyword" may be its second word; before an @ it may be
+	// the piece of a URI with a password.
 	named := !strings.Contains(text, "@")
 	for text = strings.TrimLeft(text, blanks); text != ""; text = strings.TrimLeft(text, blanks) {
 		end := strings.IndexAny(text, "="+blanks)
@@ -198,7 +197,7 @@ func parseKeywords(text string) (map[string]string, error) {
 		if quoted && rest != "" && !strings.ContainsAny(rest[:1], blanks) {
 			// The quote that ended it was meant to be a part of it.
 			return nil, &ParseError{
-				Problem: "a quoted value goes on after its end",
+				Problem: "a quoted value continues after its end",
 				Help:    `inside quotes ' is written \' and \ is written \\`,
 			}
 		}
@@ -213,7 +212,7 @@ func parseKeywords(text string) (map[string]string, error) {
 	return settings, nil
 }
 
-// parseValue reads the value at the start of text.
+// parseValue parses the value at the start of text.
 func parseValue(text string) (value, rest string, ok bool) {
 	var b strings.Builder
 	quoted := strings.HasPrefix(text, "'")
@@ -237,7 +236,7 @@ func parseValue(text string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted
 }
 
-// quote writes a value for the keyword form.
+// quote quotes a value for the keyword form.
 func quote(value string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
 }

@@ -8,24 +8,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Link is a connection for short statements that is made again when it has been lost: the
-// call that finds it gone connects anew. Its methods may be called by several goroutines;
-// one at a time has the connection, and whoever waits for it waits under its own context.
+// Link is a connection for short statements that is reopened after a loss: the call that finds it
+// gone reconnects. Its methods may be called by several goroutines; one at a time has the
+// connection, and each waits for it under its own context.
 type Link struct {
 	c     Config
 	ready func(context.Context, *pgx.Conn) error
 
-	turn chan struct{} // holds a token while somebody has the connection
+	turn chan struct{} // holds a token while the connection is in use
 	conn *pgx.Conn
-	used time.Time // when it was used last
+	used time.Time // when it was last used
 }
 
-// restLimit is how long a connection may rest before it is looked at: the server may have
-// restarted meanwhile, and what is done first on it would fail for nothing.
+// restLimit is how long a connection may be idle before it is checked: the server may have
+// restarted meanwhile, and the first statement would fail for nothing.
 const restLimit = time.Second
 
-// OpenLink connects. Each connection that is made is handed to ready before it is used; nil:
-// there is nothing to do.
+// OpenLink connects. Each new connection is passed to ready before it is used, unless ready is nil.
 func OpenLink(ctx context.Context, c Config, ready func(context.Context, *pgx.Conn) error) (*Link, error) {
 	l := &Link{c: c, ready: ready, turn: make(chan struct{}, 1)}
 	if err := l.Do(ctx, func(*pgx.Conn) error { return nil }); err != nil {
@@ -46,7 +45,7 @@ func (l *Link) Do(ctx context.Context, f func(*pgx.Conn) error) error {
 	return f(l.conn)
 }
 
-// take waits until nobody else has the connection.
+// take waits until the connection is free.
 func (l *Link) take(ctx context.Context) error {
 	select {
 	case l.turn <- struct{}{}:
@@ -103,7 +102,7 @@ func (l *Link) Row(ctx context.Context, sql string, args []any, into ...any) err
 	return l.Do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, sql, args...).Scan(into...) })
 }
 
-// Close ends the connection, once nobody has it any more.
+// Close closes the connection once it is free.
 func (l *Link) Close() {
 	l.turn <- struct{}{}
 	defer l.release()
@@ -115,8 +114,8 @@ func (l *Link) Close() {
 }
 
 // Lender lends a connection for as long as a function runs. What reads the catalogues of both sides
-// takes it for one of them after the other: with many tables each takes a while, and neither heartbeats nor
-// the record shall wait for the other side's.
+// takes it for one of them after the other: with many tables each takes a while, and neither
+// heartbeats nor the record shall wait for the other side's.
 type Lender interface {
 	Do(ctx context.Context, f func(*pgx.Conn) error) error
 }

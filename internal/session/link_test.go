@@ -22,7 +22,7 @@ func openTestLink(t *testing.T, dsn string) *Link {
 	return l
 }
 
-// A connection whose server has restarted while nobody used it is made again before it is used.
+// A connection whose server has restarted while it was idle is reopened before it is used.
 func TestLink_EndedWhileItRested(t *testing.T) {
 	source, _ := pgtest.Pair(t, 15, 15)
 	l := openTestLink(t, source)
@@ -40,8 +40,8 @@ func TestLink_EndedWhileItRested(t *testing.T) {
 	}
 }
 
-// Whoever is told to end while another's statement runs does not wait for that, and leaves
-// the connection to it.
+// A caller that is canceled while another's statement runs does not wait for that, and leaves it
+// the connection.
 func TestLink_EndedWhileAnotherHasIt(t *testing.T) {
 	source, _ := pgtest.Pair(t, 15, 15)
 	l := openTestLink(t, source)

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Pin sets what Open pins on a connection that somebody else opened, or that a
-// pooler handed out: it need not have had the startup parameters.
+// Pin sets what Open pins on a connection that was opened elsewhere, or handed out by a pooler: it
+// may not have had the startup parameters.
 func Pin(ctx context.Context, conn *pgconn.PgConn) error {
 	var sql strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(pinned)) {
@@ -23,10 +23,10 @@ func Pin(ctx context.Context, conn *pgconn.PgConn) error {
 	return pinLater(ctx, conn)
 }
 
-// TablesOnly has the server refuse to read views and foreign tables that are not the
-// system's, where its minor release can (those of August 2024, and 17 on): a relation that
-// its owner replaces by a view after the catalogue was read would run his functions with
-// our rights. It is for sessions that read nothing but tables (CVE-2024-7348 of pg_dump).
+// TablesOnly makes the server refuse to read views and foreign tables other than the system's, if
+// its minor release can (those of August 2024, and version 17 and later): a relation that its owner
+// replaces with a view after the catalog was read would run the owner's functions with walferry's
+// rights. It is for sessions that read only tables (CVE-2024-7348 in pg_dump).
 func TablesOnly(ctx context.Context, conn *pgconn.PgConn) error {
 	if Major(conn) < 12 {
 		return nil

@@ -8,8 +8,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// A relation that was a table when the catalogue was read and is a view when it is read
-// itself is refused, where the server can: its function does not run.
+// A relation that was a table when the catalog was read and is a view by the time it is read itself
+// is refused, if the server can: its function does not run.
 func TestTablesOnly(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {

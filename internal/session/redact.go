@@ -12,23 +12,22 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// masked stands where a secret was.
+// masked replaces a secret.
 const masked = "***"
 
-// shortest is the length from which on a secret is masked wherever it stands.
-// A password of two letters protects nothing, and masking it would garble every text.
+// shortest is the length from which a secret is masked wherever it occurs. A password of two
+// letters protects nothing, and masking it would garble every text.
 const shortest = 3
 
-// Redactor masks secrets in texts that others made: the output of a program, an
-// error of a library. The zero value masks only what looks like a password by
-// where it stands.
+// Redactor masks secrets in text from elsewhere: the output of a program, an error of a library.
+// The zero value masks only what is in the place of a password.
 type Redactor struct {
 	replacer *strings.Replacer
 }
 
-// NewRedactor returns a Redactor of these secrets in every form in which they
-// travel: as they are, percent-encoded and decoded, quoted for libpq, Go and JSON.
-// Those shorter than three bytes are masked only where a password stands.
+// NewRedactor returns a Redactor for these secrets in every form in which they may appear: as they
+// are, percent-encoded and decoded, quoted for libpq, Go and JSON. Those shorter than three bytes
+// are masked only in the place of a password.
 func NewRedactor(secrets ...string) Redactor {
 	var forms []string
 	for _, s := range secrets {
@@ -49,7 +48,7 @@ func NewRedactor(secrets ...string) Redactor {
 			}
 		}
 	}
-	// The longest first: one form may be the start of another.
+	// Longest first: one form may be a prefix of another.
 	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
 	forms = slices.Compact(forms)
 	var pairs []string
@@ -64,8 +63,8 @@ var (
 	userInfo      = regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s]*@`)
 )
 
-// Text returns text with the secrets masked, and with them every value of
-// password=… and every password of a URI.
+// Text returns text with the secrets masked, and with them every value of password=… and every
+// password of a URI.
 func (r Redactor) Text(text string) string {
 	if r.replacer != nil {
 		text = r.replacer.Replace(text)
@@ -74,12 +73,11 @@ func (r Redactor) Text(text string) string {
 	return passwordValue.ReplaceAllString(text, "${1}${2}"+masked)
 }
 
-// Redact is Text of a Redactor of these secrets.
+// Redact returns text with these secrets masked.
 func Redact(text string, secrets ...string) string { return NewRedactor(secrets...).Text(text) }
 
-// Secrets returns what must not be shown of a connection string: its password and
-// that of its key, also where it cannot be read, and those that come from the
-// environment, the passfile or the service file.
+// Secrets returns what must not be shown of a connection string: its password and that of its key,
+// even if it cannot be parsed, and those from the environment, the passfile or the service file.
 func Secrets(dsn string) []string {
 	var secrets []string
 	add := func(s string) {

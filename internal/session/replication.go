@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// OpenReplicationConfig is OpenReplication for what Parse returned, so that the
-// caller can choose how the connection reads.
+// OpenReplicationConfig is OpenReplication for the result of Parse, so that the caller can choose
+// how the connection reads.
 func OpenReplicationConfig(ctx context.Context, cfg *pgx.ConnConfig) (*pgconn.PgConn, error) {
 	cfg.RuntimeParams["replication"] = "database"
 	conn, err := pgconn.ConnectConfig(ctx, &cfg.Config)

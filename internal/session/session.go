@@ -1,10 +1,9 @@
-// Package session opens connections to PostgreSQL on which every setting that
-// changes what a value looks like, or that could end a long run early, is pinned.
+// Package session opens connections to PostgreSQL on which every setting that affects how values
+// are formatted, or that could end a long run early, is pinned.
 //
-// The settings travel as startup parameters, which beat those of ALTER ROLE and
-// ALTER DATABASE and the options of a DSN
-// (https://www.postgresql.org/docs/current/libpq-connect.html). Those that only
-// newer majors know are set right after connecting.
+// The settings are sent as startup parameters, which override those of ALTER ROLE and ALTER
+// DATABASE and the options of a DSN (https://www.postgresql.org/docs/current/libpq-connect.html).
+// Those that only newer versions know are set right after connecting.
 package session
 
 import (
@@ -19,8 +18,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pinned makes both ends write and read values the same way; the text of a value
-// that leaves the source is the text that the target's input function gets.
+// pinned makes both ends write and read values the same way; the text of a value that the source
+// sends is the text that the target's input function gets.
 var pinned = map[string]string{
 	"client_encoding":                     "UTF8",
 	"DateStyle":                           "ISO, MDY",
@@ -46,7 +45,7 @@ var pinned = map[string]string{
 	"idle_in_transaction_session_timeout": "0",
 }
 
-// later are the settings that came with a major version after 10.
+// later are the settings introduced by a major version after 10.
 var later = []struct {
 	major       int
 	name, value string
@@ -55,18 +54,18 @@ var later = []struct {
 	{17, "transaction_timeout", "0"},
 }
 
-// Config says where a session goes and what for.
+// Config configures a session.
 type Config struct {
 	// DSN is a URI or keyword/value string; see Parse.
 	DSN string
 	// Application becomes application_name, after "walferry ". Empty: only "walferry".
 	Application string
-	// Settings are pinned besides, or instead of, the usual ones.
+	// Settings are pinned in addition to, or instead of, the usual ones.
 	Settings map[string]string
 }
 
-// Parse reads a DSN as libpq does, environment, passfile and service file
-// included, and pins the settings of this package. No error of it holds the password.
+// Parse parses a DSN as libpq does, with environment, passfile and service file, and pins the
+// settings of this package. Its errors never contain the password.
 func (c Config) Parse() (*pgx.ConnConfig, error) {
 	cfg, err := Parse(c.DSN)
 	if err != nil {
@@ -85,8 +84,8 @@ func (c Config) Parse() (*pgx.ConnConfig, error) {
 	cfg.DialFunc = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 6,
 	}}).DialContext
-	// A statement cache on the server outlives a change of a table's columns
-	// ("cached plan must not change result type"), and a pooler's server.
+	// Cached statements on the server outlive a change of a table's columns ("cached plan must not
+	// change result type"), and the server that a pooler chose.
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	return cfg, nil
 }
@@ -100,7 +99,7 @@ func Open(ctx context.Context, c Config) (*pgx.Conn, error) {
 	return OpenConfig(ctx, cfg)
 }
 
-// OpenConfig connects with what Parse returned.
+// OpenConfig connects with the result of Parse.
 func OpenConfig(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -113,8 +112,8 @@ func OpenConfig(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// OpenReplication connects to the walsender of the DSN's database: only the
-// simple query protocol and the replication commands work there.
+// OpenReplication connects to a walsender for the DSN's database: it knows only the simple query
+// protocol and the replication commands.
 func OpenReplication(ctx context.Context, c Config) (*pgconn.PgConn, error) {
 	cfg, err := c.Parse()
 	if err != nil {
@@ -148,8 +147,8 @@ func pinLater(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// Major is the server's major version as it announced it, 10 or above; 0 when it
-// announced nothing that reads like one.
+// Major returns the server's major version as announced, 10 or above; 0 if it announced none that
+// can be parsed.
 func Major(conn *pgconn.PgConn) int {
 	version := conn.ParameterStatus("server_version")
 	end := 0

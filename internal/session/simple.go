@@ -6,8 +6,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Simple runs SQL by the simple protocol, the only one that a walsender knows,
-// and returns the rows of the last statement as text; NULL is empty.
+// Simple runs SQL with the simple protocol, the only one that a walsender knows, and returns the
+// rows of the last statement as text; NULL is empty.
 func Simple(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, error) {
 	results, err := conn.Exec(ctx, sql).ReadAll()
 	if err != nil {

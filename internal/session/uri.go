@@ -6,23 +6,22 @@ import (
 	"unicode"
 )
 
-// parseURI reads what follows postgres:// as libpq does: the user information
-// ends at the first @ that comes before any slash. Where that gives no
-// sensible host, port, database and parameters, user or password hold characters that
-// should have been percent-encoded. Then the first @ is taken after which
-// everything is sensible, and the password is what stands before it, as it is:
+// parseURI parses what follows postgres:// as libpq does: the user information ends at the first @
+// before any slash. If that does not give a sensible host, port, database and parameters, user or
+// password contain characters that should have been percent-encoded. It then ends at the first @
+// after which everything is sensible, and the password is what precedes it, taken literally:
 //
 //	postgres://u:p@ss/w#r?d%zz:@host:5432/db     password p@ss/w#r?d%zz:
 //
-// libpq would refuse these, so that no URI is read differently from libpq that
-// libpq can read, but for one whose host or database name would hold an @.
+// libpq would reject these, so no URI that libpq accepts is read differently, except for one whose
+// host or database name would contain an @.
 func parseURI(text string) (map[string]string, error) {
 	strict, err := parseStrict(text)
 	if err == nil {
 		return strict, nil
 	}
 	if settings, err := parseServer(text, false); err == nil {
-		return settings, nil // an @ that is in a parameter: postgres://host/db?user=me@there
+		return settings, nil // an @ in a parameter: postgres://host/db?user=me@there
 	}
 	for i := range len(text) {
 		if text[i] != '@' {
@@ -53,7 +52,7 @@ func parseStrict(text string) (map[string]string, error) {
 	}
 	user, password, hasPassword := strings.Cut(text[:i], ":")
 	if strings.ContainsAny(user, "?=&") {
-		return nil, &ParseError{Problem: "the user name holds a character that must be percent-encoded"}
+		return nil, &ParseError{Problem: "the user name contains a character that must be percent-encoded"}
 	}
 	if settings["user"], err = decode(user, "user name"); err != nil {
 		return nil, err
@@ -66,8 +65,8 @@ func parseStrict(text string) (map[string]string, error) {
 	return settings, nil
 }
 
-// decodeIfEncoded decodes a part of a URI of which some part was not encoded:
-// this one was, if nothing in it shows the opposite.
+// decodeIfEncoded decodes a part of a URI that is not encoded throughout: this part is taken as
+// encoded unless something in it says otherwise.
 func decodeIfEncoded(text string) string {
 	if strings.ContainsAny(text, "@/?#[] ") {
 		return text
@@ -83,14 +82,14 @@ func decode(text, what string) (string, error) {
 	if err != nil || strings.ContainsRune(decoded, 0) {
 		return "", &ParseError{
 			Problem: "bad percent-encoding in the " + what,
-			Help:    "a % that stands for itself is written %25",
+			Help:    "a literal % is written %25",
 		}
 	}
 	return decoded, nil
 }
 
-// parseServer reads what follows the user information: hosts with ports, the
-// database and the parameters. named is that of set.
+// parseServer parses what follows the user information: hosts with ports, the database and the
+// parameters. For named see set.
 func parseServer(text string, named bool) (map[string]string, error) {
 	settings := map[string]string{}
 	text, query, _ := cutQuery(text)
@@ -104,7 +103,7 @@ func parseServer(text string, named bool) (map[string]string, error) {
 	if hasDatabase && database != "" {
 		if strings.ContainsAny(database, "@/") {
 			return nil, &ParseError{
-				Problem: "the database name holds a character that must be percent-encoded",
+				Problem: "the database name contains a character that must be percent-encoded",
 				Help:    "a / in it is written %2F, an @ %40; the same holds for the password",
 			}
 		}
@@ -163,7 +162,7 @@ func parseHosts(settings map[string]string, text string) error {
 			}
 			if !isHost(host) {
 				return &ParseError{
-					Problem: "the host holds a character that no host name has",
+					Problem: "the host contains a character that no host name has",
 					Help:    "in a password @ is written %40, / %2F, ? %3F, # %23 and % %25",
 				}
 			}
@@ -180,8 +179,8 @@ func parseHosts(settings map[string]string, text string) error {
 	return nil
 }
 
-// isHost allows host names, also those with letters outside of ASCII and with
-// underscores, addresses, and folders of a unix socket.
+// isHost accepts host names, including those with non-ASCII letters and underscores, addresses, and
+// directories of a unix socket.
 func isHost(host string) bool {
 	if strings.HasPrefix(host, "/") {
 		return true
@@ -194,7 +193,7 @@ func isHost(host string) bool {
 	return true
 }
 
-// isIPv6 allows what can be an address with its zone.
+// isIPv6 accepts what can be an address with a zone.
 func isIPv6(text string) bool {
 	address, zone, _ := strings.Cut(text, "%")
 	return strings.Contains(address, ":") && strings.Trim(address, "0123456789abcdefABCDEF:.") == "" && isHost(zone)
@@ -224,7 +223,7 @@ func parseParameters(settings map[string]string, query string, named bool) error
 		default:
 			return err
 		}
-		if name == "ssl" { // of JDBC; libpq reads it too
+		if name == "ssl" { // of JDBC; libpq accepts it, too
 			if value != "true" {
 				return &ParseError{Problem: "ssl is true or left out", Help: "write sslmode=…"}
 			}

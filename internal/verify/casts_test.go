@@ -7,9 +7,9 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// strangeCasts are types whose owner has made casts and operators: one that says the same of
-// values that differ, others that fail when they are run. What stands in public comes first in
-// the search_path of the database.
+// strangeCasts are types whose owner has created casts and operators: one yields the same for
+// values that differ, others fail when executed. Schema public comes first in the search_path of
+// the database.
 const strangeCasts = `
 create type public.money_t as (amount numeric, cur text);
 create function public.money_text(money_t) returns text language sql immutable as $$ select round($1.amount)::text $$;
@@ -45,8 +45,8 @@ create function public.md5(bytea) returns text language sql immutable as $$ sele
 do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$;
 `
 
-// A value is what its type's own function writes, whatever casts, operators and functions
-// somebody has made: they neither decide what is equal nor run.
+// A value is what its type's own function writes, whatever casts, operators and functions users
+// have created: these neither decide what is equal nor run.
 func TestRun_CastsOfOthers(t *testing.T) {
 	for _, majors := range [][2]int{{10, 15}, {15, 18}} {
 		t.Run(fmt.Sprintf("%d-%d", majors[0], majors[1]), func(t *testing.T) {

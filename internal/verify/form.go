@@ -11,9 +11,9 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// binary are the built-in types whose send function writes the same bytes for the
-// same value on all versions. Not among them are those whose binary form
-// holds OIDs (reg*), depends on the server (xml) or may change (jsonpath, tid, snapshots).
+// binary are the built-in types whose send function writes the same bytes for the same value on all
+// versions. Excluded are those whose binary form contains OIDs (reg*), depends on the server (xml)
+// or may change (jsonpath, tid, snapshots).
 var binary = []uint32{
 	16, 17, 18, 19, 20, 21, 23, 25, 26, 28, // bool bytea "char" name int8 int2 int4 text oid xid
 	114, 3802, // json jsonb
@@ -27,17 +27,17 @@ var binary = []uint32{
 	4451, 4532, 4533, 4534, 4535, 4536, // multiranges
 }
 
-// ordered are the types of which all servers think the same about what comes
-// before what. Of text they do not: collations differ.
+// ordered are the types that all servers sort the same way. Text is not among them: collations
+// differ.
 var ordered = []uint32{20, 21, 23, 26, 1082, 1114, 1184, 1700, 2950} // int8 int2 int4 oid date timestamp timestamptz numeric uuid
 
-// typeInfo is what is under a column's type.
+// typeInfo describes what underlies a column's type.
 type typeInfo struct {
-	base     uint32 // the type itself, or of a domain what it is over in the end
+	base     uint32 // the type itself, or the ultimate base type of a domain
 	baseName string
 	domain   bool
 	element  uint32 // of an array (the base): its elements' type; else 0
-	lsn      bool   // there is a pg_lsn somewhere in it
+	lsn      bool   // it contains a pg_lsn somewhere
 }
 
 func (t typeInfo) isBinary() bool {
@@ -63,7 +63,7 @@ select t.oid, b.oid, format_type(b.oid, -1), case when b.typcategory = 'A' then 
        exists(select from parts where parts.oid = t.oid and part = 'pg_lsn'::regtype)
   from t join pg_type b on b.oid = t.base where b.typtype <> 'd'`
 
-// types reads what is under the types with these OIDs.
+// types reads the typeInfo of the types with these OIDs.
 func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]typeInfo, error) {
 	slices.Sort(oids)
 	rows, err := q.Query(ctx, selectTypes, slices.Compact(oids))
@@ -83,9 +83,9 @@ func types(ctx context.Context, q catalog.Querier, oids []uint32) (map[uint32]ty
 	return found, nil
 }
 
-// columnForm is the SQL expression of a column's value that is hashed, the same
-// on both sides. record_send writes it in binary, after the OID of its
-// type and its length, with text in the client's encoding:
+// columnForm returns the SQL expression for a column that is hashed, the same on both sides.
+// record_send writes it in binary, after the OID of its type and its length, with text in the
+// client's encoding:
 //
 //   - built-in types, and arrays of them, as they are; so a float is compared bit
 //     by bit, although versions up to 11 write it with other digits than later ones;
@@ -109,21 +109,21 @@ func columnForm(name string, source, target typeInfo, otherLSN bool) string {
 	return quoted
 }
 
-// olderLSN writes the positions in a text as versions up to 18 do: 19 fills their second half up
-// to eight digits.
+// olderLSN writes the positions in a text as versions up to 18 do: 19 pads their second half to
+// eight digits.
 func olderLSN(text string) string {
 	return "case when current_setting('server_version_num')::int < 190000 then " + text + " else regexp_replace(" + text + `, '/(?=[0-9A-F]{8}(?![0-9A-Za-z]))0{1,7}', '/', 'g') end`
 }
 
-// output is the expression of a value as its type's output function writes it, which is what
-// travels and what every client sees. A cast to text may be a function that somebody has
-// made: it says what he likes of a value, and it would run with our rights. concat calls the
-// output function of whatever it is given; a row of NULLs is not NULL for IS DISTINCT FROM.
+// output returns the expression for a value as its type's output function writes it, which is what
+// is copied and what every client sees. A cast to text may be user-defined: it may return anything,
+// and would run with walferry's rights. concat calls the output function of any argument; a row of
+// NULLs is not NULL for IS DISTINCT FROM.
 func output(expression string) string {
 	return "case when " + expression + " is distinct from null then concat(" + expression + ") end"
 }
 
-// rowBytes is the expression of all forms in one bytea.
+// rowBytes returns the expression for all forms in one bytea.
 func rowBytes(forms []string) string {
 	if len(forms) == 0 {
 		return `'\x'::bytea`
@@ -131,9 +131,9 @@ func rowBytes(forms []string) string {
 	return "record_send(row(" + strings.Join(forms, ", ") + "))"
 }
 
-// digest is the expression of a row's hash: 128 bits as 32 characters.
+// digest returns the expression for a row's hash: 128 bits as 32 characters.
 func digest(forms []string) string { return "md5(" + rowBytes(forms) + ")" }
 
-// number makes 64 bits of a digest, for summing: its first 16 digits. The servers' own
-// hash functions would be a tenth quicker, but nobody promises that they stay the same.
+// number turns the first 16 digits of a digest into 64 bits for summing. The servers' own hash
+// functions would be a tenth faster, but they are not guaranteed to stay the same.
 func number(digest string) string { return "('x' || " + digest + ")::bit(64)::int8" }

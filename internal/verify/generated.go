@@ -8,8 +8,8 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// explainGenerated says what it means where rows differ in nothing but generated columns: their values do
-// not travel, each server computes its own.
+// explainGenerated explains rows that differ only in generated columns: their values are not
+// copied, each server computes its own.
 func (v *Verifier) explainGenerated(t *table) {
 	r := &t.report
 	if r.GeneratedRows == 0 || r.GeneratedRows != r.DifferentRows || r.MissingRows+r.ExtraRows > 0 || len(r.MissingColumns) > 0 {
@@ -29,13 +29,13 @@ func (v *Verifier) explainGenerated(t *table) {
 			search = append(search, name)
 		}
 	}
-	text := "only generated columns differ, " + strings.Join(names, ", ") + ": nothing was lost, each server computes them by functions of its own from values that are equal"
+	text := "only generated columns differ, " + strings.Join(names, ", ") + ": nothing was lost, each server computes them with its own functions from equal values"
 	if len(search) > 0 && v.source.major < 19 && v.target.major >= 19 {
 		text += fmt.Sprintf("; version %d of the target has other text search stemmers than %d, and searches there use them, too", v.target.major, v.source.major)
 	}
-	text += ". Where the target's values are as they are to be, go on (cutover --allow-differences). Where not, correct the function"
+	text += ". If the target's values are right, continue (cutover --allow-differences). If not, correct the function"
 	if len(stored) > 0 {
-		text += fmt.Sprintf(" there and have them computed again: update %s set a column that they are made of to itself", t.source.String())
+		text += fmt.Sprintf(" there and have them computed again: update %s set a column that they depend on to itself", t.source.String())
 		if v.target.major >= 17 {
 			text += fmt.Sprintf(", or alter table %s alter column %s set expression as (...)", t.source.String(), stored[0])
 		}

@@ -7,8 +7,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// Version 19 stems Dutch in another way: rows whose generated column alone differs for that are told
-// from those in which more does, with a key and without one, in one range and in many.
+// Version 19 stems Dutch differently: rows where therefore only the generated column differs are
+// distinguished from rows where more does, with a key and without one, in one range and in many.
 func TestRun_Generated(t *testing.T) {
 	source, target := pgtest.Shared(t, 18).Database(t), pgtest.Shared(t, 19).Database(t)
 	both(t, source, target, `
@@ -49,7 +49,7 @@ public.page key 100/100
 			}
 		}
 	}
-	// What the hint says: the old stemmer is there under another name, and the rows are equal with it.
+	// What the hint says: the old stemmer has another name, and the rows are equal with it.
 	pgtest.Exec(t, target, `
 create text search dictionary dutch_old (template = snowball, language = dutch_porter, stopwords = dutch);
 create text search configuration dutch_old (copy = dutch);
@@ -64,8 +64,8 @@ alter table loose alter column fts set expression as (to_tsvector('dutch_old', b
 	}
 }
 
-// A function that another search_path leads elsewhere: the values differ whatever the versions are, and an
-// UPDATE of what they are made of computes them again.
+// A function that depends on the search_path: the values differ whatever the versions are, and an
+// UPDATE of the columns they depend on computes them again.
 func TestRun_GeneratedByOwnFunction(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 15)
 	both(t, source, target, `
@@ -80,9 +80,9 @@ public.t key 2/2
   different 2: id=1 (d); id=2 (d)
   generated columns alone 2
 `)
-	const want = `only generated columns differ, "d": nothing was lost, each server computes them by functions of its own from values that are equal. ` +
-		`Where the target's values are as they are to be, go on (cutover --allow-differences). Where not, correct the function there and have them computed again: ` +
-		`update "public"."t" set a column that they are made of to itself`
+	const want = `only generated columns differ, "d": nothing was lost, each server computes them with its own functions from equal values. ` +
+		`If the target's values are right, continue (cutover --allow-differences). If not, correct the function there and have them computed again: ` +
+		`update "public"."t" set a column that they depend on to itself`
 	if got := report.Tables[0].Hint; got != want {
 		t.Errorf("the hint is\n%s\nwant\n%s", got, want)
 	}

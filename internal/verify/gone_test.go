@@ -6,9 +6,9 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// A table that a side does not have any more is a difference, and so is another one of
-// its name: one that was made anew, or has changed names with another, with the same
-// rows or without. Nothing that was compared is not equal.
+// A table that a side no longer has is a difference, and so is another one with its name: one that
+// was created again, or has swapped names with another, with the same rows or without. If nothing
+// was compared, the result is not "equal".
 func TestRun_Gone(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	both(t, source, target, `
@@ -36,13 +36,13 @@ public.dropped key 0/0
   gone: the source has no such table any more
 public.kept key 0 equal
 public.left key 0/0
-  gone: the source has another table of this name; the one that is meant is called public."right" now
+  gone: the source has another table of this name; the migrated one is now called public."right"
 public.lost multiset 0/0
   gone: the target has no such table
 public.renamed key 0/0
-  gone: the source has no such table any more; the one that is meant is called public.other now
+  gone: the source has no such table any more; the migrated one is now called public.other
 public.right key 0/0
-  gone: the source has another table of this name; the one that is meant is called public."left" now
+  gone: the source has another table of this name; the migrated one is now called public."left"
 `)
 	if !report.Differs() || report.Compared != 7 || report.NotCompared != 0 {
 		t.Errorf("got %+v", report)

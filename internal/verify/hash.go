@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// hashQuery gives for each range of a part its number of rows and the sum of their hashes.
+// hashQuery returns for each range of a part its number of rows and the sum of their hashes.
 func (t *table) hashQuery(which int, p part) string {
 	from := " from only " + t.sides[which].name + p.condition()
 	hash := number(digest(t.forms))
@@ -16,7 +16,7 @@ func (t *table) hashQuery(which int, p part) string {
 	case t.ranges.of == "":
 		return "select 0, count(*), concat(coalesce(sum(" + hash + "), 0))" + from
 	case t.key == nil:
-		// The range comes from the hash. offset 0 keeps it from being computed twice.
+		// The range is derived from the hash. offset 0 keeps that from being computed twice.
 		columns, summed := hash+" h", "h"
 		if t.given != nil {
 			columns, summed = hash+" w, "+number(digest(t.given))+" h", "w"
@@ -26,7 +26,7 @@ func (t *table) hashQuery(which int, p part) string {
 	return "select " + t.ranges.of + ", count(*), concat(sum(" + hash + "))" + from + " group by 1"
 }
 
-// hash reads a part and adds what it finds to sums.
+// hash reads a part and adds the results to sums.
 func (s *session) hash(ctx context.Context, t *table, which int, p part, sums map[int]sum) error {
 	rows, err := s.conn.Query(ctx, t.hashQuery(which, p))
 	if err != nil {

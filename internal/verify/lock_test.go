@@ -41,11 +41,11 @@ func exec(t *testing.T, dsn string) func(sql string) error {
 	}
 }
 
-// Once the time for locks is over they are let go, and what has not been read by then is
-// read without: only a table that is really truncated before that is not compared. A
-// server as slow as one likes has the same outcome.
+// Once the time for locks is over they are released, and what has not been read by then is read
+// without: only a table that is really truncated before that is not compared. However slow the
+// server, the outcome is the same.
 func TestVerifier_LocksLetGo(t *testing.T) {
-	source, target := pgtest.Pair(t, 11, 15) // whose floats are not written alike: what settles that outlives the locks
+	source, target := pgtest.Pair(t, 11, 15) // which writes floats differently: the settings for that outlive the locks
 	both(t, source, target, `create table public.z (id int primary key); insert into public.z values (1)`)
 	want := ""
 	for i := range 9 {
@@ -54,7 +54,8 @@ func TestVerifier_LocksLetGo(t *testing.T) {
 	}
 	truncate, first := exec(t, target), true
 	v := lockedTables(t, source, target, 1, func(Progress) {
-		// The first table has been read on a side: the others have not, and the locks are gone, or going.
+		// One side has read the first table: the others have not been read, and the locks are gone,
+		// or about to be.
 		if first {
 			if err := truncate(`truncate public.z`); err != nil {
 				t.Error(err)
@@ -77,8 +78,8 @@ func TestVerifier_LocksLetGo(t *testing.T) {
 	}
 }
 
-// A table that could not be locked is waited for without holding the others: who has
-// it may be about to truncate those.
+// A table that could not be locked is waited for without holding the others: its holder may be
+// about to truncate those.
 func TestVerifier_LocksAreNotHeldInWaiting(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	both(t, source, target, `create table public.a (id int primary key); insert into a values (1); create table public.busy (id int primary key); insert into busy values (1)`)

@@ -11,14 +11,14 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// seen is a row that is looked at again to be named.
+// seen is a row that is read again to be named.
 type seen struct {
 	key    string
 	hashes []string // of each column
 }
 
-// name adds findings to the report. The rows are looked up by their places, which
-// they keep as long as the snapshot sees them and the table is locked.
+// name adds findings to the report. The rows are looked up by ctid, which is stable as long as the
+// snapshot sees them and the table is locked.
 func (t *table) name(ctx context.Context, pair [2]*session, found []finding) error {
 	var rows [2]map[string]seen
 	for which, s := range pair {

@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// indexedRows is about how many rows an index is asked for at a time.
+	// indexedRows is roughly how many rows are read through an index at a time.
 	indexedRows = 1_000_000
 
-	// scannedRows is about how many rows are sorted in one scan of a whole table.
-	// A server that sorts them needs some 2 GB for temporary files.
+	// scannedRows is roughly how many rows are sorted in one scan of a whole table. Sorting them
+	// takes some 2 GB of temporary files on the server.
 	scannedRows = 16_000_000
 )
 
-// narrow finds the rows in which the table's ranges differ.
+// narrow finds the rows that make the table's ranges differ.
 func (v *Verifier) narrow(ctx context.Context, pair [2]*session, t *table) error {
 	for _, condition := range t.batches() {
 		if err := v.narrowBatch(ctx, pair, t, condition); err != nil {
@@ -29,9 +29,8 @@ func (v *Verifier) narrow(ctx context.Context, pair [2]*session, t *table) error
 	return nil
 }
 
-// batches are the conditions, one for a batch, of the rows in the ranges that
-// differ: neighbouring ranges of the key where indexes find them and a small part of the table is
-// concerned, else any ranges.
+// batches returns conditions, one per batch, for the rows in the ranges that differ: adjacent
+// ranges of the key if indexes find them and they are a small part of the table, else any ranges.
 func (t *table) batches() []string {
 	if t.ranges.of == "" {
 		return []string{""}
@@ -70,7 +69,8 @@ func (t *table) batches() []string {
 	return conditions
 }
 
-// condition is that of some ranges; contiguous: they are neighbours, and an index shall find them.
+// condition returns the condition for some ranges; contiguous: they are adjacent, and an index is
+// to find them.
 func (t *table) condition(batch []int, contiguous bool) string {
 	if !contiguous {
 		numbers := strings.Join(strings.Fields(strings.Trim(fmt.Sprint(batch), "[]")), ",")
@@ -89,9 +89,10 @@ func (t *table) condition(batch []int, contiguous bool) string {
 	return " where " + strings.Join(terms, " and ")
 }
 
-// narrowQuery gives key, hash, hash of what is not generated, and place of the rows that fulfil a condition, by key
-// and hash. bytea is ordered by its bytes everywhere. Without a key the hash stands for it, that of
-// what is not generated where there is more: so rows that differ in generated columns alone meet.
+// narrowQuery returns key, hash, hash of the columns that are not generated, and ctid of the rows
+// that satisfy a condition, ordered by key and hash. bytea is ordered by its bytes everywhere.
+// Without a key the hash replaces it, without generated columns if there are any: so rows that
+// differ only in these are paired.
 func (t *table) narrowQuery(which int, condition string) string {
 	from := " from only " + t.sides[which].name
 	decoded := func(digest string) string { return "decode(" + digest + ", 'hex')" }
@@ -129,7 +130,7 @@ func (v *Verifier) narrowBatch(ctx context.Context, pair [2]*session, t *table, 
 	})
 }
 
-// cursor is a stream of rows in order, with the present one in view.
+// cursor is an ordered stream of rows with a current one.
 type cursor struct {
 	rows             pgx.Rows
 	key, hash, given []byte
@@ -146,10 +147,10 @@ func (c *cursor) next() error {
 	return c.rows.Scan(&c.key, &c.hash, &c.given, &c.place)
 }
 
-// finding is a row that differs: its place on the source, on the target, or on both.
+// finding is a row that differs: its ctid on the source, on the target, or on both.
 type finding [2]string
 
-// merge counts what differs, and returns the places of as many rows as may still be named.
+// merge counts the differences, and returns the ctids of as many rows as may still be named.
 func (t *table) merge(ctx context.Context, pair [2]*session, condition string, maxRows int) ([]finding, error) {
 	var cursors [2]cursor
 	// Both servers sort at the same time.
@@ -205,8 +206,8 @@ func (t *table) merge(ctx context.Context, pair [2]*session, condition string, m
 	return m.found, nil
 }
 
-// merging is what merge knows of the rows of one key that the other side has not; there are
-// several only where the key is not unique on a side, which is a finding too.
+// merging is what merge knows of the rows of one key that the other side lacks; there are several
+// only if the key is not unique on a side, which is a finding, too.
 type merging struct {
 	table  *table
 	report *TableReport
@@ -215,11 +216,11 @@ type merging struct {
 
 	key    []byte
 	alone  [2]int64
-	given  [2][]byte // of the last of each side
+	given  [2][]byte // of the last one on each side
 	places [2][]string
 }
 
-// only takes the row that c stands at, which the other side has not, and moves c on.
+// only takes the row at c, which the other side lacks, and advances c.
 func (m *merging) only(which int, c *cursor) error {
 	if !bytes.Equal(c.key, m.key) {
 		m.settle()
@@ -233,7 +234,7 @@ func (m *merging) only(which int, c *cursor) error {
 	return c.next()
 }
 
-// settle counts and names the rows of a key that is complete.
+// settle counts and names the rows of a complete key.
 func (m *merging) settle() {
 	both := min(m.alone[src], m.alone[dst])
 	m.report.DifferentRows += both

@@ -18,7 +18,7 @@ const (
 	dst = 1
 )
 
-// table is one pair of tables and what has been found out about it.
+// table is a pair of tables and what is known about it.
 type table struct {
 	source catalog.Table
 	report TableReport
@@ -26,9 +26,9 @@ type table struct {
 
 	columns []string // compared, by name
 	forms   []string // columnForm of each
-	given   []string // forms of those that are not generated, where some are; else nil
+	given   []string // forms of those that are not generated, if some are; else nil
 	key     []int    // those of the key, as indexes; nil: none
-	lead    string   // form of the first of the key when its type is ordered; else empty
+	lead    string   // form of the first key column if its type is ordered; else empty
 	ranges  ranges
 
 	sides     [2]relation
@@ -42,18 +42,18 @@ type relation struct {
 	oid      uint32
 	filenode uint32
 	heap     bool  // its rows are at ctid (page, item)
-	pages    int64 // about how many there are
+	pages    int64 // roughly how many there are
 	leading  bool  // an index can find ranges of the first column of the key
 }
 
-// part is a share of a table's pages: from included, to not.
+// part is a range of a table's pages: from inclusive, to exclusive.
 type part struct {
 	table    *table
-	from, to int64 // to 0: up to the end, whatever it is
+	from, to int64 // to 0: up to the end, wherever that is
 	pages    int64
 }
 
-// sum is what the rows of a range come to, in whatever order they are read.
+// sum is the checksum of a range's rows, independent of their order.
 type sum struct {
 	rows int64
 	hash *big.Int
@@ -139,11 +139,10 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 	return tables, nil
 }
 
-// settle makes the sessions of both sides write values the same way.
+// settle makes the sessions of both sides format values the same way.
 //
-// Up to version 11 a float's text has 15 digits plus extra_float_digits; from 12 on
-// that is so only for extra_float_digits of 0 and less
-// (https://www.postgresql.org/docs/12/release-12.html).
+// Up to version 11 a float's text has 15 digits plus extra_float_digits; from version 12 that is so
+// only for extra_float_digits of 0 and less (https://www.postgresql.org/docs/12/release-12.html).
 func (v *Verifier) settle(ctx context.Context) error {
 	prepare := savepoint
 	if (v.source.major < 12) != (v.target.major < 12) {
@@ -160,8 +159,8 @@ func (v *Verifier) settle(ctx context.Context) error {
 	return nil
 }
 
-// columns reads the types of the target's columns, by table and name. It asks for nothing
-// that fails for a table which has been dropped since the snapshot.
+// columns reads the types of the target's columns, by table and name. It uses nothing that fails
+// for a table that was dropped after the snapshot.
 func columns(ctx context.Context, q catalog.Querier, tables []catalog.Table) (map[catalog.Name]map[string]uint32, []uint32, error) {
 	var schemas, names []string
 	for i := range tables {
@@ -225,7 +224,7 @@ func (t *table) match(otherLSN bool, target map[string]uint32, sourceTypes, targ
 	for _, name := range names {
 		i := slices.Index(t.columns, name)
 		if i < 0 {
-			return // a row of the target cannot be told by this key
+			return // rows of the target cannot be identified by this key
 		}
 		key = append(key, i)
 	}
@@ -252,7 +251,7 @@ select n.nspname::text, c.relname::text, c.oid, c.relfilenode,
  where c.relkind = 'r' and (n.nspname, c.relname) in (select s::name, t::name from unnest($1::text[], $2::text[]) u(s, t))`
 
 // addRelations reads where the rows of the tables are on one side. locking: the session holds
-// locks, so that it must not wait for the lock of each table that its real size takes.
+// locks, so it must not wait for the lock that reading a table's real size takes.
 func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*table, locking bool) error {
 	byName := map[catalog.Name]*table{}
 	var schemas, names []string
@@ -279,9 +278,9 @@ func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*t
 	return addGone(ctx, q, which, tables)
 }
 
-// addGone notes which tables a side does not have. The source's are known by their OID, where
-// the caller knows it: one that was dropped and made again, or that has changed
-// names with another, is not what was migrated, whatever is in it.
+// addGone notes the tables that a side lacks. The source's are identified by OID if the caller
+// knows it: one that was dropped and created again, or has swapped names with another, is not what
+// was migrated, whatever is in it.
 func addGone(ctx context.Context, q catalog.Querier, which int, tables []*table) error {
 	for _, t := range tables {
 		found := t.sides[which]
@@ -306,7 +305,7 @@ func addGone(ctx context.Context, q catalog.Querier, which int, tables []*table)
 			return fmt.Errorf("look for table %s: %w", t.source.String(), err)
 		}
 		if name != "" {
-			t.report.Gone += "; the one that is meant is called " + name + " now"
+			t.report.Gone += "; the migrated one is now called " + name
 		}
 	}
 	return nil
@@ -317,9 +316,9 @@ const (
 	largestPart  = 65536 // 512 MB
 )
 
-// parts divides the table's pages on one side. From 14 on a range of ctid is read
-// alone; before that it takes reading the whole table, which is left to one session and
-// the server's parallel workers.
+// parts divides the table's pages on one side. From version 14 a range of ctid is read by itself;
+// before, it takes a scan of the whole table, which is left to one session and the server's
+// parallel workers.
 func (t *table) parts(which int, s *side, jobs int) []part {
 	r := t.sides[which]
 	size := min(max(r.pages/int64(4*jobs), smallestPart), largestPart)
@@ -335,7 +334,7 @@ func (t *table) parts(which int, s *side, jobs int) []part {
 	return parts
 }
 
-// condition is the WHERE clause of a part, or nothing.
+// condition returns the WHERE clause of a part, or nothing.
 func (p part) condition() string {
 	switch {
 	case p.from == 0 && p.to == 0:
@@ -346,7 +345,7 @@ func (p part) condition() string {
 	return fmt.Sprintf(" where ctid >= '(%d,0)' and ctid < '(%d,0)'", p.from, p.to)
 }
 
-// differing lists the ranges whose sums are not the same, in order.
+// differing lists the ranges whose sums differ, in order.
 func (t *table) differing() []int {
 	seen := map[int]bool{}
 	for _, sums := range t.sums {

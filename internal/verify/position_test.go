@@ -11,8 +11,8 @@ import (
 	pinned "github.com/walferry/walferry/internal/session"
 )
 
-// What is committed after the snapshots does not count, and whoever exported the
-// source's may go as soon as the sessions are open.
+// What is committed after the snapshots does not count, and the exporter of the source's may go
+// once the sessions are open.
 func TestVerifier_Snapshots(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 17)
 	both(t, source, target, `create table public.t (id int primary key, v text); insert into public.t select i, 'v' from generate_series(1, 1000) i`)
@@ -52,15 +52,15 @@ func TestVerifier_Snapshots(t *testing.T) {
 	}
 	expect(t, report, "public.t key 1000 equal\n")
 
-	// Seen from now, the sides differ.
+	// Under new snapshots the sides differ.
 	report = compare(t, source, target)
 	if got := report.Tables[0]; got.DifferentRows != 991 || got.ExtraRows != 20 || got.MissingRows != 0 || got.More != 991+20-20 || len(got.Different)+len(got.Extra) != 20 {
 		t.Errorf("got %d different, %d extra, %d missing, %d more:\n%s", got.DifferentRows, got.ExtraRows, got.MissingRows, got.More, transcript(report))
 	}
 }
 
-// A table that is truncated while it is compared looks empty to an old snapshot.
-// That is said, and is not reported as so many differences.
+// A table that is truncated while it is compared looks empty to an old snapshot. That is reported
+// as such, and not as so many differences.
 func TestVerifier_Truncated(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 17)
 	both(t, source, target, `create table public.a (id int primary key); insert into public.a values (1), (2); create table public.b (id int primary key); insert into public.b values (1); create table public.c (id int primary key)`)
@@ -93,7 +93,7 @@ func TestVerifier_Truncated(t *testing.T) {
 	if report.Equal != nil || report.Compared != 1 || report.NotCompared != 2 {
 		t.Errorf("two of three tables could not be compared: got %+v", report)
 	}
-	// Nothing keeps a lock: the same again, while the sessions are still open.
+	// No lock is kept: the same again, while the sessions are still open.
 	pgtest.Exec(t, source, `set lock_timeout = '5s'; truncate public.b; alter table public.b add x int`)
 }
 
@@ -129,8 +129,8 @@ public.other key 3000 equal
 	}
 }
 
-// Three differences in a large table are found by reading it once on each side, and
-// a few ranges of it a second time; those in a keyless one and one keyed by text by a second scan.
+// Three differences in a large table are found by reading it once on each side, and a few ranges of
+// it a second time; those in a table without a key and in one with a text key by a second scan.
 func TestRun_Large(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 17)
 	const rows = 300_000
@@ -208,8 +208,8 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// The end of the context ends a comparison, and so does a lost connection: neither
-// is taken for a table's error.
+// The end of the context ends a comparison, and so does a lost connection: neither counts as a
+// table's error.
 func TestVerifier_Ends(t *testing.T) {
 	source, target := pgtest.Pair(t, 13, 17)
 	both(t, source, target, `create table public.t (id int primary key)`)

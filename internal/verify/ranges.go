@@ -11,20 +11,20 @@ import (
 
 // ranges divides the rows of a table, the same way on both sides.
 //
-// Where the first column of the key has a type that all servers order the same, the
-// ranges are those of its values between bounds taken from a sample; so an index finds
-// the rows of one. Otherwise a hash of the key says where a row belongs: the order of text is another with
-// another collation. Where there is no key, that of the whole row but its generated columns does.
+// If all servers sort the type of the first key column the same way, the ranges are its values
+// between bounds taken from a sample, so an index finds the rows of one. Otherwise a hash of the
+// key determines the range: text sorts differently under different collations. Without a key it is
+// a hash of the whole row except for generated columns.
 type ranges struct {
 	count    int      // 1: not divided
 	typeName string   // of the bounds
 	bounds   []string // count-1 of them, ascending, each the first value of its range
-	of       string   // the expression of a row's range, from 0; empty: not divided
+	of       string   // the expression for a row's range, from 0; empty: not divided
 }
 
 const maxRanges = 4096
 
-// divide decides on the ranges, with what the source knows or a sample tells.
+// divide determines the ranges, from the source's statistics or a sample.
 func (t *table) divide(ctx context.Context, s *session, rowsPerRange int, sameEncoding bool) error {
 	r := &t.ranges
 	rows := t.source.Tuples
@@ -54,8 +54,7 @@ func (t *table) divide(ctx context.Context, s *session, rowsPerRange int, sameEn
 	return nil
 }
 
-// sample takes the bounds from some pages of the source's table: about 30 values
-// for each range.
+// sample takes the bounds from some pages of the source's table: about 30 values per range.
 func (t *table) sample(ctx context.Context, s *session, rows int64) error {
 	r := &t.ranges
 	percent := min(100, max(0.001, 100*30*float64(r.count)/float64(rows)))

@@ -2,11 +2,11 @@ package verify
 
 import "strings"
 
-// Report is the outcome of a comparison. It holds no values but those of key columns.
+// Report is the outcome of a comparison. It contains no values except for key columns.
 type Report struct {
-	// Equal is true where every table was compared, and all rows and columns of the source
-	// are on the target and no others; false where something differs; nil where nothing
-	// that was compared differs, but not everything was compared, or nothing at all.
+	// Equal is true if every table was compared, and the target has all rows and columns of the
+	// source and no others; false if something differs; nil if nothing that was compared differs,
+	// but not everything was compared, or nothing at all.
 	Equal *bool `json:"equal"`
 
 	Compared    int           `json:"compared"`     // tables whose outcome is known
@@ -21,7 +21,7 @@ func (r *Report) AllEqual() bool { return r.Equal != nil && *r.Equal }
 // Differs reports whether a difference was found.
 func (r *Report) Differs() bool { return r.Equal != nil && !*r.Equal }
 
-// Conclude sums up what the tables' reports say.
+// Conclude sums up the reports of the tables.
 func (r *Report) Conclude() {
 	r.Equal, r.Compared, r.NotCompared, r.Rows = nil, 0, 0, 0
 	differ := false
@@ -45,58 +45,57 @@ type TableReport struct {
 	Schema string `json:"schema"`
 	Name   string `json:"name"`
 
-	// Method is "key" where rows are told apart by their key, "multiset" where the table has none.
+	// Method is "key" if rows are identified by a key, "multiset" if the table has none.
 	Method string `json:"method"`
 
 	Equal      bool  `json:"equal"`
 	SourceRows int64 `json:"source_rows"`
 	TargetRows int64 `json:"target_rows"`
 
-	// How many rows are on the source only, on the target only, and on both with
-	// different values. Without a key a changed row counts as one missing and one extra, unless
-	// only generated columns differ.
+	// The number of rows on the source only, on the target only, and on both with different values.
+	// Without a key a changed row counts as one missing and one extra, unless only generated
+	// columns differ.
 	MissingRows   int64 `json:"missing_rows"`
 	ExtraRows     int64 `json:"extra_rows"`
 	DifferentRows int64 `json:"different_rows"`
 
-	// GeneratedRows are those of the DifferentRows in which only generated columns differ.
+	// GeneratedRows counts the DifferentRows in which only generated columns differ.
 	GeneratedRows int64 `json:"generated_rows,omitempty"`
 
-	// Hint tells what the differences come from and what to do, where that is known.
+	// Hint explains the differences and what to do, if that is known.
 	Hint string `json:"hint,omitempty"`
 
-	// The first of them by name, Config.MaxRows in all.
+	// The first of these rows, Config.MaxRows in all.
 	Missing   []Key `json:"missing,omitempty"`
 	Extra     []Key `json:"extra,omitempty"`
 	Different []Key `json:"different,omitempty"`
 
-	// More is how many rows differ that are not named.
+	// More is how many differing rows are not named.
 	More int64 `json:"more,omitempty"`
 
 	// MissingColumns are columns of the source that the target lacks. The others were compared.
 	MissingColumns []string `json:"missing_columns,omitempty"`
 
-	// Gone is set where a side has not the table that is to be compared: it was dropped, or
-	// renamed, or another one has its name. That is a difference.
+	// Gone is set if a side does not have the table: it was dropped or renamed, or another one has
+	// its name. That is a difference.
 	Gone string `json:"gone,omitempty"`
 
 	// Error is why the table could not be compared. Equal is false then, and nothing is known.
 	Error string `json:"error,omitempty"`
 
-	// Rewritten: the Error is that the table was truncated or rewritten after the
-	// snapshot was taken, so that another comparison may succeed.
+	// Rewritten: the Error is that the table was truncated or rewritten after the snapshot was
+	// taken; another comparison may succeed.
 	Rewritten bool `json:"rewritten,omitempty"`
 }
 
 // Key names a row.
 type Key struct {
-	// Key is the row's key as column=value, column=value; values that are more than
-	// a plain word or number are SQL literals. Without a key it is ctid=(page,item), of
-	// the target for an extra row, of the source for every other, and good as long
-	// as nobody updates the row.
+	// Key is the row's key as column=value, column=value; values other than plain words and numbers
+	// are SQL literals. Without a key it is ctid=(page,item), on the target for an extra row, on
+	// the source for all others, and valid until the row is updated.
 	Key string `json:"key"`
 
-	// Columns are those whose values are different, for a row that is on both sides.
+	// Columns are those whose values differ, for a row that is on both sides.
 	Columns []string `json:"columns,omitempty"`
 }
 
@@ -107,12 +106,12 @@ func (k Key) String() string {
 	return k.Key + " (" + strings.Join(k.Columns, ", ") + ")"
 }
 
-// Progress is how far a comparison is.
+// Progress is the progress of a comparison.
 type Progress struct {
 	Tables     int   // to be compared
 	TablesDone int   // read once on both sides
-	Parts      int   // pieces of tables to be read, of both sides
+	Parts      int   // parts of tables to be read, on both sides
 	PartsDone  int   //
-	Rows       int64 // read so far, of both sides
+	Rows       int64 // read so far, on both sides
 	Narrowing  int   // tables that differ and are being read again
 }

@@ -21,18 +21,18 @@ type side struct {
 	opened   bool // their transactions have begun
 }
 
-// session is a connection in a transaction under the side's snapshot. One
-// goroutine uses it at a time.
+// session is a connection in a transaction under the side's snapshot. One goroutine uses it at a
+// time.
 type session struct {
 	conn *pgx.Conn
 	side string
 
-	prepare string          // what settle has set, which letting the locks go takes back
+	prepare string          // what settle has set, which releasing the locks reverts
 	locked  map[string]bool // tables that are locked since the snapshot
-	until   time.Time       // when they are let go
+	until   time.Time       // when they are released
 }
 
-// connect makes n connections, so that open need not wait for them.
+// connect opens n connections, so that open need not wait for them.
 func (s *side) connect(ctx context.Context, dsn string, n int) error {
 	if len(s.sessions) > 0 {
 		return nil
@@ -41,7 +41,7 @@ func (s *side) connect(ctx context.Context, dsn string, n int) error {
 		conn, err := pinned.Open(ctx, pinned.Config{DSN: dsn, Application: "verify", Settings: map[string]string{
 			"work_mem":                        "64MB", // for the sorts of the second pass
 			"max_parallel_workers_per_gather": fmt.Sprint(n),
-			"constraint_exclusion":            "off", // no CHECK of the user's is evaluated to plan a read of one whole table
+			"constraint_exclusion":            "off", // no CHECK is evaluated to plan a read of one whole table
 		}})
 		if err != nil {
 			s.close()
@@ -56,9 +56,9 @@ func (s *side) connect(ctx context.Context, dsn string, n int) error {
 	return nil
 }
 
-// open begins a transaction on every connection, all under one snapshot. The first
-// takes it where there is none yet, and keeps it for the others until they are in it.
-// Tables named in lock are locked against TRUNCATE as soon as the snapshot is there.
+// open begins a transaction on every connection, all under one snapshot. Without a given snapshot
+// the first one exports its own until the others have it. Tables named in lock are locked against
+// TRUNCATE as soon as the snapshot exists.
 func (s *side) open(ctx context.Context, snapshot string, lock []string) error {
 	if s.opened {
 		return fmt.Errorf("the sessions on the %s are open already", s.name)
@@ -92,10 +92,9 @@ func (s *side) open(ctx context.Context, snapshot string, lock []string) error {
 	return nil
 }
 
-// lockAll takes locks that last until unlock, of the tables where they are to be
-// had at once. It never waits: whoever waits while it holds locks can make the
-// application the victim of a deadlock. A table that is not locked may be found
-// rewritten when it is read, as without the lock.
+// lockAll locks tables until unlock, as far as the locks are available at once. It never waits:
+// waiting while holding locks can make the application the victim of a deadlock. A table that is
+// not locked may turn out to be rewritten when it is read, as without locks.
 func (s *session) lockAll(ctx context.Context, tables []string) error {
 	if len(tables) == 0 {
 		return nil
@@ -115,18 +114,18 @@ func (s *session) lockAll(ctx context.Context, tables []string) error {
 	return nil
 }
 
-// unlock lets go of what lockAll has locked.
+// unlock releases the locks of lockAll.
 func (s *session) unlock(ctx context.Context) error {
 	s.locked = nil
 	if _, err := s.conn.PgConn().Exec(ctx, "rollback to unlocked; "+s.prepare).ReadAll(); err != nil {
-		return fmt.Errorf("let go of the locks: %w", err)
+		return fmt.Errorf("release the locks: %w", err)
 	}
 	return nil
 }
 
 func (s *side) close() {
 	for _, session := range s.sessions {
-		// The context that the work was done under may have ended.
+		// The context of the work may have ended.
 		session.conn.Close(context.Background())
 	}
 	s.sessions = nil
@@ -142,17 +141,16 @@ func (s *side) each(ctx context.Context, sql string) error {
 	return nil
 }
 
-// savepoint is what read goes back to.
+// savepoint is what read rolls back to.
 const savepoint = "savepoint verify"
 
-// errRewritten is why a table cannot be read any more: MVCC does not see through
-// TRUNCATE and the forms of ALTER TABLE that write the table anew
-// (https://www.postgresql.org/docs/current/mvcc-caveats.html).
+// errRewritten means that a table can no longer be read: TRUNCATE and the forms of ALTER TABLE that
+// rewrite a table are not MVCC-safe (https://www.postgresql.org/docs/current/mvcc-caveats.html).
 var errRewritten = errors.New("the table was truncated or rewritten after the snapshot was taken; verify again")
 
-// read runs f with the table locked against being rewritten, having made sure that
-// it has not been since the snapshot. Afterwards the lock is released, so that TRUNCATE and
-// ALTER TABLE, and with them all who queue behind, wait for one part only.
+// read runs f with the table locked against rewrites, after a check that there was none since the
+// snapshot. The lock is then released, so that TRUNCATE and ALTER TABLE, and everything queued
+// behind them, wait for one part only.
 func (s *session) read(ctx context.Context, r relation, f func() error) error {
 	if s.locked != nil && !time.Now().Before(s.until) {
 		if err := s.unlock(ctx); err != nil {
@@ -163,14 +161,14 @@ func (s *session) read(ctx context.Context, r relation, f func() error) error {
 	if !errors.Is(err, errBusy) {
 		return err
 	}
-	// To wait for this lock is no harm once the others are gone.
+	// Waiting for this lock is harmless once the others are gone.
 	if err := s.unlock(ctx); err != nil {
 		return err
 	}
 	return s.readLocked(ctx, r, false, f)
 }
 
-// errBusy says that the lock of a table is not to be had at once.
+// errBusy means that the lock of a table is not available at once.
 var errBusy = errors.New("the table is locked")
 
 func (s *session) readLocked(ctx context.Context, r relation, nowait bool, f func() error) error {
@@ -194,5 +192,5 @@ func (s *session) readLocked(ctx context.Context, r relation, nowait bool, f fun
 	return err
 }
 
-// lost tells whether after an error the session is of no more use.
+// lost reports whether the session is unusable after an error.
 func (s *session) lost(ctx context.Context) bool { return ctx.Err() != nil || s.conn.IsClosed() }

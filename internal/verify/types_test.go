@@ -11,8 +11,8 @@ import (
 	pinned "github.com/walferry/walferry/internal/session"
 )
 
-// typeMatrix is a column of every kind of type with its edge values; from is the
-// first version that has it.
+// typeMatrix has a column of every kind of type with its edge values; from is the first version
+// with the type.
 var typeMatrix = []struct {
 	from   int
 	name   string
@@ -109,8 +109,8 @@ create domain public.strict_ratio as public.ratio not null default 1;
 create domain public.tags as text[];
 `
 
-// Values of every type are found equal although the servers write some of them
-// with other text, and although OIDs of types differ between them.
+// Values of every type are found equal although the servers format some of them differently, and
+// although the OIDs of types differ between them.
 func TestRun_TypesAreEqual(t *testing.T) {
 	for _, majors := range [][2]int{{10, 18}, {11, 12}, {13, 17}, {15, 18}} {
 		t.Run(fmt.Sprintf("%d-%d", majors[0], majors[1]), func(t *testing.T) {
@@ -128,7 +128,7 @@ func TestRun_TypesAreEqual(t *testing.T) {
 					fmt.Fprintf(&inserts, "insert into public.matrix (%s) values ('%s');\n", c.name, strings.ReplaceAll(value, "'", "''"))
 				}
 			}
-			// Columns stand in another order on the target.
+			// Columns are in another order on the target.
 			pgtest.Exec(t, source, "create table public.matrix (id serial primary key, "+strings.Join(columns, ", ")+")")
 			for i, j := 0, len(columns)-1; i < j; i, j = i+1, j-1 {
 				columns[i], columns[j] = columns[j], columns[i]
@@ -157,7 +157,8 @@ insert into public.by_domain select i / 7.0::float8 from generate_series(1, 500)
 				}
 			}
 
-			// A float's last bit is seen, also between versions that write it with other digits.
+			// A float's last bit is seen, also between versions that write it with different
+			// digits.
 			pgtest.Exec(t, target, `update public.matrix set f8 = '0.1' where f8 = '0.30000000000000004'; update public.matrix set f8 = '0.3' where f8 = '1e15';
 update public.matrix set fa = '{0.1,0,NaN,0.30000000000000004}' where fa is not null; update public.matrix set pt = '(0.10000000000000002,-0)' where pt[0] = 0.1;
 update public.by_float set k = k * (1 + 2.3e-16) where k = (select min(k) from public.by_float)`)
@@ -197,12 +198,12 @@ func transfer(t *testing.T, source, target, table, columns string) {
 	}
 }
 
-// The bytes of a text are not those of the server's encoding: a LATIN1 source
-// equals its UTF8 target, whatever stands in the key.
+// The bytes of text are not those of the server's encoding: a LATIN1 source equals its UTF8 target,
+// whatever the key contains.
 func TestRun_Encodings(t *testing.T) {
 	server := pgtest.Shared(t, 13)
 	pgtest.Exec(t, server.URL("postgres"), `create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0`)
-	// A session of the project's own: it speaks UTF8 from its start.
+	// A session opened as the project does: its encoding is UTF8 from the start.
 	exec := func(dsn, sql string) {
 		t.Helper()
 		conn, err := pinned.Open(context.Background(), pinned.Config{DSN: dsn})
@@ -231,8 +232,8 @@ analyze`)
 	expect(t, compare(t, source, target, func(c *Config) { c.RowsPerRange = 10 }), "public.log multiset 500 equal\npublic.t key 500/500\n  different 1: k='käse 7' (c)\n")
 }
 
-// Version 19 writes a pg_lsn with eight digits. Where it is a part of a value that is compared
-// by its text, that is no difference, and another position still is one.
+// Version 19 writes a pg_lsn with eight digits. In a value that is compared as text that is not a
+// difference, while another position still is.
 func TestRun_LSNOf19(t *testing.T) {
 	source, target := pgtest.Shared(t, 18).Database(t), pgtest.Shared(t, 19).Database(t)
 	for _, dsn := range []string{source, target} {

@@ -15,53 +15,51 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Config says what to compare.
+// Config specifies what to compare.
 type Config struct {
 	Source, Target string // connection strings, see internal/session
 
-	// Tables are the source's, with their columns. Partitioned tables are skipped: their
-	// rows are in the leaves.
+	// Tables are the source's, with their columns. Partitioned tables are skipped: their rows are
+	// in the leaves.
 	Tables []catalog.Table
 
 	// Jobs is the number of sessions on each side. Zero means 4.
 	Jobs int
 
-	// LockFor locks each table from the moment of its side's snapshot against
-	// being truncated, where the lock is free at that moment: for small tables that
-	// are truncated so often that the comparison never finds them as they were in
-	// the snapshot. Whoever truncates such a table waits, and everybody after him. So the
-	// locks are let go once Compare has been at work for that long, at the end of the part
-	// of a table that is in hand; what is left is read without, as it is with zero. It
-	// implies one session on each side: a second one would queue behind him.
+	// LockFor locks each table against TRUNCATE from its side's snapshot on, if the lock is free at
+	// that moment: for small tables that are truncated so often that the comparison never finds
+	// them as they were in the snapshot. A TRUNCATE of such a table waits, and so does everything
+	// queued behind it. So the locks are released once Compare has been running for that long, at
+	// the end of the current part of a table; the rest is read without locks, as with zero. It
+	// implies one session on each side: a second one would queue behind the TRUNCATE.
 	LockFor time.Duration
 
-	// RowsPerRange is about how many rows share one hash. Fewer make it quicker to
-	// find the rows of a range that differs, more make the first pass return less. Zero means 20,000.
+	// RowsPerRange is roughly how many rows share one hash. With fewer, the rows of a differing
+	// range are found faster; with more, the first pass returns less. Zero means 20,000.
 	RowsPerRange int
 
-	// MaxRows is how many differing rows are named for each table; all are counted.
-	// Zero means 20.
+	// MaxRows is how many differing rows are named per table; all are counted. Zero means 20.
 	MaxRows int
 
-	// Progress is told after every piece of a table; it must return soon. May be nil.
+	// Progress is called after every part of a table; it must return quickly. May be nil.
 	Progress func(Progress)
 
 	// Logger may be nil.
 	Logger *slog.Logger
 }
 
-// Verifier compares two databases once. Its methods are called in order: New,
-// Connect if the opening must be quick, OpenSource, OpenTarget, Compare, Close.
+// Verifier compares two databases once. Its methods are called in order: New, Connect if the
+// opening must be quick, OpenSource, OpenTarget, Compare, Close.
 type Verifier struct {
 	config         Config
 	source, target *side
 
-	mu       sync.Mutex // guards what follows, and the tables' results
+	mu       sync.Mutex // guards the fields below, and the tables' results
 	progress Progress
 }
 
-// Run compares two databases, each under a snapshot that it takes: those show the same only
-// if nobody writes.
+// Run compares two databases, each under a snapshot that it takes: those show the same state only
+// if there are no writes.
 func Run(ctx context.Context, c Config) (Report, error) {
 	v, err := New(c)
 	if err != nil {
@@ -77,7 +75,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	return v.Compare(ctx)
 }
 
-// New checks the configuration; it connects to nothing.
+// New checks the configuration; it does not connect.
 func New(c Config) (*Verifier, error) {
 	if c.Source == "" || c.Target == "" {
 		return nil, errors.New("verify: two connection strings are needed")
@@ -97,8 +95,8 @@ func New(c Config) (*Verifier, error) {
 	return &Verifier{config: c, source: &side{name: "source"}, target: &side{name: "target"}}, nil
 }
 
-// Connect makes the connections, so that OpenSource and OpenTarget take only the
-// moment that the snapshots need.
+// Connect opens the connections, so that OpenSource and OpenTarget take no longer than their
+// snapshots do.
 func (v *Verifier) Connect(ctx context.Context) error {
 	if err := v.source.connect(ctx, v.config.Source, v.config.Jobs); err != nil {
 		return err
@@ -106,15 +104,14 @@ func (v *Verifier) Connect(ctx context.Context) error {
 	return v.target.connect(ctx, v.config.Target, v.config.Jobs)
 }
 
-// OpenSource opens the sessions on the source, all within the snapshot of that
-// name, or within a new one when it is empty. When it returns nil
-// the snapshot's exporter is not needed any more.
+// OpenSource opens the sessions on the source, all under the named snapshot, or under a new one if
+// the name is empty. Once it has returned nil the exporter of the snapshot is no longer needed.
 func (v *Verifier) OpenSource(ctx context.Context, snapshot string) error {
 	return v.open(ctx, v.source, v.config.Source, snapshot)
 }
 
-// OpenTarget opens the sessions on the target, all within one new snapshot. When
-// it returns nil, what is committed on the target from then on does not count.
+// OpenTarget opens the sessions on the target, all under one new snapshot. What is committed on the
+// target after it has returned nil does not count.
 func (v *Verifier) OpenTarget(ctx context.Context) error {
 	return v.open(ctx, v.target, v.config.Target, "")
 }
@@ -132,8 +129,7 @@ func (v *Verifier) open(ctx context.Context, s *side, dsn, snapshot string) erro
 	return s.open(ctx, snapshot, lock)
 }
 
-// UnderTarget runs a query of one row under the target's snapshot, between OpenTarget
-// and Compare.
+// UnderTarget runs a query of one row under the target's snapshot, between OpenTarget and Compare.
 func (v *Verifier) UnderTarget(ctx context.Context, sql string, args []any, into ...any) error {
 	if len(v.target.sessions) == 0 {
 		return errors.New("the target's sessions are not open")
@@ -147,9 +143,9 @@ func (v *Verifier) Close() {
 	v.target.close()
 }
 
-// Compare reads all tables on both sides. An error means that the comparison came to
-// no end, such as a lost connection or the end of ctx; differences, and tables that
-// cannot be compared, are in the report.
+// Compare reads all tables on both sides. An error means that the comparison was not completed,
+// because of a lost connection or the end of ctx; differences, and tables that cannot be compared,
+// are in the report.
 func (v *Verifier) Compare(ctx context.Context) (Report, error) {
 	for _, s := range []*side{v.source, v.target} {
 		for _, session := range s.sessions {
@@ -178,7 +174,7 @@ func (v *Verifier) Compare(ctx context.Context) (Report, error) {
 
 // hashAll is the first pass: each side's sessions take that side's parts, the largest first.
 func (v *Verifier) hashAll(ctx context.Context, tables []*table) error {
-	var queues [2]chan part // made for both sides before anybody reads: they share the tables
+	var queues [2]chan part // computed for both sides before any read: they share the tables
 	for which, s := range []*side{v.source, v.target} {
 		var parts []part
 		for _, t := range tables {
@@ -278,7 +274,7 @@ func (v *Verifier) narrowAll(ctx context.Context, tables []*table) error {
 	return group.Wait()
 }
 
-// tell calls Config.Progress; mu is held, or nobody else runs.
+// tell calls Config.Progress; mu is held, or nothing else is running.
 func (v *Verifier) tell() {
 	if v.config.Progress != nil {
 		v.config.Progress(v.progress)

@@ -51,7 +51,7 @@ func both(t *testing.T, source, target, sql string) {
 	pgtest.Exec(t, target, sql)
 }
 
-// transcript is a report in short.
+// transcript returns a short form of a report.
 func transcript(r Report) string {
 	var b strings.Builder
 	for _, t := range r.Tables {
@@ -94,7 +94,7 @@ func transcript(r Report) string {
 	return place.ReplaceAllString(b.String(), "ctid=(,)")
 }
 
-// place is where a row is, which may differ from run to run.
+// place matches the ctid of a row, which may differ between runs.
 var place = regexp.MustCompile(`ctid=\([0-9]+,[0-9]+\)`)
 
 func expect(t *testing.T, r Report, want string) {
@@ -108,8 +108,8 @@ func expect(t *testing.T, r Report, want string) {
 	}
 }
 
-// Every kind of difference is found and named, on tables whose keys are
-// ordered the same everywhere, are text, and are not there.
+// Every kind of difference is found and named, on tables whose keys sort the same everywhere, are
+// text, or do not exist.
 func TestRun_Differences(t *testing.T) {
 	for _, majors := range [][2]int{{13, 17}, {15, 18}, {10, 18}} {
 		t.Run(fmt.Sprintf("%d-%d", majors[0], majors[1]), func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package wait has the loops of a program that waits for others: look again and again, try
-// again with growing pauses. All of them end with their context, and return its cause then.
+// Package wait has loops for polling and for retrying with growing pauses. All of them end with
+// their context, and then return its cause.
 package wait
 
 import (
@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Pauses are those between attempts.
+// Pauses are the pauses between attempts.
 type Pauses struct {
 	First   time.Duration
-	Longest time.Duration // each pause is twice the one before, up to this; zero: all are like the first
-	Random  bool          // each is between a half and one and a half of what it would be, so that those who collide do not collide again
+	Longest time.Duration // each pause is twice the one before, up to this; zero: all are as long as the first
+	Random  bool          // each is 0.5 to 1.5 times as long, so that parties that collided do not collide again
 }
 
-// Every are pauses that do not grow.
+// Every returns pauses that do not grow.
 func Every(d time.Duration) Pauses { return Pauses{First: d} }
 
-// After is the pause after attempt n, counted from 0.
+// After returns the pause after attempt n, counted from 0.
 func (p Pauses) After(n int) time.Duration {
 	d := p.First
 	for ; n > 0 && d < p.Longest; n-- {
@@ -30,7 +30,7 @@ func (p Pauses) After(n int) time.Duration {
 	return d
 }
 
-// Sleep lets a time go by.
+// Sleep waits for d, or until ctx ends.
 func Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -42,7 +42,7 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Until looks, at once and then after each pause, until what it waits for is done, or to look fails.
+// Until calls look, at once and then after each pause, until it reports that it is done, or fails.
 func Until(ctx context.Context, p Pauses, look func() (done bool, err error)) error {
 	for n := 0; ; n++ {
 		if done, err := look(); done || err != nil {
@@ -54,8 +54,8 @@ func Until(ctx context.Context, p Pauses, look func() (done bool, err error)) er
 	}
 }
 
-// Again does something until it succeeds, or fails with an error that does not pass. tell, which
-// may be nil, is called before each pause.
+// Again retries do until it succeeds, or fails with an error that does not pass. tell, which may be
+// nil, is called before each pause.
 func Again(ctx context.Context, p Pauses, do func() error, passes func(error) bool, tell func(err error, pause time.Duration)) error {
 	for n := 0; ; n++ {
 		err := do()

@@ -39,7 +39,7 @@ func TestPauses(t *testing.T) {
 func TestAgain(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		first []error // what the attempts end with, one after the other; then nil
+		first []error // the results of the attempts, in order; then nil
 		want  error
 		tries int
 		told  int
@@ -61,7 +61,7 @@ func TestAgain(t *testing.T) {
 	}
 }
 
-// A context that ends is told from what failed: but not from what fails for good.
+// The end of the context is reported rather than the failure, unless that is permanent.
 func TestAgain_ContextEnds(t *testing.T) {
 	for _, c := range []struct{ fails, want error }{{errLater, errStop}, {errNever, errNever}, {nil, nil}} {
 		ctx, cancel := context.WithCancelCause(t.Context())
