@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// bucardo is Bucardo 5, whose triggers write down the keys that change. Its own
-// database lies on the source's server, which needs PL/Perl.
+// bucardo is Bucardo 5, whose triggers write down the keys that change. Its own database lies on
+// the source's server, which needs PL/Perl.
 var bucardo = streamPeer{name: "Bucardo", program: "bucardo", prepare: (*bench).prepareBucardo, follow: (*bench).followBucardo}
 
 // bucardoDatabase is where Bucardo keeps what it is to do.
@@ -69,8 +69,8 @@ for d in select substr(relname, 6) from pg_class where relnamespace = 'bucardo':
 end loop; end $$`
 )
 
-// followBucardo brings all that the triggers have written down. The time begins when
-// its processes are ready.
+// followBucardo brings all that the triggers have written down. The time begins when its processes
+// are ready.
 func (b *bench) followBucardo(ctx context.Context, source, target, _ string) (r run, err error) {
 	dir, err := os.MkdirTemp("", "walferry-bench-")
 	if err != nil {

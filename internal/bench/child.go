@@ -18,7 +18,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 )
 
-// A child is this program again: a process of which nothing is measured but the work.
+// A child is this program again: a process in which nothing but the work is measured.
 const (
 	childArgument    = "child"
 	childApplication = "bench child"
@@ -95,8 +95,7 @@ func decode(ctx context.Context, source string) error {
 	}
 }
 
-// receive is the plain loop that everybody writes first: the next message, whenever
-// there is one, and nothing is done with it.
+// receive is the plain loop that everyone writes first: it reads the next message and drops it.
 func receive(ctx context.Context, source string) error {
 	config, err := pgconn.ParseConfig(source)
 	if err != nil {

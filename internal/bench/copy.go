@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// copy runs a workload: the source's database once, and for each run an empty target.
-// The time is that from the start until the changes are followed, indexes included.
+// copy runs a workload: the source's database once, and for each run an empty target. The time is
+// that from the start until the changes are followed, indexes included.
 func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 	say("%s: %s", w.id, w.what)
 	source, err := b.fresh(ctx, b.source, "source", "")
@@ -102,8 +102,9 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 	return results, nil
 }
 
-// targetName is the database of a copy's n-th run. A file system may look long for a place among thousands of files
-// that were just deleted (ext4 does for five minutes), so that each run of such a workload has a database of its own.
+// targetName is the database of a copy's n-th run. A file system may look long for a place among
+// thousands of files that were just deleted (ext4 does for five minutes), so that each run of such
+// a workload has a database of its own.
 func targetName(w copyWorkload, n int) string {
 	if w.files {
 		return fmt.Sprintf("target_%d", n)
@@ -150,8 +151,8 @@ func (b *bench) runProgram(ctx context.Context, by string, env []string, name st
 	return r, nil
 }
 
-// copyNative takes the schema with pg_dump, as its users must, and then a subscription's
-// initial copy, which needs the indexes to be there.
+// copyNative takes the schema with pg_dump, as its users must, and then a subscription's initial
+// copy, which needs the indexes to be there.
 func (b *bench) copyNative(ctx context.Context, source, target string) (r run, err error) {
 	r.by = "native"
 	begun := time.Now()
@@ -188,8 +189,8 @@ func (b *bench) copyNative(ctx context.Context, source, target string) (r run, e
 	return r, errors.Join(err, execute(ctx, source, `drop publication bench_copy`))
 }
 
-// copyPsql is the naive floor: a pipe from psql to psql for each table, one after the
-// other, between the two halves of the schema.
+// copyPsql is the naive floor: a pipe from psql to psql for each table, one after the other,
+// between the two halves of the schema.
 func (b *bench) copyPsql(ctx context.Context, source, target string) (r run, err error) {
 	r.by = "psql pipes"
 	begun := time.Now()

@@ -16,7 +16,7 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// fresh makes a database anew, as a copy of another where one is named.
+// fresh recreates a database, as a copy of another one if that is named.
 func (b *bench) fresh(ctx context.Context, s *pgtest.Server, name, template string) (string, error) {
 	if s == b.source {
 		b.dropSlots(ctx)
@@ -113,7 +113,7 @@ func contents(ctx context.Context, dsn string) (string, error) {
 	return all.String(), nil
 }
 
-// holds is an error when the contents of a target, which somebody has filled, are not those wanted.
+// holds returns an error if the contents of a target are not those wanted.
 func holds(ctx context.Context, by, target, want string) error {
 	have, err := contents(ctx, target)
 	if err == nil && have != want {

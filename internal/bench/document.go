@@ -7,16 +7,16 @@ import (
 	"strings"
 )
 
-// A document has a section for each kind of workload, between two lines. In it is a table
-// for each place where it was measured, under a line that says which: one or more rows a
-// workload, whose first cell is its name.
+// A document has a section for each kind of workload, between two lines. In it is a table for each
+// place where it was measured, under a line that says which: one or more rows a workload, whose
+// first cell is its name.
 const (
 	begin = "<!-- begin %s: written by make bench -->\n"
 	end   = "<!-- end -->"
 )
 
-// publish prints what was measured, and puts it into the document, in the place of what the
-// section has of the same workload.
+// publish prints what was measured, and puts it into the document, in the place of what the section
+// has of the same workload.
 func (b *bench) publish(section string, head []string, rows [][]string) error {
 	fmt.Print("\n", line(head))
 	for _, row := range rows {

@@ -15,9 +15,9 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// S7: changes are followed as they are made. It is measured from the moment at which the
-// source's client has its COMMIT answered to that at which another session of the target
-// sees the row, both by one clock.
+// S7: changes are followed as they are made. It is measured from the moment at which the source's
+// client has its COMMIT answered to that at which another session of the target sees the row, both
+// by one clock.
 const (
 	liveClients = 10
 	liveRate    = 500                    // transactions a second, of all clients together
@@ -143,8 +143,8 @@ func (b *bench) liveNative(ctx context.Context, source, target string) (stop fun
 	return func() error { return unsubscribe(ctx, target) }, execute(ctx, target, `alter subscription bench enable`)
 }
 
-// watch makes transactions on the source and looks for them on the target. The first
-// second is not measured.
+// watch makes transactions on the source and looks for them on the target. The first second is not
+// measured.
 func (b *bench) watch(ctx context.Context, source, target string) (l latencies, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -1,7 +1,6 @@
-// Command bench measures walferry beside what a user would take instead. Each workload
-// is run by walferry and by a peer in turn, on the same backlog or the same database, on
-// servers of its own that flush what they commit; only the ratio of runs made in turn
-// means anything.
+// Command bench compares walferry with what a user would use instead. Each workload is run by
+// walferry and by a peer in turn, on the same backlog or the same database, on servers of its own
+// that flush what they commit; only the ratio of runs made in turn means anything.
 package main
 
 import (

@@ -24,7 +24,8 @@ const (
 var pgcopydb = streamPeer{name: "pgcopydb follow", program: "pgcopydb", prepare: (*bench).preparePgcopydb, follow: (*bench).followPgcopydb}
 
 func (b *bench) preparePgcopydb(ctx context.Context, source string) error {
-	// Newer minor releases, 15.20 among them, ask for the plugins that may be used; older ones know no such parameter.
+	// Newer minor releases, 15.20 among them, ask for the plugins that may be used; older ones know
+	// no such parameter.
 	trusted, err := text(ctx, source, `select coalesce((select setting from pg_settings where name = 'output_plugin_libraries'), '')`)
 	if err != nil {
 		return err
@@ -38,7 +39,8 @@ func (b *bench) preparePgcopydb(ctx context.Context, source string) error {
 	return execute(ctx, source, `select pg_create_logical_replication_slot('`+peerBacklogs+`', 'wal2json')`)
 }
 
-// followPgcopydb is pgcopydb follow, of version 0.10: it reads wal2json, and begins where its sentinel says.
+// followPgcopydb is pgcopydb follow, of version 0.10: it reads wal2json, and begins where its
+// sentinel says.
 func (b *bench) followPgcopydb(ctx context.Context, source, target, end string) (r run, err error) {
 	err = execute(ctx, source, `select pg_copy_logical_replication_slot('`+peerBacklogs+`', '`+peerSlot+`')`)
 	if err != nil {

@@ -26,13 +26,15 @@ func usageAfter(cmd *exec.Cmd) usage {
 	return u
 }
 
-// cpuOf reads /proc: the processor time of a process, and of its children that have ended; zero when it has ended itself.
+// cpuOf reads /proc: the processor time of a process, and of its children that have ended; zero
+// when it has ended itself.
 func cpuOf(pid int) (own, children time.Duration) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0
 	}
-	// The name in parentheses may hold anything; utime is the 14th field, stime, cutime and cstime follow.
+	// The name in parentheses may hold anything; utime is the 14th field, stime, cutime and cstime
+	// follow.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 15 {
 		return 0, 0

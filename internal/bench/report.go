@@ -20,7 +20,8 @@ type run struct {
 	backend usage // the target's backend that applies; of a copy all sessions of the target
 }
 
-// side is what is measured: it copies, or follows a backlog, from the source to the target until all is there. Without a target nothing is applied.
+// side is what is measured: it copies, or follows a backlog, from the source to the target until
+// all is there. Without a target nothing is applied.
 type side func(ctx context.Context, source, target string) (run, error)
 
 func (r run) say() {
@@ -120,7 +121,7 @@ func (b *bench) report(results ...*result) [][]string {
 	return rows
 }
 
-// machine says what the numbers were measured on.
+// machine describes what the numbers were measured on.
 func machine() string {
 	cpu := runtime.GOARCH
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

@@ -39,8 +39,8 @@ const (
 	writeDone = `insert into bench_done values (1)`
 )
 
-// stream runs a workload: the source's database and the backlog once, and for each
-// run a copy of the slot and of the target's database as they were before it.
+// stream runs a workload: the source's database and the backlog once, and for each run a copy of
+// the slot and of the target's database as they were before it.
 func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	say("%s: %s", w.id, w.what)
 	source, err := b.fresh(ctx, b.source, "source", "")
@@ -134,7 +134,8 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	}
 	native := !w.decode && w.peer == nil
 	if native {
-		// The server's shared memory is touched for the first time and WAL files are made, which costs whoever comes first.
+		// The server's shared memory is touched for the first time and WAL files are made, which
+		// costs the first one.
 		say("  the first run, which does not count:")
 		if _, err := once(theirs, true); err != nil {
 			return nil, err
@@ -170,7 +171,8 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	return r, nil
 }
 
-// once is one run, on a slot and a target of its own. With applies the target must have the contents wanted afterwards.
+// once is one run, on a slot and a target of its own. With applies the target must have the
+// contents wanted afterwards.
 func (b *bench) once(ctx context.Context, w streamWorkload, source, want string, follow side, applies bool) (got run, err error) {
 	target := ""
 	if applies {

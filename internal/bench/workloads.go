@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/shop"
 )
 
-// Commits of whoever writes a backlog need not wait for the disk: only its content matters.
+// Commits that write a backlog need not wait for the disk: only its content matters.
 var fastCommits = []string{"PGOPTIONS=-c synchronous_commit=off"}
 
 // pgbench writes a backlog of n transactions by four clients.

@@ -1,4 +1,4 @@
-// Package catalog reads what a server has: one function a query, on versions 10 to 19.
+// Package catalog reads what a server has: one function per query, on versions 10 to 19.
 package catalog
 
 import (
@@ -18,8 +18,7 @@ type Querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// Table is an ordinary or a partitioned table of an application: not of the
-// system, not of walferry.
+// Table is an ordinary or partitioned table of an application: not of the system, not of walferry.
 type Table struct {
 	OID uint32
 	Name
@@ -27,7 +26,7 @@ type Table struct {
 	Persistence byte // p: permanent, u: unlogged
 
 	ReplicaIdentity byte     // pg_class.relreplident: d, n, f or i
-	Identity        []string // columns of the usable identity index; nil with FULL and where there is none
+	Identity        []string // columns of the usable identity index; nil with FULL or without one
 	PrimaryKey      []string // columns, also of a deferrable one; nil: none
 
 	Columns []Column
@@ -35,9 +34,9 @@ type Table struct {
 	IsPartition bool
 	Root        string   // schema.name of the topmost partitioned parent; empty: none
 	Inherits    bool     // has parents by INHERITS
-	Parents     []string // that it is a partition of or inherits from, as SQL, sorted
-	Bound       string   // of a partition, as FOR VALUES or DEFAULT; only Outline tells
-	Key         string   // what a partitioned table is partitioned by; only Outline tells
+	Parents     []string // tables that it is a partition of or inherits from, as SQL, sorted
+	Bound       string   // of a partition, as FOR VALUES or DEFAULT; only set by Outline
+	Key         string   // what a partitioned table is partitioned by; only set by Outline
 	Extension   string   // the extension it belongs to; empty: none
 
 	RowSecurity      bool
@@ -66,7 +65,7 @@ type Column struct {
 	Default   bool // has a default of its own
 }
 
-// ColumnsByName are the table's columns, generated ones too.
+// ColumnsByName returns the table's columns, including generated ones.
 func (t *Table) ColumnsByName() map[string]*Column {
 	columns := map[string]*Column{}
 	for i := range t.Columns {
@@ -75,8 +74,8 @@ func (t *Table) ColumnsByName() map[string]*Column {
 	return columns
 }
 
-// HasIdentity tells whether UPDATE and DELETE of the table can be published
-// without making them fail (CheckCmdReplicaIdentity in execReplication.c).
+// HasIdentity reports whether UPDATE and DELETE of the table can be published without making them
+// fail (CheckCmdReplicaIdentity in execReplication.c).
 func (t *Table) HasIdentity() bool { return t.ReplicaIdentity == 'f' || len(t.Identity) > 0 }
 
 // Quote quotes one identifier for SQL, always.
@@ -88,20 +87,19 @@ func Literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "'
 // NotOurs is the condition that a namespace n belongs to the application.
 const NotOurs = `n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'walferry')`
 
-// locked are the relations that somebody else has in ACCESS EXCLUSIVE mode, or waits for so.
+// locked are the relations that another session has, or waits for, in ACCESS EXCLUSIVE mode.
 const locked = `
 select l.relation from pg_catalog.pg_locks l
  where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.relation is not null and l.pid is distinct from pg_catalog.pg_backend_pid()
    and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())`
 
-// Tables lists the application's ordinary and partitioned tables by schema and
-// name. It reads the whole catalogue in five plain queries, however many tables there
-// are, and puts the answers together here: a server whose catalogue was not analyzed
-// yet plans nested loops for subqueries and joins, which take long for thousands of tables.
+// Tables lists the application's ordinary and partitioned tables by schema and name. It reads the
+// whole catalog in five plain queries, however many tables there are, and joins the results here: a
+// server whose catalog has not been analyzed yet plans nested loops for subqueries and joins, which
+// take long for thousands of tables.
 //
-// A size is read under a lock, for which a table that somebody has, or wants, for himself
-// alone would let it wait: of such a one Bytes and Pages are what VACUUM has seen
-// last, and never 0.
+// Reading a size takes a lock, which would wait for a table that another session has, or wants, in
+// ACCESS EXCLUSIVE mode: for such a table Bytes and Pages are what VACUUM saw last, and never 0.
 func Tables(ctx context.Context, q Querier) ([]Table, error) {
 	major, err := Major(ctx, q)
 	if err != nil {
@@ -135,8 +133,8 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 		if err != nil {
 			return t, err
 		}
-		// Not pg_table_size: it opens the TOAST table's index besides, and stats four
-		// files of each, which is most of the time for thousands of tables.
+		// Not pg_table_size: it also opens the TOAST table's index, and stats four files of each,
+		// which is most of the time for thousands of tables.
 		t.Bytes, t.Pages = heap+toast, heap/block
 		t.Kind, t.Persistence, t.ReplicaIdentity = kind[0], persistence[0], identity[0]
 		return t, nil
@@ -156,7 +154,7 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 	return tables, nil
 }
 
-// addKeys adds primary keys and replica identities. The columns are there.
+// addKeys adds primary keys and replica identities. The columns must be there already.
 func addKeys(ctx context.Context, q Querier, major int, byOID map[uint32]*Table) error {
 	rows, err := q.Query(ctx, `
 select i.indrelid, i.indisprimary, i.indisreplident, i.indisvalid and i.indimmediate, i.indkey::int2[], `+keyAtts(major)+`
@@ -188,7 +186,7 @@ select i.indrelid, i.indisprimary, i.indisreplident, i.indisvalid and i.indimmed
 	return nil
 }
 
-// names are those of the columns with these numbers.
+// names returns the names of the columns with these numbers.
 func (t *Table) names(numbers []int16) (names []string) {
 	for _, n := range numbers {
 		for i := range t.Columns {
@@ -200,7 +198,7 @@ func (t *Table) names(numbers []int16) (names []string) {
 	return names
 }
 
-// addParents tells what a table is a part of.
+// addParents adds what a table is a part of.
 func addParents(ctx context.Context, q Querier, major int, byOID map[uint32]*Table) error {
 	pending := "false"
 	if major >= 14 {
@@ -238,7 +236,7 @@ func addParents(ctx context.Context, q Querier, major int, byOID map[uint32]*Tab
 		for up, ok := parent[top]; ok; up, ok = parent[top] {
 			top = up
 		}
-		// While a partition is being detached the queries see different moments.
+		// While a partition is being detached the queries see different states.
 		if root := byOID[top]; root != nil && !root.IsPartition {
 			byOID[oid].Root = root.Plain()
 		}
@@ -246,7 +244,7 @@ func addParents(ctx context.Context, q Querier, major int, byOID map[uint32]*Tab
 	return nil
 }
 
-// addExtensions tells which tables belong to an extension.
+// addExtensions adds which tables belong to an extension.
 func addExtensions(ctx context.Context, q Querier, _ int, byOID map[uint32]*Table) error {
 	rows, err := q.Query(ctx, `
 select d.objid, e.extname::text from pg_catalog.pg_extension e
@@ -315,7 +313,7 @@ func first(s string) byte {
 	return s[0]
 }
 
-// Major is the major version of the server behind q.
+// Major returns the major version of the server behind q.
 func Major(ctx context.Context, q Querier) (int, error) {
 	var number int
 	if err := q.QueryRow(ctx, `select pg_catalog.current_setting('server_version_num')::int`, pgx.QueryExecModeExec).Scan(&number); err != nil {

@@ -15,8 +15,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// Tables on the oldest and the newest server: keys, parents and columns, which
-// come from several queries, are those of the right table.
+// Tables on the oldest and the newest server: keys, parents and columns, which come from several
+// queries, are those of the right table.
 func TestTables(t *testing.T) {
 	for _, major := range []int{10, 13, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -101,7 +101,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// Tables that somebody has for himself alone, or waits for, do not keep the others from being listed.
+// Tables that another session has in ACCESS EXCLUSIVE mode, or waits for, do not keep the others
+// from being listed.
 func TestTables_Locked(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		dsn := pgtest.Shared(t, major).Database(t)

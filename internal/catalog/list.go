@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// List joins names for a sentence: ten of them at most.
+// List joins names for a sentence, at most ten of them.
 func List(names []string) string {
 	if len(names) == 0 {
 		return "none"

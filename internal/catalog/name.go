@@ -2,15 +2,15 @@ package catalog
 
 import "github.com/jackc/pgx/v5"
 
-// Name is the name of a table, or of what else has one within a schema, unquoted. It is what
-// maps are keyed by; a text is made of it only where a server or a person reads it.
+// Name is the unquoted name of a table, or of anything else in a schema. It is the key of maps; it
+// becomes text only where a server or a person reads it.
 type Name struct {
 	Schema string `json:"schema"`
 	Name   string `json:"name"`
 }
 
-// String is the name as SQL, always quoted.
+// String returns the name as SQL, always quoted.
 func (n Name) String() string { return pgx.Identifier{n.Schema, n.Name}.Sanitize() }
 
-// Plain is the name as people write it, without quotes: for messages, and for patterns.
+// Plain returns the name as people write it, without quotes: for messages and patterns.
 func (n Name) Plain() string { return n.Schema + "." + n.Name }

@@ -7,9 +7,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Outline lists what Tables does, and foreign tables (kind f) beside them, with columns and parents, and the
-// bounds and keys of partitions, but without what takes long or looks into the tables' files:
-// sizes, keys, privileges. It is what a table is known by.
+// Outline lists what Tables does, and foreign tables (kind f), with columns and parents, and the
+// bounds and keys of partitions, but without what takes long or opens the tables' files: sizes,
+// keys, privileges. It is what identifies a table.
 func Outline(ctx context.Context, q Querier) (tables, foreign []Table, err error) {
 	major, err := Major(ctx, q)
 	if err != nil {
@@ -50,9 +50,9 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 	return tables[:plain], tables[plain:], nil
 }
 
-// Mark returns a text that is another one once anything that Outline tells has changed, or a publication. It is one
-// query of one moment, which takes no locks and sends one row, for where there is no time to read it all.
-// major is the server's version.
+// Mark returns a string that changes once anything in Outline, or a publication, has changed. It is
+// a single query that takes no locks and sends one row, for when there is no time to read
+// everything. major is the server's version.
 func Mark(ctx context.Context, q Querier, major int) (mark string, err error) {
 	since := func(version int, sql string) string {
 		if major >= version {

@@ -9,8 +9,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// The mark is another one after whatever changes what a table is known by, also where it was taken back as far as
-// names go, and stays what it is while others work.
+// The mark changes with anything that identifies a table, even if names have been restored, and
+// stays the same under ordinary work.
 func TestMark(t *testing.T) {
 	for _, major := range []int{10, 13, 15, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {

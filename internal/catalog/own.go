@@ -9,25 +9,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Stranger is something in schema walferry by which somebody else could make walferry
-// run what he wants, with walferry's rights.
+// Stranger is something in schema walferry through which others could make walferry run code of
+// theirs, with walferry's rights.
 type Stranger struct {
 	Object string // as in table walferry.progress
 	Why    string
-	Fix    string // a statement that takes it away
+	Fix    string // a statement that removes it
 	Kind   Hand
 }
 
-// Hand is what somebody else has of an object.
+// Hand is how others have a hand in an object.
 type Hand string
 
 const (
-	Owner Hand = "owner" // it belongs to him
+	Owner Hand = "owner" // it belongs to another role
 	Grant Hand = "grant" // a privilege: Fix revokes it, and nothing else is lost by that
 	Shape Hand = "shape" // it is, or has, what nothing of walferry's is or has
 )
 
-// StrangersError says that schema walferry is not walferry's own. Nothing in it was used.
+// StrangersError reports that schema walferry is not walferry's alone. Nothing in it was used.
 type StrangersError struct {
 	Database  string
 	Strangers []Stranger
@@ -44,14 +44,14 @@ func (e *StrangersError) Error() string {
 	return fmt.Sprintf("in database %s somebody else has a hand in schema walferry: %s", Quote(e.Database), strings.Join(what, "; "))
 }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *StrangersError) Hint() string {
-	return "connect as the role that began the migration; where none lives there, rename the schema or drop it; `walferry check` has the SQL"
+	return "connect as the role that began the migration; if none uses it, rename the schema or drop it; `walferry check` has the SQL"
 }
 
-// trusted is the condition that a role may do whatever the connected one may: it is the
-// same, a member of it, or a superuser. Being a member of the other role, as walferry's is
-// of those that own tables, is no reason to trust it.
+// trusted is the condition that a role may do whatever the connected one may: it is the same, a
+// member of it, or a superuser. That the connected role is a member of the other one, as walferry's
+// is of those that own tables, is no reason to trust that.
 func trusted(major int, role string) string {
 	if major >= 16 {
 		return fmt.Sprintf("(%[1]s <> 0 and (pg_catalog.pg_has_role(%[1]s, current_user, 'USAGE') or pg_catalog.pg_has_role(%[1]s, current_user, 'SET')))", role)
@@ -59,14 +59,14 @@ func trusted(major int, role string) string {
 	return fmt.Sprintf("(%[1]s <> 0 and pg_catalog.pg_has_role(%[1]s, current_user, 'MEMBER'))", role)
 }
 
-// Strangers lists what in schema walferry is not walferry's own, on either side: what
-// belongs to a role that is not trusted, what such a role may write to, and what no table
-// of walferry has: triggers, rules, policies, parents and children, foreign keys, and
-// whatever in a column, default, constraint or index is not the system's. None: there
-// is no such schema, or nobody else has a hand in it.
+// Strangers lists what in schema walferry is not walferry's own, on either side: what belongs to a
+// role that is not trusted, what such a role may write to, and what no table of walferry has:
+// triggers, rules, policies, parents and children, foreign keys, and anything in a column, default,
+// constraint or index that is not the system's. None: there is no such schema, or no one else has a
+// hand in it.
 //
-// What an owner may do he may do later, too; so an owner who is not trusted is enough, and
-// it needs no comparison with what the tables should look like.
+// An owner can do at any time what it may do now; so an owner that is not trusted is enough,
+// without comparing the tables with what they should look like.
 func Strangers(ctx context.Context, q Querier) ([]Stranger, error) {
 	major, err := Major(ctx, q)
 	if err != nil {
@@ -84,17 +84,17 @@ func Strangers(ctx context.Context, q Querier) ([]Stranger, error) {
 	).Replace(strangersSQL)
 	rows, err := q.Query(ctx, sql, pgx.QueryExecModeExec)
 	if err != nil {
-		return nil, fmt.Errorf("look who has a hand in schema walferry: %w", err)
+		return nil, fmt.Errorf("check the rights in schema walferry: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Stranger])
 	if err != nil {
-		return nil, fmt.Errorf("look who has a hand in schema walferry: %w", err)
+		return nil, fmt.Errorf("check the rights in schema walferry: %w", err)
 	}
 	return found, nil
 }
 
-// Reading is a right that may be given: the tables hold no secret. EXECUTE is needed
-// by nobody, and does nothing: the functions are of triggers.
+// SELECT may be granted: the tables contain no secrets. EXECUTE is not needed, and harmless: the
+// functions are trigger functions.
 const strangersSQL = `
 with ns as (select n.oid, n.nspowner, n.nspacl from pg_catalog.pg_namespace n where n.nspname = 'walferry'),
 rel as (
@@ -168,16 +168,16 @@ select distinct c.kind || ' ' || c.name, 'uses ' || pg_catalog.pg_describe_objec
                         'pg_catalog.pg_opclass'::pg_catalog.regclass, 'pg_catalog.pg_collation'::pg_catalog.regclass, 'pg_catalog.pg_foreign_server'::pg_catalog.regclass)
 order by 1, 2, 3`
 
-// Trust makes sure that nothing in schema walferry belongs to somebody else. Its error may
-// be a *StrangersError.
+// Trust makes sure that nothing in schema walferry belongs to others. Its error may be a
+// *StrangersError.
 func Trust(ctx context.Context, q Querier) error { return look(ctx, q, Grant) }
 
-// TrustAsLocked makes sure that reading the tables in schema walferry runs nothing that
-// somebody has made, whoever they belong to, for as long as the caller's locks keep them
-// as they are. Its error may be a *StrangersError.
+// TrustAsLocked makes sure that reading the tables in schema walferry runs no user code, whoever
+// owns them, as long as the caller's locks keep them as they are. Its error may be a
+// *StrangersError.
 func TrustAsLocked(ctx context.Context, q Querier) error { return look(ctx, q, Grant, Owner) }
 
-// look lets pass what is of the kinds given.
+// look ignores what is of the given kinds.
 func look(ctx context.Context, q Querier, pass ...Hand) error {
 	strangers, err := Strangers(ctx, q)
 	if err != nil {
@@ -197,13 +197,14 @@ func refuse(ctx context.Context, q Querier, strangers []Stranger) error {
 	return e
 }
 
-// Own runs SQL that makes what walferry keeps in its schema; empty: there is nothing to
-// make. In the same transaction it makes sure that what is there is walferry's own: IF NOT
-// EXISTS trusts whoever made it. What others may write to, as default privileges
-// have it, is taken from them. The error may be a *StrangersError.
+// Own runs SQL that creates what walferry keeps in its schema; empty: there is nothing to create.
+// In the same transaction it makes sure that what exists is walferry's own: IF NOT EXISTS accepts
+// anyone's. Others' right to write, as by default privileges, is revoked. The error may be a
+// *StrangersError.
 func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for attempt := 0; ; attempt++ {
-		// IF NOT EXISTS, and OR REPLACE, do not keep two sessions from making the same at once.
+		// IF NOT EXISTS, and OR REPLACE, do not keep two sessions from creating the same thing at
+		// once.
 		err := own(ctx, conn, sql)
 		if attempt == 3 || !slices.Contains([]string{UniqueViolation, DuplicateSchema, DuplicateTable, DuplicateFunction}, State(err)) {
 			return err
@@ -214,7 +215,7 @@ func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
 func own(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if sql != "" {
-			// Before, too: SQL that alters a table may rewrite it, with its defaults.
+			// Before the SQL, too: altering a table may rewrite it, with its defaults.
 			if err := Trust(ctx, tx); err != nil {
 				return err
 			}
@@ -235,7 +236,7 @@ func own(ctx context.Context, conn *pgx.Conn, sql string) error {
 				revoked = true
 			}
 		}
-		if revoked { // who is not the owner revokes nothing, and gets no more than a warning
+		if revoked { // a role that is not the owner revokes nothing, and gets only a warning
 			if strangers, err = Strangers(ctx, tx); err != nil {
 				return err
 			}

@@ -13,7 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// connectAs is a session of another role.
+// connectAs opens a session of another role.
 func connectAs(t *testing.T, dsn, role string) *pgx.Conn {
 	t.Helper()
 	u, err := url.Parse(dsn)
@@ -29,9 +29,9 @@ func connectAs(t *testing.T, dsn, role string) *pgx.Conn {
 	return conn
 }
 
-// Whose things in schema walferry are trusted: those of the connected role, of a
-// superuser and of whoever may become the role; not those of a role of which it is itself a
-// member, as walferry's is of the owners of tables.
+// Trusted in schema walferry are the objects of the connected role, of a superuser and of roles
+// that may become it; not those of a role of which it is itself a member, as walferry's is of the
+// owners of tables.
 func TestStrangers_WhoIsTrusted(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -52,7 +52,7 @@ grant ferry to above; grant below to ferry; grant create on database postgres to
 				}
 			}
 			pgtest.Exec(t, dsn, `alter table walferry.progress owner to ferry`)
-			// A superuser does not trust the lesser role.
+			// A superuser does not trust a lesser role.
 			super := connectAs(t, dsn, server.User)
 			var strangers *StrangersError
 			if err := Trust(t.Context(), super); !errors.As(err, &strangers) || !strings.Contains(err.Error(), "schema walferry is owned by ferry") || strangers.Hint() == "" {
@@ -62,8 +62,8 @@ grant ferry to above; grant below to ferry; grant create on database postgres to
 	}
 }
 
-// What Own makes nobody else may write to, whatever default privileges say; and what
-// somebody else has made before it, or in between, it does not use.
+// No one else may write to what Own creates, whatever the default privileges; and it does not use
+// what others have created before it, or in between.
 func TestOwn(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -84,13 +84,13 @@ has_sequence_privilege('mallory', 'walferry.progress_id_seq', 'usage, update'), 
 					t.Errorf("may mallory create, write, draw, and reader read? got %s", got)
 				}
 			}
-			// Somebody else's table: it is not used, and what came with it is not there.
+			// Another role's table: it is not used, and nothing is created beside it.
 			pgtest.Exec(t, dsn, `drop schema walferry cascade; set role mallory; create schema walferry; create table walferry.progress (stream text)`)
 			var strangers *StrangersError
 			if err := Own(t.Context(), ferry, ddl+`; create table walferry.more (a int)`); !errors.As(err, &strangers) {
 				t.Errorf("somebody else's schema: got %v", err)
 			}
-			// One that appears while ours is made, as by a statement between the looks.
+			// One that appears while walferry's is created, as by a statement between the checks.
 			pgtest.Exec(t, dsn, `drop schema walferry cascade`)
 			if err := Own(t.Context(), connectAs(t, dsn, server.User), ddl+`; alter table walferry.progress owner to mallory; create table walferry.more (a int)`); !errors.As(err, &strangers) {
 				t.Errorf("somebody else's table after the first look: got %v", err)

@@ -12,7 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// Whatever a name is, a real server reads it back as it was, and a text as well.
+// Any name, and any text, is read back unchanged by a real server.
 func FuzzQuote(f *testing.F) {
 	from, to := pgtest.Default()
 	source, _ := pgtest.Pair(f, from, to)

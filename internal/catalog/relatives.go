@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Parent is a table above others, by inheritance or as what they are partitions of. A
-// statement on it changes rows of theirs, and fires no statement trigger of theirs.
+// Parent is a table above others, by inheritance or partitioning. A statement on it changes their
+// rows, and does not fire their statement triggers.
 type Parent struct {
 	OID uint32
 	Name
@@ -18,15 +18,15 @@ type Parent struct {
 	OwnerLike bool // current_user owns it, directly or by membership
 }
 
-// Subscription is one of the database's own, into some tables. An apply worker runs no
-// statement on them, and so fires no statement trigger.
+// Subscription is a subscription of the database, into some tables. An apply worker executes no
+// statements on them, so it fires no statement triggers.
 type Subscription struct {
 	Name    string
 	Enabled bool
-	Tables  []string // that it writes to, as SQL
+	Tables  []string // it writes to these, as SQL
 }
 
-// Parents lists the tables above some that are not among them.
+// Parents lists the tables above the given ones that are not among them.
 func Parents(ctx context.Context, q Querier, oids []uint32) ([]Parent, error) {
 	rows, err := q.Query(ctx, `
 with recursive above(oid) as (
@@ -50,14 +50,14 @@ select c.oid, n.nspname::text, c.relname::text, c.relkind::text, pg_catalog.pg_g
 	return parents, nil
 }
 
-// StopSQL is what ends a subscription's writing, and keeps what comes meanwhile.
+// StopSQL stops a subscription's writes, and keeps what it receives meanwhile.
 func (s Subscription) StopSQL() string {
 	return "alter subscription " + Quote(s.Name) + " disable"
 }
 
-// Subscriptions lists those of the database that write to one of some tables, or to what one
-// is a partition of, and which of the tables those are. Of pg_subscription everybody may read only
-// some columns, on version 10 and 11 not its oid, which pg_stat_subscription shows.
+// Subscriptions lists the database's subscriptions that write to one of the given tables, or to
+// what one is a partition of, with these tables. Ordinary roles may read only some columns of
+// pg_subscription, on versions 10 and 11 not its oid, which pg_stat_subscription shows.
 func Subscriptions(ctx context.Context, q Querier, oids []uint32) (list []Subscription, fed []uint32, err error) {
 	rows, err := q.Query(ctx, `
 with recursive fed(subscription, root, oid) as (

@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/nearest"
 )
 
-// PatternError says why a table pattern cannot be meant.
+// PatternError reports what is wrong with a table pattern.
 type PatternError struct {
 	Pattern string // as given
 	Problem string // as in "matches no table"
@@ -20,26 +20,23 @@ func (e *PatternError) Error() string {
 	return fmt.Sprintf("table pattern %q %s", e.Pattern, e.Problem)
 }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *PatternError) Hint() string {
 	if e.Help == "" {
-		return "a pattern is schema.table, with * and ?, and matches tables: no views, and no tables of extensions"
+		return "a pattern is schema.table, with * and ?, and matches tables, but no views, and no tables of extensions"
 	}
 	return e.Help
 }
 
-// Select returns the tables that include names and exclude does not, in the
-// order of tables. No include means all. Tables of extensions are left out: CREATE
-// EXTENSION makes them.
+// Select returns the tables that include names and exclude does not, in the order of tables. No
+// include means all. Tables of extensions are left out: CREATE EXTENSION creates them.
 //
-// A pattern is schema.table, or table alone for the schema public. * stands for
-// any characters and ? for one; in double quotes neither does, nor the dot. Upper and
-// lower case differ. A pattern that names a partitioned table takes its
-// partitions, and a partition keeps its partitioned parents, which hold no rows but
-// are needed in the schema. What is both included and excluded is excluded.
+// A pattern is schema.table, or table alone for the schema public. * stands for any characters and
+// ? for one; in double quotes neither does, nor the dot. Upper and lower case differ. A pattern
+// that names a partitioned table takes its partitions, and a partition keeps its partitioned
+// parents, which hold no rows but are needed in the schema. Exclude takes precedence over include.
 //
-// The error is a *PatternError: a pattern matches nothing, or is none, or names a
-// schema of the system.
+// The error is a *PatternError: a pattern matches nothing, is invalid, or names a system schema.
 func Select(tables []Table, include, exclude []string) ([]Table, error) {
 	own := make([]bool, len(tables))
 	for i := range tables {
@@ -72,8 +69,8 @@ func Select(tables []Table, include, exclude []string) ([]Table, error) {
 	return selected, nil
 }
 
-// Match returns the tables that any of the patterns names, with the partitions of
-// partitioned ones; the patterns and the error are those of Select.
+// Match returns the tables that match any of the patterns, with the partitions of partitioned ones;
+// patterns and error are as for Select.
 func Match(tables []Table, patterns []string) ([]Table, error) {
 	own := make([]bool, len(tables))
 	for i := range tables {
@@ -92,7 +89,7 @@ func Match(tables []Table, patterns []string) ([]Table, error) {
 	return result, nil
 }
 
-// match tells for each table that is an own one whether a pattern names it or its root.
+// match reports for each of the application's tables whether a pattern names it or its root.
 func match(tables []Table, own []bool, patterns []string) ([]bool, error) {
 	matched := make([]bool, len(tables))
 	for _, text := range patterns {
@@ -195,14 +192,14 @@ func parsePattern(text string) (*pattern, error) {
 	case plain[0] == "" || plain[1] == "":
 		return nil, &PatternError{Pattern: text, Problem: "has an empty part", Help: form}
 	case strings.HasPrefix(schema, "pg_") || schema == "information_schema" || schema == "walferry":
-		return nil, &PatternError{Pattern: text, Problem: "names a schema of the system, which is not migrated"}
+		return nil, &PatternError{Pattern: text, Problem: "names a system schema, which is not migrated"}
 	}
 	p.schema = regexp.MustCompile(`(?s)^` + parts[0] + `$`)
 	p.table = regexp.MustCompile(`(?s)^` + parts[1] + `$`)
 	return p, nil
 }
 
-// noMatch says what may have been meant.
+// noMatch suggests what may have been meant.
 func (p *pattern) noMatch(tables []Table, extension string) error {
 	e := &PatternError{Pattern: p.text, Problem: "matches no table"}
 	if extension != "" {
@@ -225,7 +222,7 @@ func (p *pattern) noMatch(tables []Table, extension string) error {
 	word := p.text
 	if !strings.Contains(word, ".") {
 		word = "public." + word
-		// The same name in another schema is nearer than another name.
+		// The same name in another schema is closer than another name.
 		for i := range tables {
 			if p.table.MatchString(tables[i].Name.Name) {
 				e.Help = fmt.Sprintf("did you mean %s? A pattern without a schema means public", names[i])

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// SequenceDefinition is what CREATE SEQUENCE says of one.
+// SequenceDefinition is what CREATE SEQUENCE defines.
 type SequenceDefinition struct {
 	Type      string `json:"type"`
 	Start     int64  `json:"start"`
@@ -20,18 +20,18 @@ type SequenceDefinition struct {
 	Cycle     bool   `json:"cycle"`
 }
 
-// Sequence is a sequence of an application, that of an identity column too.
+// Sequence is a sequence of an application, including those of identity columns.
 type Sequence struct {
 	Name
 	Owner string // "schema.table" whose column owns it (serial, identity); empty: none
 	SequenceDefinition
-	Users     []string // "schema.table" that draw from it by a default or an identity column, whoever owns it
+	Users     []string // "schema.table" that draw from it by a default or an identity column, whichever table owns it
 	CanSelect bool     // current_user may read where it stands
 	CanUpdate bool     // and may set it
 }
 
-// Sequences lists the application's sequences by schema and name, without those
-// that belong to an extension.
+// Sequences lists the application's sequences by schema and name, without those that belong to an
+// extension.
 func Sequences(ctx context.Context, q Querier) ([]Sequence, error) {
 	rows, err := q.Query(ctx, `
 select n.nspname::text, c.relname::text,
@@ -73,7 +73,8 @@ select n.nspname::text, c.relname::text,
 	return sequences, nil
 }
 
-// SequencesOf are those of all that move with these tables: theirs, those that they draw from, and those of no table.
+// SequencesOf returns the sequences that move with these tables: theirs, those that they draw from,
+// and those of no table.
 func SequencesOf(all []Sequence, tables []Table) []Sequence {
 	selected := map[string]bool{"": true}
 	for i := range tables {
@@ -88,12 +89,12 @@ func SequencesOf(all []Sequence, tables []Table) []Sequence {
 	return ours
 }
 
-// Alter is the end of an ALTER SEQUENCE that gives one defined as there what has become of was
-// in now; empty where there is nothing to do. What now and was have in common is let be: the other
-// server may have been given it otherwise on purpose.
+// Alter returns the end of an ALTER SEQUENCE that applies to a sequence defined as there what has
+// changed from was to now; empty if there is nothing to do. What now and was have in common is left
+// alone: it may differ on the other server on purpose.
 func (there SequenceDefinition) Alter(was, now SequenceDefinition) string {
 	var parts []string
-	// The type comes first: with it, limits that were those of the old type move along.
+	// The type comes first: limits that were those of the old type change with it.
 	if was.Type != now.Type && there.Type != now.Type {
 		parts = append(parts, "as "+now.Type)
 	}
@@ -118,8 +119,8 @@ func (there SequenceDefinition) Alter(was, now SequenceDefinition) string {
 	return strings.Join(parts, " ")
 }
 
-// Unsettable are the sequences of the source of which the target has none of the
-// same name, and those that it has but current_user may not read and set there.
+// Unsettable returns the sequences of the source that are missing on the target, and those that
+// current_user may not read and set there.
 func Unsettable(source, target []Sequence) (missing, denied []Sequence) {
 	there := make(map[Name]Sequence, len(target))
 	for _, s := range target {

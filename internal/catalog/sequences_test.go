@@ -10,8 +10,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// A sequence moves with whatever table draws from it, whoever owns it: with one that has its
-// nextval as a default, by inheritance too, and with partitions whose identity is their parent's.
+// A sequence moves with any table that draws from it, whichever owns it: with one that has its
+// nextval as a default, also by inheritance, and with partitions whose identity is their parent's.
 func TestSequencesOf(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		dsn := pgtest.Shared(t, major).Database(t)
@@ -67,8 +67,8 @@ create table leaf partition of root for values from (0) to (10)`)
 	}
 }
 
-// What ALTER SEQUENCE is made of is what the source has altered and the target has not: the
-// result is the source's, and what was different on purpose stays.
+// ALTER SEQUENCE contains what the source has altered and the target has not: the result is the
+// source's, and intentional differences remain.
 func TestSequenceAlter(t *testing.T) {
 	dsn := pgtest.Shared(t, 15).Database(t)
 	conn, err := pgx.Connect(t.Context(), dsn)

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// The SQLSTATEs that something is decided by, under the names of
+// The SQLSTATEs that decisions depend on, by their names in
 // https://www.postgresql.org/docs/current/errcodes-appendix.html.
 const (
 	FeatureNotSupported      = "0A000"
@@ -59,7 +59,7 @@ const (
 	classInternal             = "XX"
 )
 
-// State is the SQLSTATE of what a server has answered; empty: err holds no server's answer.
+// State returns the SQLSTATE of a server's error; empty if err contains none.
 func State(err error) string {
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
@@ -68,16 +68,15 @@ func State(err error) string {
 	return ""
 }
 
-// Class is the first two characters of a SQLSTATE, which say what kind of error it is.
+// Class returns the class of a SQLSTATE, its first two characters.
 func Class(state string) string { return state[:min(2, len(state))] }
 
-// Passes reports whether what failed may succeed when the same is tried again, with nobody
-// having changed anything: the connection was lost, a server starts, ends or is a standby just
-// now, a transaction was chosen to give way or its statement was cancelled, a lock was not to be
-// had, a resource is short.
+// Passes reports whether a retry may succeed without any other change: the connection was lost, a
+// server is starting, stopping or a standby at the moment, a transaction was chosen as a victim or
+// its statement was canceled, a lock was not available, a resource is short.
 //
-// An error that holds no server's answer passes, for nobody has answered: whoever asks
-// rules out before what is an error of its own.
+// An error without a server's answer passes, since there was none: callers must rule out their own
+// errors first.
 func Passes(err error) bool {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) {
@@ -85,7 +84,7 @@ func Passes(err error) bool {
 	}
 	switch class := Class(server.Code); class {
 	case classConnection, classRollback, classResources,
-		classOperatorIntervention: // also a statement that somebody has cancelled: nothing of ours cancels one and goes on with the connection
+		classOperatorIntervention: // also a statement canceled by someone: walferry never cancels one and keeps the connection
 		return true
 	case classSystem:
 		return server.Code != UndefinedFile && server.Code != DuplicateFile
@@ -94,7 +93,7 @@ func Passes(err error) bool {
 	}
 	switch server.Code {
 	case LockNotAvailable,
-		ObjectInUse,              // by a backend that is about to end: a slot, a replication origin
+		ObjectInUse,              // by a backend that is about to exit: a slot, a replication origin
 		ReadOnlyTransaction,      // a standby before it is promoted, or a primary that was demoted
 		IdleInTransactionTimeout, // of a process that was stopped for a while
 		TransactionTimeout:
@@ -103,14 +102,14 @@ func Passes(err error) bool {
 	return Closed(server) || StalePlan(server)
 }
 
-// LostLock reports whether a statement did not get its lock, by a timeout or as the victim of
-// a deadlock: it can be asked for again.
+// LostLock reports whether a statement did not get its lock, because of a timeout or as the victim
+// of a deadlock: it can be retried.
 func LostLock(err error) bool {
 	return slices.Contains([]string{LockNotAvailable, DeadlockDetected}, State(err))
 }
 
-// LastWord reports whether a server has refused a statement for good: the refusal does not pass, and
-// says something of the statement, not of the state of the transaction or of the server.
+// LastWord reports whether a server has rejected a statement for good: the error does not pass, and
+// concerns the statement, not the state of the transaction or of the server.
 func LastWord(err error) bool {
 	state := State(err)
 	return state != "" && !Passes(err) && !slices.Contains([]string{classTransactionState, classSystem, classInternal}, Class(state))
@@ -122,8 +121,8 @@ func Closed(err error) bool {
 	return errors.As(err, &server) && (server.SeverityUnlocalized == "FATAL" || server.SeverityUnlocalized == "PANIC")
 }
 
-// StalePlan reports "cached plan must not change result type", after which a statement is
-// planned anew; its SQLSTATE is that of all features that are not supported.
+// StalePlan reports "cached plan must not change result type", after which a statement is planned
+// again; its SQLSTATE is that of every unsupported feature.
 func StalePlan(err error) bool {
 	var server *pgconn.PgError
 	return errors.As(err, &server) && server.Code == FeatureNotSupported && server.Routine == "RevalidateCachedQuery"

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// One table for everybody who has to decide whether to go on: copy, stream, applier, locks and
-// the schema's restore differ in what they do about an error, not in what it means.
+// One table for everything that decides whether to continue: copy, stream, applier, locks and the
+// schema's restore differ in what they do about an error, not in what it means.
 func TestSQLState_WhatAnErrorMeans(t *testing.T) {
 	answer := func(severity, code string) error {
 		return fmt.Errorf("do something: %w", &pgconn.PgError{SeverityUnlocalized: severity, Code: code})

@@ -17,19 +17,19 @@ type Action struct {
 	State  string `json:"state"` // tgenabled or ev_enabled: O, D, A or R
 }
 
-// String is what the action is called in a sentence.
+// String returns the action's name for a sentence.
 func (a Action) String() string {
 	return fmt.Sprintf("%s %s of %s", a.Kind, Quote(a.Name), Name{a.Schema, a.Table}.String())
 }
 
-// Enable is the SQL that gives the action a state. It leaves the partitions' copies of a
-// trigger alone: they are actions of their own.
+// Enable returns the SQL that sets the action's state. It does not affect the partitions' copies of
+// a trigger: they are actions of their own.
 func (a Action) Enable(state string) string {
 	how := map[string]string{"O": "enable", "D": "disable", "A": "enable always", "R": "enable replica"}[state]
 	return fmt.Sprintf("alter table only %s %s %s %s", Name{a.Schema, a.Table}.String(), how, a.Kind, Quote(a.Name))
 }
 
-// Firing is an action that acts on rows that are copied or applied.
+// Firing is an action that fires for rows that are copied or applied.
 type Firing struct {
 	Action
 	Copy    bool // a partition's copy of its parent's trigger
@@ -37,14 +37,14 @@ type Firing struct {
 	Holding bool // current_user may disable it
 }
 
-// copies are pg_depend's rows of the triggers that partitions have for one of their parent: 'I' in
-// version 11, 'P' later. Since 13 pg_trigger.tgparentid says the same.
+// copies are pg_depend's rows for the triggers that partitions have from their parent: 'I' in
+// version 11, 'P' later. Since version 13 pg_trigger.tgparentid has the same.
 const copies = `d.classid = 'pg_trigger'::regclass and d.refclassid = 'pg_trigger'::regclass and d.deptype in ('I', 'P')`
 
-// FiringOn lists what acts on rows that are written to the tables of these names by a session
-// in the replica role, or else by an ordinary one. It goes by what a trigger is and not by
-// tgisinternal, which the copies of partitions have before 15. Triggers of foreign keys belong to it when
-// somebody has made them fire in the replica role.
+// FiringOn lists what fires for rows that are written to the named tables by a session in the
+// replica role, or else by an ordinary one. It does not rely on tgisinternal, which is set for the
+// copies of partitions before version 15. Triggers of foreign keys are included if they were set to
+// fire in the replica role.
 func FiringOn(ctx context.Context, q Querier, tables []Table, replica bool) ([]Firing, error) {
 	schemas, names := make([]string, len(tables)), make([]string, len(tables))
 	for i := range tables {
@@ -80,7 +80,7 @@ select a.kind, a.oid, n.nspname::text, c.relname::text, a.name::text, a.state::t
 	return firing, nil
 }
 
-// CopiesOf are the partitions' copies of a trigger, of every level.
+// CopiesOf returns the partitions' copies of a trigger, on every level.
 func CopiesOf(ctx context.Context, q Querier, trigger uint32) (oids []uint32, err error) {
 	err = q.QueryRow(ctx, `
 with recursive below(oid) as (
@@ -93,8 +93,9 @@ select coalesce(array_agg(oid), '{}') from below`, trigger).Scan(&oids)
 	return oids, nil
 }
 
-// LaterCopies are the copies of triggers that partitions got while those were disabled, and which
-// are disabled for that reason; State is that of the trigger in the list. known are copies that were there before.
+// LaterCopies returns the copies of triggers that partitions got while those were disabled, and
+// which are disabled for that reason; State is that of the trigger in the list. known are copies
+// that existed before.
 func LaterCopies(ctx context.Context, q Querier, triggers []Action, known []uint32) ([]Action, error) {
 	var oids []uint32
 	var states []string
@@ -121,8 +122,8 @@ select 'trigger', g.oid, n.nspname::text, c.relname::text, g.tgname::text, l.sta
 	return later, nil
 }
 
-// ActionsNow finds actions again: by their oid, under whatever name, else by their names. It returns
-// those that are there, by their index in the list, as they are now.
+// ActionsNow finds actions again: by oid, whatever their name, else by name. It returns the
+// existing ones, by their index in the list, as they are now.
 func ActionsNow(ctx context.Context, q Querier, list []Action) (map[int]Action, error) {
 	columns := struct {
 		kinds, schemas, tables, names []string

@@ -1,10 +1,10 @@
-// Demo moves a live database with the walferry binary, as a person would, and
-// shows what it sees: `make demo`.
+// Demo moves a live database with the walferry binary, as a person would, and shows what it sees:
+// `make demo`.
 //
-// It starts two throwaway servers, fills the source with the shop database, lets
-// shop's writers loose on it, and runs check, migrate, status, verify, cutover,
-// verify and cleanup. The writers are never told: they go to the target by
-// themselves when the fence refuses them. It fails when anything is not as promised.
+// It starts two throwaway servers, fills the source with the shop database, lets shop's writers
+// loose on it, and runs check, migrate, status, verify, cutover, verify and cleanup. The writers
+// are never told: they switch to the target by themselves when the fence refuses them. The demo
+// fails if anything is not as promised.
 package main
 
 import (

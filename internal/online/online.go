@@ -1,7 +1,6 @@
-// Package online runs statements that change the schema of a database which others are using:
-// nobody is made to wait behind one for longer than a moment, nobody becomes the victim of a
-// deadlock with one, and the event triggers of the database's owners are left out where that
-// is allowed.
+// Package online runs DDL on a database that is in use: no session waits behind it for longer than
+// a moment, none becomes the victim of a deadlock with it, and the database's own event triggers do
+// not fire if that can be avoided.
 package online
 
 import (
@@ -21,54 +20,54 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// brief bounds a wait for a lock to a fifth of a second and to half of the server's
-// deadlock_timeout: whoever waits for us for as long as that, and would be chosen as a
-// deadlock's victim, is let go before. It holds until the end of the transaction.
+// brief limits a wait for a lock to a fifth of a second and to half of the server's
+// deadlock_timeout: a session that waits for us is let go before it can be chosen as a deadlock's
+// victim. It applies until the end of the transaction.
 const brief = `select pg_catalog.set_config('lock_timeout', ` + moment + `, true);`
 
 const moment = `greatest(10, least(200, 500 * extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval)))::int8::text`
 
-// long is time enough for the server to find out whom it waits for: an autovacuum is then
-// cancelled (ProcSleep in proc.c), which it is not for those who give up earlier.
+// long is long enough for the server to detect what a lock waits for: an autovacuum is then
+// canceled (ProcSleep in proc.c), but not for a waiter that gives up earlier.
 const long = `select pg_catalog.set_config('lock_timeout', (2000 * extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval))::int8::text, true);`
 
-// Try runs SQL, which takes the lock of one table at most, as one transaction. Busy tells of
-// its error whether another time may do.
+// Try runs SQL, which locks at most one table, as one transaction. Busy reports whether its error
+// may not occur the next time.
 func Try(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return exec(ctx, conn, brief+sql)
 }
 
-// TryMany is Try for the locks of several tables, of which it holds some while it waits for
-// others: all of it has a moment, not each wait.
+// TryMany is Try for the locks of several tables, some of which it holds while it waits for others:
+// the time limit is for all of it, not for each wait.
 func TryMany(ctx context.Context, conn *pgx.Conn, sql string) error {
-	// Version 10 begins to count with the message, by the setting that there was.
+	// Version 10 starts counting with the message, by the previous setting.
 	err := exec(ctx, conn, `begin;`+brief+`select pg_catalog.set_config('statement_timeout', `+moment+`, true)`)
 	if err == nil {
 		err = exec(ctx, conn, sql+`;commit`)
 	}
 	if err != nil && !conn.IsClosed() {
-		conn.Exec(context.WithoutCancel(ctx), `rollback`) //nolint:errcheck // the connection's next use tells
+		conn.Exec(context.WithoutCancel(ctx), `rollback`) //nolint:errcheck // the connection's next use will tell
 	}
 	return err
 }
 
-// TryPastVacuum is Try for a table, as SQL, that an autovacuum is at: it ends that. Waiting
-// for the weak lock that does so keeps no reader or writer waiting.
+// TryPastVacuum is Try for a table, as SQL, that an autovacuum is working on: it cancels that.
+// Waiting for the weak lock that does so blocks no reader or writer.
 func TryPastVacuum(ctx context.Context, conn *pgx.Conn, table, sql string) error {
 	return exec(ctx, conn, long+`lock table only `+table+` in share update exclusive mode;`+brief+sql)
 }
 
-// Run tries until it succeeds, fails for another reason than that something is busy, or ctx
-// ends. With a table, it does not stay behind an autovacuum of that.
+// Run tries until it succeeds, fails other than because something is busy, or ctx ends. With a
+// table, it does not wait for an autovacuum of that.
 func Run(ctx context.Context, conn *pgx.Conn, table, sql string) error {
 	return RunTelling(ctx, conn, table, sql, nil)
 }
 
-// RunTelling is Run, and tells whose locks of the table it waits for, each of them once.
+// RunTelling is Run, and reports each holder of the table's locks that it waits for once.
 func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql string, tell func([]Holder)) error {
 	seen := map[int32]int{}
-	// An attempt that is under way when ctx ends comes to its own end, which is near; the
-	// connection stays, to ask who was in the way.
+	// An attempt in progress when ctx ends may finish, which is soon; the connection survives, to
+	// ask what was in the way.
 	attempt, cancel := Lingering(ctx)
 	defer cancel()
 	internal := 0
@@ -94,7 +93,7 @@ func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql string, tell fun
 	}
 }
 
-// Lingering is a context that ends some seconds after ctx has.
+// Lingering returns a context that ends some seconds after ctx does.
 func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 	after, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -107,7 +106,7 @@ func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 	return after, func() { stop(); cancel() }
 }
 
-// Exec runs SQL that takes no lock of a table, and waits for what else it needs.
+// Exec runs SQL that takes no table lock, and waits for whatever else it needs.
 func Exec(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for n := 0; ; n++ {
 		err := exec(ctx, conn, sql)
@@ -117,7 +116,7 @@ func Exec(ctx context.Context, conn *pgx.Conn, sql string) error {
 	}
 }
 
-// Own is catalog.Own for what needs no lock of a table that others use.
+// Own is catalog.Own for what needs no lock on a table that others use.
 func Own(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for n := 0; ; n++ {
 		err := explain(ctx, conn, catalog.Own(ctx, conn, sql))
@@ -132,13 +131,14 @@ func Pause(ctx context.Context, n int) error {
 	return wait.Sleep(ctx, wait.Pauses{First: 50 * time.Millisecond, Longest: time.Second, Random: true}.After(n))
 }
 
-// Two sessions that replace or drop the same function at once: the second gets an internal
-// error ("tuple concurrently updated", in the server's language). The server goes on with a
-// statement whose client was killed, so that this happens. Its code stands for much else, so
-// that it is not tried for ever.
+// Two sessions that replace or drop the same function at once: the second gets an internal error
+// ("tuple concurrently updated", in the server's language). That happens because the server
+// continues a statement whose client was killed. Its code stands for much else, so it is not
+// retried forever.
 const mostInternal = 7
 
-// Busy tells a statement that, as these here are run, lost the race for its lock from one that cannot work.
+// Busy reports whether a statement, run as above, lost the race for its lock rather than being one
+// that cannot work.
 func Busy(err error) bool {
 	switch catalog.State(err) {
 	case catalog.QueryCanceled, // by our own statement_timeout
@@ -148,7 +148,7 @@ func Busy(err error) bool {
 	return catalog.LostLock(err)
 }
 
-// exec runs SQL by the simple protocol, so that several statements are one transaction.
+// exec runs SQL with the simple protocol, so that several statements are one transaction.
 func exec(ctx context.Context, conn *pgx.Conn, sql string) error {
 	_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
 	return explain(ctx, conn, err)
@@ -167,9 +167,9 @@ func Open(ctx context.Context, c session.Config) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// Quiet keeps event triggers from firing for what this session does, where the role may say
-// so: from 17 on all of them; before, with session_replication_role, those that are enabled
-// as usual. A session of ours writes to no table that has a trigger or a rule of somebody's.
+// Quiet keeps event triggers from firing for this session, if the role may: from version 17 all of
+// them; before, with session_replication_role, those enabled as usual. walferry's sessions for DDL
+// write to no table with users' triggers or rules.
 func Quiet(ctx context.Context, conn *pgx.Conn) error {
 	sql := `set session_replication_role = replica`
 	if session.Major(conn.PgConn()) >= 17 {
@@ -181,8 +181,7 @@ func Quiet(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// Loud is the condition on pg_event_trigger t under which it fires for what a session does
-// that has tried to be Quiet.
+// Loud is the condition on pg_event_trigger t under which it fires despite Quiet.
 func Loud(major int, superuser bool) string {
 	switch {
 	case superuser && major >= 17:
@@ -197,7 +196,7 @@ func Loud(major int, superuser bool) string {
 	return `t.evtenabled in ('O', 'A')`
 }
 
-// EventTriggerError is a statement that failed because of an event trigger of the database.
+// EventTriggerError is a failure of a statement because of an event trigger of the database.
 type EventTriggerError struct {
 	Name string // of the trigger
 	Err  error
@@ -209,13 +208,13 @@ func (e *EventTriggerError) Error() string {
 
 func (e *EventTriggerError) Unwrap() error { return e.Err }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *EventTriggerError) Hint() string {
 	name := pgx.Identifier{e.Name}.Sanitize()
 	return fmt.Sprintf("the database's own event trigger fires for walferry's statements: `alter event trigger %s disable` there, the same command again, and `alter event trigger %s enable` afterwards", name, name)
 }
 
-// explain names the event trigger in whose function a statement of ours has failed.
+// explain names the event trigger in whose function a statement has failed.
 func explain(ctx context.Context, conn *pgx.Conn, err error) error {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) || server.Where == "" || conn.IsClosed() {
@@ -237,12 +236,12 @@ func explain(ctx context.Context, conn *pgx.Conn, err error) error {
 	return err
 }
 
-// tellNew tells of those holders of a table's locks who were there at the last look, and the
-// one before: others come and go. seen counts the looks.
+// tellNew reports those holders of a table's locks that were there at the last look and the one
+// before: others come and go. seen counts the looks.
 func tellNew(ctx context.Context, conn *pgx.Conn, table string, seen map[int32]int, tell func([]Holder)) {
 	holders, err := Holders(ctx, conn, table)
 	if err != nil {
-		return // the next attempt has the same connection, and says what is wrong
+		return // the next attempt has the same connection, and reports what is wrong
 	}
 	var fresh []Holder
 	now := map[int32]int{}
@@ -259,11 +258,11 @@ func tellNew(ctx context.Context, conn *pgx.Conn, table string, seen map[int32]i
 	}
 }
 
-// Holder is a transaction that has a lock of a table. What we may not see of it is empty.
+// Holder is a transaction with a lock on a table. What the role may not see of it is empty.
 type Holder struct {
 	PID               int32 // 0: a prepared transaction
 	User, Application string
-	Seconds           float64 // that it has been open for; negative: we may not see it
+	Seconds           float64 // for which it has been open; negative: not visible to the role
 	State             string  // of its session, such as "idle in transaction"
 	Query             string  // kind of the statement that it runs or ran last, such as UPDATE or REPACK (CONCURRENTLY): nothing that may be a secret
 }
@@ -285,12 +284,12 @@ func (h Holder) String() string {
 	return text + ")"
 }
 
-// HolderColumns are those of a Holder, of a pg_locks l with the pg_stat_activity a that belongs to it.
+// HolderColumns are the columns of a Holder, from pg_locks l and its pg_stat_activity a.
 const HolderColumns = `coalesce(l.pid, 0), coalesce(max(a.usename::text), ''), coalesce(nullif(max(a.application_name), ''), max(a.backend_type), ''),
        coalesce(extract(epoch from clock_timestamp() - min(a.xact_start)), -1)::float8,
        coalesce(max(a.state), ''), coalesce(upper(substring(max(a.query) from '(?i)^\s*(repack\s*\([a-z, ]+\)|[a-z]+)')), '')`
 
-// Holders lists who has a lock of a table, the oldest first.
+// Holders lists the holders of a table's locks, the oldest first.
 func Holders(ctx context.Context, conn *pgx.Conn, table string) ([]Holder, error) {
 	rows, err := conn.Query(ctx, `
 select `+HolderColumns+`
@@ -300,11 +299,11 @@ select `+HolderColumns+`
    and l.pid is distinct from pg_catalog.pg_backend_pid()
  group by l.pid order by 4 desc`, table)
 	if err != nil {
-		return nil, fmt.Errorf("list who holds locks of %s: %w", table, err)
+		return nil, fmt.Errorf("list the holders of locks on %s: %w", table, err)
 	}
 	holders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Holder])
 	if err != nil {
-		return nil, fmt.Errorf("list who holds locks of %s: %w", table, err)
+		return nil, fmt.Errorf("list the holders of locks on %s: %w", table, err)
 	}
 	return holders, nil
 }

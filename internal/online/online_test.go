@@ -31,8 +31,8 @@ func run(t *testing.T, conn *pgx.Conn, sql string) {
 	}
 }
 
-// DDL that waits for a table lets go of it long before the server looks for deadlocks, however
-// short that time is, and succeeds when the table is free. Until then its holder is named.
+// DDL that waits for a table gives up long before the server looks for deadlocks, however short
+// that time is, and succeeds once the table is free. Until then its holder is named.
 func TestRun_Waits(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		dsn := pgtest.Shared(t, major).Database(t)
@@ -51,7 +51,7 @@ func TestRun_Waits(t *testing.T) {
 		run(t, app, `set application_name = 'application'; begin; insert into t values (1)`)
 		done := make(chan error, 1)
 		go func() { done <- Run(context.Background(), conn, "t", `alter table t add column a int`) }()
-		// The application's next statement on the table waits behind the DDL, and not for ever.
+		// The application's next statement on the table waits behind the DDL, but not forever.
 		for waits := false; !waits; {
 			if err := connect(t, dsn).QueryRow(t.Context(), `select exists(select from pg_locks where relation = 't'::regclass and not granted)`).Scan(&waits); err != nil {
 				t.Fatal(err)
@@ -76,7 +76,7 @@ func TestRun_Waits(t *testing.T) {
 	}
 }
 
-// An error that no other time would mend is not tried for ever, whatever its class.
+// An error that time does not fix is not retried forever, whatever its class.
 func TestExec_InternalError(t *testing.T) {
 	dsn := pgtest.Shared(t, 15).Database(t)
 	pgtest.Exec(t, dsn, `create sequence tries`)
@@ -91,7 +91,7 @@ func TestExec_InternalError(t *testing.T) {
 	if got := pgtest.Query(t, dsn, `select last_value < 40 from tries`)[0][0]; got != "t" {
 		t.Error("it was tried more than forty times")
 	}
-	// Somebody else's replacement of the same function, in whatever language the server says so.
+	// A concurrent replacement of the same function, in whatever language the server reports it.
 	run(t, conn, `create function f() returns int language sql as 'select 1'`)
 	other := connect(t, dsn)
 	run(t, other, `begin; create or replace function f() returns int language sql as 'select 2'`)
@@ -113,8 +113,8 @@ func TestExec_InternalError(t *testing.T) {
 	}
 }
 
-// Event triggers do not fire for a session that may leave them out. Those that fire are the ones
-// that Loud says, and an error of theirs has their name.
+// Event triggers do not fire for a session that may skip them. Those that do fire are the ones that
+// match Loud, and an error in one names it.
 func TestQuiet(t *testing.T) {
 	for _, major := range []int{10, 15, 18} {
 		server := pgtest.Shared(t, major)
@@ -160,7 +160,7 @@ create event trigger `+name+` on ddl_command_end execute procedure note_`+name+`
 	}
 }
 
-// An attempt that is under way when its time ends has a few seconds, and the connection stays.
+// An attempt in progress when its time ends gets a few more seconds, and the connection survives.
 func TestRun_OutOfTime(t *testing.T) {
 	dsn := pgtest.Shared(t, 15).Database(t)
 	pgtest.Exec(t, dsn, `create table t (id int)`)

@@ -14,8 +14,8 @@ import (
 	"syscall"
 )
 
-// account is the system user that servers run as. postgres refuses to run as
-// root, so that root needs another one; everybody else runs it as himself.
+// account is the system user that servers run as. postgres refuses to run as root, so root needs
+// another one; all others run it as themselves.
 type account struct {
 	uid, gid int
 	other    bool // not the user that this process runs as
@@ -51,8 +51,8 @@ func (a account) own(path string) error {
 	return os.Lchown(path, a.uid, a.gid)
 }
 
-// run makes cmd run as the account, in a session of its own: a Ctrl-C in the
-// terminal reaches the tests only, which then end the server in order.
+// run makes cmd run as the account, in a session of its own: a Ctrl-C in the terminal reaches the
+// tests only, which then end the server in order.
 func (a account) run(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if a.other {
@@ -60,7 +60,7 @@ func (a account) run(cmd *exec.Cmd) {
 	}
 }
 
-// canReach tells whether the account can go through all folders above path.
+// canReach reports whether the account can traverse all directories above path.
 func (a account) canReach(path string) bool {
 	if !a.other {
 		return true
@@ -90,8 +90,8 @@ func (a account) mayTraverse(info fs.FileInfo) bool {
 	return info.Mode()&0o001 != 0
 }
 
-// cacheDir is where downloaded servers and templates of data directories are
-// kept. Root does not use its own cache: other users seldom may enter /root.
+// cacheDir is where downloaded servers and templates of data directories are kept. Root does not
+// use its own cache: other users seldom may enter /root.
 func cacheDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/cache/walferry", nil
@@ -103,8 +103,8 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "walferry"), nil
 }
 
-// lock takes the lock of that name in the cache and returns what gives it
-// back. The kernel frees it when the process ends in whatever way.
+// lock takes the lock of that name in the cache and returns what gives it back. The kernel frees it
+// when the process ends in whatever way.
 func lock(name string) (unlock func(), err error) {
 	dir, err := cacheDir()
 	if err != nil {

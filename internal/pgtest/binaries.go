@@ -26,8 +26,8 @@ type binaries struct {
 	lib   string // folder of shared libraries that the loader must be told of; empty: none
 }
 
-// installedDirs are the places where distributions and Homebrew put the
-// programs of one major version.
+// installedDirs are the places where distributions and Homebrew put the programs of one major
+// version.
 var installedDirs = []string{
 	"/usr/lib/postgresql/%d/bin",
 	"/usr/pgsql-%d/bin",
@@ -36,12 +36,12 @@ var installedDirs = []string{
 	"/home/linuxbrew/.linuxbrew/opt/postgresql@%d/bin",
 }
 
-// serversVariable holds a pattern like those of installedDirs, to be looked at before them: for
-// a server that was built by hand.
+// serversVariable holds a pattern like those of installedDirs, to be searched before them: for a
+// server that was built by hand.
 const serversVariable = "WALFERRY_TEST_SERVERS"
 
-// clientsFromEnvironment lets pg_dump of the newest server that serversVariable names be found: no other
-// reads a source of that version.
+// clientsFromEnvironment lets pg_dump of the newest server that serversVariable names be found: no
+// other reads a source of that version.
 func clientsFromEnvironment() {
 	pattern := os.Getenv(serversVariable)
 	for major := Newest; major >= Oldest && strings.Contains(pattern, "%d"); major-- {
@@ -53,16 +53,16 @@ func clientsFromEnvironment() {
 	}
 }
 
-// absentError says that there is no server of a major version and none to be had, as no package
-// of it is known: no fault of the test that wanted it.
+// absentError reports that there is no server of a major version and no known package of it: not a
+// fault of the test that wanted it.
 type absentError struct{ major int }
 
 func (e *absentError) Error() string {
 	return fmt.Sprintf("PostgreSQL %d is not installed, and there is no package of it to install by itself: install it, or name its programs' folder, as in %s='/opt/postgresql-%%d/bin'", e.major, serversVariable)
 }
 
-// obtain returns a server of a major version: an installed one, one from the
-// cache, or one that it installs into the cache.
+// obtain returns a server of a major version: an installed one, one from the cache, or one that it
+// installs into the cache.
 func obtain(ctx context.Context, major int) (binaries, error) {
 	if major < Oldest || major > Newest {
 		return binaries{}, fmt.Errorf("there is no PostgreSQL %d to test with: majors are %d to %d", major, Oldest, Newest)
@@ -106,7 +106,8 @@ func find(major int) (binaries, bool) {
 	return b, b.present()
 }
 
-// newest is the highest major version that needs no download, else the highest there is a package of.
+// newest is the highest major version that needs no download, else the highest there is a package
+// of.
 func newest() int {
 	for major := Newest; major >= Oldest; major-- {
 		if _, ok := find(major); ok {
@@ -126,8 +127,8 @@ func (b binaries) present() bool {
 	return true
 }
 
-// env is the environment for b's programs: the current one without libpq's
-// variables, which would lead them elsewhere.
+// env is the environment for b's programs: the current one without libpq's variables, which would
+// lead them elsewhere.
 func (b binaries) env() []string {
 	var env []string
 	for _, e := range os.Environ() {

@@ -13,24 +13,23 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Database creates an empty database with a random name and returns its URL.
-// When the test ends the database is dropped, and with it its slots, prepared
-// transactions and subscriptions, and everybody who is connected.
+// Database creates an empty database with a random name and returns its URL. When the test ends the
+// database is dropped, and with it its slots, prepared transactions, subscriptions and connections.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
 	// A server that the test has left stopped has nothing to clean up.
 	return freshDatabase(tb, s.URL("postgres"), func() bool { return s.PID() != 0 })
 }
 
-// Exec runs one or more SQL statements in a database, as psql -c does: several
-// are one transaction unless they say otherwise.
+// Exec runs one or more SQL statements in a database, as psql -c does: several are one transaction
+// unless they say otherwise.
 func (s *Server) Exec(tb testing.TB, url, sql string) {
 	tb.Helper()
 	Exec(tb, url, sql)
 }
 
-// Exec runs one or more SQL statements in a database, as psql -c does: several
-// are one transaction unless they say otherwise. An error ends the test.
+// Exec runs one or more SQL statements in a database, as psql -c does: several are one transaction
+// unless they say otherwise. An error ends the test.
 func Exec(tb testing.TB, url, sql string) {
 	tb.Helper()
 	if _, err := run(tb.Context(), url, sql); err != nil {
@@ -38,8 +37,8 @@ func Exec(tb testing.TB, url, sql string) {
 	}
 }
 
-// Query runs SQL and returns the rows of its last statement as text, with
-// "NULL" for null. An error ends the test.
+// Query runs SQL and returns the rows of its last statement as text, with "NULL" for null. An error
+// ends the test.
 func Query(tb testing.TB, url, sql string) [][]string {
 	tb.Helper()
 	rows, err := run(tb.Context(), url, sql)
@@ -49,8 +48,7 @@ func Query(tb testing.TB, url, sql string) [][]string {
 	return rows
 }
 
-// run connects, runs SQL in the simple protocol and returns the last
-// statement's rows as text.
+// run connects, runs SQL in the simple protocol and returns the last statement's rows as text.
 func run(ctx context.Context, url, sql string) ([][]string, error) {
 	conn, err := pgconn.Connect(ctx, url)
 	if err != nil {
@@ -82,8 +80,8 @@ func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, er
 	return rows, nil
 }
 
-// freshDatabase creates a database through the URL of another one. When the
-// test ends it is dropped if the server is still there.
+// freshDatabase creates a database through the URL of another one. When the test ends it is dropped
+// if the server is still there.
 func freshDatabase(tb testing.TB, admin string, there func() bool) string {
 	tb.Helper()
 	name := fmt.Sprintf("test_%s_%08x", nameOf(tb), rand.Uint32())
@@ -113,8 +111,7 @@ func nameOf(tb testing.TB) string {
 	return strings.Trim(name[:min(len(name), 40)], "_")
 }
 
-// withDatabase returns a connection string, a URI or in keyword form, with
-// another database.
+// withDatabase returns a connection string, a URI or in keyword form, with another database.
 func withDatabase(address, database string) string {
 	if u, err := url.Parse(address); err == nil && strings.HasPrefix(u.Scheme, "postgres") {
 		u.Path = "/" + database
@@ -128,8 +125,8 @@ func withDatabase(address, database string) string {
 	return address + " dbname=" + database // the last one counts
 }
 
-// Everything in a database that keeps it from being dropped. The first two
-// return statements, to be run one by one: each must be a transaction.
+// Everything in a database that keeps it from being dropped. The first two return statements, to be
+// run one by one: each must be a transaction.
 const (
 	rollbackPrepared = `
 		select format('rollback prepared %L', gid) from pg_prepared_xacts where database = current_database()`
@@ -147,7 +144,8 @@ const (
 		select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s'`
 )
 
-// DropDatabase drops a database that a test has made by itself, with everything that would keep it, such as a walsender that is about to end.
+// DropDatabase drops a database that a test has made by itself, with everything that would keep it,
+// such as a walsender that is about to end.
 func (s *Server) DropDatabase(ctx context.Context, name string) error {
 	return dropDatabase(ctx, s.URL("postgres"), name)
 }
@@ -214,8 +212,7 @@ func clearDatabase(ctx context.Context, address string) error {
 	return nil
 }
 
-// inUse tells whether trying again helps: a process that was told to end has
-// not yet done so.
+// inUse reports whether a retry helps: a process that was told to end has not yet done so.
 func inUse(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55006"

@@ -11,12 +11,11 @@ import (
 	"time"
 )
 
-// newIdentity gives a copied data directory a system identifier of its own:
-// walferry tells servers apart by it, as does PostgreSQL. There is no program
-// for that, but the identifier is in two places only: first in
-// global/pg_control, which has a checksum, and in the header of each WAL
-// segment, which has none. A data directory fresh from initdb has one segment.
-// All numbers are in the byte order of the machine.
+// newIdentity gives a copied data directory a system identifier of its own: walferry tells servers
+// apart by it, as does PostgreSQL. There is no program for that, but the identifier is in two
+// places only: first in global/pg_control, which has a checksum, and in the header of each WAL
+// segment, which has none. A data directory fresh from initdb has one segment. All numbers are in
+// the byte order of the machine.
 func newIdentity(dataDir string) error {
 	control := filepath.Join(dataDir, "global", "pg_control")
 	data, err := os.ReadFile(control)
@@ -52,8 +51,8 @@ func newIdentity(dataDir string) error {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// controlChecksum finds where in pg_control the checksum of all that stands
-// before it is. The place differs between the major versions.
+// controlChecksum finds where in pg_control the checksum of all that stands before it is. The place
+// differs between the major versions.
 func controlChecksum(data []byte) (int, error) {
 	for at := 128; at+4 <= len(data) && at < 1024; at += 4 {
 		if crc32.Checksum(data[:at], castagnoli) == binary.NativeEndian.Uint32(data[at:]) {
@@ -63,9 +62,8 @@ func controlChecksum(data []byte) (int, error) {
 	return 0, errors.New("pg_control has no checksum that fits")
 }
 
-// newSegmentIdentity changes the identifier in XLogLongPageHeaderData: magic
-// and info (2 bytes each), timeline (4), address (8), remaining length (4),
-// padding (4), identifier (8).
+// newSegmentIdentity changes the identifier in XLogLongPageHeaderData: magic and info (2 bytes
+// each), timeline (4), address (8), remaining length (4), padding (4), identifier (8).
 func newSegmentIdentity(segment string, old, id uint64) error {
 	file, err := os.OpenFile(segment, os.O_RDWR, 0)
 	if err != nil {

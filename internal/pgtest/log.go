@@ -26,8 +26,8 @@ func (s *Server) logEnd() []byte {
 	return bytes.TrimSpace(text)
 }
 
-// follow copies what is appended to a log until done. It reads the file, since
-// a pipe would make a server wait for a slow reader.
+// follow copies what is appended to a log until done. It reads the file, since a pipe would make a
+// server wait for a slow reader.
 func follow(path string, to io.Writer, done <-chan struct{}) {
 	file, err := os.Open(path)
 	if err != nil {

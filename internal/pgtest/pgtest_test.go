@@ -27,8 +27,7 @@ func TestMain(m *testing.M) {
 	Main(m)
 }
 
-// Every major version starts, says who it is, decodes, and has an identity of
-// its own.
+// Every major version starts, reports its version, decodes, and has its own identity.
 func TestShared_EveryMajor(t *testing.T) {
 	t.Setenv(insteadVariable, "")
 	identities := map[string]int{}
@@ -63,7 +62,8 @@ func TestShared_EveryMajor(t *testing.T) {
 	}
 }
 
-// A test that names a version runs on the one that is to stand in for it, which no other stands in for.
+// A test that names a version runs on the one that is to stand in for it, which no other stands in
+// for.
 func TestInstead(t *testing.T) {
 	t.Setenv(insteadVariable, "15=10,18=11,10=12")
 	t.Setenv("WALFERRY_TEST_SOURCE_MAJOR", "")
@@ -90,7 +90,7 @@ func TestNew_Identity(t *testing.T) {
 	}
 }
 
-// What was committed is there after every way a server can end.
+// Committed data survives every way in which a server can end.
 func TestServer_KeepsCommittedRows(t *testing.T) {
 	source, _ := Default()
 	s := New(t, Options{Major: source})
@@ -168,8 +168,8 @@ func TestLaunch_Dir(t *testing.T) {
 	Exec(t, second.URL("postgres"), `table kept`)
 }
 
-// Nothing in a database keeps it from being dropped: a slot that somebody
-// streams from, a prepared transaction, a session.
+// Nothing in a database keeps it from being dropped: a slot in use, a prepared transaction, a
+// session.
 func TestDatabase_DropsWhatIsInUse(t *testing.T) {
 	for _, major := range []int{Oldest, newest()} {
 		s := Shared(t, major)
@@ -279,8 +279,8 @@ func launchAndWait() {
 	select {}
 }
 
-// alive tells whether there is a process of that id. A zombie counts as gone:
-// who has to reap it is not ours.
+// alive reports whether there is a process with that id. A zombie counts as gone: reaping it is up
+// to its parent.
 func alive(pid int) bool {
 	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return false

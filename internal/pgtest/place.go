@@ -12,17 +12,16 @@ import (
 // memoryDir is a file system in memory that every Linux has.
 const memoryDir = "/dev/shm"
 
-// tempDir makes a folder that belongs to the account, in memory if possible
-// and not unwanted. Its path is short, because a unix socket's path must fit
-// in about 100 bytes.
+// tempDir makes a folder that belongs to the account, in memory if possible and not unwanted. Its
+// path is short, because a unix socket's path must fit in about 100 bytes.
 func (a account) tempDir(onDisk bool) (string, error) {
 	parent := os.TempDir()
 	if len(parent) > 60 || !a.canReach(filepath.Join(parent, "x")) {
 		parent = "/tmp"
 	}
-	// A server is a thousand files, a database three hundred. Creating that many
-	// where others were just deleted takes ext4 seconds: it looks at each inode
-	// that was freed lately and passes it over. Who sets TMPDIR has decided.
+	// A server is a thousand files, a database three hundred. Creating that many where others were
+	// just deleted takes ext4 seconds: it looks at each inode that was freed lately and passes it
+	// over. Who sets TMPDIR has decided.
 	if !onDisk && os.Getenv("TMPDIR") == "" && memoryToSpare() {
 		parent = memoryDir
 	}
@@ -36,7 +35,7 @@ func (a account) tempDir(onDisk bool) (string, error) {
 	return dir, a.own(dir)
 }
 
-// memoryToSpare tells whether several servers with their WAL fit in memory.
+// memoryToSpare reports whether several servers with their WAL fit in memory.
 func memoryToSpare() bool {
 	const enough = 6 << 30
 	var fs syscall.Statfs_t

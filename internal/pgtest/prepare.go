@@ -10,10 +10,9 @@ import (
 	"strings"
 )
 
-// Prepare gets everything that the tests need for these major versions, all of
-// them when there are none: the servers, npm to get them with, and psql and
-// pg_dump. Where the system has apt-get and this is root, what is missing is
-// installed; elsewhere the error names it.
+// Prepare gets everything that the tests need for these major versions, all of them when there are
+// none: the servers, npm to get them with, and psql and pg_dump. Where the system has apt-get and
+// this is root, what is missing is installed; elsewhere the error names it.
 func Prepare(ctx context.Context, majors []int, out io.Writer) error {
 	all := len(majors) == 0
 	if all {

@@ -10,16 +10,15 @@ import (
 	"path/filepath"
 )
 
-// guardScript starts a server that does not outlive this process. Beside the
-// server it leaves a guard that reads from a pipe of which this process has
-// the other end: a line means that the server has ended and the guard may go;
-// the end of the pipe means that this process is gone, in whatever way, and
-// then the guard stops the server and removes its folder. The guard is there
-// before the server is, so that there is no moment without it, and it is not
-// the server's child, since a postmaster minds children that it does not know.
+// guardScript starts a server that does not outlive this process. Beside the server it leaves a
+// guard that reads from a pipe of which this process has the other end: a line means that the
+// server has ended and the guard may go; the end of the pipe means that this process is gone, in
+// whatever way, and then the guard stops the server and removes its folder. The guard is there
+// before the server is, so that there is no moment without it, and it is not the server's child,
+// since a postmaster minds children that it does not know.
 //
-// Arguments: the folder to remove or an empty one, then the server's command.
-// Descriptors: 0 is the guard's pipe, 3 stays open in the server's processes.
+// Arguments: the folder to remove or an empty one, then the server's command. Descriptors: 0 is the
+// guard's pipe, 3 stays open in the server's processes.
 const guardScript = `
 remove=$1; shift
 server=$$
@@ -44,8 +43,8 @@ type process struct {
 	err   error         // how the postmaster ended; to be read after ended
 }
 
-// startProcess starts postgres on a data directory, appending to its log.
-// remove is the folder that goes away with this process; empty for none.
+// startProcess starts postgres on a data directory, appending to its log. remove is the folder that
+// goes away with this process; empty for none.
 func startProcess(b binaries, a account, dataDir, log, remove string) (*process, error) {
 	output, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -60,8 +59,8 @@ func startProcess(b binaries, a account, dataDir, log, remove string) (*process,
 		return nil, err
 	}
 	defer guard.Close()
-	// Every process of the server inherits the write end of this one and none
-	// closes it: the read end meets its end when the last one is gone.
+	// Every process of the server inherits the write end of this one and none closes it: the read
+	// end meets its end when the last one is gone.
 	lives, life, err := os.Pipe()
 	if err != nil {
 		hold.Close()
@@ -98,7 +97,7 @@ func startProcess(b binaries, a account, dataDir, log, remove string) (*process,
 	return p, nil
 }
 
-// running tells whether the postmaster is there.
+// running reports whether the postmaster is running.
 func (p *process) running() bool {
 	if p == nil {
 		return false
@@ -111,8 +110,7 @@ func (p *process) running() bool {
 	}
 }
 
-// stop sends a signal to the postmaster and waits until it and all of its
-// children are gone.
+// stop sends a signal to the postmaster and waits until it and all of its children are gone.
 func (p *process) stop(ctx context.Context, signal os.Signal) error {
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err

@@ -18,8 +18,8 @@ type Network struct {
 	Down  bool          // new connections are closed at once
 }
 
-// Proxy forwards connections to a server over a network that tests can make worse.
-// Its methods may be called by several goroutines.
+// Proxy forwards connections to a server over a network that tests can make worse. Its methods may
+// be called by several goroutines.
 type Proxy struct {
 	listener net.Listener
 	accepted atomic.Int64

@@ -22,38 +22,36 @@ import (
 
 const superuser = "postgres"
 
-// Options say what kind of server is wanted. The zero value is the newest
-// major version at hand, ready for logical decoding.
+// Options describe the server that is wanted. The zero value is the newest major version at hand,
+// ready for logical decoding.
 type Options struct {
-	// Major is the major version, 10 to 19. Zero means the newest one that
-	// needs no download.
+	// Major is the major version, 10 to 19. Zero means the newest one that needs no download.
 	Major int
 
 	// Settings are added to the defaults of postgresql.conf, or override them.
 	Settings map[string]string
 
-	// Dir is a folder for the data directory and the log; they are kept when the
-	// server is closed, and a later Launch with the same Dir goes on with the
-	// data. Zero means a temporary folder that Close removes; it is in memory
-	// where there is plenty, unless Fsync or the environment's TMPDIR is set, so
-	// that gigabytes of data, or measurements, want a Dir.
+	// Dir is a folder for the data directory and the log; they are kept when the server is closed,
+	// and a later Launch with the same Dir continues with the data. Zero means a temporary folder
+	// that Close removes; it is in memory where there is plenty, unless Fsync or the environment's
+	// TMPDIR is set, so that gigabytes of data, or measurements, want a Dir.
 	Dir string
 
-	// Fsync makes commits survive a crash of the machine, as in production. It
-	// costs an order of magnitude in small transactions. Without it they
-	// survive the end of the server only, in whatever way it ends.
+	// Fsync makes commits survive a crash of the machine, as in production. It costs an order of
+	// magnitude in small transactions. Without it they survive the end of the server only, in
+	// whatever way it ends.
 	Fsync bool
 
-	// Password is the superuser's, asked for over TCP (scram-sha-256) and not over the
-	// unix socket. Zero means that everybody is let in.
+	// Password is the superuser's, asked for over TCP (scram-sha-256) and not over the unix socket.
+	// Zero means that no password is needed.
 	Password string
 
 	// LogTo gets a copy of the server's log, with a short delay. Zero: none.
 	LogTo io.Writer
 }
 
-// defaults are the settings of a server for tests. Durability is off, as the
-// servers are thrown away; everything that a test may use up is ample.
+// defaults are the settings of a server for tests. Durability is off, as the servers are thrown
+// away; everything that a test may use up is ample.
 var defaults = map[string]string{
 	"wal_level":                 "logical",
 	"max_wal_senders":           "20",
@@ -69,8 +67,8 @@ var defaults = map[string]string{
 	"log_line_prefix":           "%m [%p] %d ",
 }
 
-// Server is a PostgreSQL server that this process has started. Its methods may
-// be called by several goroutines.
+// Server is a PostgreSQL server that this process has started. Its methods may be called by several
+// goroutines.
 type Server struct {
 	Major     int
 	Port      int    // on 127.0.0.1; stays the same over restarts
@@ -92,8 +90,8 @@ type Server struct {
 	closed  bool
 }
 
-// Launch starts a server. ctx bounds the start, not the server's life: that
-// ends with Close, and at the latest with this process.
+// Launch starts a server. ctx bounds the start, not the server's life: that ends with Close, and at
+// the latest with this process.
 func Launch(ctx context.Context, o Options) (*Server, error) {
 	if o.Major == 0 {
 		o.Major = newest()
@@ -179,8 +177,8 @@ func (s *Server) place(dir string) error {
 	return nil
 }
 
-// startOnFreePort starts the server for the first time. Between finding a free
-// port and using it another process may take it: then it tries the next.
+// startOnFreePort starts the server for the first time. Between finding a free port and using it
+// another process may take it: then it tries the next.
 func (s *Server) startOnFreePort(ctx context.Context) error {
 	for try := 1; ; try++ {
 		port, err := freePort()
@@ -195,8 +193,8 @@ func (s *Server) startOnFreePort(ctx context.Context) error {
 	}
 }
 
-// freePort finds one below those that systems give to outgoing connections: a
-// server that is stopped for a moment must find its port free again.
+// freePort finds one below those that systems give to outgoing connections: a server that is
+// stopped for a moment must find its port free again.
 func freePort() (int, error) {
 	var err error
 	for range 100 {
@@ -242,9 +240,8 @@ func (s *Server) WriteFile(name string, text []byte) error {
 	return nil
 }
 
-// Start starts the server again after Stop or Kill, or after its own end, on
-// the same port and data. It returns once connections are accepted, and at
-// once if the server is running.
+// Start starts the server again after Stop or Kill, or after its own end, on the same port and
+// data. It returns once connections are accepted, and at once if the server is running.
 func (s *Server) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,8 +283,8 @@ func (s *Server) writeSettings() error {
 	return s.account.own(path)
 }
 
-// awaitReady waits until the server accepts connections, as pg_ctl does: by
-// the eighth line of postmaster.pid.
+// awaitReady waits until the server accepts connections, as pg_ctl does: by the eighth line of
+// postmaster.pid.
 func (s *Server) awaitReady(ctx context.Context, p *process) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
@@ -316,10 +313,9 @@ func (s *Server) awaitReady(ctx context.Context, p *process) error {
 	}
 }
 
-// Stop stops the server as pg_ctl does and keeps its data. The modes are
-// "smart", which waits for clients to leave, "fast", which sends them away, and
-// "immediate", which leaves recovery to the next start. It returns when no
-// process of the server is left; a stopped server stays stopped.
+// Stop stops the server as pg_ctl does and keeps its data. The modes are "smart", which waits for
+// clients to leave, "fast", which sends them away, and "immediate", which leaves recovery to the
+// next start. It returns when no process of the server is left; a stopped server stays stopped.
 func (s *Server) Stop(ctx context.Context, mode string) error {
 	signal, ok := map[string]os.Signal{"smart": syscall.SIGTERM, "fast": syscall.SIGINT, "immediate": syscall.SIGQUIT}[mode]
 	if !ok {
@@ -348,8 +344,8 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.Start(ctx)
 }
 
-// Kill ends the server as a crash would, with SIGKILL for the postmaster, and
-// returns when all of its other processes have noticed and are gone.
+// Kill ends the server as a crash would, with SIGKILL for the postmaster, and returns when all of
+// its other processes have noticed and are gone.
 func (s *Server) Kill() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -368,8 +364,8 @@ func (s *Server) PID() int {
 	return s.process.cmd.Process.Pid
 }
 
-// Close stops the server and removes its files, except those in Options.Dir.
-// Closing twice is harmless.
+// Close stops the server and removes its files, except those in Options.Dir. Closing twice is
+// harmless.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

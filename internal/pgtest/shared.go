@@ -33,16 +33,16 @@ func New(tb testing.TB, o Options) *Server {
 	return s
 }
 
-// shared holds the servers that the tests of this process share, by major
-// version. A server that did not start is not tried a second time.
+// shared holds the servers that the tests of this process share, by major version. A server that
+// did not start is not tried a second time.
 var shared struct {
 	sync.Mutex
 	servers map[int]func() (*Server, error)
 }
 
-// Shared returns the server of a major version that the tests of this process
-// share. It is started on first use and ends with [Main], or with the process.
-// Tests must neither stop it nor change its settings.
+// Shared returns the server of a major version that the tests of this process share. It is started
+// on first use and ends with [Main], or with the process. Tests must neither stop it nor change its
+// settings.
 func Shared(tb testing.TB, major int) *Server {
 	tb.Helper()
 	major = instead(major)
@@ -69,7 +69,7 @@ func Shared(tb testing.TB, major int) *Server {
 	return s
 }
 
-// skipAbsent skips a test whose server is not to be had on this machine.
+// skipAbsent skips a test whose server is not available on this machine.
 func skipAbsent(tb testing.TB, err error) {
 	tb.Helper()
 	var absent *absentError
@@ -78,8 +78,8 @@ func skipAbsent(tb testing.TB, err error) {
 	}
 }
 
-// Main is for a package's TestMain: it runs the tests and stops the shared
-// servers. Without it they end a moment after the process has.
+// Main is for a package's TestMain: it runs the tests and stops the shared servers. Without it they
+// end a moment after the process has.
 func Main(m *testing.M) {
 	clientsFromEnvironment()
 	m.Run() // its result becomes the exit code when TestMain returns
@@ -97,10 +97,10 @@ func Main(m *testing.M) {
 	shared.servers = nil
 }
 
-// Pair returns the URLs of fresh databases on a source and on a target. They
-// are on shared servers of these major versions, unless WALFERRY_TEST_SOURCE
-// or WALFERRY_TEST_TARGET holds the connection string of a running server
-// whose role may create databases: then on that one, whatever its version.
+// Pair returns the URLs of fresh databases on a source and on a target. They are on shared servers
+// of these major versions, unless WALFERRY_TEST_SOURCE or WALFERRY_TEST_TARGET holds the connection
+// string of a running server whose role may create databases: then on that one, whatever its
+// version.
 func Pair(tb testing.TB, sourceMajor, targetMajor int) (source, target string) {
 	tb.Helper()
 	side := func(variable string, major int) string {
@@ -112,8 +112,8 @@ func Pair(tb testing.TB, sourceMajor, targetMajor int) (source, target string) {
 	return side("WALFERRY_TEST_SOURCE", sourceMajor), side("WALFERRY_TEST_TARGET", targetMajor)
 }
 
-// Default returns the major versions for tests that do not care: 15 and 18,
-// or what WALFERRY_TEST_SOURCE_MAJOR and WALFERRY_TEST_TARGET_MAJOR say.
+// Default returns the major versions for tests that do not care: 15 and 18, or what
+// WALFERRY_TEST_SOURCE_MAJOR and WALFERRY_TEST_TARGET_MAJOR say.
 func Default() (source, target int) {
 	return majorFrom("WALFERRY_TEST_SOURCE_MAJOR", 15), majorFrom("WALFERRY_TEST_TARGET_MAJOR", 18)
 }

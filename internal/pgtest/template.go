@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// settingsFile is included by every data directory's postgresql.conf; a server
-// writes its settings there. What ALTER SYSTEM sets goes before it.
+// settingsFile is included by every data directory's postgresql.conf; a server writes its settings
+// there. What ALTER SYSTEM sets goes before it.
 const settingsFile = "pgtest.conf"
 
 // initialize makes dataDir a new cluster with an identity of its own.
@@ -64,8 +64,7 @@ func setPassword(ctx context.Context, b binaries, a account, dataDir, password s
 	return os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600)
 }
 
-// templateOf returns the template data directory of an installation, made on
-// first use.
+// templateOf returns the template data directory of an installation, made on first use.
 func templateOf(ctx context.Context, b binaries, a account) (string, error) {
 	version, err := b.version(ctx)
 	if err != nil {

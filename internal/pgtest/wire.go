@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Step is something that a client asks of a server: a statement, the end of a COPY, or
-// a status update of a replication connection.
+// Step is something that a client asks of a server: a statement, the end of a COPY, or a status
+// update of a replication connection.
 type Step struct {
 	Application string // application_name of the session
 	Statement   string // its beginning, without what differs from run to run
@@ -23,8 +23,8 @@ type Fault struct {
 	After func()        // called when the server has answered; the answer is lost, and the connection cut
 }
 
-// Watch lets f look at every step of connections made from now on, and decide what happens
-// to it. Sessions must not be encrypted. nil: nobody looks.
+// Watch lets f look at every step of connections made from now on, and decide what happens to it.
+// Sessions must not be encrypted. Nil: nothing is watched.
 func (p *Proxy) Watch(f func(Step) Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -146,7 +146,8 @@ func (w *wire) step(kind byte, body []byte) string {
 
 var (
 	spaces = regexp.MustCompile(`\s+`)
-	// Settings for the rest of a transaction, and the weak lock that ends an autovacuum where one is in the way.
+	// Settings for the rest of a transaction, and the weak lock that ends an autovacuum where one
+	// is in the way.
 	before  = regexp.MustCompile(`^((select pg_catalog\.set_config\(.*?, true\)|lock table only [^;]* in share update exclusive mode); ?)+`)
 	differs = regexp.MustCompile(`'[^']*'|\b[0-9a-fA-F]{6,}\b|_[0-9a-f]{6,}(?:\b|_\d*)|\b\d+\b`)
 )

@@ -9,8 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Violation is something in a database that no sequence of whole transactions
-// leads to.
+// Violation is something in a database that no sequence of whole transactions leads to.
 type Violation struct {
 	Invariant string // ledger, money, octet, order total or clients
 	Detail    string // what was found
@@ -18,10 +17,9 @@ type Violation struct {
 
 func (v *Violation) Error() string { return v.Invariant + ": " + v.Detail }
 
-// Check looks at a database alone: the ledger has neither gaps nor rows twice, all
-// money is there, the octet tables agree, and each order's total is the sum of its
-// lines. All is read from one snapshot. Of several violations each is in the error,
-// as a *Violation.
+// Check looks at a database alone: the ledger has neither gaps nor rows twice, all money is there,
+// the octet tables agree, and each order's total is the sum of its lines. All is read from one
+// snapshot. Of several violations each is in the error, as a *Violation.
 func Check(ctx context.Context, dsn string) error {
 	conn, err := connect(ctx, dsn)
 	if err != nil {
@@ -31,10 +29,9 @@ func Check(ctx context.Context, dsn string) error {
 	return inSnapshot(ctx, conn, func() error { return invariants(ctx, conn) })
 }
 
-// Check does what the function [Check] does, and besides compares the database with
-// what the clients were told: every transaction that was committed is there, none that
-// failed is. dsn is the database that the clients wrote to last. It is called
-// when they have stopped.
+// Check does what the function [Check] does, and also compares the database with what the clients
+// were told: every transaction that was committed is there, none that failed is. dsn is the
+// database that the clients wrote to last. It is called when they have stopped.
 func (w *Writers) Check(ctx context.Context, dsn string) error {
 	conn, err := connect(ctx, dsn)
 	if err != nil {
@@ -74,8 +71,8 @@ func invariants(ctx context.Context, conn *pgx.Conn) error {
 
 // Each of these returns a text for each violation, and no row when there is none.
 const (
-	// gaps: n counts from 1. Two rows of one n would be two of a key; where the
-	// index is missing or damaged they are still seen by this.
+	// gaps: n counts from 1. Two rows of one n would be two of a key; where the index is missing or
+	// damaged they are still seen by this.
 	gaps = `
 select format('client %s has %s rows from %s to %s, of which %s different', client, count(*), min(n), max(n), count(distinct n))
   from shop.ledger group by client

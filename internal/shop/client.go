@@ -70,7 +70,7 @@ func newClient(w *Writers, id int, kinds []kind, l limits) *client {
 	return c
 }
 
-// begin connects for the first time and finds where the client's count goes on.
+// begin connects for the first time and finds where the client's count continues.
 func (c *client) begin(ctx context.Context) error {
 	if err := c.connect(ctx); err != nil {
 		return err
@@ -118,8 +118,8 @@ func (c *client) connect(ctx context.Context) error {
 	return nil
 }
 
-// run does one transaction after the other until stopping ends. The one in hand
-// is finished, as long as working allows.
+// run does one transaction after the other until stopping ends. The one in hand is finished, as
+// long as working allows.
 func (c *client) run(stopping, working context.Context) {
 	defer c.close()
 	next := time.Now()
@@ -152,8 +152,8 @@ func (c *client) choose() kind {
 	return c.kinds[0]
 }
 
-// transaction tries one transaction until it is committed, given up, or the
-// writers are told to end while it cannot be done.
+// transaction tries one transaction until it is committed, given up, or the writers are told to end
+// while it cannot be done.
 func (c *client) transaction(stopping, working context.Context, k kind) {
 	backoff := 10 * time.Millisecond
 	for {
@@ -299,9 +299,9 @@ func (c *client) next() int64 {
 	return c.base + int64(len(c.log)) + 1
 }
 
-// resolve asks the ledger for the transaction whose COMMIT got no answer. When it
-// returns true, either the transaction is in the log, or pending is still set and
-// the transaction was certainly not committed. False: stopped before it knew.
+// resolve asks the ledger for the transaction whose COMMIT got no answer. When it returns true,
+// either the transaction is in the log, or pending is still set and the transaction was certainly
+// not committed. False: stopped before it knew.
 func (c *client) resolve(stopping, working context.Context, k kind) bool {
 	lost, on := c.backend, c.side
 	n := c.next()
@@ -339,9 +339,8 @@ func (c *client) resolve(stopping, working context.Context, k kind) bool {
 	}
 }
 
-// ask returns the attempt under which n is in the ledger, 0: it is not. On the
-// side where the connection was lost it waits for the old session to end, which
-// may still be about to commit.
+// ask returns the attempt under which n is in the ledger, 0: it is not. On the side where the
+// connection was lost it waits for the old session to end, which may still be about to commit.
 func (c *client) ask(ctx context.Context, n int64, lost backend, same bool) (attempt int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

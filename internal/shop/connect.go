@@ -8,9 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// connect opens a session as an application does: its own settings, nothing
-// pinned. No prepared statements, since a fence and a restored schema change
-// tables behind a client's back.
+// connect opens a session as an application does: its own settings, nothing pinned. No prepared
+// statements, since a fence and a restored schema change tables behind a client's back.
 func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {

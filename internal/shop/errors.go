@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Fenced tells whether a statement was refused by walferry's fence: the
-// database is moving, and the same transaction is to be tried on the new one.
+// Fenced reports whether a statement was refused by walferry's fence: the database is moving, and
+// the same transaction is to be retried on the new one.
 func Fenced(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "WF001" && strings.Contains(pg.Message, "walferry")
@@ -48,7 +48,7 @@ func classify(err error, fenced func(error) bool) Class {
 	return Other
 }
 
-// uncertain tells whether a COMMIT that ended with err may have been done.
+// uncertain reports whether a COMMIT that ended with err may have succeeded.
 func uncertain(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return true
@@ -57,7 +57,7 @@ func uncertain(err error) bool {
 	if !errors.As(err, &pg) {
 		return true
 	}
-	// A server that ends a session says so with FATAL, also when the commit was
-	// already local and waited for a standby.
+	// A server that ends a session says so with FATAL, also when the commit was already local and
+	// waited for a standby.
 	return strings.HasPrefix(pg.Code, "57P") || pg.Severity == "FATAL" || pg.Severity == "PANIC"
 }

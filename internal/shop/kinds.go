@@ -12,16 +12,15 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// limits are how many rows there were when the writers started; they are chosen
-// among by number.
+// limits are how many rows there were when the writers started; they are chosen among by number.
 type limits struct {
 	customers, products, orders, documents, categories int64
 	coupons, bins, shipments, baskets                  int64
 	bookings, accounts, reserves                       int64
 }
 
-// survey reads the limits, and returns the kinds of transactions that the
-// version of the server can do.
+// survey reads the limits, and returns the kinds of transactions that the version of the server can
+// do.
 func survey(ctx context.Context, dsn string) ([]kind, limits, error) {
 	var l limits
 	conn, err := connect(ctx, dsn)
@@ -62,8 +61,8 @@ func (t *tx) exec(ctx context.Context, sql string, args ...any) error {
 // pick chooses from 1 to n.
 func (t *tx) pick(n int64) int64 { return 1 + t.Int64N(max(n, 1)) }
 
-// kind is something that an application does in one transaction. It may be run
-// again from the start with other choices.
+// kind is something that an application does in one transaction. It may be run again from the start
+// with other choices.
 type kind struct {
 	name   string
 	weight int
@@ -202,8 +201,7 @@ update shop.orders set revision = revision + 1, status = case status
  where id = $1`, t.pick(t.orders))
 }
 
-// deleteOrder takes lines, redemptions, invoice, payments and, from 11 on,
-// shipments with it.
+// deleteOrder takes lines, redemptions, invoice, payments and, from 11 on, shipments with it.
 func deleteOrder(ctx context.Context, t *tx) error {
 	return t.exec(ctx, `delete from shop.orders where id = (select id from shop.orders where id >= $1 order by id limit 1)`, t.pick(t.orders))
 }
@@ -239,7 +237,7 @@ insert into shop.customers (email, name, country, address)
 values ('new.' || $1::text || '@example.org', 'New ' || $1::text, 'AA', '{"street": null}')`, t.number)
 }
 
-// deleteCustomer deletes one without orders; his reviews go, his documents stay.
+// deleteCustomer deletes one without orders; the reviews go, the documents stay.
 func deleteCustomer(ctx context.Context, t *tx) error {
 	return t.exec(ctx, `
 delete from shop.customers c where id = (
@@ -277,8 +275,8 @@ select md5('new' || $1::text || clock_timestamp())::uuid, 'letter', 'New ' || $1
   from generate_series(1, $2) g`, t.number, 320+t.IntN(2000))
 }
 
-// renameCoupon changes a natural key, which its redemptions follow. Mostly only
-// the case changes, which makes the same citext and another value.
+// renameCoupon changes a natural key, which its redemptions follow. Mostly only the case changes,
+// which makes the same citext and another value.
 func renameCoupon(ctx context.Context, t *tx) error {
 	rename := `update shop.coupons set code = case when code::text = upper(code::text) then initcap(code::text) else upper(code::text) end where code = $1`
 	if t.IntN(3) == 0 {
@@ -404,7 +402,7 @@ func rebook(ctx context.Context, t *tx) error {
 	return t.exec(ctx, `update shop.bookings set during = tstzrange(lower(during), upper(during) + interval '7 minutes') where id = $1`, id)
 }
 
-// restage fills the staging table anew.
+// restage refills the staging table.
 func restage(ctx context.Context, t *tx) error {
 	if err := t.exec(ctx, `truncate shop.staging`); err != nil {
 		return err
@@ -423,8 +421,8 @@ func octet(ctx context.Context, t *tx) error {
 	return nil
 }
 
-// savepoints rolls back to one, releases one, and nests a third, so that of the
-// inner transactions some are in the commit and some are not.
+// savepoints rolls back to one, releases one, and nests a third, so that of the inner transactions
+// some are in the commit and some are not.
 func savepoints(ctx context.Context, t *tx) error {
 	event := `insert into shop.events (kind, payload) values ('savepoint', jsonb_build_object('number', $1::bigint, 'step', $2::text))`
 	ticket := `insert into shop.tickets (subject) values ($1)`

@@ -16,24 +16,24 @@ import (
 	shopdata "github.com/walferry/walferry/testdata/shop"
 )
 
-// Options say how large the database is to be. The zero value is 300 MB with all
-// that the server's version can do.
+// Options say how large the database is to be. The zero value is 300 MB with all that the server's
+// version can do.
 type Options struct {
-	// Size is the size wanted, in MB (2^20 bytes) of tables and indexes. Zero means
-	// 300; below 5 the fixed part of about 3 MB shows.
+	// Size is the size wanted, in MB (2^20 bytes) of tables and indexes. Zero means 300; below 5
+	// the fixed part of about 3 MB shows.
 	Size int
 
-	// Major leaves out what came after this major version, such as generated
-	// columns (12), even if the server has it. Zero means the server's own.
+	// Major leaves out what came after this major version, such as generated columns (12), even if
+	// the server has it. Zero means the server's own.
 	Major int
 }
 
-// fixedMB is about what the tables take whose rows do not grow with the size, and
-// the first pages of all others.
+// fixedMB is about what the tables take whose rows do not grow with the size, and the first pages
+// of all others.
 const fixedMB = 2
 
-// perMB are the rows of each table that grows with the size, per MB beyond
-// fixedMB; the comments say what is in them. Price history and stock grow with products.
+// perMB are the rows of each table that grows with the size, per MB beyond fixedMB; the comments
+// say what is in them. Price history and stock grow with products.
 var perMB = map[string]int{
 	"orders":    230, // 3 lines each, an invoice, mostly a payment: 180 kB
 	"customers": 40,  // 20 kB
@@ -46,10 +46,9 @@ var perMB = map[string]int{
 	"audit":     200, // 60 kB
 }
 
-// Load makes the schemas shop and billing in an empty database. The data is
-// computed in the server from the numbers of the rows: the same on each load of
-// the same size, on every version. It needs the extensions citext, hstore and
-// btree_gist, and makes them in schema public.
+// Load makes the schemas shop and billing in an empty database. The data is computed in the server
+// from the numbers of the rows: the same on each load of the same size, on every version. It needs
+// the extensions citext, hstore and btree_gist, and makes them in schema public.
 func Load(ctx context.Context, dsn string, o Options) error {
 	if o.Size == 0 {
 		o.Size = 300
@@ -92,8 +91,8 @@ func Load(ctx context.Context, dsn string, o Options) error {
 			return fmt.Errorf("load shop: %w", err)
 		}
 	}
-	// Rough statistics do: the data is regular, and ANALYZE would take as long as
-	// the load of a table.
+	// Rough statistics do: the data is regular, and ANALYZE would take as long as the load of a
+	// table.
 	if _, err := conn.PgConn().Exec(ctx, "set default_statistics_target = 10; analyze").ReadAll(); err != nil {
 		return fmt.Errorf("load shop: analyze: %w", err)
 	}
@@ -122,8 +121,8 @@ func (l *loader) connect(ctx context.Context) (*pgx.Conn, error) {
 		settings["shop."+table] = fmt.Sprint(rows * max(l.size-fixedMB, 1))
 	}
 	if session.Major(conn.PgConn()) >= 11 {
-		// The planner takes a series for a million rows and has each statement compiled,
-		// which takes longer than to run it.
+		// The planner takes a series for a million rows and has each statement compiled, which
+		// takes longer than to run it.
 		settings["jit"] = "off"
 	}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {

@@ -13,8 +13,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// The database has about the size asked for, what the version can do, and the same
-// data on every version. WALFERRY_TEST_SHOP_MB loads more, to see how long it takes.
+// The database has about the size asked for, what the version can do, and the same data on every
+// version. WALFERRY_TEST_SHOP_MB loads more, to see how long it takes.
 func TestLoad(t *testing.T) {
 	size := 5
 	if text := os.Getenv("WALFERRY_TEST_SHOP_MB"); text != "" {

@@ -11,15 +11,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Reader looks at a database again and again, each time at one snapshot, and ends
-// with the first one that cannot be true. It sees what would be gone later: half
-// a transaction, or a state that comes back after a newer one.
+// Reader looks at a database again and again, each time at one snapshot, and ends with the first
+// one that cannot be true. It sees what would be gone later: half a transaction, or a state that
+// comes back after a newer one.
 type Reader struct {
 	// DSN is the database to read.
 	DSN string
 
-	// Migration, when set, is the name in walferry.migration there; nothing is read
-	// before its phase is following or later. Empty: reading begins at once.
+	// Migration, when set, is the name in walferry.migration there; nothing is read before its
+	// phase is following or later. Empty: reading begins at once.
 	Migration string
 
 	// When, when set, decides in place of walferry.migration. An error means no.
@@ -36,9 +36,9 @@ type Reader struct {
 // Snapshots is how many snapshots were read and found true.
 func (r *Reader) Snapshots() int64 { return r.snapshots.Load() }
 
-// Run reads until ctx ends, and then returns nil, or until a snapshot violates an
-// invariant: then the *Violation. A lost connection is made again; other
-// errors, such as a missing table, are returned.
+// Run reads until ctx ends, and then returns nil, or until a snapshot violates an invariant: then
+// the *Violation. A lost connection is made again; other errors, such as a missing table, are
+// returned.
 func (r *Reader) Run(ctx context.Context) error {
 	if r.Interval == 0 {
 		r.Interval = 20 * time.Millisecond
@@ -94,8 +94,8 @@ select exists(select from walferry.migration where name = $1 and phase in ('foll
 	return yes && err == nil
 }
 
-// passing tells whether an error says nothing of the data: the connection was lost,
-// or the reader was in somebody's way.
+// passing reports whether an error says nothing about the data: the connection was lost, or the
+// reader was in the way of another session.
 func passing(err error) bool {
 	if v := (*Violation)(nil); errors.As(err, &v) {
 		return false
@@ -108,8 +108,8 @@ func passing(err error) bool {
 	return class == Lost || class == Conflict
 }
 
-// orderWindow is how many orders are compared with their lines in each snapshot,
-// besides as many of the newest.
+// orderWindow is how many orders are compared with their lines in each snapshot, besides as many of
+// the newest.
 const orderWindow = 500
 
 func (r *Reader) look(ctx context.Context, conn *pgx.Conn) error {
@@ -139,8 +139,8 @@ select format('order %%s says %%s and its lines say %%s', o.id, o.total, s.total
  where %s and o.total <> s.total
  order by o.id limit 10`
 
-	// growth counts what came after the n that was seen last of each client: the
-	// rows before it were looked at then. Of a client not seen before it counts all.
+	// growth counts what came after the n that was seen last of each client: the rows before it
+	// were looked at then. Of a client not seen before it counts all.
 	growth = `
 select l.client, max(l.n), coalesce(k.n, 0), count(*) filter (where l.n > coalesce(k.n, 0)), bool_or(l.n = k.n)
   from shop.ledger l left join unnest($1::int[], $2::bigint[]) k(client, n) on k.client = l.client
@@ -148,8 +148,8 @@ select l.client, max(l.n), coalesce(k.n, 0), count(*) filter (where l.n > coales
  group by l.client, k.n`
 )
 
-// ledger checks that each client's rows go on without a gap from where they ended
-// in the last snapshot.
+// ledger checks that each client's rows continue without a gap from where they ended in the last
+// snapshot.
 func (r *Reader) ledger(ctx context.Context, conn *pgx.Conn) error {
 	clients, seen := []int{}, []int64{}
 	for client, n := range r.last {

@@ -11,8 +11,8 @@ import (
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
-// Four clients and the nightly batch write while a reader looks. Everything holds,
-// and each kind of transaction has happened.
+// Four clients and the nightly batch write while a reader looks. Everything holds, and each kind of
+// transaction has happened.
 func TestWriters(t *testing.T) {
 	for _, major := range []int{10, 13, 15, 18} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
@@ -149,9 +149,9 @@ func TestReader_StateGoesBack(t *testing.T) {
 	}
 }
 
-// A fence refuses the clients; they try on until the target is ready, and go there
-// with the transaction in hand. Target and source are two fresh databases here;
-// the test carries the ledger over.
+// A fence refuses the clients; they try on until the target is ready, and go there with the
+// transaction in hand. Target and source are two fresh databases here; the test carries the ledger
+// over.
 func TestWriters_SwitchOver(t *testing.T) {
 	from := loaded(t, 15)
 	w, err := Start(t.Context(), Config{Source: from, Clients: 3, Target: loaded(t, 15), Seed: 2})
@@ -191,7 +191,7 @@ func TestWriters_SwitchOver(t *testing.T) {
 	}
 }
 
-// A fence that comes down again, as after a dry run, stops nobody for good.
+// A fence that comes down again, as after a dry run, stops no client for good.
 func TestWriters_FenceIsLifted(t *testing.T) {
 	dsn := loaded(t, 15)
 	w, err := Start(t.Context(), Config{Source: dsn, Clients: 2, Target: dsn})
@@ -209,8 +209,8 @@ func TestWriters_FenceIsLifted(t *testing.T) {
 	}
 }
 
-// Sessions are ended and the server is killed under the clients: each transaction
-// whose COMMIT got no answer is found out.
+// Sessions are ended and the server is killed under the clients: each transaction whose COMMIT got
+// no answer is found out.
 func TestWriters_ConnectionsLost(t *testing.T) {
 	server := pgtest.New(t, pgtest.Options{Major: 15})
 	dsn := server.Database(t)

@@ -13,17 +13,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Config says who writes, where and how fast.
+// Config configures the writers.
 type Config struct {
 	// Source is the connection string of the database that is written to at first.
 	Source string
 
-	// Target is that of the database to go to when the fence refuses a client. Empty:
-	// there is none, and a refused transaction is tried again on the source for ever.
+	// Target is that of the database to go to when the fence refuses a client. Empty: there is
+	// none, and a refused transaction is tried again on the source for ever.
 	Target string
 
-	// Migration is the name in walferry.migration on the target whose phase
-	// "finished" lets clients go there. Zero means "default".
+	// Migration is the name in walferry.migration on the target whose phase "finished" lets clients
+	// go there. Zero means "default".
 	Migration string
 
 	// Ready, when set, decides in place of walferry.migration. An error means no.
@@ -35,20 +35,20 @@ type Config struct {
 	// Clients is how many connections write. Zero means 4.
 	Clients int
 
-	// First is the number of the first client in shop.ledger: writers that run at the same
-	// time need different ones. Zero means 1.
+	// First is the number of the first client in shop.ledger: writers that run at the same time
+	// need different ones. Zero means 1.
 	First int
 
 	// TPS limits each client, in transactions per second. Zero means no limit.
 	TPS float64
 
-	// Batch is the pause after which the nightly batch comes again: one client more that
-	// rewrites 50,000 rows of shop.price_history, or half of them when there
-	// are fewer, in a transaction. The first one comes after one such pause. Zero means none.
+	// Batch is the pause after which the nightly batch comes again: one client more that rewrites
+	// 50,000 rows of shop.price_history, or half of them when there are fewer, in a transaction.
+	// The first one comes after one such pause. Zero means none.
 	Batch time.Duration
 
-	// Seed makes the clients' choices. Those of two runs differ in spite of the same
-	// seed where the clients meet each other in another order.
+	// Seed makes the clients' choices. Those of two runs differ in spite of the same seed where the
+	// clients meet each other in another order.
 	Seed uint64
 
 	// Log gets a JSON line for each attempt at a transaction, before and after. Zero: none.
@@ -58,13 +58,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Report counts what clients did. Every transaction that was begun is in exactly one
-// of the first five, once its client is done with it.
+// Report counts what clients did. Every transaction that was begun is in exactly one of the first
+// five, once its client is done with it.
 type Report struct {
 	Source, Target int64 // committed there, and the client knows
 	Aborted        int64 // rolled back because the client wanted to
 	Failed         int64 // given up and reported to the caller; nothing of it is anywhere
-	Unknown        int64 // connection lost at COMMIT, and nobody to ask until Stop
+	Unknown        int64 // connection lost at COMMIT, and the outcome is not known until Stop
 
 	Retried  int64            // attempts that were repeated, refusals by the fence not counted
 	Refused  int64            // attempts that the fence refused
@@ -72,10 +72,11 @@ type Report struct {
 	Kinds    map[string]int64 // committed, by kind
 	Errors   map[string]int64 // failed attempts by class and SQLSTATE, without Refused
 
-	// Pause is the longest time a client was without a committed transaction, from its first one on.
+	// Pause is the longest time a client was without a committed transaction, from its first one
+	// on.
 	Pause time.Duration
-	// Switch is the longest time from a client's last commit on the source to its first on
-	// the target. Zero: nobody has switched.
+	// Switch is the longest time from a client's last commit on the source to its first on the
+	// target. Zero: no client has switched.
 	Switch time.Duration
 	// Switched is how many clients have committed on the target.
 	Switched int
@@ -109,7 +110,7 @@ type Writers struct {
 	c        Config
 	clients  []*client
 	ready    *ready
-	switched atomic.Bool // somebody has been let in on the target: nobody starts on the source any more
+	switched atomic.Bool // a client has been let in on the target: none starts on the source any more
 
 	stop context.CancelFunc // no new transaction
 	kill context.CancelFunc // nor those in hand
@@ -121,11 +122,11 @@ type Writers struct {
 	violations []string
 }
 
-// grace is how long a client may go on with its transaction once it has been told to end.
+// grace is how long a client may continue its transaction once it has been told to end.
 const grace = 15 * time.Second
 
-// Start connects the clients and lets them write until ctx ends or Stop is
-// called. Each then finishes the transaction in hand.
+// Start connects the clients and lets them write until ctx ends or Stop is called. Each then
+// finishes the transaction in hand.
 func Start(ctx context.Context, c Config) (*Writers, error) {
 	if c.Source == "" {
 		return nil, errors.New("start writers: no source")
@@ -183,7 +184,7 @@ func Start(ctx context.Context, c Config) (*Writers, error) {
 	return w, nil
 }
 
-// Stop lets every client finish its transaction, waits for them and says what they did.
+// Stop lets every client finish its transaction, waits for them and reports what they did.
 func (w *Writers) Stop() Report {
 	w.stop()
 	w.wait.Wait()
@@ -237,8 +238,8 @@ func (w *Writers) finished(ctx context.Context) (bool, error) {
 	return finished, err
 }
 
-// ready asks whether clients may go to the target, for all of them, at most
-// every few milliseconds: many clients must not make the pause longer by asking.
+// ready asks whether clients may go to the target, for all of them, at most every few milliseconds:
+// many clients must not make the pause longer by asking.
 type ready struct {
 	ask func(context.Context) (bool, error)
 
