@@ -91,7 +91,7 @@ func (u *ui) finished(o migration.Outcome) error {
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
 		b.WriteString(cutoverText(o.Cutover))
 		if c := o.Cutover.Comparison; c != nil && c.Equal != nil && !*c.Equal {
-			b.WriteString("the target is the database now; the source keeps all of its rows: keep it, without walferry cleanup, until the differences are dealt with\n")
+			b.WriteString("the target is the database now; the source has all of its rows until walferry cleanup: keep it until the differences are dealt with\n")
 			break
 		}
 		b.WriteString("the target is the database now; once no client uses the source any more: walferry cleanup\n")
