@@ -25,6 +25,17 @@ type Words struct {
 	Tables []catalog.Table
 }
 
+// WordsOf are the words of a flow's tables, as they are recorded.
+func WordsOf(name Name, from, to *session.Link, store *state.Store, tables []state.Table) *Words {
+	w := &Words{Flow: name.String(), From: from, To: to, Store: store}
+	for _, t := range tables {
+		if t.InsertOnly {
+			w.Tables = append(w.Tables, catalog.Table{OID: t.OID, Name: t.Name})
+		}
+	}
+	return w
+}
+
 // wordDDL is on the target: what the watch showed of a table before its rows were read.
 const wordDDL = `
 create table if not exists walferry.word (

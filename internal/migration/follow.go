@@ -35,24 +35,21 @@ func (r *runner) expected(ctx context.Context) (decoder.Identity, error) {
 func (r *runner) words() *flow.Words {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var tables []catalog.Table
-	for _, t := range r.rec.Tables {
-		if !t.InsertOnly {
-			continue
-		}
-		oid := t.OID
-		for i := range r.tables {
-			if oid == 0 && r.tables[i].Name == t.Name {
-				oid = r.tables[i].OID
+	w := flow.WordsOf(flowName(r.c.Name), r.source, r.target, r.store, r.rec.Tables)
+	for i := range w.Tables { // of a record of an older version, which had no oids
+		for j := range r.tables {
+			if w.Tables[i].OID == 0 && r.tables[j].Name == w.Tables[i].Name {
+				w.Tables[i].OID = r.tables[j].OID
 			}
 		}
-		tables = append(tables, catalog.Table{OID: oid, Name: t.Name})
 	}
-	return r.wordsOf(tables)
+	return w
 }
 
 func (r *runner) wordsOf(tables []catalog.Table) *flow.Words {
-	return &flow.Words{Flow: flowName(r.c.Name).String(), From: r.source, To: r.target, Store: r.store, Tables: tables}
+	w := flow.WordsOf(flowName(r.c.Name), r.source, r.target, r.store, nil)
+	w.Tables = tables
+	return w
 }
 
 // following is the part of a run that applies the stream, and what may be asked of it meanwhile.

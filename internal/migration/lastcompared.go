@@ -8,20 +8,12 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/status"
 )
-
-// LastComparison is what verify has found last while the migration followed. A comparison of some tables
-// leaves what was found of the others.
-type LastComparison struct {
-	At       time.Time `json:"at"`       // by the clock of the host that compared
-	Position string    `json:"position"` // of the source, as an LSN
-	Compared int       `json:"compared"` // tables, by the last one
-	Differ   []string  `json:"differ"`   // tables, by the last one that compared each
-}
 
 // keepComparison records what a verify has found, for status and as a gate of the cutover.
 func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
-	last, err := lastComparison(ctx, r.store)
+	last, err := status.Compared(ctx, r.store)
 	if err != nil {
 		return err
 	}
@@ -43,15 +35,9 @@ func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
 	return r.store.Put(ctx, state.Comparison, last)
 }
 
-// lastComparison reads it; nil: nobody has compared.
-func lastComparison(ctx context.Context, s *state.Store) (last *LastComparison, err error) {
-	_, err = s.Get(ctx, state.Comparison, &last)
-	return last, err
-}
-
 // comparisonGate: the last comparison has found no differences.
 func (r *runner) comparisonGate(ctx context.Context, o CutoverOptions) error {
-	last, err := lastComparison(ctx, r.store)
+	last, err := status.Compared(ctx, r.store)
 	if err != nil || last == nil || len(last.Differ) == 0 || o.AllowDifferences {
 		return err
 	}

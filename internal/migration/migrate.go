@@ -180,8 +180,8 @@ func (r *runner) answerRest(ctx context.Context) {
 
 // count adds what is recorded of the work done, in this run and those before.
 func (r *runner) count(ctx context.Context, o *Outcome) {
-	var st Status
-	if err := st.readProgress(ctx, r.target, r.store, r.c.Name); err != nil {
+	st := Status{Name: r.c.Name}
+	if err := st.ReadProgress(ctx, r.target, r.store); err != nil {
 		r.c.Logger.Debug("count what was done", "error", err)
 	}
 	o.Sequences = r.sequences

@@ -2,145 +2,22 @@ package migration
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"time"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/opening"
-	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
-	"github.com/walferry/walferry/snapshot"
+	"github.com/walferry/walferry/internal/status"
 )
 
-// Status is where a migration stands. ReadStatus makes it of what the two servers hold, for any
-// process; Watch of what the running migrate knows. Its JSON is stable.
-type Status struct {
-	Name    string `json:"name"`
-	Phase   Phase  `json:"phase"`
-	Error   string `json:"error"`
-	Running bool   `json:"running"` // a migrate is at work
-	Runner  string `json:"runner,omitempty"`
-	Note    string `json:"note,omitempty"`
-	// Options are what a resumed migrate goes on with, as on a command line, but for what is usual.
-	Options string `json:"options,omitempty"`
-	// Known are the migrations that the target has, where it has none of this name.
-	Known []string `json:"known,omitempty"`
-
-	Source  SourceStatus      `json:"source"`
-	Target  TargetStatus      `json:"target"`
-	Copy    state.CopyStatus  `json:"copy"`
-	Indexes state.IndexStatus `json:"indexes"`
-	Stream  StreamStatus      `json:"stream"`
-	Cutover CutoverStatus     `json:"cutover"`
-
-	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
-	// since they were copied; they are copied again while following.
-	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
-
-	// LastComparison is what verify has found last; nil: nobody has compared.
-	LastComparison *LastComparison `json:"last_comparison"`
-
-	// Refused are objects of the source that the target does not take, and why.
-	Refused []schema.Refused `json:"refused,omitempty"`
-
-	// Unvalidated are statements that look at rows of foreign keys which the cutover has created
-	// without that: the target is open, and migrate is at it, or is to be run again.
-	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
-
-	// NewTables were created on the source after the migration had begun; they are not followed.
-	NewTables []string `json:"new_tables,omitempty"`
-
-	// Disabled is the SQL that enables on the target what the opening could not.
-	Disabled []string `json:"disabled,omitempty"`
-
-	Doing // known to the running migrate alone
-}
-
-// Doing is what a running migrate does at this moment.
-type Doing struct {
-	Step     string                   `json:"-"` // within the phase
-	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
-	ByItself bool                     `json:"-"` // when it has caught up it ends, or cuts over, unasked
-}
-
-// SourceStatus is what the source says. Error is set when it could not be asked.
-type SourceStatus struct {
-	Version       string `json:"version"`
-	Database      string `json:"database"`
-	Slot          string `json:"slot"`
-	SlotActive    bool   `json:"slot_active"`
-	WALStatus     string `json:"wal_status"`     // reserved, extended, unreserved, lost; missing: no slot; empty before version 13
-	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds back
-
-	// What a running migrate knows of the limit for that, --max-retained-wal or the server's
-	// own, and in how many seconds it is reached at the present rate. Nil: there is none, it is not.
-	RetainedLimit *int64   `json:"retained_limit_bytes"`
-	RetainedLeft  *float64 `json:"retained_left_seconds"`
-
-	Fence *FenceStatus `json:"fence"` // nil: there is none
-
-	Error string `json:"error,omitempty"`
-}
-
-// TargetStatus is what the target says.
-type TargetStatus struct {
-	Version  string `json:"version"`
-	Database string `json:"database"`
-}
-
-// FenceStatus is what stands of the fence. One that is neither closed nor sealed lets everybody pass.
-type FenceStatus struct {
-	Tables   int        `json:"tables"` // that have its trigger
-	Closed   bool       `json:"closed"`
-	Sealed   bool       `json:"sealed"`
-	Deadline *time.Time `json:"deadline"` // when it opens by itself; nil: it does not
-}
-
-// readFence asks the source for the fence. One whose deadline is past is open.
-func (st *Status) readFence(ctx context.Context, conn *pgx.Conn, name string) error {
-	fence, err := cutover.Look(ctx, conn, name)
-	if err != nil || fence.Triggers == 0 {
-		return err
-	}
-	st.Source.Fence = &FenceStatus{Tables: fence.Triggers, Closed: fence.Raised, Sealed: fence.Sealed}
-	if fence.Raised && !fence.Deadline.IsZero() {
-		st.Source.Fence.Deadline = &fence.Deadline
-		err = conn.QueryRow(ctx, `select clock_timestamp() < $1::timestamptz`, fence.Deadline).Scan(&st.Source.Fence.Closed)
-	}
-	return err
-}
-
-// StreamStatus is the stream's positions, as text LSNs; empty before there is one. Each is
-// read before the one that it is never ahead of: acked <= applied <= source.
-type StreamStatus struct {
-	ReceivedLSN  string   `json:"received_lsn"`
-	AppliedLSN   string   `json:"applied_lsn"`
-	AckedLSN     string   `json:"acked_lsn"`
-	SourceLSN    string   `json:"source_lsn"`
-	LagBytes     *int64   `json:"lag_bytes"`   // nil: the source was not asked, or it does not follow
-	LagSeconds   *float64 `json:"lag_seconds"` // nil: nobody has measured it, or it does not follow
-	Transactions int64    `json:"transactions"`
-	Changes      int64    `json:"changes"`
-}
-
-// CutoverStatus is when the steps of the cutover were done; nil: not yet.
-type CutoverStatus struct {
-	FencedAt   *time.Time `json:"fenced_at"`
-	DrainedAt  *time.Time `json:"drained_at"`
-	FinishedAt *time.Time `json:"finished_at"`
-	PauseMS    *int64     `json:"pause_ms"`
-
-	Steps []state.Taken `json:"-"` // of the last cutover or rehearsal of this run, or the last one
-
-	*Comparison // both sides as of the cutover; nil: not asked for, or not done
-}
+// What everybody sees who looks.
+type (
+	Status         = status.Status
+	SourceStatus   = status.SourceStatus
+	FenceStatus    = status.FenceStatus
+	StreamStatus   = status.StreamStatus
+	LastComparison = status.LastComparison
+)
 
 // ReadStatus asks both servers. A source that cannot be reached is no error: it is
 // told in Status.Source.Error. A target that knows no such migration gives an
@@ -150,206 +27,16 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := Status{Name: c.Name}
-	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " status"}, nil)
-	if err != nil {
-		return st, err
+	application := c.Name + " status"
+	st, record, err := status.Read(ctx, session.Config{DSN: c.Source, Application: application}, session.Config{DSN: c.Target, Application: application}, c.Name)
+	if record != nil {
+		st.Options = optionsText(record.Options)
 	}
-	defer target.Close()
-	s := home(target, c)
-	err = target.Row(ctx, `select current_setting('server_version'), current_database()`, nil, &st.Target.Version, &st.Target.Database)
-	if err != nil {
-		return st, fmt.Errorf("ask the target: %w", err)
-	}
-	var r *state.Record
-	var result *CutoverResult
-	err = s.Read(ctx, func() error {
-		switch r, err = s.Load(ctx); {
-		case err == nil && r == nil:
-			st.Known, err = s.Known(ctx)
-		case err == nil && r.Phase == Finished:
-			result, err = cutoverResult(ctx, s)
-		}
-		return err
-	})
-	if err != nil {
-		return st, err
-	}
-	if r != nil {
-		st.fromRecord(r)
-		if result != nil {
-			st.Cutover.Comparison = result.Comparison
-		}
-	}
-	source, err := session.OpenLink(ctx, session.Config{DSN: c.Source, Application: c.Name + " status"}, nil)
-	if err == nil {
-		defer source.Close()
-		err = source.Do(ctx, func(conn *pgx.Conn) error { return st.readSlot(ctx, conn, r) })
-	}
-	if r != nil {
-		err := s.Read(ctx, func() error {
-			list, _, err := (&schema.Pending{Link: target, Store: s}).List(ctx)
-			st.Unvalidated = schema.Statements(list)
-			return errors.Join(err, st.readProgress(ctx, target, s, c.Name))
-		})
-		if err != nil {
-			return st, err
-		}
-		if r.Phase == Finished {
-			disabled, err := opening.SQL(ctx, target, c.Name)
-			if err != nil {
-				return st, err
-			}
-			st.Disabled = disabled
-		}
-	}
-	if err == nil {
-		err = source.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, c.Name, r) })
-	}
-	if err == nil && follows(r) {
-		err = st.readBroken(ctx, &runner{c: c, rec: r, target: target, store: s, source: source})
-	}
-	if err != nil {
-		st.Source.Error = err.Error()
-	}
-	return st, nil
+	return st, err
 }
 
-func (st *Status) fromRecord(r *state.Record) {
-	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
-	st.Source.Slot = r.Slot
-	st.fromLive(&r.Live)
-	st.Options = optionsText(r.Options)
-	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
-	if !r.Alive {
-		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", 0, nil // nobody is at work
-	}
-	if !r.Alive || !follows(r) {
-		st.Stream.LagSeconds = nil
-	}
-}
-
-// readProgress takes what is durable from the tables of applier and snapshot.
-func (st *Status) readProgress(ctx context.Context, target *session.Link, s *state.Store, name string) error {
-	var err error
-	if st.Refused, err = refused(ctx, s); err != nil {
-		return err
-	}
-	if st.LastComparison, err = lastComparison(ctx, s); err != nil {
-		return err
-	}
-	return target.Do(ctx, func(conn *pgx.Conn) error {
-		progress, err := s.Has(ctx, conn, "progress")
-		if err != nil {
-			return fmt.Errorf("ask the target: %w", err)
-		}
-		copied, err := s.Has(ctx, conn, "copy_state")
-		if err != nil {
-			return fmt.Errorf("ask the target: %w", err)
-		}
-		if progress {
-			var applied decoder.LSN
-			err := conn.QueryRow(ctx, `select applied::text, transactions, changes from walferry.progress where stream = $1`, name).
-				Scan(&applied, &st.Stream.Transactions, &st.Stream.Changes)
-			if err == nil {
-				st.Stream.AppliedLSN = applied.String()
-			}
-			if err != nil && err != pgx.ErrNoRows {
-				return fmt.Errorf("read the progress: %w", err)
-			}
-		}
-		if copied {
-			err := conn.QueryRow(ctx, `select count(*), coalesce(sum(rows), 0)::int8 from walferry.copy_state where migration = $1`, name).
-				Scan(&st.Copy.PiecesDone, &st.Copy.Rows)
-			if err != nil {
-				return fmt.Errorf("read the copy's state: %w", err)
-			}
-		}
-		return nil
-	})
-}
-
-// The positions of a Status are text, as it is JSON. oneForm writes one as versions up to 18 do:
-// later ones fill its second half with zeros.
-func oneForm(lsn string) string { return parseLSN(lsn).String() }
-
-// parseLSN is the position that such a text means; 0 where there is none.
+// parseLSN is the position that a text means; 0 where there is none.
 func parseLSN(s string) decoder.LSN {
 	lsn, _ := pglogrepl.ParseLSN(s)
 	return lsn
-}
-
-// readSlot asks the source who it is, and for the slot.
-func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record) error {
-	var recovering bool
-	err := conn.QueryRow(ctx, `select current_setting('server_version'), current_database(), pg_is_in_recovery()`).Scan(&st.Source.Version, &st.Source.Database, &recovering)
-	if err != nil {
-		return fmt.Errorf("ask the source: %w", err)
-	}
-	if recovering {
-		return fmt.Errorf("the source is a standby: give the writer's address")
-	}
-	if r == nil {
-		return nil
-	}
-	walStatus := "''"
-	if session.Major(conn.PgConn()) >= 13 {
-		walStatus = "wal_status"
-	}
-	var acked string
-	err = conn.QueryRow(ctx, `
-select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(pg_current_wal_lsn() - restart_lsn, 0)::int8
-  from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &acked, &st.Source.RetainedBytes)
-	switch {
-	case err == pgx.ErrNoRows:
-		st.Source.WALStatus = "missing"
-	case err != nil:
-		return fmt.Errorf("ask the source for the slot: %w", err)
-	case acked != "":
-		st.Stream.AckedLSN = oneForm(acked)
-	}
-	return nil
-}
-
-// readSource asks the source where it is, after the target was asked where it is, and for
-// what makes a lag of that.
-func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *state.Record) error {
-	var position decoder.LSN
-	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
-		return fmt.Errorf("ask the source: %w", err)
-	}
-	st.Stream.SourceLSN = position.String()
-	if err := st.readFence(ctx, conn, name); err != nil {
-		return err
-	}
-	if !follows(r) {
-		return nil
-	}
-	lag := max(0, int64(position)-int64(parseLSN(st.Stream.AppliedLSN)))
-	st.Stream.LagBytes = &lag
-	if !r.Alive {
-		err := conn.QueryRow(ctx, `select greatest(0, extract(epoch from clock_timestamp() - $1::timestamptz))::float8`, r.SeenAt).Scan(&st.Stream.LagSeconds)
-		if err != nil {
-			return fmt.Errorf("ask the source: %w", err)
-		}
-	}
-	return nil
-}
-
-// follows reports whether a migration has a stream that lags.
-func follows(r *state.Record) bool {
-	return r != nil && (r.Phase == Following || r.Phase == Fenced)
-}
-
-// readBroken asks for the --insert-only tables whose word is broken.
-func (st *Status) readBroken(ctx context.Context, r *runner) error {
-	var broken []catalog.Table
-	err := r.store.Read(ctx, func() (err error) {
-		broken, err = r.words().Broken(ctx)
-		return err
-	})
-	for _, t := range broken {
-		st.InsertOnlyBroken = append(st.InsertOnlyBroken, t.Plain())
-	}
-	return err
 }

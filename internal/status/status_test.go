@@ -1,4 +1,4 @@
-package migration
+package status
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -20,7 +21,7 @@ func TestStatus_JSON(t *testing.T) {
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	number, seconds, yes := int64(7), 1.5, true
 	full := Status{
-		Name: "default", Phase: Following, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
+		Name: "default", Phase: state.Following, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
 		Known: []string{"other"},
 		Source: SourceStatus{
 			Version: "15.1", Database: "d", Slot: "walferry_default", SlotActive: true, WALStatus: "reserved", RetainedBytes: 1,
@@ -34,7 +35,7 @@ func TestStatus_JSON(t *testing.T) {
 		},
 		Cutover: CutoverStatus{
 			FencedAt: &at, DrainedAt: &at, FinishedAt: &at, PauseMS: &number,
-			Comparison: &Comparison{Equal: &yes, Compared: 1, NotCompared: 2, Rows: 3, Error: "it ended"},
+			Comparison: &cutover.Comparison{Equal: &yes, Compared: 1, NotCompared: 2, Rows: 3, Error: "it ended"},
 		},
 		InsertOnlyBroken: []string{"public.log"},
 		LastComparison:   &LastComparison{At: at, Position: "0/1", Compared: 1, Differ: []string{"public.t"}},
@@ -78,7 +79,7 @@ func TestStatus_Live(t *testing.T) {
 			Cutover: CutoverStatus{Steps: []state.Taken{{Name: "fence"}}},
 		},
 	} {
-		live, got := st.live(), Status{}
+		live, got := st.Live(), Status{}
 		got.fromLive(&live)
 		st.Runner = got.Runner
 		if !reflect.DeepEqual(got, st) {

@@ -1,0 +1,73 @@
+package status
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// Follow adds what is known of the flow.
+func (st *Status) Follow(s flow.Status) {
+	st.Stream.AppliedLSN, st.Stream.Transactions, st.Stream.Changes = s.Applied.String(), s.Transactions, s.Changes
+	st.Stream.LagBytes = &s.LagBytes
+	if s.LagKnown {
+		seconds := s.Lag.Seconds()
+		st.Stream.LagSeconds = &seconds
+	}
+	if s.Received != 0 {
+		st.Stream.ReceivedLSN = s.Received.String()
+	}
+	st.Note = s.Note
+}
+
+// Live is what of a status other processes cannot find out for themselves.
+func (st *Status) Live() state.Live {
+	l := state.Live{
+		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
+		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
+	}
+	if !l.LagUnknown {
+		l.LagSeconds = *st.Stream.LagSeconds
+	}
+	if st.Source.RetainedLimit != nil {
+		l.RetainedLimit = *st.Source.RetainedLimit
+	}
+	if st.Source.RetainedLeft != nil {
+		l.RetainedLeft = *st.Source.RetainedLeft
+	}
+	return l
+}
+
+// fromLive is the opposite of Live.
+func (st *Status) fromLive(l *state.Live) {
+	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
+	st.Stream.ReceivedLSN, st.Cutover.Steps = l.Received, l.Steps
+	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
+	if !l.LagUnknown {
+		st.Stream.LagSeconds = &l.LagSeconds
+	}
+	if l.RetainedLimit > 0 {
+		st.Source.RetainedLimit = &l.RetainedLimit
+	}
+	if l.RetainedLeft >= 0 {
+		st.Source.RetainedLeft = &l.RetainedLeft
+	}
+}
+
+// LastComparison is what verify has found last while the migration followed. A comparison of some tables
+// leaves what was found of the others.
+type LastComparison struct {
+	At       time.Time `json:"at"`       // by the clock of the host that compared
+	Position string    `json:"position"` // of the source, as an LSN
+	Compared int       `json:"compared"` // tables, by the last one
+	Differ   []string  `json:"differ"`   // tables, by the last one that compared each
+}
+
+// Compared reads it; nil: nobody has compared.
+func Compared(ctx context.Context, s *state.Store) (last *LastComparison, err error) {
+	_, err = s.Get(ctx, state.Comparison, &last)
+	return last, err
+}
