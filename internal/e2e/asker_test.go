@@ -196,3 +196,73 @@ func TestCutover_LastComparison(t *testing.T) {
 	m.cutover(r)
 	m.cleanup()
 }
+
+// The process that has asked for a cutover is gone, and nobody has taken it back: it does not
+// happen when what it waits for has ended, minutes later. Nor does one that an abort comes to, asked for or by
+// itself: the migration is given up at once.
+func TestCutover_Unwanted(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ label, problem string }{
+		{"deserted", "has been silent for 15s: everything is as before"},
+		{"aborted", "walferry abort was asked for: everything is as before"},
+		{"by itself", ""},
+	} {
+		t.Run(c.label, func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, 15, 18)
+			pgtest.Exec(t, source, `create table a (id int primary key); create table t (id int primary key)`)
+			m := newMoving(t, "unwanted", source, target)
+			m.Cut.MaxLag, m.Cut.Timeout = patience, 10*patience
+			r := m.start()
+			r.waitFor(migration.Following)
+			if c.label == "by itself" {
+				r.cancel()
+				r.end() //nolint:errcheck // it was stopped
+			}
+			writer := hold(t, source, `insert into t values (1)`)
+			if c.label == "by itself" {
+				m.Auto = migration.On
+				r = m.start()
+			}
+			under := func() bool {
+				return one[int](t, source, `select count(*) from pg_trigger where tgname = 'walferry_fence' and tgrelid = 'a'::regclass`) > 0
+			}
+			var a *asker
+			switch c.label {
+			case "deserted":
+				pgtest.Exec(t, target, fmt.Sprintf(`insert into walferry.request (migration, kind, args, requested_at, seen_at)
+select '%s', 'cutover', '{"timeout": 600, "max_lag": 60}', now, now + interval '1 microsecond' from clock_timestamp() now`, m.Name))
+			case "aborted":
+				a = m.ask(m.Config)
+			}
+			m.eventually("a cutover that waits for the writer", under)
+			if c.label == "deserted" {
+				m.eventually("an answer", func() bool {
+					return one[int](t, target, `select count(*) from walferry.request where kind = 'cutover' and not ok and answer ->> 'error' like '%`+c.problem+`'`) == 1
+				})
+				writer.rollback()
+				pgtest.Exec(t, source, `insert into t values (2)`)
+				m.caughtUp(r)
+				if st := status(t, m.Config); st.Phase != migration.Following || under() {
+					t.Errorf("phase %s, triggers of the fence %v; want that it follows, without", st.Phase, under())
+				}
+				return
+			}
+			if err := migration.Abort(context.Background(), m.Config); err != nil {
+				t.Fatalf("abort: %v", err)
+			}
+			if a != nil {
+				a.gate(t, c.problem)
+			}
+			if outcome, err := r.end(); outcome.Phase == migration.Finished || err == nil {
+				t.Errorf("migrate ended with %+v, %v, want that it was aborted", outcome, err)
+			}
+			writer.rollback()
+			pgtest.Exec(t, source, `insert into t values (2)`)
+			if under() {
+				t.Error("the source still has triggers of the fence")
+			}
+			m.cleanup()
+		})
+	}
+}

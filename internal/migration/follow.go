@@ -135,9 +135,14 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 		stop(errCaughtUp)
 		return
 	}
-	_, err = f.cutover(ctx, ctx, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
-	if err == nil {
+	wanted, end := f.r.store.WhileWanted(ctx, 0)
+	defer end()
+	_, err = f.cutover(ctx, wanted, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
+	switch {
+	case err == nil:
 		err = errFinished
+	case unwanted(wanted) != nil && f.r.phase() == Following:
+		return // the abort ends the run
 	}
 	stop(err)
 }

@@ -79,10 +79,10 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		if err != nil && !result.Sealed && f.r.phase() == Finished {
 			return a, nil, errLeaveIt
 		}
-		if err != nil && !result.Sealed && errors.Is(context.Cause(wanted), state.ErrWithdrawn) {
+		if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
 			var gate *GateError
 			if errors.As(err, &gate) || !result.Touched { // everything is as before
-				err = &GateError{Problem: state.ErrWithdrawn.Problem + ": everything is as before", Advice: state.ErrWithdrawn.Advice}
+				err = &GateError{Problem: why.Problem + ": everything is as before", Advice: why.Advice}
 			}
 		}
 		if result.Sealed {
@@ -95,6 +95,15 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		a.Cutover = text
 		return a, end, cmp.Or(err, unwritten)
 	case "abort":
+		// A cutover that nobody has asked for, that of --cutover auto, is taken back first.
+		done, err := f.running.Alone(ctx)
+		if err != nil {
+			return a, nil, err
+		}
+		defer done()
+		if f.r.phase() == Finished {
+			return a, nil, errLeaveIt
+		}
 		if err := f.r.store.SetPhase(ctx, Aborted); err != nil {
 			return a, nil, err
 		}
@@ -113,6 +122,16 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		return a, nil, nil
 	}
 	return a, nil, &GateError{Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}
+}
+
+// unwanted is why the context of a cutover has ended, where nobody wants it any more; otherwise nil.
+func unwanted(wanted context.Context) *GateError {
+	for _, why := range []*GateError{state.ErrWithdrawn, state.ErrDeserted, state.ErrAborting} {
+		if errors.Is(context.Cause(wanted), why) {
+			return why
+		}
+	}
+	return nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

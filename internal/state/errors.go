@@ -67,4 +67,11 @@ var (
 
 	// ErrWithdrawn ends a cutover whose asker has taken it back.
 	ErrWithdrawn = &GateError{"the cutover was taken back by who asked for it", "ask again when it is wanted"}
+
+	// ErrDeserted ends a cutover whose asker was killed, or is cut off from the target: nobody would
+	// see what becomes of it.
+	ErrDeserted = &GateError{"the cutover was taken back: the process that asked for it has been silent for " + staleAfter.String(), "ask again when it is wanted"}
+
+	// ErrAborting ends a cutover when the migration is to be given up.
+	ErrAborting = &GateError{"the cutover was taken back: walferry abort was asked for", "see `walferry status`"}
 )

@@ -138,7 +138,21 @@ func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
 // lookInterval is how often an asker looks for its answer, and a runner whether it is still wanted.
 const lookInterval = 100 * time.Millisecond
 
-// WhileWanted is ctx until a request is taken back.
+// unwanted reports of request $1 whether its asker has taken it back, whether the asker is silent, and whether
+// the migration $2 is to be aborted.
+const unwanted = `
+select coalesce(bool_or(id = $1 and withdrawn_at is not null), false), coalesce(bool_or(id = $1 and ` + silent + `), false),
+       coalesce(bool_or(kind = 'abort' and answered_at is null and withdrawn_at is null and not ` + silent + `), false)
+  from walferry.request where id = $1 or migration = $2 and answered_at is null`
+
+const silent = `seen_at < clock_timestamp() - $3::float8 * interval '1 second'`
+
+// desertedLooks is how often in a row an asker must be silent: when the target was away for longer than
+// staleAfter, the asker needs a moment to say that it lives.
+const desertedLooks = 50
+
+// WhileWanted is ctx until a request is taken back, deserted, or overtaken by one to abort: its cause is
+// ErrWithdrawn, ErrDeserted or ErrAborting then. An id of 0 is what nobody has asked for: only an abort ends it.
 func (s *Store) WhileWanted(ctx context.Context, id int64) (wanted context.Context, stop func()) {
 	wanted, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -146,11 +160,22 @@ func (s *Store) WhileWanted(ctx context.Context, id int64) (wanted context.Conte
 		defer close(done)
 		tick := time.NewTicker(lookInterval)
 		defer tick.Stop()
-		for wanted.Err() == nil {
-			var withdrawn bool
-			err := s.home.Row(wanted, `select withdrawn_at is not null from walferry.request where id = $1`, []any{id}, &withdrawn)
-			if err == nil && withdrawn {
+		for deserted := 0; wanted.Err() == nil; {
+			var withdrawn, silent, aborting bool
+			err := s.home.Row(wanted, unwanted, []any{id, s.name, staleAfter.Seconds()}, &withdrawn, &silent, &aborting)
+			if err != nil || !silent {
+				deserted = 0
+			} else {
+				deserted++
+			}
+			switch {
+			case err != nil: // the next look may say more
+			case withdrawn:
 				cancel(ErrWithdrawn)
+			case aborting:
+				cancel(ErrAborting)
+			case deserted > desertedLooks:
+				cancel(ErrDeserted)
 			}
 			select {
 			case <-wanted.Done():
