@@ -37,11 +37,11 @@ func checkCommand(ui *ui) *cli.Command {
 				return err
 			}
 			if side != "" {
-				err = printSQL(ui.stdout, report, side)
+				err = ui.printSQL(report, side)
 			} else if c.Bool("json") {
 				err = ui.result(report)
 			} else {
-				err = printReport(ui.stdout, report)
+				err = ui.printReport(ui.stdout, report)
 			}
 			if err == nil && report.Blocks() {
 				err = &migration.CheckError{Report: report}
@@ -55,31 +55,61 @@ func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
 }
 
-// printSQL prints a script for psql on one side: each statement once, with its reason.
-func printSQL(w io.Writer, r check.Report, side string) error {
+// printSQL prints a script for psql on one side: each statement once, with its reason. What blocks
+// there and has no SQL is a comment.
+func (u *ui) printSQL(r check.Report, side string) error {
 	var b strings.Builder
 	done := map[string]bool{}
+	blocked := map[string]bool{}
 	for _, f := range r.Findings {
-		if f.On != side || len(f.SQL) == 0 {
+		blocks := f.Severity == check.Block
+		blocked[f.On] = blocked[f.On] || blocks
+		run := f.On == side && len(f.SQL) > 0
+		tell := blocks && (f.On == side || f.On == "tool") // what is no server's is told for both
+		if !run && !tell {
 			continue
 		}
-		fmt.Fprintf(&b, "-- %s %s: %s\n", strings.ToUpper(string(f.Severity)), strings.ReplaceAll(strings.TrimSpace(f.ID+" "+f.Object), "\n", " "), strings.ReplaceAll(f.Seen, "\n", " "))
+		text := strings.ToUpper(string(f.Severity)) + " " + strings.TrimSpace(f.ID+" "+f.Object) + ": " + f.Seen
+		if !run {
+			u.comment(&b, text+" -> "+f.Do)
+			continue
+		}
+		if len(done) == 0 {
+			u.comment(&b, "What cannot have its lock at once fails, instead of making everybody queue behind it: run this again until check finds nothing.")
+			b.WriteString(briefly)
+		}
+		u.comment(&b, text)
 		for _, sql := range f.SQL {
 			sql = strings.TrimSuffix(strings.TrimSpace(sql), ";") + ";"
-			if !done[sql] {
-				b.WriteString(sql + "\n")
-				done[sql] = true
+			if done[sql] {
+				continue
 			}
+			done[sql] = true
+			if strings.Contains(strings.ToLower(sql), "concurrently") {
+				// It waits for transactions without holding anybody up, and must not be ended by that.
+				sql = "set lock_timeout = 0;\n" + sql + "\n" + strings.TrimSuffix(briefly, "\n")
+			}
+			b.WriteString(sql + "\n")
 		}
 	}
-	// A comment must stay a comment.
-	text := strings.ReplaceAll(clean(b.String()), "\r", " ")
-	_, err := io.WriteString(w, text)
+	other := map[string]string{"source": "target", "target": "source"}[side]
+	if !blocked[side] && blocked[other] {
+		u.comment(&b, "Nothing blocks on the "+side+", but on the "+other+": see `walferry check --sql "+other+"`.")
+	}
+	_, err := io.WriteString(u.stdout, clean(b.String()))
 	return writeErr(err)
 }
 
+// briefly keeps the statements after it from waiting for a lock for long.
+const briefly = "set lock_timeout = '2s';\n"
+
+// comment adds a comment, which stays one whatever a server has put into it.
+func (u *ui) comment(b *strings.Builder, text string) {
+	b.WriteString("-- " + strings.NewReplacer("\n", " ", "\r", " ").Replace(u.named(strings.TrimSuffix(text, " -> "))) + "\n")
+}
+
 // printReport prints the findings, those that block first.
-func printReport(w io.Writer, r check.Report) error {
+func (u *ui) printReport(w io.Writer, r check.Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "source  PostgreSQL %s, database %s: %d tables, %s\n", r.Source.Version, r.Source.Database, r.Tables, bytesText(r.Bytes))
 	fmt.Fprintf(&b, "target  PostgreSQL %s, database %s\n", r.Target.Version, r.Target.Database)
@@ -105,7 +135,7 @@ func printReport(w io.Writer, r check.Report) error {
 	} else {
 		b.WriteString("ready to migrate\n")
 	}
-	_, err := io.WriteString(w, clean(b.String()))
+	_, err := io.WriteString(w, clean(u.named(b.String())))
 	return writeErr(err)
 }
 

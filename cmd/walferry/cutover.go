@@ -42,7 +42,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 				result.Steps = nil // they are for programs that read the record
 				told = ui.result(result)
 			} else {
-				_, told = fmt.Fprint(ui.stdout, clean(cutoverText(result)))
+				_, told = fmt.Fprint(ui.stdout, clean(ui.named(cutoverText(result))))
 			}
 			if err != nil {
 				return err

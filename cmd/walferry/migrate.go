@@ -50,7 +50,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		return err
 	}
 	if outcome.Stopped && err != nil {
-		_, told := ui.stdout.Write([]byte(clean(cutoverText(outcome.Cutover))))
+		_, told := ui.stdout.Write([]byte(clean(ui.named(cutoverText(outcome.Cutover)))))
 		return errors.Join(&stoppedError{outcome.Phase}, err, writeErr(told))
 	}
 	// A finished cutover is reported even if err says that the comparison failed or found
@@ -72,11 +72,11 @@ func (u *ui) findings(r check.Report) {
 		return
 	}
 	if r.Findings = shown; len(shown) > 0 {
-		_ = printReport(u.stderr, r) // stderr has nowhere to complain to
+		_ = u.printReport(u.stderr, r) // stderr has nowhere to complain to
 	}
 }
 
-const finishedAlready = "this migration is finished already; walferry status shows it, walferry cleanup removes what is left of walferry\n"
+const finishedAlready = "this migration is finished already; `walferry status` shows it, `walferry cleanup` removes what is left of walferry\n"
 
 // finished prints how a migrate ended.
 func (u *ui) finished(o migration.Outcome) error {
@@ -91,10 +91,10 @@ func (u *ui) finished(o migration.Outcome) error {
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
 		b.WriteString(cutoverText(o.Cutover))
 		if c := o.Cutover.Comparison; c != nil && c.Equal != nil && !*c.Equal {
-			b.WriteString("the target is the database now; the source has all of its rows until walferry cleanup: keep it until the differences are dealt with\n")
+			b.WriteString("the target is the database now; the source has all of its rows until `walferry cleanup`: keep it until the differences are dealt with\n")
 			break
 		}
-		b.WriteString("the target is the database now; once no client uses the source any more: walferry cleanup\n")
+		b.WriteString("the target is the database now; once no client uses the source any more: `walferry cleanup`\n")
 	case o.Phase == migration.Finished && o.Until == migration.UntilCopied:
 		fmt.Fprintf(&b, "copied %s rows, set %d sequences; slot and publication are dropped again\n"+
 			"the target can be used; writes to the source since the copy began are not in it\n", countText(o.Rows), o.Sequences)
@@ -103,6 +103,6 @@ func (u *ui) finished(o migration.Outcome) error {
 	case o.Until == migration.UntilCaughtUp:
 		fmt.Fprintf(&b, "caught up; the slot stays, and `walferry migrate` resumes\n")
 	}
-	_, err := u.stdout.Write([]byte(clean(b.String())))
+	_, err := u.stdout.Write([]byte(clean(u.named(b.String()))))
 	return writeErr(err)
 }

@@ -56,11 +56,11 @@ func (u *ui) status(st migration.Status, asJSON, watch bool) error {
 	case asJSON:
 		return u.result(st)
 	case watch && u.outTerminal:
-		text = "\x1b[H\x1b[2J" + clean(statusText(st))
+		text = "\x1b[H\x1b[2J" + clean(u.named(statusText(st)))
 	case watch:
-		text = time.Now().Format(time.DateTime) + "\n" + clean(statusText(st)) + "\n"
+		text = time.Now().Format(time.DateTime) + "\n" + clean(u.named(statusText(st))) + "\n"
 	default:
-		text = clean(statusText(st))
+		text = clean(u.named(statusText(st)))
 	}
 	_, err := io.WriteString(u.stdout, text)
 	return err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type ui struct {
 	args           []string  // of the command line
 
 	mu       sync.Mutex
+	name     string // of the migration; empty: not known yet, or none
 	secrets  []string
 	redactor session.Redactor
 	above    func(line string) // writes a line above what is being drawn; nil: nothing is
@@ -75,12 +77,34 @@ func (u *ui) line(text string) {
 	above := u.above
 	redactor := u.redactor
 	u.mu.Unlock()
-	text = clean(text)
+	text = clean(u.named(text))
 	if above != nil {
 		above(redactor.Text(text))
 		return
 	}
 	fmt.Fprintln(u.stderr, text)
+}
+
+// ownCommand is a command that a text tells the operator to run.
+var ownCommand = regexp.MustCompile("`walferry (?:check|migrate|status|verify|cutover|abort|cleanup)\\b[^`\n]*")
+
+// named completes the commands in a text for people: without --name they would act on the
+// migration of the default name.
+func (u *ui) named(text string) string {
+	u.mu.Lock()
+	name := u.name
+	u.mu.Unlock()
+	if name == "" || name == "default" {
+		return text
+	}
+	return ownCommand.ReplaceAllStringFunc(text, func(command string) string {
+		if strings.Contains(command, "--help") || strings.Contains(command, "--name") {
+			return command
+		}
+		words := strings.SplitN(command, " ", 3)
+		words[1] += " --name " + name
+		return strings.Join(words, " ")
+	})
 }
 
 // note tells the operator something: as a log record if the log is for programs.
@@ -178,6 +202,9 @@ func clean(text string) string {
 
 // setLog sets the format and level of a migration's log.
 func (u *ui) setLog(level, format, migration string) error {
+	u.mu.Lock()
+	u.name = migration
+	u.mu.Unlock()
 	var l slog.Level
 	if level != "" {
 		if err := l.UnmarshalText([]byte(level)); err != nil {

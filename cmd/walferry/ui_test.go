@@ -86,7 +86,7 @@ func TestNames_OneLine(t *testing.T) {
 	for what, f := range map[string]func(u *ui){
 		"check": func(u *ui) {
 			finding := check.Finding{ID: "x", Severity: check.Block, On: "source", Object: name, Seen: name, Do: name, SQL: []string{name}}
-			printReport(u.stdout, check.Report{Findings: []check.Finding{finding}}) //nolint:errcheck // a file
+			u.printReport(u.stdout, check.Report{Findings: []check.Finding{finding}}) //nolint:errcheck // a file
 		},
 		"status": func(u *ui) {
 			fmt.Fprint(u.stdout, clean(statusText(migration.Status{Name: "n", Phase: "following", Error: name, NewTables: []string{name}})))
@@ -139,6 +139,101 @@ func TestLog_JSON(t *testing.T) {
 			if record[key] != value {
 				t.Errorf("%s: got %v, want %v in %s", key, record[key], value, line)
 			}
+		}
+	}
+}
+
+// The SQL of check waits for no lock for long, except to build an index; what has no SQL is told, on
+// a line that psql ignores, and so is the other side.
+func TestPrintSQL(t *testing.T) {
+	here := []check.Finding{
+		{ID: "a", Severity: check.Block, On: "source", Object: "t\nu", Seen: "no\r\nkey", Do: "make\none"},
+		{ID: "b", Severity: check.Block, On: "tool", Seen: "one database", Do: "give another"},
+		{ID: "d", Severity: check.Warn, On: "source", Seen: "unseen", Do: "look"},
+		{ID: "e", Severity: check.Warn, On: "source", Object: "v", Seen: "slow", Do: "index it", SQL: []string{"alter table v x", "Create Index ConCurrently i on v (a);"}},
+		{ID: "f", Severity: check.Warn, On: "source", Object: "w", Seen: "slow", SQL: []string{"alter table v x;", "alter table w x"}},
+	}
+	there := check.Finding{ID: "c", Severity: check.Block, On: "target", Seen: "not empty"}
+	for _, c := range []struct {
+		side     string
+		findings []check.Finding
+		want     string
+	}{
+		{"source", append(here, there), `-- BLOCK a t u: no  key -> make one
+-- BLOCK b: one database -> give another
+-- What cannot have its lock at once fails, instead of making everybody queue behind it: run this again until check finds nothing.
+set lock_timeout = '2s';
+-- WARN e v: slow
+alter table v x;
+set lock_timeout = 0;
+Create Index ConCurrently i on v (a);
+set lock_timeout = '2s';
+-- WARN f w: slow
+alter table w x;
+`},
+		{"target", append(here, there), "-- BLOCK b: one database -> give another\n-- BLOCK c: not empty\n"},
+		{"target", here, "-- BLOCK b: one database -> give another\n-- Nothing blocks on the target, but on the source: see `walferry check --name m1 --sql source`.\n"},
+		{"source", here[2:3], ""},
+	} {
+		got := printed(t, func(u *ui) {
+			if err := u.setLog("", "", "m1"); err != nil {
+				t.Error(err)
+			}
+			if err := u.printSQL(check.Report{Findings: c.findings}, c.side); err != nil {
+				t.Error(err)
+			}
+		})
+		if got != c.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", c.side, got, c.want)
+		}
+	}
+}
+
+// A command in a hint acts on the migration that it is about when it is copied.
+func TestNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"run `walferry cutover` when ready (`walferry cutover --dry-run` rehearses it)": "run `walferry cutover --name m1` when ready (`walferry cutover --name m1 --dry-run` rehearses it)",
+		"`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`":    "`walferry abort --name m1`, `walferry cleanup --name m1`, empty the target, `walferry migrate --name m1`",
+		"`walferry status`\n`walferry verify --table`, `walferry check`":                "`walferry status --name m1`\n`walferry verify --name m1 --table`, `walferry check --name m1`",
+		"see `walferry migrate --help`":                                                 "see `walferry migrate --help`",
+		"`walferry status --name m2`":                                                   "`walferry status --name m2`",
+		"`walferry version`, walferry abort":                                            "`walferry version`, walferry abort",
+	} {
+		for name, want := range map[string]string{"m1": want, "default": text} {
+			for _, format := range []string{"text", "json"} {
+				u := &ui{}
+				if err := u.setLog("", format, name); err != nil {
+					t.Fatal(err)
+				}
+				if got := u.named(text); got != want {
+					t.Errorf("%s: got %s, want %s", name, got, want)
+				}
+			}
+		}
+	}
+}
+
+// Whatever is printed for people names the migration: errors with their hints, notes, the log, the
+// end of a migrate, and the findings; also the hints in a log for programs.
+func TestNamed_Printed(t *testing.T) {
+	const command, want = "`walferry cleanup`", "`walferry cleanup --name m1`"
+	for _, format := range []string{"text", "json"} {
+		got := printed(t, func(u *ui) {
+			if err := u.setLog("", format, "m1"); err != nil {
+				t.Fatal(err)
+			}
+			u.fail(&migration.GateError{Problem: "see " + command, Advice: "run " + command})
+			u.note("run %s", command)
+			u.logger.Warn("run "+command, "hint", command)
+			if err := u.finished(migration.Outcome{Phase: migration.Finished}); err != nil {
+				t.Error(err)
+			}
+			if err := u.printReport(u.stdout, check.Report{Findings: []check.Finding{{ID: "a", Seen: command, Do: "run " + command}}}); err != nil {
+				t.Error(err)
+			}
+		})
+		if strings.Contains(got, command) || strings.Count(got, want) != 8 {
+			t.Errorf("%s: got %d of 8:\n%s", format, strings.Count(got, want), got)
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (e *CheckError) Error() string { return "the preflight found something that
 
 // Hint is what the operator can do.
 func (e *CheckError) Hint() string {
-	return "fix what is marked BLOCK, with the SQL given there, and run the same command again"
+	return "fix what is marked BLOCK, by the SQL where it is given, and run the same command again"
 }
 
 // Outcome says how Migrate ended without an error.
