@@ -192,3 +192,44 @@ func TestLateForeignKeys_Interrupted(t *testing.T) {
 		})
 	}
 }
+
+// A migrate that is killed when the source is sealed, and its late foreign keys are there, but not the opening of
+// the target: the next one, which creates none, validates them all the same, those of partitioned tables too.
+func TestLateForeignKeys_KilledBeforeOpening(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, joined)
+	direct := migration.Config{Source: source, Target: asPlain(t, target), Name: migrationName("unopened")}
+	c := direct
+	p := pgtest.ProxyFor(t, target)
+	c.Target = p.Through(direct.Target)
+	var migrate *exec.Cmd
+	p.Watch(func(s pgtest.Step) (f pgtest.Fault) {
+		if f.Cut = strings.HasPrefix(s.Statement, "with mine as"); f.Cut {
+			migrate.Process.Kill() //nolint:errcheck // Wait tells
+		}
+		return f
+	})
+	migrate = process(t, c, "--insert-only", "public.log")
+	follows(t, direct, 0)
+	asked := started(t, walferry(t, direct, "cutover", "--timeout", "3m", "--max-lag", "3m"))
+	migrate.Wait() //nolint:errcheck // killed
+	if got := pgtest.Query(t, target, `select convalidated from pg_constraint where conname = 'parts_parent' and conrelid = 'parts'::regclass`); fmt.Sprint(got) != "[[f]]" {
+		t.Fatalf("the foreign key of a partitioned table when migrate is killed: validated %v, want one that is not", got)
+	}
+	if st := status(t, direct); st.Phase == migration.Finished {
+		t.Fatal("the target is open already")
+	}
+	if out, err := walferry(t, direct, "migrate").CombinedOutput(); err != nil {
+		t.Fatalf("migrate again: %v\n%s", err, out)
+	}
+	asked.Wait() //nolint:errcheck // what it says depends on how far the validation is
+	if st := status(t, direct); st.Phase != migration.Finished || len(st.Unvalidated) > 0 {
+		t.Errorf("status: phase %s, to be validated %q; want it finished, with nothing", st.Phase, st.Unvalidated)
+	}
+	if got, want := fmt.Sprint(pgtest.Query(t, target, keysOf)), fmt.Sprint(pgtest.Query(t, source, keysOf)); got != want {
+		t.Errorf("foreign keys of the target\n%s\nwant\n%s", got, want)
+	}
+	m := &moving{t, direct}
+	m.cleanup()
+}

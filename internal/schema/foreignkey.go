@@ -45,7 +45,7 @@ func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) erro
 		}
 		sql, later := withoutCheck(e)
 		if s, ok := found[e.key()]; ok {
-			if later && !s.ok {
+			if unchecked(e, s) {
 				validate = append(validate, e)
 			}
 			continue
@@ -69,10 +69,23 @@ func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) erro
 func withoutCheck(e *entry) (sql string, later bool) {
 	body, ok := strings.CutSuffix(strings.TrimRight(e.sql, " \n"), ";")
 	_, _, only, known := e.target()
-	if !ok || !known || !only || strings.HasSuffix(body, " NOT VALID") || strings.HasSuffix(body, " NOT ENFORCED") {
+	if !ok || !known || !only || loose(e) {
 		return e.sql, false // without ONLY it is one of a partitioned table
 	}
 	return body + " NOT VALID;\n", true
+}
+
+// loose reports whether the source itself does not vouch for the rows of a foreign key.
+func loose(e *entry) bool {
+	body := strings.TrimSuffix(strings.TrimRight(e.sql, " \n"), ";")
+	return strings.HasSuffix(body, " NOT VALID") || strings.HasSuffix(body, " NOT ENFORCED")
+}
+
+// unchecked reports whether a foreign key that is there is still to be validated. From version 18 on that may
+// be one of a partitioned table.
+func unchecked(e *entry, there presence) bool {
+	_, _, _, known := e.target()
+	return known && !there.ok && !loose(e)
 }
 
 func validateAll(ctx context.Context, targetDSN string, entries []*entry, jobs int) error {

@@ -58,13 +58,19 @@ func (d *Dump) LateForeignKeys(ctx context.Context, conn *pgx.Conn) (*LateKeys, 
 		}
 		table, name, only, known := e.target()
 		there, ok := found[e.key()]
+		if ok {
+			if unchecked(e, there) {
+				late.Later = append(late.Later, validation(table, name))
+			}
+			continue
+		}
 		sql, later := withoutCheck(e)
 		switch {
-		case ok && (there.ok || !later):
-			continue
-		case known && !only && !ok && major >= 18:
-			sql, later = notValid(e), true
-		case known && !only && !ok && major >= 12:
+		case known && !only && major >= 18:
+			if !loose(e) {
+				sql, later = notValid(e), true
+			}
+		case known && !only && major >= 12:
 			more, err := late.partitions(ctx, conn, e, table, name, found)
 			if err != nil {
 				return nil, err
@@ -73,9 +79,7 @@ func (d *Dump) LateForeignKeys(ctx context.Context, conn *pgx.Conn) (*LateKeys, 
 				continue
 			}
 		}
-		if !ok {
-			late.Add, late.entries = append(late.Add, sql), append(late.entries, e)
-		}
+		late.Add, late.entries = append(late.Add, sql), append(late.entries, e)
 		if later {
 			late.Later = append(late.Later, validation(table, name))
 		}
