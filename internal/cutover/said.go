@@ -45,7 +45,12 @@ func explainStop(stop *StopError) error {
 		return stop.Back
 	}
 	if stop.Back != nil {
-		return errors.Join(err, stop.Back)
+		// Whatever had stopped it, not everything is as before: no gate.
+		advice := "migrate goes on undoing it: `walferry status` shows where it stands"
+		if closed := (*StillFencedError)(nil); errors.As(stop.Back, &closed) {
+			advice = "writes may be refused: run the SQL that was printed on the source; migrate goes on trying, too"
+		}
+		return &state.RunError{Problem: fmt.Sprintf("%v; NOT everything could be undone: %v", err, stop.Back), Advice: advice}
 	}
 	gate := gateOf(stop.Ended, err)
 	return &state.GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}

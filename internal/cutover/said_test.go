@@ -42,3 +42,14 @@ func TestExplainStop_Untouched(t *testing.T) {
 		t.Errorf("within its time: got %v, want %v", err, failed)
 	}
 }
+
+// Where not everything could be undone nothing is as before, whatever had stopped the switch.
+func TestExplainStop_NotUndone(t *testing.T) {
+	stopped := &state.GateError{Problem: "the cutover was taken back", Advice: "ask again"}
+	err := explainStop(&StopError{Step: "drain", Touched: true, Err: stopped, Back: &StillFencedError{errors.New("no connection")}})
+	var gate *state.GateError
+	var failed *state.RunError
+	if errors.As(err, &gate) || !errors.As(err, &failed) || failed.Problem != "the cutover was taken back; NOT everything could be undone: no connection" {
+		t.Errorf("got %v (%T), want a RunError that says both", err, err)
+	}
+}

@@ -87,7 +87,7 @@ func (w *sourceWay) end(ctx context.Context, err error) error {
 	w.stop()
 	<-w.done
 	var named *WaitError
-	if err == nil || ctx.Err() == nil || len(w.last) == 0 || errors.As(err, &named) {
+	if err == nil || ctx.Err() == nil || len(w.last) == 0 || errors.As(err, &named) || errors.Is(err, state.ErrOvertaken) {
 		return err
 	}
 	return &state.GateError{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -265,4 +266,41 @@ select '%s', 'cutover', '{"timeout": 600, "max_lag": 60}', now, now + interval '
 			m.cleanup()
 		})
 	}
+}
+
+// The target cannot be asked for a moment just when a cutover is to be recorded as taken back: migrate
+// records it as soon as it can, and the next cutover is done.
+func TestCutover_TakenBackLate(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (id int primary key)`)
+	m := newMoving(t, "back_late", source, target)
+	m.Cut.MaxLag, m.Cut.Timeout = patience, patience
+	p := pgtest.ProxyFor(t, target)
+	var drained, back atomic.Bool
+	p.Watch(func(s pgtest.Step) (f pgtest.Fault) {
+		switch {
+		case strings.Contains(s.Statement, "set drained_at"):
+			f.Cut = drained.CompareAndSwap(false, true)
+		case strings.Contains(s.Statement, "update walferry.migration set phase") && drained.Load():
+			f.Cut = back.CompareAndSwap(false, true)
+		}
+		return f
+	})
+	through := *m
+	through.Config.Target = p.Through(target)
+	r := through.start()
+	r.m = m
+	r.waitFor(migration.Following)
+	var gate *migration.GateError
+	_, err := migration.Cutover(context.Background(), m.Config, nil)
+	if !back.Load() || err == nil || errors.As(err, &gate) || !strings.Contains(err.Error(), "NOT everything could be undone") {
+		t.Errorf("its record was cut off: %v; the cutover ended with %v, want that not everything could be undone", back.Load(), err)
+	}
+	r.waitFor(migration.Following)
+	pgtest.Exec(t, source, `insert into t values (1)`)
+	m.caughtUp(r)
+	m.cutover(r)
+	sameRows(t, source, target)
+	m.cleanup()
 }

@@ -57,8 +57,9 @@ type following struct {
 	r       *runner
 	running *flow.Running
 
-	mu     sync.Mutex
-	closed bool // a cutover that was taken back could not un-fence
+	mu      sync.Mutex
+	closed  bool // a cutover that was taken back could not un-fence
+	halfway bool // one that was taken back could not drop its foreign keys, or record that it follows
 }
 
 // following applies changes until the cutover is done, the migration is aborted,

@@ -21,7 +21,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for ; ctx.Err() == nil; waitTick(ctx, tick) {
-		f.openLate(ctx)
+		f.undoLate(ctx)
 		later := ""
 		if f.running.Held() {
 			later = "cutover" // which needs the applier; the hold ends soon

@@ -64,7 +64,13 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 		f.closed = true
 		f.mu.Unlock()
 	}
-	return s.Run(whole, wanted)
+	result, err := s.Run(whole, wanted)
+	if phase := f.r.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
+		f.mu.Lock()
+		f.halfway = true
+		f.mu.Unlock()
+	}
+	return result, err
 }
 
 // afterInterruptedCutover decides for a run that finds the phase Fenced or Drained: the cutover is
@@ -115,24 +121,39 @@ func (r *runner) fence() cutover.Standing {
 	return cutover.Standing{Name: r.c.Name, DSN: r.c.Source, Store: r.store}
 }
 
-// openLate tries again to un-fence after a cutover that could not when it was taken back.
-func (f *following) openLate(ctx context.Context) {
+// undoLate tries again what a cutover that was taken back could not undo then.
+func (f *following) undoLate(ctx context.Context) {
 	f.mu.Lock()
-	closed := f.closed
+	closed, halfway := f.closed, f.halfway
 	f.mu.Unlock()
-	if !closed {
+	if closed {
+		say := func(text string) { f.r.c.Logger.Warn(text) }
+		err := within(ctx, 5*time.Second, func(ctx context.Context) error {
+			return f.r.fence().TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
+		})
+		var still *cutover.StillFencedError
+		if errors.As(err, &still) {
+			f.r.c.Logger.Debug("un-fence", "error", err)
+			return
+		}
+		f.mu.Lock()
+		f.closed = false
+		f.mu.Unlock()
+	}
+	if !halfway {
 		return
 	}
-	say := func(text string) { f.r.c.Logger.Warn(text) }
 	err := within(ctx, 5*time.Second, func(ctx context.Context) error {
-		return f.r.fence().TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
+		if err := f.r.dropLateForeignKeys(ctx); err != nil {
+			return err
+		}
+		return f.r.advance(ctx, Following)
 	})
-	var still *cutover.StillFencedError
-	if errors.As(err, &still) {
-		f.r.c.Logger.Debug("un-fence", "error", err)
+	if err != nil && !errors.Is(err, state.ErrOvertaken) { // then another one has it
+		f.r.c.Logger.Debug("undo the cutover", "error", err)
 		return
 	}
 	f.mu.Lock()
-	f.closed = false
+	f.halfway = false
 	f.mu.Unlock()
 }
