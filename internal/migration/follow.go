@@ -56,6 +56,7 @@ func (r *runner) wordsOf(tables []catalog.Table) *flow.Words {
 type following struct {
 	r       *runner
 	running *flow.Running
+	cutting chan struct{} // full while a cutover is under way
 
 	mu      sync.Mutex
 	closed  bool // a cutover that was taken back could not un-fence
@@ -79,7 +80,7 @@ func (r *runner) following(ctx context.Context) error {
 		return err
 	}
 	defer running.Close(ctx)
-	f := &following{r: r, running: running}
+	f := &following{r: r, running: running, cutting: make(chan struct{}, 1)}
 	return running.Run(ctx, r.guardLock, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if r.c.Until == UntilCaughtUp || r.c.Auto == On {
 			f.onceCaughtUp(ctx, stop)

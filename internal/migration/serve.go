@@ -96,11 +96,12 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		return a, end, cmp.Or(err, unwritten)
 	case "abort":
 		// A cutover that nobody has asked for, that of --cutover auto, is taken back first.
-		done, err := f.running.Alone(ctx)
-		if err != nil {
-			return a, nil, err
+		select {
+		case f.cutting <- struct{}{}:
+			defer func() { <-f.cutting }()
+		case <-ctx.Done():
+			return a, nil, context.Cause(ctx)
 		}
-		defer done()
 		if f.r.phase() == Finished {
 			return a, nil, errLeaveIt
 		}

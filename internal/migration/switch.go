@@ -64,6 +64,14 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 		f.closed = true
 		f.mu.Unlock()
 	}
+	select {
+	case f.cutting <- struct{}{}:
+		defer func() { <-f.cutting }()
+	case <-wanted.Done():
+		return &CutoverResult{DryRun: o.DryRun}, context.Cause(wanted)
+	case <-time.After(o.Timeout):
+		return &CutoverResult{DryRun: o.DryRun}, &GateError{Problem: "another cutover is under way", Advice: "`walferry status` shows where it stands"}
+	}
 	result, err := s.Run(whole, wanted)
 	if phase := f.r.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
 		f.mu.Lock()
