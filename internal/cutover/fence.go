@@ -79,6 +79,7 @@ type State struct {
 	Deadline time.Time       // the fence lets everything pass after it, by the source's clock
 	Triggers int             // tables that have one for statements
 	on       map[uint32]bool // these tables
+	mark     string          // whose it is
 }
 
 // Covers tells whether every table has its trigger.
@@ -92,9 +93,12 @@ func function(name string) string { return "walferry." + catalog.Quote("fence_"+
 // null it would not be written, and nobody be told.
 const pass = `if tg_level = 'ROW' then if tg_op = 'DELETE' then return old; end if; return new; end if; return null;`
 
-// openFunction lets everybody through.
-func openFunction(name string) string {
-	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$ begin %s end $walferry$", function(name), pass)
+// openFunction lets everybody through. Its mark is empty but for the run that is to raise it.
+func openFunction(name, mark string) string {
+	if mark != "" {
+		mark += "\n"
+	}
+	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$ begin %s%s end $walferry$", function(name), mark, pass)
 }
 
 // sealMark stands in the function of a sealed fence, in the place of a deadline.
@@ -131,7 +135,7 @@ $walferry$`, function(name), runMark(run), first, PassSetting, catalog.Literal(n
 // others leave no trigger of the fence, and can be run again where one does not get
 // its locks: nobody waits long behind them.
 func UnfenceSQL(name string) string {
-	return fmt.Sprintf("%s;\n-- and, when there is time for it:\nset lock_timeout = '200ms';\ndrop function %s() cascade;", openFunction(name), function(name))
+	return fmt.Sprintf("%s;\n-- and, when there is time for it:\nset lock_timeout = '200ms';\ndrop function %s() cascade;", openFunction(name, ""), function(name))
 }
 
 // complete tells whether every table has the triggers that Prepare has put up.
@@ -176,8 +180,11 @@ func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (c
 		return 0, since, fmt.Errorf("raise fence: %w", err)
 	}
 	since = time.Now()
-	for _, lowest := range []int64{first, 0} {
-		if err := f.replace(ctx, conn, lowest, deadline); err != nil {
+	for _, step := range []struct {
+		write  func(context.Context, *pgx.Conn, int64, string) error
+		lowest int64
+	}{{f.closeOwn, first}, {f.replace, 0}} {
+		if err := step.write(ctx, conn, step.lowest, deadline); err != nil {
 			return 0, since, fmt.Errorf("raise fence: %w", err)
 		}
 		if err := f.waitForWriters(ctx, conn); err != nil {
@@ -271,8 +278,8 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	if !state.Raised {
-		return errors.New("seal fence: it is not raised any more")
+	if !state.Raised || state.mark != runMark(f.Run) {
+		return fmt.Errorf("seal fence: %w", errNotUp)
 	}
 	if err := f.complete(ctx, conn); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
@@ -315,6 +322,7 @@ select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p
 	}
 	s.Triggers = len(s.on)
 	s.Raised = strings.Contains(body, "raise exception")
+	s.mark = markIn(body)
 	if _, rest, ok := strings.Cut(body, "timestamptz '"); ok {
 		text, _, _ := strings.Cut(rest, "'")
 		if err := q.QueryRow(ctx, `select $1::text::timestamptz`, text).Scan(&s.Deadline); err != nil {
@@ -335,7 +343,7 @@ func Open(ctx context.Context, conn *pgx.Conn, name, run string) error {
 	if len(triggers) == 0 {
 		return nil
 	}
-	if err := online.Exec(ctx, conn, unlessOthers(name, run, openFunction(name))); err != nil {
+	if err := online.Exec(ctx, conn, unlessOthers(name, run, openFunction(name, ""))); err != nil {
 		return fmt.Errorf("open fence: %w", ofOthers(err))
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 // no deadlock can come of it; where it is not to be had in a fraction of a second
 // the writers behind it are let go first. It goes on until ctx ends.
 func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
-	if err := online.Own(ctx, conn, unlessOthers(f.Name, f.Run, openFunction(f.Name))); err != nil {
+	if err := online.Own(ctx, conn, unlessOthers(f.Name, f.Run, openFunction(f.Name, runMark(f.Run)))); err != nil {
 		return fmt.Errorf("create the fence's function: %w", ofOthers(err))
 	}
 	if err := f.revive(ctx, conn); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -12,14 +13,59 @@ import (
 	"github.com/walferry/walferry/internal/online"
 )
 
-// runMark stands in the function of a fence that is up: whose it is.
+// runMark stands in the function of a fence that a run has put up or raised: whose it is. Who opens
+// it takes the mark away.
 func runMark(run string) string { return "-- run " + run + "." }
+
+// markIn is the mark in a function's body; empty: there is none.
+func markIn(body string) string {
+	_, rest, _ := strings.Cut(body, "-- run ")
+	run, _, found := strings.Cut(rest, ".")
+	if !found {
+		return ""
+	}
+	return runMark(run)
+}
 
 // ErrOtherRun says that another run of the migration has raised the fence since.
 var ErrOtherRun = errors.New("another migrate has raised the fence since: it is not for this one any more")
 
 // otherRun is the SQLSTATE of a replacement that was not for this run.
 const otherRun = "WF002"
+
+// notUp is the SQLSTATE of a replacement of what this run has not raised, or does not stand any more.
+const notUp = "WF003"
+
+// errNotUp is why nothing is raised or sealed: what this run has put up is not there.
+var errNotUp = errors.New("the fence is not up any more as this run has put it up: another migrate has taken the migration over, or somebody has un-fenced by hand")
+
+// guarded makes a replacement of the function one that fails where wrong, a condition on the
+// body of the function that stands (empty: there is none), holds. The ALTER changes nothing and
+// takes the function's row, as the replacement does: who else replaces or drops it has done so before
+// the look, or waits until this has committed. SELECT FOR UPDATE would be for superusers, and
+// an advisory lock is nothing to who un-fences by hand.
+func guarded(name, wrong, code, problem, replacement string) string {
+	return fmt.Sprintf(`do $replace$ declare body text := ''; begin
+  if pg_catalog.to_regprocedure(%[1]s) is not null then
+    alter function %[2]s() volatile;
+    select prosrc into strict body from pg_catalog.pg_proc where oid = pg_catalog.to_regprocedure(%[1]s);
+  end if;
+  if %[3]s then
+    raise exception '%[4]s' using errcode = '%[5]s';
+  end if;
+  %[6]s;
+end $replace$`, catalog.Literal(function(name)+"()"), function(name), wrong, problem, code, replacement)
+}
+
+// The conditions on body.
+const (
+	isUp     = `pg_catalog.strpos(body, 'raise exception') > 0`
+	isSealed = `pg_catalog.strpos(body, '` + sealMark + `') > 0`
+)
+
+func isOf(run string) string {
+	return fmt.Sprintf(`pg_catalog.strpos(body, %s) > 0`, catalog.Literal(runMark(run)))
+}
 
 // unlessOthers makes a replacement of the function one that fails where a fence is up that
 // is of another run: a process that has stood still for long may not know that another one
@@ -28,39 +74,55 @@ func unlessOthers(name, run, replacement string) string {
 	if run == "" {
 		return replacement
 	}
-	return fmt.Sprintf(`do $replace$ begin
-  if exists(select from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-             where n.nspname = 'walferry' and p.proname = %s and pg_catalog.strpos(p.prosrc, 'raise exception') > 0 and pg_catalog.strpos(p.prosrc, %s) = 0) then
-    raise exception 'the fence is of another run' using errcode = '%s';
-  end if;
-  %s;
-end $replace$`, catalog.Literal("fence_"+name), catalog.Literal(runMark(run)), otherRun, replacement)
+	return guarded(name, isUp+" and not "+isOf(run), otherRun, "the fence is of another run", replacement)
 }
 
-// ofOthers names what unlessOthers has refused.
+// ofOthers names what a guarded replacement has refused.
 func ofOthers(err error) error {
 	var server *pgconn.PgError
-	if errors.As(err, &server) && server.Code == otherRun {
-		return ErrOtherRun
+	if errors.As(err, &server) {
+		switch server.Code {
+		case otherRun:
+			return ErrOtherRun
+		case notUp:
+			return errNotUp
+		}
 	}
 	return err
 }
 
-// replace writes the function that refuses.
+// closeOwn writes the function that refuses in the place of the open one that Prepare has put up.
+// Where that was opened or taken down since, whoever did it does not know of this run, and what
+// it would close.
+func (f Fence) closeOwn(ctx context.Context, conn *pgx.Conn, first int64, deadline string) error {
+	return f.refuseIf(ctx, conn, isOf(f.Run), first, deadline)
+}
+
+// replace writes the function that refuses in the place of an earlier one of this run: what
+// was opened meanwhile stays open.
 func (f Fence) replace(ctx context.Context, conn *pgx.Conn, first int64, deadline string) error {
-	return ofOthers(online.Exec(ctx, conn, unlessOthers(f.Name, f.Run, refuseFunction(f.Name, f.Run, first, deadline))))
+	return f.refuseIf(ctx, conn, isUp+" and "+isOf(f.Run), first, deadline)
+}
+
+func (f Fence) refuseIf(ctx context.Context, conn *pgx.Conn, right string, first int64, deadline string) error {
+	return ofOthers(online.Exec(ctx, conn, guarded(f.Name, "not ("+right+")", notUp, "the fence is not up", refuseFunction(f.Name, f.Run, first, deadline))))
+}
+
+// openLeft opens what a run that was overtaken has raised, which nobody else would open before its
+// deadline. A sealed fence is for the one that has taken over, and what another run has put up is let be.
+func openLeft(ctx context.Context, conn *pgx.Conn, name, run string) (opened bool, err error) {
+	sql := guarded(name, fmt.Sprintf("not (%s and %s) or %s", isUp, isOf(run), isSealed), notUp, "the fence is not up", openFunction(name, ""))
+	err = ofOthers(online.Exec(ctx, conn, sql))
+	if errors.Is(err, errNotUp) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Adopt makes a sealed fence that another run has left this run's: that one, should it live
 // after all, does not open it any more. It fails where the fence is not sealed.
 func (f Fence) Adopt(ctx context.Context, conn *pgx.Conn) error {
-	sql := fmt.Sprintf(`do $replace$ begin
-  if not exists(select from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-                 where n.nspname = 'walferry' and p.proname = %s and pg_catalog.strpos(p.prosrc, '%s') > 0) then
-    raise exception 'it is not sealed any more';
-  end if;
-  %s;
-end $replace$`, catalog.Literal("fence_"+f.Name), sealMark, refuseFunction(f.Name, f.Run, 0, sealMark))
+	sql := guarded(f.Name, "not ("+isSealed+")", "P0001", "it is not sealed any more", refuseFunction(f.Name, f.Run, 0, sealMark))
 	if err := online.Exec(ctx, conn, sql); err != nil {
 		return fmt.Errorf("adopt the sealed fence: %w", err)
 	}

@@ -187,6 +187,24 @@ func (s *Switch) unfence(ctx context.Context, _ error) error {
 	return err
 }
 
+// openLeft opens what this run has raised and another one, which has taken the migration over, has not seen:
+// nothing else is undone then.
+func (s *Switch) openLeft(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	conn, err := s.connectFrom(ctx, "un-fence")
+	if err == nil {
+		defer conn.Close(ctx) //nolint:errcheck // nothing is under way on it
+		var opened bool
+		if opened, err = openLeft(ctx, conn, s.Name, s.Store.Run()); opened {
+			s.say("un-fenced: what this run had raised was still up")
+		}
+	}
+	if err != nil {
+		s.Logger.Error("open what this run may have left of its fence, which otherwise opens at its deadline", "error", err)
+	}
+}
+
 // raise closes the fence. The phase is recorded before: a run that finds it takes the fence down.
 func (s *Switch) raise(ctx context.Context) error {
 	if !s.Rehearse {

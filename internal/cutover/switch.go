@@ -176,6 +176,9 @@ func (s *Switch) run(whole, until context.Context) error {
 	var stop *StopError
 	if errors.As(err, &stop) {
 		s.result.Touched = stop.Touched
+		if errors.Is(stop.Back, state.ErrOvertaken) {
+			s.openLeft(whole)
+		}
 		return explainStop(stop)
 	}
 	return err

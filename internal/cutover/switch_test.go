@@ -263,8 +263,8 @@ func TestSwitch_Rehearsal(t *testing.T) {
 	m.asBefore()
 }
 
-// Another process has taken the migration over while this one stood still inside the fence: it leaves
-// everything as it is.
+// Another process has taken the migration over while this one stood still inside the fence: it opens what it
+// has raised, which the other need not have seen, and leaves everything else as it is.
 func TestSwitch_Overtaken(t *testing.T) {
 	m := newMove(t)
 	m.lag = func(ctx context.Context) (time.Duration, error) {
@@ -273,6 +273,33 @@ func TestSwitch_Overtaken(t *testing.T) {
 		}
 		other := state.At(m.To.Link, "x")
 		return 0, errors.Join(errors.New("no beat"), other.Take(ctx))
+	}
+	if _, err := m.Run(t.Context(), t.Context()); !errors.Is(err, state.ErrOvertaken) {
+		t.Errorf("it ended with %v", err)
+	}
+	if refused(t, m.app, `insert into t (a) values ('x')`) {
+		t.Error("its own fence is still up")
+	}
+	if m.phases[len(m.phases)-1] != state.Fenced {
+		t.Errorf("phases %v: it has recorded what is another's to record", m.phases)
+	}
+}
+
+// The same where the other one has raised its own fence since.
+func TestSwitch_OvertakenFenced(t *testing.T) {
+	m := newMove(t)
+	m.lag = func(ctx context.Context) (time.Duration, error) {
+		if m.since.IsZero() {
+			return 0, nil
+		}
+		conn, other := connect(t, m.From.DSN), m.fence
+		other.Run = "another"
+		err := errors.Join(state.At(m.To.Link, "x").Take(ctx), Open(ctx, conn, "x", ""), other.Prepare(ctx, conn))
+		_, _, raised := other.Raise(ctx, conn, time.Hour)
+		if err = errors.Join(err, raised); err != nil {
+			t.Error(err)
+		}
+		return 0, errors.New("no beat")
 	}
 	if _, err := m.Run(t.Context(), t.Context()); !errors.Is(err, state.ErrOvertaken) {
 		t.Errorf("it ended with %v", err)
