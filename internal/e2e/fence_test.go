@@ -161,9 +161,11 @@ func TestFence_Subscription(t *testing.T) {
 				workers := map[string]bool{}
 				line := newLine(t, source)
 				m.eventually("the worker's second attempt", func() bool {
-					pid, err := line.ask(`select pid from pg_stat_subscription where subname = '` + s + `' and pid is not null`)
-					if err == nil {
-						workers[pid] = true
+					for range 500 { // without a pause: a worker that is refused lives for some milliseconds, every five seconds
+						pid, err := line.ask(`select pid from pg_stat_subscription where subname = '` + s + `' and pid is not null`)
+						if err == nil {
+							workers[pid] = true
+						}
 					}
 					return len(workers) > 1
 				})
