@@ -83,14 +83,14 @@ func TestCopy_Resumed(t *testing.T) {
 	}
 }
 
-func end(t *testing.T, dsn string) flow.End {
+func end(t *testing.T, dsn string) session.End {
 	t.Helper()
 	link, err := session.OpenLink(t.Context(), session.Config{DSN: dsn, Application: "test"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(link.Close)
-	return flow.End{DSN: dsn, Link: link}
+	return session.End{DSN: dsn, Link: link}
 }
 
 func publish(t *testing.T, dsn, name string) (id slot.PublicationIdentity, err error) {

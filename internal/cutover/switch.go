@@ -20,7 +20,7 @@ import (
 // knows nothing of which of the two is the old one. A switch is run once.
 type Switch struct {
 	Name     string // of the migration: what stands on the servers is named after it
-	From, To End
+	From, To session.End
 	// Tables are those of From that are fenced. It is asked when the gates are passed: they may read them again.
 	Tables func() []catalog.Table
 
@@ -70,12 +70,6 @@ type Switch struct {
 	goOn    func()   // lets the applier go on, which stands still until everything is undone; nil: it does not
 	prover  *prover  // nil: no proof is wanted
 	opening *opening // nil: it was not prepared
-}
-
-// End is one of the two servers.
-type End struct {
-	DSN  string
-	Link *session.Link // for short statements
 }
 
 // Flow is what a switch needs of the stream that brings the changes of From to To.

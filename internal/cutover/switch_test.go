@@ -41,13 +41,13 @@ func newMove(t *testing.T) *move {
 	const tables = `create table t (id serial primary key, a text); create table u (id int primary key);`
 	pgtest.Exec(t, source, `create schema walferry;`+tables+`insert into t (a) select 'x' from generate_series(1, 10)`)
 	pgtest.Exec(t, target, tables+`analyze`)
-	link := func(dsn string) End {
+	link := func(dsn string) session.End {
 		l, err := session.OpenLink(t.Context(), session.Config{DSN: dsn, Application: "x"}, online.Quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(l.Close)
-		return End{DSN: dsn, Link: l}
+		return session.End{DSN: dsn, Link: l}
 	}
 	m := &move{t: t, app: connect(t, source)}
 	m.lag = func(context.Context) (time.Duration, error) { return time.Millisecond, nil }

@@ -22,16 +22,10 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// End is a server at which a flow begins or ends.
-type End struct {
-	DSN  string
-	Link *session.Link // for short statements
-}
-
 // Flow is one direction between two servers. Its fields are not changed once it is used.
 type Flow struct {
 	Name     Name
-	From, To End
+	From, To session.End
 
 	// Expect is what the stream must be of: the server and its database, and the publications
 	// as they were made. It is asked whenever a stream is opened.

@@ -29,14 +29,14 @@ func connect(t *testing.T, dsn string) *pgx.Conn {
 	return conn
 }
 
-func end(t *testing.T, dsn string) End {
+func end(t *testing.T, dsn string) session.End {
 	t.Helper()
 	link, err := session.OpenLink(t.Context(), session.Config{DSN: dsn, Application: "test"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(link.Close)
-	return End{DSN: dsn, Link: link}
+	return session.End{DSN: dsn, Link: link}
 }
 
 // forth and back are made of one type: each has its own names on both servers, and what one has
@@ -47,7 +47,7 @@ func TestFlow_BothWays(t *testing.T) {
 	for _, dsn := range []string{a, b} {
 		pgtest.Exec(t, dsn, `create table goes (id int primary key); create table comes (id int primary key)`)
 	}
-	start := func(d Direction, from, to End, table string) (*Flow, *Running) {
+	start := func(d Direction, from, to session.End, table string) (*Flow, *Running) {
 		t.Helper()
 		f := &Flow{Name: Name{"test", d}, From: from, To: to, Heartbeat: time.Second, Logger: slog.New(slog.DiscardHandler)}
 		conn := connect(t, from.DSN)

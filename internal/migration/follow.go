@@ -9,6 +9,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -16,8 +17,8 @@ import (
 func (r *runner) newFlow() *flow.Flow {
 	return &flow.Flow{
 		Name:   flowName(r.c.Name),
-		From:   flow.End{DSN: r.c.Source, Link: r.source},
-		To:     flow.End{DSN: r.c.Target, Link: r.target},
+		From:   session.End{DSN: r.c.Source, Link: r.source},
+		To:     session.End{DSN: r.c.Target, Link: r.target},
 		Expect: r.expected, Heartbeat: r.c.Heartbeat, Logger: r.c.Logger,
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -25,7 +26,7 @@ type (
 // newSwitch is the switch from the source to the target.
 func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
-		Name: r.c.Name, From: cutover.End{DSN: r.c.Source, Link: r.source}, To: cutover.End{DSN: r.c.Target, Link: r.target},
+		Name: r.c.Name, From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target},
 		Tables: r.selected, Waiting: waiting{r}, Sequences: r.carrier(), Identity: r.identityGate,
 		Store: r.store, Advance: r.advance, Finished: r.switched,
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: r.c.Jobs,

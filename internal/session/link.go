@@ -8,6 +8,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// End is one of two servers between which something moves.
+type End struct {
+	DSN  string
+	Link *Link // for short statements
+}
+
 // Link is a connection for short statements that is reopened after a loss: the call that finds it
 // gone reconnects. Its methods may be called by several goroutines; one at a time has the
 // connection, and each waits for it under its own context.
