@@ -250,6 +250,26 @@ alter table t enable replica trigger see`)
 	g.want(`select what, others from seen order by n`, "new|1", "changed|1", "new|2", "changed|2", "new|3", "changed|3", "new|4", "changed|4", "new|5", "changed|5")
 }
 
+// The triggers of a fence of walferry's own, which let the applier pass, do not keep changes from being applied by their net
+// effect; those of anybody else do.
+func TestApply_FoldedFence(t *testing.T) {
+	for function, alone := range map[string]bool{"walferry.fence_x": false, "walferry.other": true, "public.fence_x": true} {
+		g := newTarget(t, `create schema walferry; create table t (id int primary key, v text); create sequence statements;
+create function `+function+`() returns trigger language plpgsql as $$ begin perform nextval('public.statements'); return null; end $$;
+create trigger walferry_fence before insert or update or delete or truncate on t for each statement execute procedure `+function+`();
+alter table t enable always trigger walferry_fence`)
+		r := relation("t", 'd', "id*", "v")
+		var changes []decoder.Change
+		for id := 1; id <= 100; id++ {
+			changes = append(changes, insert(r, fmt.Sprint(id), "new"), update(r, nil, row(fmt.Sprint(id), "changed")))
+		}
+		g.apply(changes...)
+		g.want(`select count(*) from t where v = 'changed'`, "100")
+		g.want(`select (last_value >= 200)::text from statements`, fmt.Sprint(alone))
+		g.want(`select is_called::text from statements`, "true")
+	}
+}
+
 // In a large group the change that does not fit is told as exactly as if it were alone.
 func TestApply_FoldedConflict(t *testing.T) {
 	g := newTarget(t, `create table t (id int primary key, v text); insert into t select i from generate_series(1, 20) i`)

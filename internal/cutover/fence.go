@@ -6,6 +6,8 @@ package cutover
 
 import (
 	"context"
+	"crypto/md5"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,8 +26,8 @@ import (
 // not one of PostgreSQL's, so that a client can tell it from every other error.
 const SQLState = "WF001"
 
-// PassSetting is the setting that lets a session through the fence when it holds
-// the migration's name: for the applier of a stream in the other direction.
+// PassSetting is the setting that lets a session through a fence when it holds its secret,
+// Fence.Pass: for the applier of a stream in the other direction.
 const PassSetting = "walferry.pass"
 
 // The names of the triggers: for statements, and for each row.
@@ -43,6 +45,7 @@ type Fence struct {
 	Tables  []catalog.Table  // ordinary and partitioned ones
 	Parents []catalog.Parent // that are not migrated; statements on them reach rows of Tables
 	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
+	Pass    string           // what PassSetting must hold to be let through: a secret. Empty: nobody is
 	Waits   func(string)     // told for whom Prepare and Raise wait, when that takes longer than a moment; nil: nobody is
 }
 
@@ -104,11 +107,11 @@ func openFunction(name, mark string) string {
 // sealMark stands in the function of a sealed fence, in the place of a deadline.
 const sealMark = "-- sealed"
 
-// refuseFunction refuses, but for transactions that had written before: those with
-// a transaction id below first. A fence with a deadline opens by itself when
+// refuseFunction refuses, but for transactions that had written before, those with
+// a transaction id below first, and for sessions that have the pass. A fence with a deadline opens by itself when
 // walferry is dead: nothing but the source's own clock is needed. Its search_path is
 // pinned: it runs in the application's sessions, where `<` may be somebody's operator.
-func refuseFunction(name, run string, first int64, deadline string) string {
+func (f Fence) refuseFunction(major int, first int64, deadline string) string {
 	open := ""
 	switch deadline {
 	case "":
@@ -121,13 +124,25 @@ func refuseFunction(name, run string, first int64, deadline string) string {
 begin
   %s
   if pg_catalog.txid_current_if_assigned() < %d then null;
-  elsif pg_catalog.current_setting('%s', true) = %s then null;
-%s  else raise exception 'walferry: %%.%% is fenced: this database is moving to another server', tg_table_schema, tg_table_name
+%s%s  else raise exception 'walferry: %%.%% is fenced: this database is moving to another server', tg_table_schema, tg_table_name
     using errcode = '%s', hint = 'Connect to the new database and try again there.';
   end if;
   %s
 end
-$walferry$`, function(name), runMark(run), first, PassSetting, catalog.Literal(name), open, SQLState, pass)
+$walferry$`, function(f.Name), runMark(f.Run), first, f.letPass(major), open, SQLState, pass)
+}
+
+// letPass is the branch of a fence's function for sessions that have the pass. Everybody can read a function, so that
+// it has only a digest: SHA-256, or before version 11, which has no function for that, MD5.
+func (f Fence) letPass(major int) string {
+	if f.Pass == "" {
+		return ""
+	}
+	held := fmt.Sprintf("pg_catalog.current_setting('%s', true)", PassSetting)
+	if major < 11 {
+		return fmt.Sprintf("  elsif pg_catalog.md5(%s) = '%x' then null;\n", held, md5.Sum([]byte(f.Pass)))
+	}
+	return fmt.Sprintf("  elsif pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%s, 'UTF8')), 'hex') = '%x' then null;\n", held, sha256.Sum256([]byte(f.Pass)))
 }
 
 // UnfenceSQL is what an operator can run with psql when walferry is gone. The

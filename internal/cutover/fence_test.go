@@ -135,6 +135,68 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// Who has the secret passes a fence, for as long as the setting lasts, and nobody else; the catalogue does not show the secret,
+// and a sealed fence that another run adopts keeps it.
+func TestFence_Pass(t *testing.T) {
+	for _, major := range []int{10, 11, 18} {
+		dsn, _ := pgtest.Pair(t, major, major)
+		pgtest.Exec(t, dsn, `create schema walferry; create table t (id int)`)
+		conn := connect(t, dsn)
+		tables, err := catalog.Tables(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const secret = "5f1d0e'\\ü"
+		fence := Fence{Name: "x", Tables: tables, Pass: secret}
+		if err := fence.Prepare(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		look := func(when string) {
+			t.Helper()
+			passes := func(sql string) bool {
+				app := connect(t, dsn)
+				defer app.Close(context.Background())
+				if _, err := app.Exec(t.Context(), `set standard_conforming_strings = off`); err != nil {
+					t.Fatal(err)
+				}
+				for _, held := range []string{"x", "", secret + " ", pgtest.Query(t, dsn, `select prosrc from pg_proc where proname = 'fence_x'`)[0][0]} {
+					if _, err := app.Exec(t.Context(), `select set_config('walferry.pass', $1, false)`, held); err != nil {
+						t.Fatal(err)
+					}
+					if !refused(t, app, sql) {
+						t.Errorf("%d, %s: %q passes", major, when, held)
+					}
+				}
+				if _, err := app.Exec(t.Context(), `select set_config('walferry.pass', $1, false)`, secret); err != nil {
+					t.Fatal(err)
+				}
+				return !refused(t, app, sql)
+			}
+			for _, sql := range []string{`insert into t values (1)`, `truncate t`, `set session_replication_role = replica; insert into t values (1)`} {
+				if !passes(sql) {
+					t.Errorf("%d, %s: the secret does not pass for %s", major, when, sql)
+				}
+			}
+			if body := pgtest.Query(t, dsn, `select prosrc from pg_proc where proname = 'fence_x'`)[0][0]; strings.Contains(body, "5f1d0e") {
+				t.Errorf("%d, %s: the secret is in the function: %s", major, when, body)
+			}
+		}
+		if _, _, err := fence.Raise(t.Context(), conn, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		look("raised")
+		if err := fence.Seal(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		look("sealed")
+		fence.Run = "another"
+		if err := fence.Adopt(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		look("adopted")
+	}
+}
+
 // A trigger of the fence's name that is somebody else's is left alone: no fence is put up.
 func TestFence_ForeignTrigger(t *testing.T) {
 	dsn, _ := pgtest.Pair(t, 15, 15)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
 )
 
 // runMark stands in the function of a fence that a run has put up or raised: whose it is. Who opens
@@ -105,7 +106,7 @@ func (f Fence) replace(ctx context.Context, conn *pgx.Conn, first int64, deadlin
 }
 
 func (f Fence) refuseIf(ctx context.Context, conn *pgx.Conn, right string, first int64, deadline string) error {
-	return ofOthers(online.Exec(ctx, conn, guarded(f.Name, "not ("+right+")", notUp, "the fence is not up", refuseFunction(f.Name, f.Run, first, deadline))))
+	return ofOthers(online.Exec(ctx, conn, guarded(f.Name, "not ("+right+")", notUp, "the fence is not up", f.refuseFunction(session.Major(conn.PgConn()), first, deadline))))
 }
 
 // openLeft opens what a run that was overtaken has raised, which nobody else would open before its
@@ -122,7 +123,7 @@ func openLeft(ctx context.Context, conn *pgx.Conn, name, run string) (opened boo
 // Adopt makes a sealed fence that another run has left this run's: that one, should it live
 // after all, does not open it any more. It fails where the fence is not sealed.
 func (f Fence) Adopt(ctx context.Context, conn *pgx.Conn) error {
-	sql := guarded(f.Name, "not ("+isSealed+")", "P0001", "it is not sealed any more", refuseFunction(f.Name, f.Run, 0, sealMark))
+	sql := guarded(f.Name, "not ("+isSealed+")", "P0001", "it is not sealed any more", f.refuseFunction(session.Major(conn.PgConn()), 0, sealMark))
 	if err := online.Exec(ctx, conn, sql); err != nil {
 		return fmt.Errorf("adopt the sealed fence: %w", err)
 	}

@@ -73,12 +73,22 @@ func TestFence_Passed(t *testing.T) {
 	r.waitFor(migration.Following)
 	for name, sql := range map[string]string{
 		"trigger disabled for a moment": `begin; alter table t disable trigger user; insert into t values (2); alter table t enable always trigger walferry_fence; commit`,
-		"the setting":                   fmt.Sprintf(`set walferry.pass = '%s'; update t set v = 'b' where id = 1`, m.Name),
 		"trigger made anew": `begin; drop trigger walferry_fence on u; truncate u;
 create trigger walferry_fence before insert or update or delete or truncate on u for each statement execute procedure walferry."fence_` + m.Name + `"();
 alter table u enable always trigger walferry_fence; commit`,
 	} {
-		err := m.insideTheFence(func() { pgtest.Exec(t, source, sql) })
+		err := m.insideTheFence(func() {
+			app := newLine(t, source)
+			for _, pass := range []string{m.Name, ""} {
+				if _, err := app.ask(`set walferry.pass = '` + pass + `'`); err != nil && err != io.EOF {
+					t.Error(err)
+				}
+				if _, err := app.ask(`update t set v = 'b'`); err == nil || !strings.Contains(err.Error(), "WF001") {
+					t.Errorf("with the pass %q: %v, want WF001", pass, err)
+				}
+			}
+			pgtest.Exec(t, source, sql)
+		})
 		if !refusedGate(err, "somebody has passed the fence") || !refusedGate(err, "everything is as before") {
 			t.Errorf("%s: the cutover ended with %v", name, err)
 		}
