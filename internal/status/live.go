@@ -1,9 +1,7 @@
 package status
 
 import (
-	"context"
 	"fmt"
-	"time"
 
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
@@ -55,19 +53,4 @@ func (st *Status) fromLive(l *state.Live) {
 	if l.RetainedLeft >= 0 {
 		st.Source.RetainedLeft = &l.RetainedLeft
 	}
-}
-
-// LastComparison is what verify has found last while the migration followed. A comparison of some tables
-// leaves what was found of the others.
-type LastComparison struct {
-	At       time.Time `json:"at"`       // by the clock of the host that compared
-	Position string    `json:"position"` // of the source, as an LSN
-	Compared int       `json:"compared"` // tables, by the last one
-	Differ   []string  `json:"differ"`   // tables, by the last one that compared each
-}
-
-// Compared reads it; nil: nobody has compared.
-func Compared(ctx context.Context, s *state.Store) (last *LastComparison, err error) {
-	_, err = s.Get(ctx, state.Comparison, &last)
-	return last, err
 }

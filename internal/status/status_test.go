@@ -38,7 +38,7 @@ func TestStatus_JSON(t *testing.T) {
 			Comparison: &cutover.Comparison{Equal: &yes, Compared: 1, NotCompared: 2, Rows: 3, Error: "it ended"},
 		},
 		InsertOnlyBroken: []string{"public.log"},
-		LastComparison:   &LastComparison{At: at, Position: "0/1", Compared: 1, Differ: []string{"public.t"}},
+		LastComparison:   &LastComparison{At: at, Position: "0/1", Compared: 1, Differ: []string{"public.t"}, Hints: map[string]string{"public.t": "only generated columns differ"}},
 		Refused:          []schema.Refused{{Object: "view:public.v", Why: "no such function"}},
 		Unvalidated:      []string{"alter table t validate constraint c"},
 		NewTables:        []string{"public.n"},
