@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -116,7 +118,12 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		a.Progress, a.Holder, err = f.running.Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})
 		return a, nil, err
 	case "advance":
-		a.Progress, err = f.running.Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, parseLSN(q.Args.LSN))
+		// One that is 0 would let the applier stop where it is: short of what is compared.
+		lsn, err := pglogrepl.ParseLSN(q.Args.LSN)
+		if err != nil || lsn == 0 || lsn.String() != q.Args.LSN { // which ignores what follows a position
+			return a, nil, &GateError{Problem: fmt.Sprintf("the request's position %q is not one", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
+		}
+		a.Progress, err = f.running.Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, lsn)
 		return a, nil, err
 	case "release":
 		f.running.Release(q.Args.Token)

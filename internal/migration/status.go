@@ -3,9 +3,6 @@ package migration
 import (
 	"context"
 
-	"github.com/jackc/pglogrepl"
-
-	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/status"
 )
@@ -33,10 +30,4 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		st.Options = optionsText(record.Options)
 	}
 	return st, err
-}
-
-// parseLSN is the position that a text means; 0 where there is none.
-func parseLSN(s string) decoder.LSN {
-	lsn, _ := pglogrepl.ParseLSN(s)
-	return lsn
 }
