@@ -13,10 +13,14 @@ type Names struct {
 	Inserts     string // the publication of tables of which only inserts and truncates are published
 }
 
+// InsertsSuffix is what the name of that publication has after a migration's: no migration's own
+// name may end in it.
+const InsertsSuffix = "_insert"
+
 // NamesOf are the names that belong to a migration's.
 func NamesOf(migration string) Names {
 	name := "walferry_" + migration
-	return Names{Slot: name, Publication: name, Inserts: name + "_insert"}
+	return Names{Slot: name, Publication: name, Inserts: name + InsertsSuffix}
 }
 
 // ExportTemporary is [Export] with a slot that ends with its snapshot, named after what it is for.

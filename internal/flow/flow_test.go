@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -250,6 +251,24 @@ func TestName(t *testing.T) {
 		}
 		if !OwnMessage(n.Messages()) || OwnMessage("somebody/"+n.Messages()) {
 			t.Errorf("%s: which messages are walferry's", n)
+		}
+	}
+}
+
+// A migration must not have the name of what belongs to another one.
+func TestTaken(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"m": "", "back": "", "_back": "", "insert": "", "m_backs": "", "m_inserts": "", "backm": "",
+		"m_back": "_back", "m_insert": "_insert", "m_back_insert": "_insert", "m_insert_back": "_back",
+	} {
+		if got := Taken(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	for _, n := range []string{Name{"m", Back}.String(), strings.TrimPrefix(Name{Migration: "m"}.Source().Inserts, "walferry_")} {
+		if Taken(n) == "" {
+			t.Errorf("%s belongs to m, and can be a migration's name", n)
 		}
 	}
 }

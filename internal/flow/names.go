@@ -21,11 +21,25 @@ type Name struct {
 	Direction Direction
 }
 
+// back is added to a migration's name for what its flow back has.
+const back = "_back"
+
+// Taken is the end of a migration's name that makes it the name of something else of a migration
+// whose name lacks it: of its flow back, or of a publication of inserts. Empty: it has none of these.
+func Taken(migration string) string {
+	for _, suffix := range []string{back, slot.InsertsSuffix} {
+		if len(migration) > len(suffix) && strings.HasSuffix(migration, suffix) {
+			return suffix
+		}
+	}
+	return ""
+}
+
 // String is the flow's stream: its row in walferry.progress, and with "walferry_" before it the
 // replication origin of the session that applies it.
 func (n Name) String() string {
 	if n.Direction == Back {
-		return n.Migration + "_back"
+		return n.Migration + back
 	}
 	return n.Migration
 }

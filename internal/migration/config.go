@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"strings"
 	"time"
+
+	"github.com/walferry/walferry/internal/flow"
 )
 
 // Until says where Migrate ends.
@@ -116,6 +119,9 @@ func (c Config) fill() (Config, error) {
 	}
 	if !nameRule.MatchString(c.Name) {
 		return c, &UsageError{fmt.Sprintf("%q cannot be a migration's name", c.Name), "use 1 to 40 of a-z, 0-9 and _: slot and publication are named after it"}
+	}
+	if suffix := flow.Taken(c.Name); suffix != "" {
+		return c, &UsageError{fmt.Sprintf("%q cannot be a migration's name: %q would have objects of the same names", c.Name, strings.TrimSuffix(c.Name, suffix)), "take a name that does not end in " + suffix}
 	}
 	if c.Schema != "" && c.Schema != "dump" && c.Schema != "none" {
 		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), "dump lets pg_dump carry the schema; none says that the target has it already"}
