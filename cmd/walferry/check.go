@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 )
 
@@ -30,7 +31,7 @@ func checkCommand(ui *ui) *cli.Command {
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			side := c.String("sql")
 			if side != "" && side != "source" && side != "target" {
-				return &usageError{"--sql " + strconv.Quote(side) + " is neither source nor target", "it is the server that the SQL is run on: walferry check --sql source | psql ..."}
+				return &fail.Error{Kind: fail.Usage, Problem: "--sql " + strconv.Quote(side) + " is neither source nor target", Advice: "it is the server that the SQL is run on: walferry check --sql source | psql ..."}
 			}
 			report, err := migration.Check(c.Context, config)
 			if err != nil {

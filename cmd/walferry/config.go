@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 )
 
@@ -104,7 +105,7 @@ func (s *settings) duration(name string) (time.Duration, error) {
 	}
 	d, ok := parseDuration(text)
 	if !ok {
-		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is not a duration", "give seconds, or a number with its unit, such as 90s or 5m"}
+		return 0, &fail.Error{Kind: fail.Usage, Problem: "--" + name + " " + strconv.Quote(text) + " is not a duration", Advice: "give seconds, or a number with its unit, such as 90s or 5m"}
 	}
 	return d, s.notZero(name, d == 0, nil)
 }
@@ -116,7 +117,7 @@ func (s *settings) size(name string) (int64, error) {
 	}
 	n, ok := parseSize(text)
 	if !ok {
-		return 0, &usageError{"--" + name + " " + strconv.Quote(text) + " is not a size", "give a whole number with kB, MB, GB or TB, such as 100GB"}
+		return 0, &fail.Error{Kind: fail.Usage, Problem: "--" + name + " " + strconv.Quote(text) + " is not a size", Advice: "give a whole number with kB, MB, GB or TB, such as 100GB"}
 	}
 	return n, s.notZero(name, n == 0, nil)
 }
@@ -124,7 +125,7 @@ func (s *settings) size(name string) (int64, error) {
 // notZero rejects an explicit zero, which the library would take for the default.
 func (s *settings) notZero(name string, zero bool, err error) error {
 	if err == nil && zero && (s.flags.IsSet(name) || s.file.has(name)) {
-		err = &usageError{"--" + name + " must not be 0", "leave it out for the default: see --help"}
+		err = &fail.Error{Kind: fail.Usage, Problem: "--" + name + " must not be 0", Advice: "leave it out for the default: see --help"}
 	}
 	return err
 }
@@ -161,7 +162,7 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	c.Cut.Without = s.list("without")
 	for _, object := range c.Cut.Without {
 		if kind, name, ok := strings.Cut(object, ":"); !ok || kind == "" || name == "" {
-			return c, &usageError{"--without " + strconv.Quote(object) + " does not name an object", "give its kind and name, such as view:public.mon: the cutover lists them"}
+			return c, &fail.Error{Kind: fail.Usage, Problem: "--without " + strconv.Quote(object) + " does not name an object", Advice: "give its kind and name, such as view:public.mon: the cutover lists them"}
 		}
 	}
 	c.OnNewTable = migration.OnNewTable(s.text("on-new-table"))
@@ -172,10 +173,10 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	case "auto":
 		c.Auto = migration.On
 	default:
-		return c, &usageError{"--cutover " + strconv.Quote(cut) + " is neither manual nor auto", "see `walferry migrate --help`"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: "--cutover " + strconv.Quote(cut) + " is neither manual nor auto", Advice: "see `walferry migrate --help`"}
 	}
 	if c.Cut.Timeout < 0 || c.Cut.MaxLag < 0 {
-		return c, &usageError{"--timeout and --max-lag must not be negative", "give a duration such as 30s"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: "--timeout and --max-lag must not be negative", Advice: "give a duration such as 30s"}
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 )
 
@@ -30,7 +31,7 @@ func cutoverCommand(ui *ui) *cli.Command {
 			config.Cut.DryRun, config.Cut.NoFence = c.Bool("dry-run"), c.Bool("no-fence")
 			config.Cut.Wait, config.Cut.AllowDifferences = c.Bool("wait"), c.Bool("allow-differences")
 			if config.Cut.NoFence && !config.Cut.DryRun {
-				return &usageError{"--no-fence goes with --dry-run", "a cutover without a fence would lose what is written meanwhile"}
+				return &fail.Error{Kind: fail.Usage, Problem: "--no-fence goes with --dry-run", Advice: "a cutover without a fence would lose what is written meanwhile"}
 			}
 			result, err := migration.Cutover(c.Context, config, ui.step)
 			if result == nil || err != nil && result.FinishedAt == nil {

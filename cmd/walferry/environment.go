@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
 // variablePrefix starts the name of every environment variable of walferry's.
@@ -55,7 +57,7 @@ func checkVariables(options []string) error {
 		if value == "" {
 			os.Unsetenv(name)
 		} else if !slices.Contains(known, name) {
-			return &usageError{"there is no option for the environment variable " + name, didYouMean(name, known, "", "walferry --help")}
+			return &fail.Error{Kind: fail.Usage, Problem: "there is no option for the environment variable " + name, Advice: didYouMean(name, known, "", "walferry --help")}
 		}
 	}
 	return nil

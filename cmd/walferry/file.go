@@ -14,6 +14,7 @@ import (
 	"github.com/knadh/koanf/providers/rawbytes"
 	"github.com/knadh/koanf/v2"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -35,7 +36,7 @@ type file struct {
 
 func readFile(path string) (*file, error) {
 	wrong := func(format string, args ...any) (*file, error) {
-		return nil, &usageError{fmt.Sprintf("configuration file %s: ", path) + fmt.Sprintf(format, args...), "it is YAML: `source: postgres://...`, one option per line, named as on the command line"}
+		return nil, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("configuration file %s: ", path) + fmt.Sprintf(format, args...), Advice: "it is YAML: `source: postgres://...`, one option per line, named as on the command line"}
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -68,7 +69,7 @@ func readFile(path string) (*file, error) {
 	for key, value := range k.Raw() {
 		name := strings.ReplaceAll(key, "_", "-")
 		if !slices.Contains(fileKeys, name) {
-			return nil, &usageError{fmt.Sprintf("configuration file %s: there is no key %q", path, key), didYouMean(name, fileKeys, "", "walferry --help")}
+			return nil, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("configuration file %s: there is no key %q", path, key), Advice: didYouMean(name, fileKeys, "", "walferry --help")}
 		}
 		if _, twice := c.values[name]; twice {
 			return wrong("key %s appears twice", name)
@@ -108,7 +109,7 @@ func (f *file) check() error {
 }
 
 func (f *file) wrongType(name, want string) error {
-	return &usageError{fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), "keys and values are those of the options: see `walferry --help` and `walferry migrate --help`"}
+	return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("configuration file %s: %s is not %s", f.path, name, want), Advice: "keys and values are those of the options: see `walferry --help` and `walferry migrate --help`"}
 }
 
 // has reports whether the file sets a value. f may be nil: there is no file.

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
 // Whatever a configuration file contains: no panic, only usage errors, and no value in them.
@@ -29,9 +30,8 @@ func FuzzReadFile(f *testing.F) {
 			}
 			return
 		}
-		var usage *usageError
-		if !errors.As(err, &usage) {
-			t.Errorf("%q: %v is no usageError", text, err)
+		if !fail.Is(err, fail.Usage) {
+			t.Errorf("%q: %v is not about usage", text, err)
 		}
 		// Keys are named, values are not: they may be secrets.
 		for line := range strings.Lines(string(text)) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/nearest"
 )
 
@@ -55,7 +56,7 @@ func hoist(args []string) ([]string, error) {
 		case inline || i+1 == len(args) || args[i+1] == "" || strings.HasPrefix(args[i+1], "-"):
 			// Otherwise the next option would silently become the value, and an unset shell
 			// variable would mean the default.
-			return nil, &usageError{"--" + name + " needs a value", "see `walferry --help`"}
+			return nil, &fail.Error{Kind: fail.Usage, Problem: "--" + name + " needs a value", Advice: "see `walferry --help`"}
 		default:
 			front = append(front, args[i], args[i+1])
 			i++
@@ -73,10 +74,10 @@ func explainFlag(app *cli.App, command *cli.Command, err error) error {
 	}
 	given, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: ")
 	if m := noNumber.FindStringSubmatch(err.Error()); m != nil {
-		return &usageError{fmt.Sprintf("%s %s is not a whole number", cmp.Or(m[2], "--"+m[4]), m[1]+m[3]), "see `" + help + "`"}
+		return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("%s %s is not a whole number", cmp.Or(m[2], "--"+m[4]), m[1]+m[3]), Advice: "see `" + help + "`"}
 	}
 	if !ok {
-		return &usageError{strings.ReplaceAll(err.Error(), " -", " --"), "see `" + help + "`"}
+		return &fail.Error{Kind: fail.Usage, Problem: strings.ReplaceAll(err.Error(), " -", " --"), Advice: "see `" + help + "`"}
 	}
 	given = strings.TrimLeft(given, "-")
 	var names, owners []string
@@ -91,9 +92,9 @@ func explainFlag(app *cli.App, command *cli.Command, err error) error {
 		}
 	}
 	if len(owners) > 0 {
-		return &usageError{fmt.Sprintf("there is no option --%s here", given), "it belongs to " + strings.Join(owners, ", ") + ", and goes after the command"}
+		return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("there is no option --%s here", given), Advice: "it belongs to " + strings.Join(owners, ", ") + ", and goes after the command"}
 	}
-	return &usageError{fmt.Sprintf("there is no option --%s here", given), didYouMean(given, names, "--", help)}
+	return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("there is no option --%s here", given), Advice: didYouMean(given, names, "--", help)}
 }
 
 // noNumber matches the package's errors for a variable, and for an option, that must be a number.

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
 // helpCommand prints the help of walferry, or of one command.
@@ -34,7 +36,7 @@ func noCommand(app *cli.App, name string) error {
 	for _, c := range app.Commands {
 		names = append(names, c.Name)
 	}
-	return &usageError{fmt.Sprintf("there is no command %q", name), didYouMean(name, names, "", "walferry --help")}
+	return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("there is no command %q", name), Advice: didYouMean(name, names, "", "walferry --help")}
 }
 
 // commandHelp is the flag package's template for a command plus the global options, which may
@@ -141,7 +143,7 @@ func completionCommand(ui *ui) *cli.Command {
 				ok = true
 			}
 			if !ok {
-				return &usageError{fmt.Sprintf("there is no completion for %q", shell), "shells with completion are bash, zsh and fish: source <(walferry completion bash)"}
+				return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("there is no completion for %q", shell), Advice: "shells with completion are bash, zsh and fish: source <(walferry completion bash)"}
 			}
 			_, err := fmt.Fprint(ui.stdout, text)
 			return writeErr(err)

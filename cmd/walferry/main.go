@@ -15,8 +15,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
-	"github.com/walferry/walferry/internal/session"
 )
 
 // The exit codes; scripts rely on them.
@@ -95,57 +95,36 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 
 func exitCode(err error) int {
 	var (
-		usage   *usageError
 		config  *migration.UsageError
-		dsn     *session.ParseError
-		pattern *catalog.PatternError
 		check   *migration.CheckError
 		foreign *catalog.StrangersError
 		gate    *migration.GateError
-		differs *differenceError
-		proof   *migration.DifferenceError
-		stopped *stoppedError
 	)
 	switch {
-	case errors.As(err, &usage), errors.As(err, &config), errors.As(err, &dsn), errors.As(err, &pattern):
+	case fail.Is(err, fail.Usage), errors.As(err, &config):
 		return exitUsage
 	case errors.As(err, &check), errors.As(err, &foreign):
 		return exitBlocked
 	case errors.As(err, &gate):
 		return exitUnchanged
-	case errors.As(err, &differs), errors.As(err, &proof):
+	case fail.Is(err, fail.Difference):
 		return exitDifference
-	case errors.As(err, &stopped):
+	case fail.Is(err, fail.Stopped):
 		return exitStopped
 	}
 	return exitFailed
 }
 
-// stoppedError reports that a signal has stopped a migrate before its end. Its supervisor, such as
-// a Kubernetes Job, must not take that for success: nothing follows the source, and the slot holds
-// back WAL.
-type stoppedError struct{ phase migration.Phase }
-
-func (e *stoppedError) Error() string { return "stopped by a signal in phase " + string(e.phase) }
-
-// Hint implements the hint of an error.
-func (e *stoppedError) Hint() string {
-	if e.phase == migration.Finished {
-		return "the target is open; `walferry migrate` does the rest"
+// stopped is the error of a migrate that a signal has stopped before its end. Its supervisor, such
+// as a Kubernetes Job, must not take that for success: nothing follows the source, and the slot
+// holds back WAL.
+func stopped(phase migration.Phase) error {
+	advice := "`walferry migrate` resumes from here; until then the slot holds back WAL on the source"
+	if phase == migration.Finished {
+		advice = "the target is open; `walferry migrate` does the rest"
 	}
-	return "`walferry migrate` resumes from here; until then the slot holds back WAL on the source"
+	return &fail.Error{Kind: fail.Stopped, Problem: "stopped by a signal in phase " + string(phase), Advice: advice}
 }
-
-// usageError is wrong usage or configuration.
-type usageError struct {
-	problem string
-	advice  string
-}
-
-func (e *usageError) Error() string { return e.problem }
-
-// Hint implements the hint of an error.
-func (e *usageError) Hint() string { return e.advice }
 
 func newApp(ui *ui) *cli.App {
 	app := &cli.App{
@@ -182,7 +161,7 @@ func newApp(ui *ui) *cli.App {
 		}
 		c.Action = func(ctx *cli.Context) error {
 			if ctx.Args().Present() {
-				return &usageError{fmt.Sprintf("%s takes no argument %q", ctx.Command.Name, ctx.Args().First()), "see `walferry " + ctx.Command.Name + " --help`"}
+				return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("%s takes no argument %q", ctx.Command.Name, ctx.Args().First()), Advice: "see `walferry " + ctx.Command.Name + " --help`"}
 			}
 			return action(ctx)
 		}

@@ -51,7 +51,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 	}
 	if outcome.Stopped && err != nil {
 		_, told := ui.stdout.Write([]byte(clean(ui.named(cutoverText(outcome.Cutover)))))
-		return errors.Join(&stoppedError{outcome.Phase}, err, writeErr(told))
+		return errors.Join(stopped(outcome.Phase), err, writeErr(told))
 	}
 	// A finished cutover is reported even if err says that the comparison failed or found
 	// differences.
@@ -83,7 +83,7 @@ func (u *ui) finished(o migration.Outcome) error {
 	var b strings.Builder
 	switch {
 	case o.Stopped:
-		return &stoppedError{o.Phase}
+		return stopped(o.Phase)
 	case o.Cutover != nil && o.Cutover.Already:
 		b.WriteString(cutoverText(o.Cutover))
 		b.WriteString(finishedAlready)

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/slot"
@@ -34,7 +35,7 @@ func streamCommand(ui *ui) *cli.Command {
 			}
 			source := s.text("source")
 			if source == "" {
-				return &usageError{"no connection string for the source", "give --source, or WALFERRY_SOURCE, or --config"}
+				return &fail.Error{Kind: fail.Usage, Problem: "no connection string for the source", Advice: "give --source, or WALFERRY_SOURCE, or --config"}
 			}
 			config := decoder.Config{
 				Slot: c.String("slot"), Publications: c.StringSlice("publication"), Logger: ui.logger,
@@ -49,11 +50,11 @@ func streamCommand(ui *ui) *cli.Command {
 			}
 			if start := c.String("start"); start != "" {
 				if config.Start, err = pglogrepl.ParseLSN(start); err != nil {
-					return &usageError{fmt.Sprintf("--start %q is not an LSN", start), "an LSN looks like 16/B374D848; `select pg_current_wal_lsn()` shows one"}
+					return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--start %q is not an LSN", start), Advice: "an LSN looks like 16/B374D848; `select pg_current_wal_lsn()` shows one"}
 				}
 			}
 			if c.Int("limit") < 0 {
-				return &usageError{"--limit must not be negative", "0, or no --limit, means no end"}
+				return &fail.Error{Kind: fail.Usage, Problem: "--limit must not be negative", Advice: "0, or no --limit, means no end"}
 			}
 			return stream(c.Context, ui, source, config, c.Int("limit"), c.Bool("ack"))
 		},

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/term"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -140,11 +141,8 @@ func (u *ui) fail(err error) {
 			text += ": " + detail
 		}
 	}
-	advice := ""
-	var hint interface{ Hint() string }
-	if errors.As(err, &hint) && hint.Hint() != "" {
-		advice = hint.Hint()
-	} else if server != nil {
+	advice := fail.Hint(err)
+	if advice == "" && server != nil {
 		advice = server.Hint
 	}
 	if u.json {
@@ -208,7 +206,7 @@ func (u *ui) setLog(level, format, migration string) error {
 	var l slog.Level
 	if level != "" {
 		if err := l.UnmarshalText([]byte(level)); err != nil {
-			return &usageError{fmt.Sprintf("--log-level %q is none of debug, info, warn, error", level), didYouMean(level, []string{"debug", "info", "warn", "error"}, "", "walferry --help")}
+			return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--log-level %q is none of debug, info, warn, error", level), Advice: didYouMean(level, []string{"debug", "info", "warn", "error"}, "", "walferry --help")}
 		}
 	}
 	switch format {
@@ -219,7 +217,7 @@ func (u *ui) setLog(level, format, migration string) error {
 		handler := slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l, ReplaceAttr: plainAttr})
 		u.logger = slog.New(handler).With("migration", migration)
 	default:
-		return &usageError{fmt.Sprintf("--log-format %q is neither text nor json", format), "see `walferry --help`"}
+		return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--log-format %q is neither text nor json", format), Advice: "see `walferry --help`"}
 	}
 	return nil
 }

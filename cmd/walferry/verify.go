@@ -7,46 +7,32 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/verify"
 )
-
-// differenceError reports that verify found differences.
-type differenceError struct{ differ, uncompared int }
-
-func (e *differenceError) Error() string {
-	text := fmt.Sprintf("%d tables differ", e.differ)
-	if e.uncompared > 0 {
-		text += fmt.Sprintf(", %d were not compared", e.uncompared)
-	}
-	return text
-}
-
-// incompleteError reports that verify found no difference, but could not compare everything.
-type incompleteError struct{ uncompared int }
-
-func (e *incompleteError) Error() string {
-	return fmt.Sprintf("%d tables were not compared: whether they are equal is not known", e.uncompared)
-}
-
-// Hint implements the hint of an error.
-func (e *incompleteError) Hint() string {
-	return "verify them again, with --table, preferably while nothing truncates or rewrites them"
-}
 
 // verdict returns the error that a comparison amounts to, if any.
 func verdict(v *migration.Verified) error {
 	switch {
 	case v.Differs():
-		found := &differenceError{uncompared: v.NotCompared}
+		differ := 0
 		for _, t := range v.Tables {
 			if !t.Equal && t.Error == "" {
-				found.differ++
+				differ++
 			}
 		}
-		return found
+		text := fmt.Sprintf("%d tables differ", differ)
+		if v.NotCompared > 0 {
+			text += fmt.Sprintf(", %d were not compared", v.NotCompared)
+		}
+		return &fail.Error{Kind: fail.Difference, Problem: text}
 	case v.NotCompared > 0:
-		return &incompleteError{v.NotCompared}
+		return &fail.Error{
+			Kind:    fail.Run,
+			Problem: fmt.Sprintf("%d tables were not compared: whether they are equal is not known", v.NotCompared),
+			Advice:  "verify them again, with --table, preferably while nothing truncates or rewrites them",
+		}
 	}
 	return nil
 }

@@ -6,26 +6,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/nearest"
 )
 
-// PatternError reports what is wrong with a table pattern.
-type PatternError struct {
-	Pattern string // as given
-	Problem string // as in "matches no table"
-	Help    string // what to do about it; empty: what a pattern is
-}
-
-func (e *PatternError) Error() string {
-	return fmt.Sprintf("table pattern %q %s", e.Pattern, e.Problem)
-}
-
-// Hint returns what the operator can do.
-func (e *PatternError) Hint() string {
-	if e.Help == "" {
-		return "a pattern is schema.table, with * and ?, and matches tables, but no views, and no tables of extensions"
+// badPattern reports what is wrong with a table pattern, as in "matches no table". No advice means
+// what a pattern is.
+func badPattern(pattern, problem, advice string) *fail.Error {
+	if advice == "" {
+		advice = "a pattern is schema.table, with * and ?, and matches tables, but no views, and no tables of extensions"
 	}
-	return e.Help
+	return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("table pattern %q %s", pattern, problem), Advice: advice}
 }
 
 // Select returns the tables that include names and exclude does not, in the order of tables. No
@@ -36,7 +27,7 @@ func (e *PatternError) Hint() string {
 // that names a partitioned table takes its partitions, and a partition keeps its partitioned
 // parents, which hold no rows but are needed in the schema. Exclude takes precedence over include.
 //
-// The error is a *PatternError: a pattern matches nothing, is invalid, or names a system schema.
+// The error is a [fail.Error] of kind Usage: a pattern matches nothing, is invalid, or names a system schema.
 func Select(tables []Table, include, exclude []string) ([]Table, error) {
 	own := make([]bool, len(tables))
 	for i := range tables {
@@ -123,10 +114,11 @@ func match(tables []Table, own []bool, patterns []string) ([]bool, error) {
 		case !found:
 			return nil, p.noMatch(tables, extension)
 		case middle != "" && len(roots) == 0 && !p.wild:
-			return nil, &PatternError{
-				Pattern: text, Problem: "names " + middle + ", a partition that has partitions itself",
-				Help: "name the topmost table, or the partitions that hold rows",
-			}
+			return nil, badPattern(
+				text,
+				"names "+middle+", a partition that has partitions itself",
+				"name the topmost table, or the partitions that hold rows",
+			)
 		}
 	}
 	return matched, nil
@@ -186,13 +178,13 @@ func parsePattern(text string) (*pattern, error) {
 	}
 	switch schema := plain[0]; {
 	case quoted:
-		return nil, &PatternError{Pattern: text, Problem: "has a quote without an end", Help: form}
+		return nil, badPattern(text, "has a quote without an end", form)
 	case len(parts) > 2:
-		return nil, &PatternError{Pattern: text, Problem: "has more than one dot", Help: form}
+		return nil, badPattern(text, "has more than one dot", form)
 	case plain[0] == "" || plain[1] == "":
-		return nil, &PatternError{Pattern: text, Problem: "has an empty part", Help: form}
+		return nil, badPattern(text, "has an empty part", form)
 	case strings.HasPrefix(schema, "pg_") || schema == "information_schema" || schema == "walferry":
-		return nil, &PatternError{Pattern: text, Problem: "names a system schema, which is not migrated"}
+		return nil, badPattern(text, "names a system schema, which is not migrated", "")
 	}
 	p.schema = regexp.MustCompile(`(?s)^` + parts[0] + `$`)
 	p.table = regexp.MustCompile(`(?s)^` + parts[1] + `$`)
@@ -201,16 +193,14 @@ func parsePattern(text string) (*pattern, error) {
 
 // noMatch suggests what may have been meant.
 func (p *pattern) noMatch(tables []Table, extension string) error {
-	e := &PatternError{Pattern: p.text, Problem: "matches no table"}
 	if extension != "" {
-		e.Problem = "matches only tables of the extension " + extension
-		e.Help = "CREATE EXTENSION makes them on the target; their rows are not migrated"
-		return e
+		return badPattern(p.text, "matches only tables of the extension "+extension, "CREATE EXTENSION makes them on the target; their rows are not migrated")
 	}
+	e := badPattern(p.text, "matches no table", "")
 	if lower, err := parsePattern(strings.ToLower(p.text)); err == nil {
 		for i := range tables {
 			if lower.matches(tables[i].Schema, tables[i].Name.Name) {
-				e.Help = fmt.Sprintf("names are matched as they are stored, and unquoted SQL stores them in lower case: %s", strings.ToLower(p.text))
+				e.Advice = fmt.Sprintf("names are matched as they are stored, and unquoted SQL stores them in lower case: %s", strings.ToLower(p.text))
 				return e
 			}
 		}
@@ -225,13 +215,13 @@ func (p *pattern) noMatch(tables []Table, extension string) error {
 		// The same name in another schema is closer than another name.
 		for i := range tables {
 			if p.table.MatchString(tables[i].Name.Name) {
-				e.Help = fmt.Sprintf("did you mean %s? A pattern without a schema means public", names[i])
+				e.Advice = fmt.Sprintf("did you mean %s? A pattern without a schema means public", names[i])
 				return e
 			}
 		}
 	}
 	if near, ok := nearest.Name(word, names); ok {
-		e.Help = fmt.Sprintf("did you mean %s?", near)
+		e.Advice = fmt.Sprintf("did you mean %s?", near)
 	}
 	return e
 }

@@ -1,9 +1,10 @@
 package catalog
 
 import (
-	"errors"
 	"strings"
 	"testing"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
 func TestSelect(t *testing.T) {
@@ -48,8 +49,8 @@ func TestSelect(t *testing.T) {
 	} {
 		got, err := Select(tables, strings.Fields(c.include), strings.Fields(c.exclude))
 		if c.problem != "" {
-			var e *PatternError
-			if !errors.As(err, &e) || !strings.Contains(e.Error()+" "+e.Hint(), c.problem) {
+			e := fail.Find(err, fail.Usage)
+			if e == nil || !strings.Contains(e.Error()+" "+e.Hint(), c.problem) {
 				t.Errorf("include %s, exclude %s: got %v, want %q", c.include, c.exclude, err, c.problem)
 			}
 			continue

@@ -3,7 +3,6 @@ package check
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -219,11 +219,7 @@ func (r *run) walsender(ctx context.Context) {
 	if !r.source.mayReplicate() {
 		return // reported by privileges, with the GRANT
 	}
-	f := Finding{ID: "replication-connection", Severity: Block, On: "source", Seen: err.Error()}
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		f.Do = h.Hint()
-	}
+	f := Finding{ID: "replication-connection", Severity: Block, On: "source", Seen: err.Error(), Do: fail.Hint(err)}
 	if f.Do == "" {
 		f.Do = "the endpoint must be the server itself, and let the role in for replication"
 	}

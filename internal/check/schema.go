@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/schema"
 )
 
@@ -25,14 +25,11 @@ func (r *run) schema(ctx context.Context) error {
 		return err
 	}
 	_, err := schema.Find(ctx, r.source.Major, r.target.Major)
-	var missing *schema.ToolError
-	switch {
-	case errors.As(err, &missing):
-		r.add(Finding{ID: "pg-dump", Severity: Block, On: "tool", Seen: missing.Error(), Do: missing.Hint()})
-	case err != nil:
-		return err
+	if err != nil && ctx.Err() == nil {
+		r.add(Finding{ID: "pg-dump", Severity: Block, On: "tool", Seen: err.Error(), Do: fail.Hint(err)})
+		return nil
 	}
-	return nil
+	return err
 }
 
 // functionSettings finds functions with a setting that version 19 no longer has, or no longer

@@ -1,8 +1,8 @@
 package cleanup
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
@@ -96,25 +97,13 @@ func fence(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	e := &fenceError{left, "end the sessions named, or wait for them, and run the same command again"}
+	e := &fail.Error{
+		Kind:    fail.Run,
+		Problem: "the source accepts writes, but triggers of the fence could not be dropped " + cutover.ListLeft(left),
+		Advice:  "end the sessions named, or wait for them, and run the same command again",
+	}
 	for _, l := range left {
-		var hint interface{ Hint() string }
-		if errors.As(l.Err, &hint) {
-			e.advice = hint.Hint()
-		}
+		e.Advice = cmp.Or(fail.Hint(l.Err), e.Advice)
 	}
 	return e
 }
-
-// fenceError reports that triggers of an open fence could not be dropped.
-type fenceError struct {
-	left   []cutover.Left
-	advice string
-}
-
-func (e *fenceError) Error() string {
-	return "the source accepts writes, but triggers of the fence could not be dropped " + cutover.ListLeft(e.left)
-}
-
-// Hint returns what the operator can do.
-func (e *fenceError) Hint() string { return e.advice }

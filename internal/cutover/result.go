@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 )
@@ -104,11 +105,15 @@ func (c *Comparison) verdict() error {
 	case c == nil:
 		return nil
 	case c.Error != "":
-		return &UnprovedError{c.Error}
+		return unproved(c.Error)
 	case c.Equal != nil && !*c.Equal:
-		return &DifferenceError{}
+		return &fail.Error{
+			Kind:    fail.Difference,
+			Problem: "the cutover is done, but source and target differed at that moment",
+			Advice:  "`walferry verify` names the rows; the source still holds every one of its own",
+		}
 	case c.Compared == 0 && c.NotCompared > 0:
-		return &UnprovedError{"no table could be read as it was"}
+		return unproved("no table could be read as it was")
 	}
 	return nil
 }
@@ -118,7 +123,11 @@ func (c *Comparison) verdict() error {
 func (r *Result) Verdict() error {
 	err := r.Comparison.verdict()
 	if err == nil && len(r.Disabled) > 0 {
-		err = &DisabledError{r.Disabled}
+		err = &fail.Error{
+			Kind:    fail.Run,
+			Problem: fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(r.Disabled)),
+			Advice:  "run on the target: " + strings.Join(r.Disabled, "; ") + "; or `walferry migrate` again, which tries it",
+		}
 	}
 	late := r.Late
 	if late == nil && len(r.Unvalidated) > 0 {
@@ -127,38 +136,11 @@ func (r *Result) Verdict() error {
 	return errors.Join(err, late)
 }
 
-// UnprovedError says that the comparison as of the cutover, which was asked for, could not be made.
-type UnprovedError struct{ Reason string }
-
-func (e *UnprovedError) Error() string {
-	return "the cutover is done, but source and target were not compared: " + e.Reason
-}
-
-// Hint is what the operator can do.
-func (e *UnprovedError) Hint() string {
-	return "the source still holds every one of its rows; `walferry verify` compares both sides as they are now"
-}
-
-// DisabledError says that the cutover is done, but for what somebody's lock has kept from being enabled.
-type DisabledError struct{ SQL []string }
-
-func (e *DisabledError) Error() string {
-	return fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(e.SQL))
-}
-
-// Hint is what the operator can do.
-func (e *DisabledError) Hint() string {
-	return "run on the target: " + strings.Join(e.SQL, "; ") + "; or `walferry migrate` again, which tries it"
-}
-
-// DifferenceError says that the comparison as of the cutover found differences.
-type DifferenceError struct{}
-
-func (e *DifferenceError) Error() string {
-	return "the cutover is done, but source and target differed at that moment"
-}
-
-// Hint is what the operator can do.
-func (e *DifferenceError) Hint() string {
-	return "`walferry verify` names the rows; the source still holds every one of its own"
+// unproved is the error of a comparison as of the cutover that was asked for and could not be made.
+func unproved(reason string) error {
+	return &fail.Error{
+		Kind:    fail.Run,
+		Problem: "the cutover is done, but source and target were not compared: " + reason,
+		Advice:  "the source still holds every one of its rows; `walferry verify` compares both sides as they are now",
+	}
 }

@@ -1,10 +1,12 @@
 package cutover
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -64,12 +66,7 @@ func gateOf(ended, err error) *state.GateError {
 		return own
 	}
 	if !over {
-		gate := &state.GateError{Problem: err.Error(), Advice: "mend it and ask again"}
-		var hint interface{ Hint() string }
-		if errors.As(err, &hint) && hint.Hint() != "" {
-			gate.Advice = hint.Hint()
-		}
-		return gate
+		return &state.GateError{Problem: err.Error(), Advice: cmp.Or(fail.Hint(err), "fix it and ask again")}
 	}
 	// Most of what was being done then ends with the same words.
 	gate := &state.GateError{Problem: deadline.Problem, Advice: deadline.Advice}

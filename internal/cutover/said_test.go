@@ -21,7 +21,7 @@ func TestGateOf(t *testing.T) {
 		{deadline, errors.New("drain: no answer"), "the cutover was not done within 25s: drain: no answer", "give a longer --timeout"},
 		{deadline, &state.GateError{Problem: "a writer goes on", Advice: "end him"}, "a writer goes on", "end him"},
 		{nil, fmt.Errorf("finish: %w", &state.GateError{Problem: "a table is gone", Advice: "look for it"}), "a table is gone", "look for it"},
-		{nil, errors.New("no answer"), "no answer", "mend it and ask again"},
+		{nil, errors.New("no answer"), "no answer", "fix it and ask again"},
 	} {
 		if got := gateOf(c.ended, c.err); got.Problem != c.want || got.Advice != c.wantedByWhoAsks {
 			t.Errorf("%v: got %q, %q; want %q, %q", c.err, got.Problem, got.Advice, c.want, c.wantedByWhoAsks)

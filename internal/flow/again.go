@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -254,12 +256,7 @@ func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step fu
 		return late
 	}
 	if err != nil {
-		var hint interface{ Hint() string }
-		advice := "mend it and ask again; nothing was changed"
-		if errors.As(err, &hint) {
-			advice = hint.Hint()
-		}
-		return &state.GateError{Problem: err.Error(), Advice: advice}
+		return &state.GateError{Problem: err.Error(), Advice: cmp.Or(fail.Hint(err), "fix it and ask again; nothing was changed")}
 	}
 	return nil
 }

@@ -20,9 +20,8 @@ import (
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
-// step as it is reported. *GateError: nothing was changed, or everything is as before.
-// *DifferenceError, *UnprovedError: it is done, and the result says what is known. One that
-// was done before is no error: it is what was asked for.
+// step as it is reported. *GateError: nothing was changed, or everything is as before. With a
+// result and another error it is done, and they say what is known. One that was done before is no error: it is what was asked for.
 func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
 	c, err := c.fill()
 	if err != nil {

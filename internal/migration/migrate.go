@@ -44,7 +44,7 @@ type Outcome struct {
 	Phase   Phase
 	Until   Until          // what this run was to reach, as given or remembered; empty: there was nothing to do
 	Stopped bool           // by its context; the same command goes on
-	Cutover *CutoverResult // when it cut over, in this run or one before; also beside a DifferenceError or UnprovedError
+	Cutover *CutoverResult // when it cut over, in this run or one before; also beside an error, such as one of fail.Difference
 
 	Rows         int64 // copied
 	Sequences    int   // that a one-time copy (UntilCopied) has set

@@ -15,12 +15,9 @@ import (
 
 // What is known of a cutover.
 type (
-	CutoverResult   = cutover.Result
-	LeftOut         = cutover.LeftOut
-	Comparison      = cutover.Comparison
-	DifferenceError = cutover.DifferenceError
-	UnprovedError   = cutover.UnprovedError
-	DisabledError   = cutover.DisabledError
+	CutoverResult = cutover.Result
+	LeftOut       = cutover.LeftOut
+	Comparison    = cutover.Comparison
 )
 
 // newSwitch is the switch from the source to the target.

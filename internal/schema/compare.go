@@ -16,7 +16,7 @@ type Difference struct {
 	Table   string // as SQL; empty for what is not of a table
 	Column  string // empty for what is not of a column
 	Problem string
-	SQL     string // what would mend it on the target; empty where there is no single statement
+	SQL     string // what would fix it on the target; empty where there is no single statement
 }
 
 func (d Difference) String() string {

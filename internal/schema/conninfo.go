@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -57,7 +58,8 @@ func newConninfo(dsn string, major int) (*conninfo, error) {
 		case major >= since:
 			out[key] = value
 		case key == "require_auth" || (key == "channel_binding" && value == "require"):
-			return nil, &ToolError{
+			return nil, &fail.Error{
+				Kind:    fail.Run,
 				Problem: fmt.Sprintf("connect pg_dump: version %d does not know %s", major, key),
 				Advice:  fmt.Sprintf("install the PostgreSQL client programs of version %d or newer", since),
 			}

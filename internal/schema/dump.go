@@ -3,7 +3,6 @@ package schema
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -52,7 +52,7 @@ const lockWait = 30 * time.Second
 
 // Dump reads the schema of the source. Publications, subscriptions, large
 // objects, table rows and schema walferry are left out. Its errors are those of
-// session.Parse, *ToolError and *FormatError.
+// session.Parse, a [fail.Error] and a *FormatError.
 func (t Tools) Dump(ctx context.Context, sourceDSN string, o Options) (*Dump, error) {
 	c, err := newConninfo(sourceDSN, t.Major)
 	if err != nil {
@@ -100,9 +100,9 @@ func dumpError(err error, stderr string) error {
 		}
 		return r
 	}, text)
-	e := &ToolError{Problem: "dump schema", Err: err}
+	e := &fail.Error{Kind: fail.Run, Problem: "dump schema: " + err.Error(), Err: err}
 	if text != "" {
-		e.Err = errors.New(strings.ReplaceAll(text, "\n", "; "))
+		e.Problem = "dump schema: " + strings.ReplaceAll(text, "\n", "; ")
 	}
 	switch {
 	case strings.Contains(text, "permission denied"):

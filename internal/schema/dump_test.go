@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -102,8 +103,8 @@ func TestChoose(t *testing.T) {
 		{all(16, 15), 16, 15, 16},
 	} {
 		got, err := choose(c.found, c.source, c.target)
-		var missing *ToolError
-		if got.Major != c.want || (c.want == 0) != errors.As(err, &missing) {
+		missing := fail.Find(err, fail.Run)
+		if got.Major != c.want || (c.want == 0) != (missing != nil) {
 			t.Errorf("choose(%v, %d, %d): got %d, %v, want %d", c.found, c.source, c.target, got.Major, err, c.want)
 		}
 		if missing != nil && !strings.Contains(missing.Hint(), "postgresql-client-17") {
@@ -372,8 +373,7 @@ func TestDumpError_TLS(t *testing.T) {
 		`pg_dump: error: connection failed: SSL error: certificate verify failed`:                                    "sslrootcert",
 	} {
 		err := dumpError(errors.New("exit status 1"), text)
-		var tool *ToolError
-		if !errors.As(err, &tool) || !strings.Contains(tool.Hint(), want) || !strings.Contains(err.Error(), "connection failed") {
+		if !fail.Is(err, fail.Run) || !strings.Contains(fail.Hint(err), want) || !strings.Contains(err.Error(), "connection failed") {
 			t.Errorf("%s: got %v", text, err)
 		}
 	}

@@ -200,7 +200,7 @@ func (p *Pending) Validate(ctx context.Context, step func(string)) error {
 		for _, f := range failed {
 			step("not validated: " + f)
 		}
-		return &state.RunError{Problem: fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)), Advice: "they hold for what is written from now on; mend the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(Statements(list), "; ")}
+		return &state.RunError{Problem: fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)), Advice: "they hold for what is written from now on; fix the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(Statements(list), "; ")}
 
 	}
 	step("the foreign keys are validated")

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
 // Tools are the client programs used to read a schema.
@@ -18,25 +20,6 @@ type Tools struct {
 	Version string // such as 17.5
 	Major   int
 }
-
-// ToolError says that there is no pg_dump that can read the source, or that it failed.
-type ToolError struct {
-	Problem string
-	Advice  string
-	Err     error
-}
-
-func (e *ToolError) Error() string {
-	if e.Err != nil {
-		return fmt.Sprintf("%s: %v", e.Problem, e.Err)
-	}
-	return e.Problem
-}
-
-func (e *ToolError) Unwrap() error { return e.Err }
-
-// Hint names what can be done.
-func (e *ToolError) Hint() string { return e.Advice }
 
 // binDirs are where distributions and Homebrew put the programs of the major versions.
 var binDirs = []string{
@@ -52,7 +35,8 @@ var binDirs = []string{
 
 // Find returns the pg_dump that suits a move between two major versions: of the
 // target's major, else the next newer one, else the newest that is not older
-// than the source (pg_dump refuses newer servers). The error is a *ToolError.
+// than the source (pg_dump refuses newer servers). The error is a [fail.Error], or
+// the cause of ctx.
 func Find(ctx context.Context, sourceMajor, targetMajor int) (Tools, error) {
 	var found []Tools
 	for _, path := range candidates() {
@@ -71,7 +55,7 @@ func choose(found []Tools, sourceMajor, targetMajor int) (Tools, error) {
 	advice := fmt.Sprintf("install postgresql-client-%d (Debian, Ubuntu; from apt.postgresql.org) or postgresql%d (Red Hat; from yum.postgresql.org),"+
 		" or create the schema on the target yourself and use --schema none", wanted, wanted)
 	if len(found) == 0 {
-		return Tools{}, &ToolError{Problem: "find pg_dump: it is neither in PATH nor where packages put it", Advice: advice}
+		return Tools{}, &fail.Error{Kind: fail.Run, Problem: "find pg_dump: it is neither in PATH nor where packages put it", Advice: advice}
 	}
 	better := func(a, b Tools) bool { // a rather than b
 		switch aNew, bNew := a.Major >= wanted, b.Major >= wanted; {
@@ -92,7 +76,8 @@ func choose(found []Tools, sourceMajor, targetMajor int) (Tools, error) {
 		}
 	}
 	if best.Major < sourceMajor {
-		return Tools{}, &ToolError{
+		return Tools{}, &fail.Error{
+			Kind:    fail.Run,
 			Problem: fmt.Sprintf("find pg_dump: the newest, %s, is version %s, and the source is PostgreSQL %d, which it refuses to read", best.PgDump, best.Version, sourceMajor),
 			Advice:  advice,
 		}

@@ -9,19 +9,16 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
-// ParseError reports what is wrong with a connection string. It never contains the string, nor a
-// value of it: what is in the place of a host or port may be a part of the password.
-type ParseError struct {
-	Problem string // as in "port is not a number from 1 to 65535"
-	Help    string // what to do about it; may be empty
+// unreadable reports what is wrong with a connection string, as in "port is not a number from 1 to
+// 65535". It never contains the string, nor a value of it: what is in the place of a host or port may
+// be a part of the password.
+func unreadable(problem, advice string) *fail.Error {
+	return &fail.Error{Kind: fail.Usage, Problem: "read connection string: " + problem, Advice: advice}
 }
-
-func (e *ParseError) Error() string { return "read connection string: " + e.Problem }
-
-// Hint returns what the operator can do.
-func (e *ParseError) Hint() string { return e.Help }
 
 // Parse reads a connection string, a URI or keyword=value pairs, as libpq does, with its
 // environment, passfile and service file
@@ -34,7 +31,7 @@ func (e *ParseError) Hint() string { return e.Help }
 //   - replication and what concerns the client library only (keepalives,
 //     gssencmode=prefer, sslcompression …) is accepted and ignored.
 //
-// Errors are *ParseError.
+// Errors are [fail.Error]s of kind Usage.
 func Parse(dsn string) (*pgx.ConnConfig, error) {
 	settings, err := read(dsn)
 	if err != nil {
@@ -46,7 +43,7 @@ func Parse(dsn string) (*pgx.ConnConfig, error) {
 // read turns a connection string into libpq's keywords and their values.
 func read(dsn string) (map[string]string, error) {
 	if strings.ContainsRune(dsn, 0) {
-		return nil, &ParseError{Problem: "it contains a NUL byte"}
+		return nil, unreadable("it contains a NUL byte", "")
 	}
 	trimmed := strings.TrimSpace(dsn)
 	for _, scheme := range []string{"postgres://", "postgresql://"} {
@@ -57,14 +54,14 @@ func read(dsn string) (map[string]string, error) {
 	const form = "write postgres://user:password@host:port/database?sslmode=verify-full or host=… port=… dbname=… user=… password=…"
 	switch scheme, rest, ok := strings.Cut(trimmed, ":"); {
 	case ok && strings.EqualFold(scheme, "jdbc"):
-		return nil, &ParseError{Problem: "it is a JDBC address", Help: form}
+		return nil, unreadable("it is a JDBC address", form)
 	case ok && (strings.EqualFold(scheme, "postgres") || strings.EqualFold(scheme, "postgresql")):
-		return nil, &ParseError{Problem: "a URI starts with postgres:// or postgresql://, in lower case and with two slashes", Help: form}
+		return nil, unreadable("a URI starts with postgres:// or postgresql://, in lower case and with two slashes", form)
 	case ok && strings.HasPrefix(rest, "//") && !strings.Contains(scheme, "="):
-		return nil, &ParseError{Problem: "it is a URI, but not one of PostgreSQL", Help: form}
+		return nil, unreadable("it is a URI, but not one of PostgreSQL", form)
 	}
 	if trimmed != "" && !strings.Contains(trimmed, "=") {
-		return nil, &ParseError{Problem: "it is neither a URI nor keyword=value pairs", Help: form}
+		return nil, unreadable("it is neither a URI nor keyword=value pairs", form)
 	}
 	return parseKeywords(dsn)
 }
@@ -114,19 +111,20 @@ func configure(settings map[string]string) (*pgx.ConnConfig, error) {
 func configureError(err error) error {
 	reason := errors.Unwrap(err)
 	if reason == nil {
-		return &ParseError{
-			Problem: "its parts do not fit together",
-			Help:    "several hosts need one port, or as many ports as hosts; environment variables (PG…) and the service file count too",
-		}
+		return unreadable(
+			"its parts do not fit together",
+			"several hosts need one port, or as many ports as hosts; environment variables (PG…) and the service file count too",
+		)
 	}
-	e := &ParseError{Problem: Redact(reason.Error())}
+	problem := Redact(reason.Error())
+	e := unreadable(problem, "")
 	switch {
-	case strings.Contains(e.Problem, "CA "):
-		e.Help = "sslrootcert names a file of PEM certificates; for RDS and Aurora it is https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
-	case strings.Contains(e.Problem, "service"):
-		e.Help = "services are sections of the file in servicefile or PGSERVICEFILE, else ~/.pg_service.conf"
-	case strings.Contains(e.Problem, "key"), strings.Contains(e.Problem, "cert"), strings.Contains(e.Problem, "sslpassword"):
-		e.Help = "sslcert and sslkey name PEM files and are given together; sslpassword is the passphrase of the key"
+	case strings.Contains(problem, "CA "):
+		e.Advice = "sslrootcert names a file of PEM certificates; for RDS and Aurora it is https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
+	case strings.Contains(problem, "service"):
+		e.Advice = "services are sections of the file in servicefile or PGSERVICEFILE, else ~/.pg_service.conf"
+	case strings.Contains(problem, "key"), strings.Contains(problem, "cert"), strings.Contains(problem, "sslpassword"):
+		e.Advice = "sslcert and sslkey name PEM files and are given together; sslpassword is the passphrase of the key"
 	}
 	return e
 }

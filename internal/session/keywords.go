@@ -110,10 +110,10 @@ func set(settings map[string]string, name, value string, named bool) error {
 	k := keywords[i]
 	switch {
 	case k.use == refused && value != "":
-		return &ParseError{Problem: k.name + " is not supported", Help: "leave it out"}
+		return unreadable(k.name+" is not supported", "leave it out")
 	case k.name == "connect_timeout":
 		if _, err := strconv.Atoi(value); err != nil {
-			return &ParseError{Problem: "connect_timeout is not a whole number of seconds"}
+			return unreadable("connect_timeout is not a whole number of seconds", "")
 		}
 	case k.name == "port":
 		for port := range strings.SplitSeq(value, ",") {
@@ -122,9 +122,9 @@ func set(settings map[string]string, name, value string, named bool) error {
 			}
 		}
 	case value != "" && k.values != nil && !slices.Contains(k.values, value):
-		e := &ParseError{Problem: fmt.Sprintf("%s must be one of %s", k.name, strings.Join(k.values, ", "))}
+		e := unreadable(fmt.Sprintf("%s must be one of %s", k.name, strings.Join(k.values, ", ")), "")
 		if near, ok := nearest.Name(value, k.values); ok {
-			e.Help = fmt.Sprintf("did you mean %s=%s?", k.name, near)
+			e.Advice = fmt.Sprintf("did you mean %s=%s?", k.name, near)
 		}
 		return e
 	}
@@ -135,17 +135,18 @@ func set(settings map[string]string, name, value string, named bool) error {
 func unknown(name string, named bool) error {
 	// What does not look like a keyword may be a piece of a URI, password and all.
 	named = named && !strings.ContainsFunc(name, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') })
-	e := &ParseError{Problem: "it has an unknown keyword"}
+	problem := "it has an unknown keyword"
 	if named {
-		e.Problem = fmt.Sprintf("unknown keyword %q", name)
+		problem = fmt.Sprintf("unknown keyword %q", name)
 	}
+	e := unreadable(problem, "")
 	switch near, ok := nearest.Name(name, keywordNames()); {
 	case ok:
-		e.Help = fmt.Sprintf("did you mean %s?", near)
+		e.Advice = fmt.Sprintf("did you mean %s?", near)
 	case named:
-		e.Help = "leave it out; the keywords are those of libpq"
+		e.Advice = "leave it out; the keywords are those of libpq"
 	default:
-		e.Help = "a password with special characters is percent-encoded in a URI (@ is %40, / is %2F), and quoted in the other form: password='…', with \\' and \\\\"
+		e.Advice = "a password with special characters is percent-encoded in a URI (@ is %40, / is %2F), and quoted in the other form: password='…', with \\' and \\\\"
 	}
 	return e
 }
@@ -155,10 +156,10 @@ func checkPort(text string) error {
 		return nil
 	}
 	if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 65535 || text[0] == '+' {
-		return &ParseError{
-			Problem: "port is not a number from 1 to 65535",
-			Help:    "in a URI the port follows the host's colon; a password with : @ / ? # % is best percent-encoded",
-		}
+		return unreadable(
+			"port is not a number from 1 to 65535",
+			"in a URI the port follows the host's colon; a password with : @ / ? # % is best percent-encoded",
+		)
 	}
 	return nil
 }
@@ -180,26 +181,26 @@ func parseKeywords(text string) (map[string]string, error) {
 		name := text[:end]
 		text = strings.TrimLeft(text[end:], blanks)
 		if !strings.HasPrefix(text, "=") || name == "" {
-			return nil, &ParseError{
-				Problem: "a keyword has no = after it",
-				Help:    "a value with spaces is quoted: password='two words'",
-			}
+			return nil, unreadable(
+				"a keyword has no = after it",
+				"a value with spaces is quoted: password='two words'",
+			)
 		}
 		text = strings.TrimLeft(text[1:], blanks)
 		quoted := strings.HasPrefix(text, "'")
 		value, rest, ok := parseValue(text)
 		if !ok {
-			return nil, &ParseError{
-				Problem: "a quoted value has no end",
-				Help:    `inside quotes ' is written \' and \ is written \\`,
-			}
+			return nil, unreadable(
+				"a quoted value has no end",
+				`inside quotes ' is written \' and \ is written \\`,
+			)
 		}
 		if quoted && rest != "" && !strings.ContainsAny(rest[:1], blanks) {
 			// The quote that ended it was meant to be a part of it.
-			return nil, &ParseError{
-				Problem: "a quoted value continues after its end",
-				Help:    `inside quotes ' is written \' and \ is written \\`,
-			}
+			return nil, unreadable(
+				"a quoted value continues after its end",
+				`inside quotes ' is written \' and \ is written \\`,
+			)
 		}
 		if err := set(settings, name, value, named); err != nil {
 			return nil, err

@@ -52,7 +52,7 @@ func parseStrict(text string) (map[string]string, error) {
 	}
 	user, password, hasPassword := strings.Cut(text[:i], ":")
 	if strings.ContainsAny(user, "?=&") {
-		return nil, &ParseError{Problem: "the user name contains a character that must be percent-encoded"}
+		return nil, unreadable("the user name contains a character that must be percent-encoded", "")
 	}
 	if settings["user"], err = decode(user, "user name"); err != nil {
 		return nil, err
@@ -80,10 +80,10 @@ func decodeIfEncoded(text string) string {
 func decode(text, what string) (string, error) {
 	decoded, err := url.PathUnescape(text)
 	if err != nil || strings.ContainsRune(decoded, 0) {
-		return "", &ParseError{
-			Problem: "bad percent-encoding in the " + what,
-			Help:    "a literal % is written %25",
-		}
+		return "", unreadable(
+			"bad percent-encoding in the "+what,
+			"a literal % is written %25",
+		)
 	}
 	return decoded, nil
 }
@@ -102,10 +102,10 @@ func parseServer(text string, named bool) (map[string]string, error) {
 	}
 	if hasDatabase && database != "" {
 		if strings.ContainsAny(database, "@/") {
-			return nil, &ParseError{
-				Problem: "the database name contains a character that must be percent-encoded",
-				Help:    "a / in it is written %2F, an @ %40; the same holds for the password",
-			}
+			return nil, unreadable(
+				"the database name contains a character that must be percent-encoded",
+				"a / in it is written %2F, an @ %40; the same holds for the password",
+			)
 		}
 		name, err := decode(database, "database name")
 		if err != nil {
@@ -146,7 +146,7 @@ func parseHosts(settings map[string]string, text string) error {
 		if strings.HasPrefix(element, "[") {
 			inside, after, ok := strings.Cut(element[1:], "]")
 			if !ok || (after != "" && after[0] != ':') || !isIPv6(inside) {
-				return &ParseError{Problem: "an IPv6 address is written [address]:port"}
+				return unreadable("an IPv6 address is written [address]:port", "")
 			}
 			host, port = inside, strings.TrimPrefix(after, ":")
 		} else if h, p, ok := strings.Cut(element, ":"); ok {
@@ -161,10 +161,10 @@ func parseHosts(settings map[string]string, text string) error {
 				return err
 			}
 			if !isHost(host) {
-				return &ParseError{
-					Problem: "the host contains a character that no host name has",
-					Help:    "in a password @ is written %40, / %2F, ? %3F, # %23 and % %25",
-				}
+				return unreadable(
+					"the host contains a character that no host name has",
+					"in a password @ is written %40, / %2F, ? %3F, # %23 and % %25",
+				)
 			}
 		}
 		given = given || port != ""
@@ -210,10 +210,10 @@ func parseParameters(settings map[string]string, query string, named bool) error
 			return err
 		}
 		if !ok || name == "" {
-			return &ParseError{
-				Problem: "a parameter after the ? has no value",
-				Help:    "parameters are written ?name=value&name=value; in a password ? is written %3F",
-			}
+			return unreadable(
+				"a parameter after the ? has no value",
+				"parameters are written ?name=value&name=value; in a password ? is written %3F",
+			)
 		}
 		value, err := decode(rawValue, "parameters")
 		switch {
@@ -225,7 +225,7 @@ func parseParameters(settings map[string]string, query string, named bool) error
 		}
 		if name == "ssl" { // of JDBC; libpq accepts it, too
 			if value != "true" {
-				return &ParseError{Problem: "ssl is true or left out", Help: "write sslmode=…"}
+				return unreadable("ssl is true or left out", "write sslmode=…")
 			}
 			name, value = "sslmode", "require"
 		}
