@@ -38,7 +38,7 @@ type Carrier struct {
 
 // Remember notes how the source's sequences are defined, once: before the schema is dumped.
 func (c *Carrier) Remember(ctx context.Context) error {
-	if known, err := c.Store.HasSequences(ctx); known || err != nil {
+	if known, err := c.Store.Values().HasSequences(ctx); known || err != nil {
 		return err
 	}
 	var states []Remembered
@@ -52,12 +52,12 @@ func (c *Carrier) Remember(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.Store.Put(ctx, state.Sequences, states)
+	return c.Store.Values().Put(ctx, state.Sequences, states)
 }
 
 // read reads what is remembered, and where in it each sequence is.
 func (c *Carrier) read(ctx context.Context) (states []Remembered, at map[catalog.Name]int, err error) {
-	if _, err := c.Store.Get(ctx, state.Sequences, &states); err != nil {
+	if _, err := c.Store.Values().Get(ctx, state.Sequences, &states); err != nil {
 		return nil, nil, err
 	}
 	at = make(map[catalog.Name]int, len(states))
@@ -174,7 +174,7 @@ func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 		s.Placed, states[n].Placed = states[n].Placed, &s.Position
 	}
 	// Noted before it is done: where it is not done after all, nothing stands there.
-	if err := c.Store.Put(ctx, state.Sequences, states); err != nil {
+	if err := c.Store.Values().Put(ctx, state.Sequences, states); err != nil {
 		return 0, err
 	}
 	return len(sequences), c.To.Do(ctx, func(conn *pgx.Conn) error { return SetSequences(ctx, conn, sequences) })

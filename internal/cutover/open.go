@@ -117,10 +117,10 @@ func (s *Switch) enableRest(ctx context.Context) (err error) {
 
 // keep records what the switch has measured, and the comparison when there is one.
 func (s *Switch) keep(ctx context.Context, proof *verify.Verified) error {
-	if err := s.Store.Put(ctx, state.Result, s.result); err != nil || proof == nil {
+	if err := s.Store.Values().Put(ctx, state.Result, s.result); err != nil || proof == nil {
 		return err
 	}
-	return s.Store.Put(ctx, state.Proof, proof)
+	return s.Store.Values().Put(ctx, state.Proof, proof)
 }
 
 // opening is the transaction that opens To. Everything that has waited for the

@@ -60,7 +60,7 @@ func (s *Switch) measureSeal(ctx context.Context) (time.Duration, error) {
 	var err error
 	for range 3 {
 		source := s.Flow.Beat(ctx)
-		target := s.Store.Touch(ctx)
+		target := s.Store.View().Touch(ctx)
 		err = errors.Join(err, source, target)
 	}
 	return time.Since(began), err

@@ -44,7 +44,7 @@ func (f *Flow) Meet(ctx context.Context, store *state.Store, sides Sides, patien
 	}
 	at = exported.ConsistentPoint
 	m.me.LSN = at.String()
-	there, err := store.Ask(ctx, "advance", m.me, nil)
+	there, err := store.Mailbox().Ask(ctx, "advance", m.me, nil)
 	if err != nil {
 		return at, 0, err
 	}
@@ -101,7 +101,7 @@ func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duratio
 // for HoldLimit.
 func (m *meeting) hold(ctx context.Context) error {
 	for began, told := time.Now(), false; ; told = true {
-		a, err := m.store.Ask(ctx, "hold", m.me, nil)
+		a, err := m.store.Mailbox().Ask(ctx, "hold", m.me, nil)
 		if err == nil || a.Holder == "" || time.Since(began) > 2*HoldLimit {
 			return err
 		}
@@ -118,7 +118,7 @@ func (m *meeting) hold(ctx context.Context) error {
 func (m *meeting) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	if _, err := m.store.Ask(ctx, "release", m.me, nil); err != nil {
+	if _, err := m.store.Mailbox().Ask(ctx, "release", m.me, nil); err != nil {
 		m.f.Logger.Warn("let the applier go on", "error", err)
 	}
 }

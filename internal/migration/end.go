@@ -64,7 +64,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			return nil, err
 		}
 	}
-	a, err := s.Ask(ctx, "cutover", state.Args{
+	a, err := s.Mailbox().Ask(ctx, "cutover", state.Args{
 		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
 		AllowDifferences: c.Cut.AllowDifferences,
 	}, onStep)
@@ -153,7 +153,7 @@ func Abort(ctx context.Context, c Config) error {
 	}
 	if r.rec.Alive && r.rec.Phase == Following {
 		// Where it has ended meanwhile, what is recorded under the lock says what can be done.
-		if _, err := r.store.Ask(ctx, "abort", state.Args{}, nil); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
+		if _, err := r.store.Mailbox().Ask(ctx, "abort", state.Args{}, nil); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
 			return err
 		}
 		if err := r.waitForLock(ctx, 30*time.Second); err != nil {

@@ -138,7 +138,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 		stop(errCaughtUp)
 		return
 	}
-	wanted, end := f.r.store.WhileWanted(ctx, 0)
+	wanted, end := f.r.store.Mailbox().WhileWanted(ctx, 0)
 	defer end()
 	_, err = f.cutover(ctx, wanted, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
 	switch {

@@ -103,7 +103,7 @@ func (r *runner) changes(ctx context.Context, source session.Lender) (identity.C
 // publications are what the migration's publications were.
 func (r *runner) publications(ctx context.Context) (map[string]slot.PublicationIdentity, error) {
 	publications := map[string]slot.PublicationIdentity{}
-	_, err := r.store.Get(ctx, state.Publications, &publications)
+	_, err := r.store.Values().Get(ctx, state.Publications, &publications)
 	return publications, err
 }
 
@@ -115,7 +115,7 @@ func (r *runner) keepTables(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.store.Put(ctx, state.Tables, json.RawMessage(text))
+	return r.store.Values().Put(ctx, state.Tables, json.RawMessage(text))
 }
 
 // identityGate: what is followed is what it was, and the source has no table that the migration does not know.

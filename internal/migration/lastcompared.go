@@ -18,7 +18,7 @@ func (r *runner) keepComparison(ctx context.Context, v *Verified) error {
 		last = &LastComparison{}
 	}
 	last.Add(v, time.Now())
-	return r.store.Put(ctx, state.Comparison, last)
+	return r.store.Values().Put(ctx, state.Comparison, last)
 }
 
 // comparisonGate: the last comparison has found no differences.

@@ -173,7 +173,7 @@ func (r *runner) answerRest(ctx context.Context) {
 		already.Already = true
 		done, _ = json.Marshal(already) // of numbers and texts
 	}
-	if err := r.store.AnswerRest(ctx, r.phase(), done); err != nil {
+	if err := r.store.Mailbox().AnswerRest(ctx, r.phase(), done); err != nil {
 		r.c.Logger.Debug("answer requests", "error", err)
 	}
 }
@@ -274,7 +274,7 @@ func (r *runner) begin(ctx context.Context) error {
 		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is at work
 			return err
 		}
-		if err := r.store.AnswerOld(ctx, r.phase()); err != nil {
+		if err := r.store.Mailbox().AnswerOld(ctx, r.phase()); err != nil {
 			return err
 		}
 		return r.sameIdentity(ctx)

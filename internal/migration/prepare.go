@@ -42,7 +42,7 @@ func (r *runner) makeSchema(ctx context.Context) error {
 	if r.c.Schema == "none" {
 		return nil
 	}
-	if made, err := r.store.HasDump(ctx); made || err != nil {
+	if made, err := r.store.Values().HasDump(ctx); made || err != nil {
 		return err
 	}
 	r.step("dump the schema")
@@ -72,7 +72,7 @@ func (r *runner) makeSchema(ctx context.Context) error {
 		if err := r.keepRefused(ctx, tx, report.Refused); err != nil {
 			return err
 		}
-		if err := r.store.PutDumpIn(ctx, tx, dump.Archive); err != nil {
+		if err := r.store.Values().PutDumpIn(ctx, tx, dump.Archive); err != nil {
 			return err
 		}
 		r.tell(report)
@@ -101,7 +101,7 @@ func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
 
 // archive returns the dump that is kept on the target.
 func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
-	archive, err := r.store.Dump(ctx)
+	archive, err := r.store.Values().Dump(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (r *runner) publish(ctx context.Context) error {
 	r.mu.Lock()
 	r.rec.Tables = states
 	r.mu.Unlock()
-	return r.store.PutPublished(ctx, states, publications)
+	return r.store.Values().PutPublished(ctx, states, publications)
 }
 
 // insertOnlyTables are those of --insert-only that hold rows.

@@ -19,12 +19,12 @@ func (r *runner) keepRefused(ctx context.Context, q catalog.Querier, refused []s
 	for _, o := range refused {
 		r.c.Logger.Warn("schema: the target refuses " + o.String())
 	}
-	return r.store.PutIn(ctx, q, state.Refused, append([]schema.Refused{}, refused...))
+	return r.store.Values().PutIn(ctx, q, state.Refused, append([]schema.Refused{}, refused...))
 }
 
 // refused reads what the target does not take.
 func refused(ctx context.Context, s *state.Store) (refused []schema.Refused, err error) {
-	_, err = s.Get(ctx, state.Refused, &refused)
+	_, err = s.Values().Get(ctx, state.Refused, &refused)
 	return refused, err
 }
 

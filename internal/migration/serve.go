@@ -28,7 +28,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		if f.running.Held() {
 			later = "cutover" // which needs the applier; the hold ends soon
 		}
-		q, err := f.r.store.Next(ctx, later)
+		q, err := f.r.store.Mailbox().Next(ctx, later)
 		if err != nil || q == nil {
 			if err != nil && ctx.Err() == nil {
 				f.r.c.Logger.Debug("read requests", "error", err)
@@ -50,7 +50,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 			f.r.c.Logger.Warn(q.Kind+" was not done", "reason", err)
 		}
 		done := err == nil
-		err = within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Answer(ctx, q.ID, done, a) })
+		err = within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Mailbox().Answer(ctx, q.ID, done, a) })
 		if err != nil {
 			f.r.c.Logger.Error("answer "+q.Kind, "error", err)
 		}
@@ -67,7 +67,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 	case "cutover":
 		step := func(text string) {
 			f.r.c.Logger.Info("cutover: " + text)
-			if err := f.r.store.AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
+			if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
 				f.r.c.Logger.Debug("report step", "error", err)
 			}
 		}
@@ -75,7 +75,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
 			AllowDifferences: q.Args.AllowDifferences,
 		}
-		wanted, stop := f.r.store.WhileWanted(ctx, q.ID)
+		wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
 		defer stop()
 		result, err := f.cutover(ctx, wanted, options.fill(), step)
 		if err != nil && !result.Sealed && f.r.phase() == Finished {

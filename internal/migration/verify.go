@@ -187,7 +187,7 @@ func (r *runner) compare(ctx context.Context, tables []catalog.Table, lock bool,
 // proof is the comparison that was made as of the cutover, or nil.
 func (r *runner) proof(ctx context.Context) (*Verified, error) {
 	v := &Verified{}
-	if found, err := r.store.Get(ctx, state.Proof, v); err != nil || !found {
+	if found, err := r.store.Values().Get(ctx, state.Proof, v); err != nil || !found {
 		return nil, err
 	}
 	v.Conclude() // an older version said "equal" of what was not compared

@@ -46,7 +46,7 @@ func (r *runner) liveLoop(ctx context.Context) (stop func()) {
 		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		if err := r.store.SetLive(ctx, live); err != nil && ctx.Err() == nil {
+		if err := r.store.View().Set(ctx, live); err != nil && ctx.Err() == nil {
 			r.c.Logger.Debug("write status", "error", err)
 		}
 	}

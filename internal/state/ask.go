@@ -13,13 +13,13 @@ import (
 // Ask puts a request to the running migrate and waits for its answer. onStep gets
 // each line that the runner reports meanwhile. When ctx ends, a cutover is taken back, and the
 // answer is waited for all the same: what was done by then is undone, or it was sealed.
-func (s *Store) Ask(ctx context.Context, kind string, args Args, onStep func(string)) (a Answer, err error) {
-	r, err := s.LoadAlive(ctx)
+func (m Mailbox) Ask(ctx context.Context, kind string, args Args, onStep func(string)) (a Answer, err error) {
+	r, err := m.store.LoadAlive(ctx)
 	if err != nil {
 		return a, err
 	}
 	if r == nil {
-		return a, s.Missing(ctx)
+		return a, m.store.Missing(ctx)
 	}
 	if !r.Alive {
 		return a, ErrNoRunner
@@ -28,7 +28,7 @@ func (s *Store) Ask(ctx context.Context, kind string, args Args, onStep func(str
 	if err != nil {
 		return a, err
 	}
-	q := &asking{store: s, request: &Request{Kind: kind, Args: args}, onStep: onStep}
+	q := &asking{box: m, request: &Request{Kind: kind, Args: args}, onStep: onStep}
 	if err := q.write(ctx, string(text)); err != nil {
 		return a, fmt.Errorf("ask the running migrate: %w", err)
 	}
@@ -41,7 +41,7 @@ func (s *Store) Ask(ctx context.Context, kind string, args Args, onStep func(str
 
 // asking is a request that waits for its answer.
 type asking struct {
-	store   *Store
+	box     Mailbox
 	request *Request
 	onStep  func(string)
 	shown   int // steps that were told
@@ -52,9 +52,9 @@ type asking struct {
 func (q *asking) write(ctx context.Context, args string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return q.store.home.Row(ctx, `
+	return q.box.store.home.Row(ctx, `
 insert into walferry.request (migration, kind, args, requested_at, seen_at) select $1, $2, $3::text::jsonb, now, now from clock_timestamp() now returning id`,
-		[]any{q.store.name, q.request.Kind, args}, &q.request.ID)
+		[]any{q.box.store.name, q.request.Kind, args}, &q.request.ID)
 }
 
 // look tells the runner that the asker lives, and returns all that he has to know: what was reported,
@@ -74,7 +74,7 @@ func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 		var ok *bool
 		var raw []byte
 		var runs bool
-		err := q.store.home.Row(ctx, sql, []any{q.request.ID}, &steps, &ok, &raw, &runs)
+		err := q.box.store.home.Row(ctx, sql, []any{q.request.ID}, &steps, &ok, &raw, &runs)
 		if ctx.Err() != nil {
 			return a, context.Cause(ctx)
 		}
@@ -96,7 +96,7 @@ func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 		if runs {
 			silent = 0
 		} else if silent++; silent > 20 {
-			return q.store.unanswered(ctx, q.request)
+			return q.box.unanswered(ctx, q.request)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func (q *asking) takeBack(ctx context.Context, why error) (a Answer, err error) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackPatience)
 	defer cancel()
 	var begun bool
-	err = q.store.home.Row(ctx, `
+	err = q.box.store.home.Row(ctx, `
 update walferry.request set withdrawn_at = clock_timestamp(),
        answered_at = case when taken_at is null then coalesce(answered_at, clock_timestamp()) else answered_at end,
        ok = case when taken_at is null then coalesce(ok, false) else ok end
@@ -144,17 +144,17 @@ update walferry.request set withdrawn_at = clock_timestamp(),
 
 // unanswered is what becomes of a request whose runner has ended without an answer: it is
 // taken back, so that no later run carries it out.
-func (s *Store) unanswered(ctx context.Context, q *Request) (a Answer, err error) {
+func (m Mailbox) unanswered(ctx context.Context, q *Request) (a Answer, err error) {
 	if q.Kind == "abort" {
 		return a, ErrUnanswered
 	}
 	var begun bool
-	err = s.home.Row(ctx, `update walferry.request set answered_at = coalesce(answered_at, clock_timestamp()), ok = coalesce(ok, false) where id = $1 returning steps <> '{}'`,
+	err = m.store.home.Row(ctx, `update walferry.request set answered_at = coalesce(answered_at, clock_timestamp()), ok = coalesce(ok, false) where id = $1 returning steps <> '{}'`,
 		[]any{q.ID}, &begun)
 	if err != nil {
 		return a, fmt.Errorf("take the request back: %w", err)
 	}
-	r, err := s.Load(ctx)
+	r, err := m.store.Load(ctx)
 	if err != nil || r == nil {
 		return a, ErrUnanswered
 	}
@@ -170,9 +170,9 @@ func (s *Store) unanswered(ctx context.Context, q *Request) (a Answer, err error
 
 // Outcome reads into a value what a cutover that is done has measured, for whoever asks once it is. While
 // the migrate that has cut over still compares, it is waited for.
-func (s *Store) Outcome(ctx context.Context, onStep func(string), into any) error {
+func (m Mailbox) Outcome(ctx context.Context, onStep func(string), into any) error {
 	for told := false; ; told = true {
-		r, err := s.Load(ctx)
+		r, err := m.store.Load(ctx)
 		if err != nil {
 			return err
 		}
@@ -189,7 +189,7 @@ func (s *Store) Outcome(ctx context.Context, onStep func(string), into any) erro
 			return err
 		}
 	}
-	found, err := s.Get(ctx, Result, into)
+	found, err := m.store.Values().Get(ctx, Result, into)
 	if err == nil && !found {
 		err = &GateError{"the migration is finished", "see `walferry status`"}
 	}

@@ -1,5 +1,10 @@
 package state
 
+import (
+	"context"
+	"encoding/json"
+)
+
 // Live is what a running migrate tells of itself, for whoever looks at the record.
 type Live struct {
 	Host    string      `json:"host,omitempty"`
@@ -19,6 +24,26 @@ type Live struct {
 	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
 
 	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version tells none
+}
+
+// View is where a running migrate shows what it does. Whoever looks finds it in the record.
+type View struct{ store *Store }
+
+// View returns where a running migrate shows what it does.
+func (s *Store) View() View { return View{s} }
+
+// Set shows what the running migrate does, and that it lives.
+func (v View) Set(ctx context.Context, live Live) error {
+	text, err := json.Marshal(live)
+	if err != nil {
+		return err
+	}
+	return v.store.home.Exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1 and run = $3`, v.store.name, string(text), v.store.run)
+}
+
+// Touch writes something small to the record, as what measures a commit there does.
+func (v View) Touch(ctx context.Context) error {
+	return v.store.home.Exec(ctx, `update walferry.migration set seen_at = clock_timestamp() where name = $1`, v.store.name)
 }
 
 // CopyStatus is how far the copy is. Bytes are those of the tables on the source.

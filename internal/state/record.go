@@ -222,20 +222,6 @@ func (s *Store) GiveUp(ctx context.Context, why string) error {
 	return s.home.Exec(ctx, `update walferry.migration set phase = 'aborted', error = $2 where name = $1`, s.name, why)
 }
 
-// SetLive records what the running migrate does, and that it lives.
-func (s *Store) SetLive(ctx context.Context, live Live) error {
-	text, err := json.Marshal(live)
-	if err != nil {
-		return err
-	}
-	return s.home.Exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1 and run = $3`, s.name, string(text), s.run)
-}
-
-// Touch writes something small to the record, as what measures a commit there does.
-func (s *Store) Touch(ctx context.Context) error {
-	return s.home.Exec(ctx, `update walferry.migration set seen_at = clock_timestamp() where name = $1`, s.name)
-}
-
 // SetFenced records when the source was fenced.
 func (s *Store) SetFenced(ctx context.Context, at time.Time) error {
 	return s.home.Exec(ctx, `update walferry.migration set fenced_at = $2 where name = $1`, s.name, at)

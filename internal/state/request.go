@@ -49,20 +49,27 @@ func (a Answer) err() error {
 	return &RunError{a.Error, a.Hint}
 }
 
+// Mailbox holds what other processes ask of the running migrate, and its answers. Those that ask use
+// Ask and Outcome; the rest is the running migrate's.
+type Mailbox struct{ store *Store }
+
+// Mailbox returns the requests to the running migrate.
+func (s *Store) Mailbox() Mailbox { return Mailbox{s} }
+
 // staleAfter is the time after which a request whose asker is silent is void: its
 // process was killed, and nobody would read the answer.
 const staleAfter = 15 * time.Second
 
 // Next takes the oldest open request of the migration but those of a kind, or returns nil.
-func (s *Store) Next(ctx context.Context, later string) (*Request, error) {
+func (m Mailbox) Next(ctx context.Context, later string) (*Request, error) {
 	r := &Request{}
 	var args []byte
-	err := s.home.Row(ctx, `
+	err := m.store.home.Row(ctx, `
 update walferry.request set taken_at = clock_timestamp()
  where id = (select min(id) from walferry.request
               where migration = $1 and answered_at is null and withdrawn_at is null and seen_at > requested_at and seen_at > clock_timestamp() - $2::float8 * interval '1 second' and kind <> $3)
    and withdrawn_at is null
-returning id, kind, args::text`, []any{s.name, staleAfter.Seconds(), later}, &r.ID, &r.Kind, &args)
+returning id, kind, args::text`, []any{m.store.name, staleAfter.Seconds(), later}, &r.ID, &r.Kind, &args)
 	if err != nil {
 		if err = none(err); err != nil {
 			err = fmt.Errorf("read requests: %w", err)
@@ -73,21 +80,21 @@ returning id, kind, args::text`, []any{s.name, staleAfter.Seconds(), later}, &r.
 }
 
 // AddStep reports to the asker what was done.
-func (s *Store) AddStep(ctx context.Context, id int64, step string) error {
-	return s.home.Exec(ctx, `update walferry.request set steps = steps || $2::text where id = $1`, id, step)
+func (m Mailbox) AddStep(ctx context.Context, id int64, step string) error {
+	return m.store.home.Exec(ctx, `update walferry.request set steps = steps || $2::text where id = $1`, id, step)
 }
 
 // Answer ends a request. ok: it was done.
-func (s *Store) Answer(ctx context.Context, id int64, ok bool, a Answer) error {
+func (m Mailbox) Answer(ctx context.Context, id int64, ok bool, a Answer) error {
 	text, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
-	return s.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
+	return m.store.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
 }
 
 // AnswerOld answers what was asked of an earlier runner, which has left a phase.
-func (s *Store) AnswerOld(ctx context.Context, phase Phase) error {
+func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
 	a := Answer{Error: "the migrate that was asked has ended", Gate: true}
 	if phase == Fenced || phase == Drained { // this run finishes the cutover, or takes it back
 		a.Gate, a.Hint = false, "`walferry status` shows what has become of it"
@@ -96,21 +103,21 @@ func (s *Store) AnswerOld(ctx context.Context, phase Phase) error {
 	if err != nil {
 		return err
 	}
-	return s.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
- where migration = $1 and answered_at is null`, s.name, string(text))
+	return m.store.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
+ where migration = $1 and answered_at is null`, m.store.name, string(text))
 }
 
 // AnswerRest answers what nobody has begun to carry out when a run ends in a phase, so that whoever
 // asked learns how things are. An abort is left alone: it goes on by itself. cutover is what one
 // that is done has measured, for whoever has asked for it; nil: there is none.
-func (s *Store) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMessage) error {
+func (m Mailbox) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMessage) error {
 	for {
-		q, err := s.Next(ctx, "abort")
+		q, err := m.Next(ctx, "abort")
 		if err != nil || q == nil {
 			return err
 		}
 		a := answerAfter(q, phase, cutover)
-		if err := s.Answer(ctx, q.ID, a.Error == "", a); err != nil {
+		if err := m.Answer(ctx, q.ID, a.Error == "", a); err != nil {
 			return fmt.Errorf("answer %s: %w", q.Kind, err)
 		}
 	}
@@ -153,7 +160,7 @@ const desertedLooks = 50
 
 // WhileWanted is ctx until a request is taken back, deserted, or overtaken by one to abort: its cause is
 // ErrWithdrawn, ErrDeserted or ErrAborting then. An id of 0 is what nobody has asked for: only an abort ends it.
-func (s *Store) WhileWanted(ctx context.Context, id int64) (wanted context.Context, stop func()) {
+func (m Mailbox) WhileWanted(ctx context.Context, id int64) (wanted context.Context, stop func()) {
 	wanted, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -162,7 +169,7 @@ func (s *Store) WhileWanted(ctx context.Context, id int64) (wanted context.Conte
 		defer tick.Stop()
 		for deserted := 0; wanted.Err() == nil; {
 			var withdrawn, silent, aborting bool
-			err := s.home.Row(wanted, unwanted, []any{id, s.name, staleAfter.Seconds()}, &withdrawn, &silent, &aborting)
+			err := m.store.home.Row(wanted, unwanted, []any{id, m.store.name, staleAfter.Seconds()}, &withdrawn, &silent, &aborting)
 			if err != nil || !silent {
 				deserted = 0
 			} else {

@@ -14,7 +14,9 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// Store reads and writes the record of one migration, where it lives.
+// Store reads and writes the record of one migration, where it lives. What belongs to the record and is
+// not needed whenever it is looked at are its Values; what others ask of the running migrate is in its
+// Mailbox; what that shows of itself is its View.
 type Store struct {
 	home    *session.Link
 	name    string

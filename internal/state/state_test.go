@@ -48,7 +48,7 @@ values ('test', 'following', '1', '1', 1, 'd', 'walferry_test', '{"schema": "dum
 	}
 	for _, v := range []Value{Publications, Refused, Comparison, Proof, Result} {
 		var into any
-		if _, err := s.Get(t.Context(), v, &into); err != nil {
+		if _, err := s.Values().Get(t.Context(), v, &into); err != nil {
 			t.Errorf("of the first version: %v", err)
 		}
 	}
@@ -103,7 +103,7 @@ func TestAsk(t *testing.T) {
 	t.Parallel()
 	s, target := newStore(t)
 	begin(t, s)
-	if _, err := s.Ask(t.Context(), "hold", Args{}, nil); !errors.Is(err, ErrNoRunner) {
+	if _, err := s.Mailbox().Ask(t.Context(), "hold", Args{}, nil); !errors.Is(err, ErrNoRunner) {
 		t.Errorf("nobody runs: %v", err)
 	}
 	end := runs(t, target)
@@ -113,15 +113,15 @@ func TestAsk(t *testing.T) {
 		go func() {
 			q, err := take(t, s)
 			if err == nil {
-				err = s.AddStep(t.Context(), q.ID, "first")
+				err = s.Mailbox().AddStep(t.Context(), q.ID, "first")
 			}
 			if err == nil {
-				err = s.Answer(t.Context(), q.ID, false, Answer{Error: "it lags", Gate: true})
+				err = s.Mailbox().Answer(t.Context(), q.ID, false, Answer{Error: "it lags", Gate: true})
 			}
 			runner <- err
 		}()
 		var steps []string
-		_, err := asker.Ask(t.Context(), "cutover", Args{}, func(step string) { steps = append(steps, step) })
+		_, err := asker.Mailbox().Ask(t.Context(), "cutover", Args{}, func(step string) { steps = append(steps, step) })
 		var gate *GateError
 		if !errors.As(err, &gate) || gate.Problem != "it lags" || fmt.Sprint(steps) != "[first]" {
 			t.Errorf("got %v after the steps %v", err, steps)
@@ -135,12 +135,12 @@ func TestAsk(t *testing.T) {
 		go func() {
 			_, err := take(t, s)
 			if err == nil {
-				err = s.SetLive(t.Context(), Live{Ended: true})
+				err = s.View().Set(t.Context(), Live{Ended: true})
 			}
 			end()
 			runner <- err
 		}()
-		if _, err := asker.Ask(t.Context(), "hold", Args{}, nil); err == nil || err.Error() != "the running migrate ended before it could begin: nothing was changed" {
+		if _, err := asker.Mailbox().Ask(t.Context(), "hold", Args{}, nil); err == nil || err.Error() != "the running migrate ended before it could begin: nothing was changed" {
 			t.Errorf("a request that nobody answers: %v", err)
 		}
 		if err := <-runner; err != nil {
@@ -167,7 +167,7 @@ func newAsker(t *testing.T, target string) *Store {
 func take(t *testing.T, s *Store) (q *Request, err error) {
 	for err == nil && q == nil {
 		time.Sleep(5 * time.Millisecond)
-		q, err = s.Next(t.Context(), "")
+		q, err = s.Mailbox().Next(t.Context(), "")
 	}
 	return q, err
 }

@@ -39,16 +39,22 @@ var (
 	Result = Value{"cutover", "cutover::text from walferry.migration", "what the cutover has measured"}
 )
 
+// Values are what is kept beside the record: each Value, and the dump of the source's schema.
+type Values struct{ store *Store }
+
+// Values returns what is kept beside the record.
+func (s *Store) Values() Values { return Values{s} }
+
 // Get reads a value, and reports whether there is one. Without one, into stays as it is.
-func (s *Store) Get(ctx context.Context, v Value, into any) (found bool, err error) {
-	err = s.home.Do(ctx, func(conn *pgx.Conn) error {
+func (k Values) Get(ctx context.Context, v Value, into any) (found bool, err error) {
+	err = k.store.home.Do(ctx, func(conn *pgx.Conn) error {
 		if v == Result { // a record of an older version has no place for it
 			if there, err := hasColumn(ctx, conn, v.column); err != nil || !there {
 				return err
 			}
 		}
 		var text *string
-		err := conn.QueryRow(ctx, `select `+v.read+` where name = $1`, s.name).Scan(&text)
+		err := conn.QueryRow(ctx, `select `+v.read+` where name = $1`, k.store.name).Scan(&text)
 		if err != nil || text == nil {
 			return none(err)
 		}
@@ -62,15 +68,15 @@ func (s *Store) Get(ctx context.Context, v Value, into any) (found bool, err err
 }
 
 // Put keeps a value, in the place of the one before.
-func (s *Store) Put(ctx context.Context, v Value, what any) error {
-	return s.home.Do(ctx, func(conn *pgx.Conn) error { return s.PutIn(ctx, conn, v, what) })
+func (k Values) Put(ctx context.Context, v Value, what any) error {
+	return k.store.home.Do(ctx, func(conn *pgx.Conn) error { return k.PutIn(ctx, conn, v, what) })
 }
 
 // PutIn is Put in a transaction of the home.
-func (s *Store) PutIn(ctx context.Context, q catalog.Querier, v Value, what any) error {
+func (k Values) PutIn(ctx context.Context, q catalog.Querier, v Value, what any) error {
 	text, err := json.Marshal(what)
 	if err == nil {
-		_, err = q.Exec(ctx, `update walferry.migration set `+v.column+` = $2::text::jsonb where name = $1`, s.name, string(text))
+		_, err = q.Exec(ctx, `update walferry.migration set `+v.column+` = $2::text::jsonb where name = $1`, k.store.name, string(text))
 	}
 	if err != nil {
 		return fmt.Errorf("record %s: %w", v.what, err)
@@ -79,15 +85,15 @@ func (s *Store) PutIn(ctx context.Context, q catalog.Querier, v Value, what any)
 }
 
 // HasSequences reports whether Sequences were recorded.
-func (s *Store) HasSequences(ctx context.Context) (yes bool, err error) {
-	if err := s.home.Row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{s.name}, &yes); err != nil {
+func (k Values) HasSequences(ctx context.Context) (yes bool, err error) {
+	if err := k.store.home.Row(ctx, `select sequences is not null from walferry.migration where name = $1`, []any{k.store.name}, &yes); err != nil {
 		return false, fmt.Errorf("look for %s: %w", Sequences.what, err)
 	}
 	return yes, nil
 }
 
 // PutPublished records the tables and the publications that were made of them, in one statement.
-func (s *Store) PutPublished(ctx context.Context, tables []Table, publications any) error {
+func (k Values) PutPublished(ctx context.Context, tables []Table, publications any) error {
 	tablesText, err := json.Marshal(tables)
 	if err != nil {
 		return err
@@ -96,32 +102,32 @@ func (s *Store) PutPublished(ctx context.Context, tables []Table, publications a
 	if err != nil {
 		return err
 	}
-	return s.home.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
-		s.name, string(tablesText), string(publicationsText))
+	return k.store.home.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
+		k.store.name, string(tablesText), string(publicationsText))
 }
 
 // HasDump reports whether the dump of the source's schema is kept.
-func (s *Store) HasDump(ctx context.Context) (yes bool, err error) {
-	if err := s.home.Row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{s.name}, &yes); err != nil {
+func (k Values) HasDump(ctx context.Context) (yes bool, err error) {
+	if err := k.store.home.Row(ctx, `select schema_dump is not null from walferry.migration where name = $1`, []any{k.store.name}, &yes); err != nil {
 		return false, fmt.Errorf("look for the schema dump on the target: %w", err)
 	}
 	return yes, nil
 }
 
 // Dump reads the dump of the source's schema.
-func (s *Store) Dump(ctx context.Context) (archive []byte, err error) {
-	if err := s.home.Row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{s.name}, &archive); err != nil {
+func (k Values) Dump(ctx context.Context) (archive []byte, err error) {
+	if err := k.store.home.Row(ctx, `select schema_dump from walferry.migration where name = $1`, []any{k.store.name}, &archive); err != nil {
 		return nil, fmt.Errorf("read the schema dump from the target: %w", err)
 	}
 	if archive == nil {
-		return nil, fmt.Errorf("the target holds no schema dump of migration %q", s.name)
+		return nil, fmt.Errorf("the target holds no schema dump of migration %q", k.store.name)
 	}
 	return archive, nil
 }
 
 // PutDumpIn keeps the dump of the source's schema, in the transaction of the home that makes the tables of it.
-func (s *Store) PutDumpIn(ctx context.Context, q catalog.Querier, archive []byte) error {
-	if _, err := q.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, s.name, archive); err != nil {
+func (k Values) PutDumpIn(ctx context.Context, q catalog.Querier, archive []byte) error {
+	if _, err := q.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, k.store.name, archive); err != nil {
 		return fmt.Errorf("keep the schema dump on the target: %w", err)
 	}
 	return nil

@@ -26,7 +26,7 @@ type LastComparison struct {
 
 // Compared reads it; nil: nobody has compared.
 func Compared(ctx context.Context, s *state.Store) (last *LastComparison, err error) {
-	_, err = s.Get(ctx, state.Comparison, &last)
+	_, err = s.Values().Get(ctx, state.Comparison, &last)
 	if last != nil {
 		last.fill()
 	}

@@ -165,7 +165,7 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 		case err == nil && r == nil:
 			st.Known, err = s.Known(ctx)
 		case err == nil && r.Phase == state.Finished:
-			_, err = s.Get(ctx, state.Result, &result)
+			_, err = s.Values().Get(ctx, state.Result, &result)
 		}
 		return err
 	})
@@ -228,7 +228,7 @@ func (st *Status) fromRecord(r *state.Record) {
 // ReadProgress takes what is durable from the tables of applier and snapshot.
 func (st *Status) ReadProgress(ctx context.Context, target *session.Link, s *state.Store) error {
 	var err error
-	if _, err = s.Get(ctx, state.Refused, &st.Refused); err != nil {
+	if _, err = s.Values().Get(ctx, state.Refused, &st.Refused); err != nil {
 		return err
 	}
 	if st.LastComparison, err = Compared(ctx, s); err != nil {
