@@ -19,6 +19,9 @@
 // [Applier.Run] reads them from a [Source], commits several together while there is a backlog,
 // retries after transient errors, and acknowledges.
 //
+// Where an Applier goes in each direction between two servers, a [Filter] in front of each leaves
+// out what the other one has written.
+//
 // # How changes are applied
 //
 // Columns are matched by name, and values stay the text that the source sent: the target's input

@@ -115,21 +115,8 @@ func targetMajor() int { _, major := pgtest.Default(); return major }
 func plainTarget(t testing.TB, schema string) (*target, string) {
 	t.Helper()
 	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
-	role := "plain_" + strings.ReplaceAll(databaseOf(t, url), "-", "_")
-	role = role[:min(len(role), 60)]
-	pgtest.Exec(t, url, `create role `+role+` login; grant create on database `+pgx.Identifier{databaseOf(t, url)}.Sanitize()+` to `+role+`;
-create schema own authorization `+role)
-	t.Cleanup(func() {
-		conn, err := pgconn.Connect(context.Background(), url)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close(context.Background())
-		if _, err := conn.Exec(context.Background(), `drop owned by `+role+` cascade; drop role `+role).ReadAll(); err != nil {
-			t.Error(err)
-		}
-	})
+	role := plainRole(t, url)
+	pgtest.Exec(t, url, `create schema own authorization `+role)
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +135,27 @@ create schema own authorization `+role)
 	}
 	t.Cleanup(func() { a.Close(context.Background()) })
 	return &target{Applier: a, t: t, url: url, other: otherConn(t, url)}, role
+}
+
+// plainRole makes a role that may create schemas in a database, and nothing else; it goes with all
+// that it owns there.
+func plainRole(t testing.TB, url string) string {
+	t.Helper()
+	role := "plain_" + strings.ReplaceAll(databaseOf(t, url), "-", "_")
+	role = role[:min(len(role), 60)]
+	pgtest.Exec(t, url, `create role `+role+` login; grant create on database `+pgx.Identifier{databaseOf(t, url)}.Sanitize()+` to `+role)
+	t.Cleanup(func() {
+		conn, err := pgconn.Connect(context.Background(), url)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(context.Background(), `drop owned by `+role+` cascade; drop role `+role).ReadAll(); err != nil {
+			t.Error(err)
+		}
+	})
+	return role
 }
 
 func openTarget(t testing.TB, url string, c Config) *target {
