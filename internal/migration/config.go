@@ -43,8 +43,8 @@ type Config struct {
 
 	Include, Exclude []string // patterns of tables; empty Include: all
 	InsertOnly       []string // patterns of tables that the user says are only ever inserted into
-	// Schema is "dump" (pg_dump and pg_restore carry it; the zero value) or "none"
-	// (the target has it already).
+	// Schema is "dump" (read by pg_dump, created by walferry; the zero value) or "none" (the target has
+	// it already).
 	Schema string
 	// Jobs is how many tables or pieces are copied at a time. Zero: 4.
 	Jobs int
