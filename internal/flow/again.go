@@ -19,27 +19,27 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// keeper makes the words of a running flow hold: a table whose word is broken is copied again.
+// keeper keeps the words of a running flow: a table whose word is broken is copied again.
 type keeper struct {
 	r     *Running
 	words *Words
 	turns chan turn
 
 	mu    sync.Mutex
-	again *copyingAgain // nil: none is
+	again *copyingAgain // nil: no table is
 }
 
 // wordInterval is how many heartbeats lie between two looks at the words.
 const wordInterval = 12
 
-// turn is a cutover that wants the words to hold. Until done is closed nothing is
-// copied again: that would hold the applier.
+// turn is a cutover that needs the words to hold. Until done is closed nothing is copied again:
+// that would hold the applier.
 type turn struct {
 	held chan error
 	done <-chan struct{}
 }
 
-// copyingAgain is a table on its way, for status.
+// copyingAgain is a table that is being copied again, for status.
 type copyingAgain struct {
 	table string
 	*snapshot.Replacement
@@ -55,7 +55,7 @@ func (k *keeper) note() string {
 	if k.again == nil {
 		return ""
 	}
-	return fmt.Sprintf("copying %s again, as it was updated in spite of --insert-only: %d rows", k.again.table, k.again.Rows())
+	return fmt.Sprintf("copying %s again, as it was updated despite --insert-only: %d rows", k.again.table, k.again.Rows())
 }
 
 func (k *keeper) set(again *copyingAgain) {
@@ -64,16 +64,16 @@ func (k *keeper) set(again *copyingAgain) {
 	k.again = again
 }
 
-// KeepWords is a helper that looks at the words now and then, and for SettleWords at once, and
+// KeepWords is a helper that looks at the words now and then, and at once for SettleWords, and
 // copies again what was updated.
 func (r *Running) KeepWords(ctx context.Context, _ context.CancelCauseFunc) {
 	k := r.keeper
 	if k == nil {
 		return
 	}
-	next := map[uint32]time.Time{} // a large table is not copied again all the time
+	next := map[uint32]time.Time{} // a large table is not copied over and over
 	for {
-		if err := k.mend(ctx, next); err != nil && ctx.Err() == nil {
+		if err := k.restore(ctx, next); err != nil && ctx.Err() == nil {
 			r.flow.Logger.Warn("an --insert-only table could not be copied again", "error", err)
 		}
 		select {
@@ -81,7 +81,7 @@ func (r *Running) KeepWords(ctx context.Context, _ context.CancelCauseFunc) {
 			return
 		case <-time.After(wordInterval * r.flow.Heartbeat):
 		case turn := <-k.turns:
-			turn.held <- k.mend(ctx, nil)
+			turn.held <- k.restore(ctx, nil)
 			select {
 			case <-ctx.Done():
 				return
@@ -91,9 +91,9 @@ func (r *Running) KeepWords(ctx context.Context, _ context.CancelCauseFunc) {
 	}
 }
 
-// mend copies again each table whose word is broken. A table that is in next waits
-// until then; it is put there for ten times as long as its copy took.
-func (k *keeper) mend(ctx context.Context, next map[uint32]time.Time) error {
+// restore copies again each table whose word is broken. A table that is in next waits until then;
+// it is put there for ten times as long as its copy took.
+func (k *keeper) restore(ctx context.Context, next map[uint32]time.Time) error {
 	log := k.r.flow.Logger
 	broken, err := k.words.Broken(ctx)
 	for _, t := range broken {
@@ -101,7 +101,7 @@ func (k *keeper) mend(ctx context.Context, next map[uint32]time.Time) error {
 			continue
 		}
 		began := time.Now()
-		log.Warn("updated or deleted from in spite of --insert-only: copying it again", "table", t.String())
+		log.Warn("updated or deleted from despite --insert-only: copying it again", "table", t.String())
 		rows, copyErr := k.copy(ctx, t)
 		k.set(nil)
 		if copyErr != nil {
@@ -116,9 +116,9 @@ func (k *keeper) mend(ctx context.Context, next map[uint32]time.Time) error {
 	return err
 }
 
-// copy gives a table of the target the rows that the source has. The applier stands
-// still at the snapshot's position while both sides' transactions are opened, and goes on
-// while the rows are copied: what it inserts meanwhile comes on top of them.
+// copy gives a table of the target the rows that the source has. The applier stands still at the
+// snapshot's position while both sides' transactions are opened, and resumes while the rows are
+// copied: what it inserts meanwhile is added to them.
 func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err error) {
 	f := k.r.flow
 	application := f.Name.String() + " copy again"
@@ -138,7 +138,7 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 	if _, err := target.Exec(ctx, `set session_replication_role = replica`); err != nil && target.IsClosed() {
 		return 0, err
 	}
-	// Before the snapshot: what is changed from now on shows, and what was changed before is in it.
+	// Before the snapshot: what changes from now on shows, and what changed before is in it.
 	marks, err := k.words.set(ctx, source, []catalog.Table{t})
 	if err != nil {
 		return 0, err
@@ -156,7 +156,7 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 		return 0, err
 	}
 	if before != after {
-		return 0, errors.New("the source has rewritten or truncated it meanwhile: it is tried again")
+		return 0, errors.New("the source has rewritten or truncated it meanwhile: walferry tries again")
 	}
 	k.set(&copyingAgain{t.String(), replacement})
 	if rows, err = replacement.Run(ctx); err != nil {
@@ -171,12 +171,12 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 	return rows, nil
 }
 
-// openAgain brings both sides' transactions to one position, while the applier stands there.
+// openAgain brings both sides' transactions to one position while the applier stands there.
 func (r *Running) openAgain(ctx context.Context, source, target *pgx.Conn, t catalog.Table) (*snapshot.Replacement, error) {
 	if err := r.flow.ClearWay(ctx, time.Minute, func(text string) { r.flow.Logger.Warn(text) }); err != nil {
 		return nil, err
 	}
-	if err := r.hold.take(ctx); err != nil { // verify has let go
+	if err := r.hold.take(ctx); err != nil { // until verify has released it
 		return nil, err
 	}
 	defer r.letGo()
@@ -207,7 +207,7 @@ func (r *Running) openAgain(ctx context.Context, source, target *pgx.Conn, t cat
 	return replacement, err
 }
 
-// enterAt opens a transaction that has a snapshot.
+// enterAt opens a transaction with a snapshot.
 func enterAt(ctx context.Context, conn *pgx.Conn, name string) error {
 	_, err := conn.PgConn().Exec(ctx, `begin isolation level repeatable read read only; set transaction snapshot `+catalog.Literal(name)).ReadAll()
 	if err != nil {
@@ -216,18 +216,19 @@ func enterAt(ctx context.Context, conn *pgx.Conn, name string) error {
 	return nil
 }
 
-// WordsHold is asked inside the fence, when the last writer has ended: it returns an error when not all words hold.
+// WordsHold is called inside the fence, after the last writer has ended. It returns an error unless
+// all words hold.
 func (r *Running) WordsHold(ctx context.Context) error { return r.words.hold(ctx) }
 
-// CopiedAgain are the --insert-only tables that were copied again.
+// CopiedAgain returns the --insert-only tables that were copied again.
 func (r *Running) CopiedAgain(ctx context.Context) ([]string, error) {
 	_, again, err := r.words.kept(ctx)
 	return again, err
 }
 
-// SettleWords is for a cutover: it returns when every word holds, and keeps it so that none is
-// mended, until done is closed. What does not hold is copied again, also when ctx ends
-// before that is done.
+// SettleWords is for a cutover: it returns once every word holds, and nothing is copied again until
+// done is closed. A table whose word is broken is copied again first, even if ctx ends before that
+// is done.
 func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step func(string)) error {
 	k := r.keeper
 	if k == nil {
@@ -238,11 +239,11 @@ func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step fu
 		return err
 	}
 	if len(broken) > 0 {
-		step("copying again, before anything is fenced, as they were updated in spite of --insert-only: " + catalog.List(tableNames(broken)))
+		step("copying again, before anything is fenced, as they were updated despite --insert-only: " + catalog.List(tableNames(broken)))
 	}
 	late := &state.GateError{
 		Problem: "--insert-only tables that were updated are being copied again: " + catalog.List(tableNames(broken)),
-		Advice:  "ask again when `walferry status` does not name them any more, or give a longer --timeout",
+		Advice:  "ask again once `walferry status` no longer names them, or give a longer --timeout",
 	}
 	turn := turn{make(chan error, 1), done}
 	select {

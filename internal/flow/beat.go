@@ -15,17 +15,18 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// beat is a sign that goes through the stream: a transaction of the source that changes
-// nothing, and holds a logical message. It is in no table, so that nobody else who reads the
-// source is sent anything. The stream delivers it, from 14 on by its message; before, pgoutput sends no messages,
-// but every transaction that has written to the WAL, and it is known by its id.
+// beat is a sign that goes through the stream: a transaction of the source that changes nothing and
+// holds a logical message. It is in no table, so that no other reader of the source is sent
+// anything. From 14 on the stream recognizes it by its message; before, pgoutput sends no messages,
+// but does send every transaction that has written WAL, and the beat is recognized by its
+// transaction id.
 type beat struct {
 	key beatKey
 	at  time.Time     // when it was written, by this process's clock
 	end atomic.Uint64 // where its transaction ends, once the stream has delivered it; 0: not yet
 }
 
-// beatKey is one of both.
+// beatKey identifies a beat by both.
 type beatKey struct {
 	content string
 	xid     uint32
@@ -35,14 +36,14 @@ type beatKey struct {
 type pulse struct {
 	prefix  string // of the messages
 	from    *session.Link
-	applied func() decoder.LSN // as far as the applier knows
-	run     uint64             // differs from that of every other run, whose messages may still come
+	applied func() decoder.LSN // as the applier knows it
+	run     uint64             // differs from that of every other run, whose messages may still arrive
 
 	mu       sync.Mutex
 	number   int
 	wanted   map[beatKey]*beat
-	underway []*beat       // those of beat that have not come back, the oldest first
-	lag      time.Duration // trip of the last one that has come back
+	underway []*beat       // those of beat that have not come back, oldest first
+	lag      time.Duration // of the last one that has come back: how long it took
 	lagBytes int64
 }
 
@@ -50,7 +51,7 @@ func newPulse(name Name, from *session.Link, applied func() decoder.LSN) *pulse 
 	return &pulse{prefix: name.Messages(), from: from, applied: applied, run: rand.Uint64(), wanted: map[beatKey]*beat{}}
 }
 
-// content is that of the next message.
+// content returns that of the next message.
 func (p *pulse) content() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,7 +59,8 @@ func (p *pulse) content() string {
 	return fmt.Sprintf("%016x %d", p.run, p.number)
 }
 
-// want has to be called before the beat's commit: it may come back before the commit's answer.
+// want has to be called before the beat's commit: the beat may come back before the answer to the
+// commit.
 func (p *pulse) want(key beatKey) *beat {
 	beat := &beat{key: key, at: time.Now()}
 	p.mu.Lock()
@@ -113,7 +115,7 @@ func (p *pulse) hear(c *decoder.Config) {
 
 const beatSQL = `select pg_logical_emit_message(true, $1, $2)::text, pg_current_wal_lsn()::text, txid_current()`
 
-// write writes a beat on the source. It is wanted until it is forgotten.
+// write writes a beat on the source. The beat is wanted until it is forgotten.
 func (p *pulse) write(ctx context.Context) (*beat, error) {
 	var written *beat
 	var at, position decoder.LSN
@@ -143,7 +145,7 @@ func (p *pulse) write(ctx context.Context) (*beat, error) {
 	return written, nil
 }
 
-// beat keeps writing them, for the lag that status shows.
+// beat keeps writing beats, for the lag that status shows.
 func (p *pulse) beat(ctx context.Context, interval time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -165,7 +167,7 @@ func (p *pulse) beat(ctx context.Context, interval time.Duration, log *slog.Logg
 	}
 }
 
-// landed takes the beats from those under way that the target has.
+// landed takes the beats that the target has from those under way.
 func (p *pulse) landed(applied decoder.LSN) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,8 +183,8 @@ func (p *pulse) landed(applied decoder.LSN) {
 	}
 }
 
-// lagNow is the trip of the last heartbeat, or the age of the oldest that is under
-// way when that is more. Of a run that begins nothing is known for a while.
+// lagNow returns how long the last beat took, or the age of the oldest that is under way if that is
+// more. When a run begins nothing is known for a while.
 func (p *pulse) lagNow() (lag time.Duration, known bool, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

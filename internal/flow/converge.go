@@ -14,12 +14,13 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// errSettled ends the applying of what brings all tables to one commit.
+// errSettled ends the applying of the changes that bring all tables to one commit.
 var errSettled = errors.New("all tables are as of one commit")
 
-// Converge applies the changes that bring all tables to one commit, when they were copied under
-// several snapshots: windows says as of when each was, and begin is the stream's first position. Until then unique
-// indexes and foreign keys may not hold. tell is called when there is something to apply.
+// Converge applies the changes that bring all tables to one commit after they were copied under
+// several snapshots: windows says as of when each was copied, and begin is the stream's first
+// position. Until then unique indexes and foreign keys may not hold. tell is called if there is
+// something to apply.
 func (f *Flow) Converge(ctx context.Context, begin decoder.LSN, windows map[catalog.Name]decoder.Window, originals map[catalog.Name]applier.Original, tell func(), beside ...Helper) error {
 	var until decoder.LSN
 	for _, one := range windows {
@@ -45,7 +46,7 @@ func (f *Flow) Converge(ctx context.Context, begin decoder.LSN, windows map[cata
 	return err
 }
 
-// settle stops the run when all tables are as of one commit.
+// settle stops the run once all tables are as of one commit.
 func (r *Running) settle(ctx context.Context, stop context.CancelCauseFunc) {
 	for {
 		until := r.applier.Settled()
@@ -91,7 +92,7 @@ func (f *Flow) readRow(ctx context.Context, rel *decoder.Relation, key []decoder
 				row = append(row, value)
 			}
 		}
-		// Whatever the query has seen committed before this position.
+		// Whatever the query has seen had committed before this position.
 		return conn.QueryRow(ctx, `select pg_current_wal_insert_lsn()::text`).Scan(&at)
 	})
 	if err == nil {

@@ -1,8 +1,8 @@
-// Package flow is one direction: what is changed in tables of one server comes to another. It
-// has the names of what that needs on both, the stream and its applier, the beats that tell how
-// far they are behind, and whoever makes the applier stand still.
+// Package flow is one direction: what is changed in tables of one server is applied to another. It
+// has the names of its objects on both, the stream and its applier, the beats that measure the lag,
+// and those who hold the applier.
 //
-// It knows no phase of a migration, nor which of the two servers is the old one.
+// It knows no phase of a migration, and not which of the two servers is the old one.
 package flow
 
 import (
@@ -22,22 +22,22 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// Flow is one direction between two servers. Its fields are not changed once it is used.
+// Flow is one direction between two servers. Its fields do not change once it is in use.
 type Flow struct {
 	Name     Name
 	From, To session.End
 
-	// Expect is what the stream must be of: the server and its database, and the publications
-	// as they were made. It is asked whenever a stream is opened.
+	// Expect returns what the stream must belong to: the server and its database, and the
+	// publications as they were made. It is called whenever a stream is opened.
 	Expect func(context.Context) (decoder.Identity, error)
 
-	// Heartbeat is how often a beat is written, for the lag that Status shows; what looks at the
-	// flow now and then does so once in some beats.
+	// Heartbeat is how often a beat is written, for the lag that Status shows. Whatever looks at
+	// the flow now and then does so once every few beats.
 	Heartbeat time.Duration
 	Logger    *slog.Logger
 
 	mu      sync.Mutex
-	running *Running // that was started last
+	running *Running // the last one that was started
 }
 
 // Followed is what is known of the tables that a flow follows.
@@ -47,8 +47,8 @@ type Followed struct {
 	Words     Words            // of --insert-only
 }
 
-// MakeSlot makes the flow's slot, whose snapshot it returns: the flow begins at its consistent point. A slot of this
-// name goes: it is from a try of which nothing stays.
+// MakeSlot creates the flow's slot and returns its snapshot: the flow begins at its consistent
+// point. A slot of this name is dropped: it is from an attempt of which nothing is kept.
 func (f *Flow) MakeSlot(ctx context.Context, c slot.ExportConfig) (*slot.Exported, error) {
 	c.Slot = f.Name.Source().Slot
 	err := f.From.Link.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, c.Slot) })
@@ -58,12 +58,12 @@ func (f *Flow) MakeSlot(ctx context.Context, c slot.ExportConfig) (*slot.Exporte
 	return slot.Export(ctx, f.From.DSN, c)
 }
 
-// Begin makes the flow begin at a position.
+// Begin sets the position at which the flow begins.
 func (f *Flow) Begin(ctx context.Context, conn *pgx.Conn, at decoder.LSN) error {
 	return applier.SetProgress(ctx, conn, f.Name.String(), at)
 }
 
-// Start makes the applier of what is followed. Whoever starts a flow has to close it.
+// Start makes the applier of what is followed. The caller has to close what it returns.
 func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
 	conn, err := f.connect(ctx)
 	if err != nil {
@@ -86,20 +86,20 @@ func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
 	return r, nil
 }
 
-// connect opens a session of the applier's.
+// connect opens a session for the applier.
 func (f *Flow) connect(ctx context.Context) (*pgx.Conn, error) {
 	return session.Open(ctx, session.Config{DSN: f.To.DSN, Application: f.Name.String() + applying})
 }
 
-// applying is what the applier's session is called, after the flow's name.
+// applying is the name of the applier's session, after the flow's name.
 const applying = " apply"
 
-// targetTable leaves out what an older version has put into the publication for its canary.
+// targetTable leaves out what an older version has added to the publication for its canary.
 func targetTable(namespace, name string) (pgx.Identifier, bool) {
 	return pgx.Identifier{namespace, name}, namespace != "walferry" || name != "heartbeat"
 }
 
-// Stream is what the stream must be, from a position on.
+// Stream is the configuration of the stream from a position on.
 func (f *Flow) Stream(ctx context.Context, start decoder.LSN) (decoder.Config, error) {
 	expect, err := f.Expect(ctx)
 	if err != nil {
@@ -130,14 +130,15 @@ func (f *Flow) Continuous(ctx context.Context, start decoder.LSN) error {
 	return stream.Close()
 }
 
-// Applied asks the server that the flow goes to how far it is, whoever has brought it there.
+// Applied asks the server that the flow goes to for its position, whichever process has brought it
+// there.
 func (f *Flow) Applied(ctx context.Context) (decoder.LSN, error) {
 	var applied decoder.LSN
 	err := f.To.Link.Row(ctx, `select applied::text from walferry.progress where stream = $1`, []any{f.Name.String()}, &applied)
 	return applied, err
 }
 
-// InApplierWay are those whose locks the applier waits for now, also when the time is over.
+// InApplierWay returns whose locks the applier waits for now, also when ctx has ended.
 func (f *Flow) InApplierWay(ctx context.Context) (holders []online.Holder) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -154,7 +155,7 @@ select `+online.HolderColumns+`
 		return err
 	})
 	if err != nil {
-		f.Logger.Debug("look who is in the applier's way", "error", err)
+		f.Logger.Debug("look for who is in the applier's way", "error", err)
 	}
 	return holders
 }
@@ -162,18 +163,18 @@ select `+online.HolderColumns+`
 // Status is how far a flow is.
 type Status struct {
 	Applied      decoder.LSN
-	Received     decoder.LSN // 0: nothing was, in this run
+	Received     decoder.LSN // 0: nothing yet, in this run
 	Transactions int64
 	Changes      int64
 
-	Lag      time.Duration // the age of the oldest beat that has not come back, or the trip of the last one that has
+	Lag      time.Duration // the age of the oldest beat that has not come back, or how long the last one took that has
 	LagKnown bool
 	LagBytes int64
 
-	Note string // what keeps it from going on, or is done besides
+	Note string // what keeps it from advancing, or is done besides
 }
 
-// Status reports how far the flow is, since it was started last; ok: it was.
+// Status reports how far the flow is since it was last started; ok: it has been.
 func (f *Flow) Status() (s Status, ok bool) {
 	f.mu.Lock()
 	r := f.running

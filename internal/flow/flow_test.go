@@ -40,8 +40,8 @@ func end(t *testing.T, dsn string) session.End {
 	return session.End{DSN: dsn, Link: link}
 }
 
-// forth and back are made of one type: each has its own names on both servers, and what one has
-// applied the other one knows nothing of.
+// forth and back are made of one type: each has its own names on both servers, and neither knows
+// anything of what the other has applied.
 func TestFlow_BothWays(t *testing.T) {
 	t.Parallel()
 	a, b := pgtest.Pair(t, 13, 18)
@@ -110,7 +110,7 @@ func TestFlow_BothWays(t *testing.T) {
 		if s, ok := way.f.Status(); !ok || s.Changes != 10 || s.Received < applied || applied == 0 {
 			t.Errorf("%s: status %+v, and %s is applied", way.f.Name, s, applied)
 		}
-		// What was changed is seen by who asks whether somebody has passed a fence.
+		// Whether somebody has passed a fence shows in what was changed.
 		var gate *state.GateError
 		if err := way.r.Passed(0); !errors.As(err, &gate) {
 			t.Errorf("%s: a change after the fence: %v", way.f.Name, err)
@@ -121,7 +121,7 @@ func TestFlow_BothWays(t *testing.T) {
 	}
 }
 
-// An applier is held for one who has asked, and nobody else moves it on or lets it go.
+// An applier is held for one verify, and nobody else moves or releases it.
 func TestHold(t *testing.T) {
 	t.Parallel()
 	h := newHold()
@@ -155,8 +155,8 @@ func TestHold(t *testing.T) {
 	check(me, false, "", true)
 }
 
-// Two cutovers, of which one is that of --cutover auto, are carried out one after the other: what one
-// takes back the other would have sealed.
+// Two cutovers, one of them that of --cutover auto, are carried out one after the other: one would
+// undo what the other has sealed.
 func TestAlone(t *testing.T) {
 	t.Parallel()
 	r := &Running{hold: newHold()}
@@ -177,7 +177,7 @@ func TestAlone(t *testing.T) {
 	}
 }
 
-// A slot ahead of this process is a gap only if the target is not as far: to copy everything again
+// A slot ahead of this process is a gap only if the target is not as far: copying everything again
 // because another migrate was faster would be bad advice.
 func TestOvertaken(t *testing.T) {
 	t.Parallel()
@@ -207,7 +207,7 @@ func TestOvertaken(t *testing.T) {
 	}
 }
 
-// The lag is the trip of the last beat, or the age of one that does not come back.
+// The lag is how long the last beat took, or the age of one that does not come back.
 func TestPulse(t *testing.T) {
 	t.Parallel()
 	p := newPulse(Name{Migration: "x"}, nil, nil)
@@ -235,7 +235,8 @@ func TestPulse(t *testing.T) {
 	}
 }
 
-// The names of the forward flow are those that versions before had: a resumed migration finds what is there.
+// The names of the forward flow are those of earlier versions: a resumed migration finds its
+// objects.
 func TestName(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -273,7 +274,7 @@ func TestTaken(t *testing.T) {
 	}
 }
 
-// How fast WAL grows is said of the last samples alone.
+// How fast WAL grows is measured by the last samples alone.
 func TestRate(t *testing.T) {
 	t.Parallel()
 	var r rate

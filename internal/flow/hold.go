@@ -11,24 +11,24 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// HoldLimit is how long an applier stays held for one who has died: who lives asks again in
-// time.
+// HoldLimit is how long an applier stays held for a verify that has died: one that lives asks again
+// in time.
 const HoldLimit = 2 * time.Minute
 
-// Holder is who has the applier held: a verify. Nobody else may move it or let it go on: what is
-// compared would not be of one position any more.
+// Holder is whom the applier is held for: a verify. Nobody else may move it or release it: the
+// comparison would no longer be of one position.
 type Holder struct {
 	Token string // of one verify
 	Name  string // for people
 }
 
-// hold is who makes the applier stand still, of whom there is one at a time.
+// hold has the applier stand still for one caller at a time.
 type hold struct {
-	turn chan struct{} // full while somebody may
+	turn chan struct{} // full while somebody has it
 
 	mu    sync.Mutex
-	by    *held // nil: it is held for nobody who has asked
-	alone bool  // a cutover is under way: nobody may have the applier held, and no other one begins
+	by    *held // nil: the applier is held for nobody who has asked
+	alone bool  // a cutover is under way: the applier is held for nobody, and no other cutover begins
 }
 
 type held struct {
@@ -38,14 +38,14 @@ type held struct {
 
 func newHold() hold { return hold{turn: make(chan struct{}, 1)} }
 
-// holder is who has the applier held, or nil.
+// holder returns whom the applier is held for, or nil.
 func (h *hold) holder() *held {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.by
 }
 
-// take waits for the turn to make the applier stand still.
+// take waits for the turn to have the applier stand still.
 func (h *hold) take(ctx context.Context) error {
 	select {
 	case h.turn <- struct{}{}:
@@ -55,8 +55,8 @@ func (h *hold) take(ctx context.Context) error {
 	}
 }
 
-// may reports why the applier cannot be held, or moved on while it is, for who asks. holder is
-// another one for whom it is held.
+// may reports why the applier cannot be held, or advanced while it is, for the caller. holder is
+// another one that it is held for.
 func (h *hold) may(who Holder, advance bool) (holder string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -64,9 +64,9 @@ func (h *hold) may(who Holder, advance bool) (holder string, err error) {
 	case h.alone:
 		return "", &state.GateError{Problem: "a cutover is under way", Advice: "compare after it"}
 	case advance && (h.by == nil || h.by.Token != who.Token):
-		return "", &state.GateError{Problem: "the applier is not held for this verify any more", Advice: "verify again"}
+		return "", &state.GateError{Problem: "the applier is no longer held for this verify", Advice: "verify again"}
 	case h.by != nil && h.by.Token != who.Token:
-		return h.by.Name, &state.GateError{Problem: h.by.Name + " holds the applier", Advice: "verify again when it has let go"}
+		return h.by.Name, &state.GateError{Problem: h.by.Name + " holds the applier", Advice: "verify again when it has released it"}
 	}
 	return "", nil
 }
@@ -90,17 +90,17 @@ func (h *hold) exclude(ctx context.Context) (end func(), err error) {
 	}, nil
 }
 
-// Alone keeps everybody from having the applier held, and from another cutover, until the
-// returned function is called, and waits for one who does either.
+// Alone keeps everybody from holding the applier, and from another cutover, until the returned
+// function is called. It waits for whoever does either now.
 func (r *Running) Alone(ctx context.Context) (end func(), err error) { return r.hold.exclude(ctx) }
 
-// Hold makes the applier stand still where it is, for somebody who moves it on by Advance and lets it
-// go by Release. holder is another one for whom it is held: it is to be had later.
+// Hold has the applier stand still where it is, for a caller that moves it by Advance and ends the
+// hold by Release. holder is another one that it is held for: try again later.
 func (r *Running) Hold(ctx context.Context, who Holder) (at state.Progress, holder string, err error) {
 	return r.stop(ctx, who, false, 0)
 }
 
-// Advance moves a held applier on until it has applied exactly what committed before lsn.
+// Advance moves a held applier to where it has applied exactly what committed before lsn.
 func (r *Running) Advance(ctx context.Context, who Holder, lsn decoder.LSN) (at state.Progress, err error) {
 	at, _, err = r.stop(ctx, who, true, lsn)
 	return at, err
@@ -130,27 +130,28 @@ func (r *Running) stop(ctx context.Context, who Holder, advance bool, lsn decode
 	return at, "", err
 }
 
-// Release lets the applier go on, if it is held for who has that token.
+// Release lets the applier resume, if it is held for that token.
 func (r *Running) Release(token string) {
 	if by := r.hold.holder(); by != nil && by.Token == token {
 		r.letGo()
 	}
 }
 
-// Held reports whether somebody has the applier held. One who has not let go of it in time has not
+// Held reports whether the applier is held for somebody. A hold that was not released in time has
+// ended.
 // any more.
 func (r *Running) Held() bool {
 	by := r.hold.holder()
 	if by != nil && time.Now().After(by.until) {
-		r.flow.Logger.Warn(by.Name + " has not let go of the applier in time: following again")
+		r.flow.Logger.Warn(by.Name + " has not released the applier in time: following again")
 		r.Release(by.Token)
 		return false
 	}
 	return by != nil
 }
 
-// StandStill keeps the applier from applying anything, if it can be held in a moment, until the
-// returned function is called.
+// StandStill keeps the applier from applying anything until the returned function is called, if it
+// can be held within a moment.
 func (r *Running) StandStill(ctx context.Context, moment time.Duration) (goOn func()) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moment)
 	defer cancel()
@@ -164,8 +165,8 @@ func (r *Running) StandStill(ctx context.Context, moment time.Duration) (goOn fu
 	return r.letGo
 }
 
-// pause makes the applier stand still where it is, with 0, or once it has applied exactly
-// what committed before lsn. It is for who has the turn.
+// pause has the applier stand still where it is, with 0, or once it has applied exactly what
+// committed before lsn. The caller has the turn.
 func (r *Running) pause(ctx context.Context, lsn decoder.LSN) error {
 	if lsn != 0 {
 		// Only something at or past lsn shows that nothing before it is still to come.
@@ -179,7 +180,7 @@ func (r *Running) pause(ctx context.Context, lsn decoder.LSN) error {
 	return err
 }
 
-// letGo is for who has the turn.
+// letGo is for the caller that has the turn.
 func (r *Running) letGo() {
 	r.applier.Resume()
 	r.hold.mu.Lock()

@@ -17,17 +17,18 @@ import (
 // Sides are the sessions of a comparison of both servers.
 type Sides interface {
 	Connect(ctx context.Context) error
-	// OpenSource gives those of the server that the flow comes from a snapshot.
+	// OpenSource gives the sessions of the server that the flow comes from a snapshot.
 	OpenSource(ctx context.Context, snapshot string) error
-	// OpenTarget opens the snapshots of the other side's.
+	// OpenTarget opens the snapshots of the other side's sessions.
 	OpenTarget(ctx context.Context) error
 	// UnderTarget runs a query of one row under these.
 	UnderTarget(ctx context.Context, sql string, args []any, into ...any) error
 }
 
-// Meet opens the sessions of both sides so that they see the same, at the position that it returns. Another
-// process runs the flow, and is asked through store to have its applier stand still; held is how long it did.
-// For as long as patience old transactions are waited for, for which it would be held too long.
+// Meet opens the sessions of both sides so that they see the same, at the position that it returns.
+// Another process runs the flow, and is asked through store to hold its applier; held is how long
+// it did. Old transactions that would prolong the hold are waited for before it, for as long as
+// patience.
 func (f *Flow) Meet(ctx context.Context, store *state.Store, sides Sides, patience time.Duration) (at decoder.LSN, held time.Duration, err error) {
 	m := &meeting{f, store, state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}}
 	exported, since, err := m.export(ctx, sides, patience)
@@ -51,8 +52,8 @@ func (f *Flow) Meet(ctx context.Context, store *state.Store, sides Sides, patien
 	if err := sides.OpenTarget(ctx); err != nil {
 		return at, 0, err
 	}
-	// Whatever may have let the applier go on, or another one begin: what the snapshots show
-	// is of that position, or nothing is compared.
+	// Whatever may have let the applier resume, or another one begin: what the snapshots show is of
+	// that position, or nothing is compared.
 	seen, err := state.ReadProgress(ctx, sides.UnderTarget, f.Name.String())
 	if err != nil {
 		return at, 0, err
@@ -70,7 +71,8 @@ type meeting struct {
 	me    state.Args
 }
 
-// export has the applier held, since the time that it returns, and makes a snapshot of the server that the flow comes from.
+// export has the applier held, since the time that it returns, and makes a snapshot of the server
+// that the flow comes from.
 func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duration) (exported *slot.Exported, since time.Time, err error) {
 	log := m.f.Logger
 	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
@@ -89,7 +91,7 @@ func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duratio
 			return exported, since, nil
 		}
 		m.release(ctx)
-		// By somebody who has come since: he is waited for without the applier, too.
+		// Somebody has written since: wait for them without the applier, too.
 		if blocked := new(slot.BlockedError); !errors.As(err, &blocked) {
 			break
 		}
@@ -97,8 +99,8 @@ func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duratio
 	return nil, since, err
 }
 
-// hold has the applier held, after whoever holds it now: for a moment, unless he has died, and then
-// for HoldLimit.
+// hold has the applier held, after whoever holds it now: a moment, unless that process has died,
+// and then HoldLimit.
 func (m *meeting) hold(ctx context.Context) error {
 	for began, told := time.Now(), false; ; told = true {
 		a, err := m.store.Mailbox().Ask(ctx, "hold", m.me, nil)
@@ -114,16 +116,16 @@ func (m *meeting) hold(ctx context.Context) error {
 	}
 }
 
-// release lets the applier go on, also when ctx has ended.
+// release lets the applier resume, also when ctx has ended.
 func (m *meeting) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
 	if _, err := m.store.Mailbox().Ask(ctx, "release", m.me, nil); err != nil {
-		m.f.Logger.Warn("let the applier go on", "error", err)
+		m.f.Logger.Warn("release the applier", "error", err)
 	}
 }
 
-// asker names this process, for those whom it keeps waiting.
+// asker names this process to those whom it keeps waiting.
 func asker() string {
 	host, _ := os.Hostname()
 	return fmt.Sprintf("a verify on %s (pid %d)", host, os.Getpid())

@@ -15,17 +15,17 @@ const (
 	Back                   // from the new one to the old one
 )
 
-// Name is what a flow is known by. Whatever it has on either server is named after it.
+// Name is what a flow is known by. All its objects on either server are named after it.
 type Name struct {
 	Migration string
 	Direction Direction
 }
 
-// back is added to a migration's name for what its flow back has.
+// back is added to a migration's name for the objects of its flow back.
 const back = "_back"
 
-// Taken is the end of a migration's name that makes it the name of something else of a migration
-// whose name lacks it: of its flow back, or of a publication of inserts. Empty: it has none of these.
+// Taken returns the suffix by which a migration's name would be that of something else: of the flow
+// back of a migration without that suffix, or of its publication of inserts. Empty: it has none.
 func Taken(migration string) string {
 	for _, suffix := range []string{back, slot.InsertsSuffix} {
 		if len(migration) > len(suffix) && strings.HasSuffix(migration, suffix) {
@@ -44,7 +44,7 @@ func (n Name) String() string {
 	return n.Migration
 }
 
-// Source is what the flow's objects are called on the server that it comes from.
+// Source returns the names of the flow's objects on the server that it comes from.
 func (n Name) Source() slot.Names { return slot.NamesOf(n.String()) }
 
 // messages is the prefix of the logical messages that walferry writes; a flow's name follows.

@@ -15,20 +15,22 @@ type Retention struct {
 	flow   *Flow
 	limit  int64  // 0: none was given
 	warned int64  // percent of the limit, or the doubled size without one
-	status string // wal_status that was told last
+	status string // wal_status that was last reported
 	rate   rate
 }
 
-// Retention watches the slot's WAL. limit is in bytes; with 0 the server's own counts, if it has one.
+// Retention watches the slot's WAL. limit is in bytes; with 0 the server's own counts, if it has
+// one.
 func (f *Flow) Retention(limit int64) *Retention { return &Retention{flow: f, limit: max(0, limit)} }
 
 // Retained is what a slot holds back.
 type Retained struct {
 	Bytes, Limit int64   // without a limit it is 0
-	Left         float64 // seconds until the limit, as it grows now; -1: it does not, or there is no limit
+	Left         float64 // seconds until the limit, at the rate of now; -1: it does not grow, or there is no limit
 }
 
-// Look looks at the slot, and logs what is to be known. ok: there is one that holds WAL back.
+// Look looks at the slot, and logs what the operator should know. ok: there is one that holds WAL
+// back.
 func (r *Retention) Look(ctx context.Context) (now Retained, ok bool, err error) {
 	var info slot.Info
 	var keep int64
@@ -43,7 +45,7 @@ select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
 	var missing *slot.Error
 	switch {
 	case errors.As(err, &missing):
-		return now, false, nil // it is being made, or the stream says it
+		return now, false, nil // it is being made, or the stream reports it
 	case err != nil:
 		return now, false, err
 	case info.Restart == 0:
@@ -56,7 +58,7 @@ select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
 
 	now.Limit = r.limit
 	if now.Limit == 0 && keep > 0 {
-		now.Limit = keep // the server's own, at which it gives the slot up
+		now.Limit = keep // the server's own, at which it invalidates the slot
 	}
 	growth := r.rate.add(time.Now(), now.Bytes)
 	now.Left = -1.0
@@ -70,8 +72,8 @@ select (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8,
 // firstWarning is where warnings begin if there is no limit.
 const firstWarning = 10 << 30
 
-// warn tells of each threshold once: half and four fifths of the limit, or, without one,
-// 10 GB and whenever that has doubled.
+// warn reports each threshold once: half and four fifths of the limit, or, without one, 10 GB and
+// each doubling of that.
 func (r *Retention) warn(now Retained) {
 	reached := int64(0)
 	if now.Limit > 0 {

@@ -15,11 +15,11 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// ErrEnding ends what is being done beside a flow when its run ends: a cutover that is not sealed
-// is taken back.
-var ErrEnding = &state.GateError{Problem: "the running migrate is ending", Advice: "start `walferry migrate` again if it shall go on, and ask again"}
+// ErrEnding ends what is done beside a flow when its run ends: a cutover that is not sealed is
+// undone.
+var ErrEnding = &state.GateError{Problem: "the running migrate is ending", Advice: "start `walferry migrate` again to resume, and ask again"}
 
-// Running is a flow that was started: its applier, and who waits for that or makes it stand still.
+// Running is a flow that was started: its applier, and who waits for it or holds it.
 type Running struct {
 	flow    *Flow
 	applier *applier.Applier
@@ -31,7 +31,7 @@ type Running struct {
 	mu        sync.Mutex
 	stream    *decoder.Stream
 	writtenAt decoder.LSN       // CommitLSN of the last transaction that changed a table that is followed
-	written   *decoder.Relation // such a table; nil: none was changed
+	written   *decoder.Relation // a table that it changed; nil: none was changed
 }
 
 // Helper does something beside a flow until ctx ends; it may stop the flow.
@@ -42,8 +42,8 @@ func (r *Running) Close(ctx context.Context) {
 	r.applier.Close(context.WithoutCancel(ctx)) //nolint:errcheck // as above
 }
 
-// Run applies the stream with helpers beside it, of which each may stop it. They end
-// before the applier does, so that a signal lets it finish.
+// Run applies the stream with helpers beside it, each of which may stop it. They end before the
+// applier does, so that a signal lets it finish.
 func (r *Running) Run(ctx context.Context, beside ...Helper) error {
 	run, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -58,8 +58,8 @@ func (r *Running) Run(ctx context.Context, beside ...Helper) error {
 	return r.apply(run)
 }
 
-// apply opens the stream at the target's position and runs the applier on it. It
-// begins again where a transaction was interrupted that is too large to be kept.
+// apply opens the stream at the target's position and runs the applier on it. It starts over where
+// a transaction was interrupted that is too large to keep.
 func (r *Running) apply(ctx context.Context) error {
 	interrupted := func(err error) bool {
 		var restart *applier.RestartError
@@ -75,8 +75,8 @@ func (r *Running) apply(ctx context.Context) error {
 	return r.flow.overtaken(ctx, err)
 }
 
-// overtaken tells a slot that another migrate has moved on, while this one had lost its lock
-// and waited for the source, from one that is past what the target has: that is no gap.
+// overtaken tells a slot that another migrate has moved, while this one had lost its lock and
+// waited for the source, from one that is past what the target has: the former is no gap.
 func (f *Flow) overtaken(ctx context.Context, err error) error {
 	var unusable *slot.Error
 	if !errors.As(err, &unusable) || unusable.Reason != slot.Ahead {
@@ -106,8 +106,8 @@ func (r *Running) applyStream(ctx context.Context) error {
 	return r.applier.Run(ctx, &watched{stream, r})
 }
 
-// watched is the stream on its way to the applier. It remembers the last transaction that
-// changed a table that is followed, and sees the beats.
+// watched is the stream on its way to the applier. It remembers the last transaction that changed a
+// table that is followed, and sees the beats.
 type watched struct {
 	*decoder.Stream
 	r *Running
@@ -127,7 +127,7 @@ func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
 	return tx, err
 }
 
-// written is a table that a transaction has changed, and that is not of ours.
+// written returns a table that a transaction has changed and that is not walferry's.
 func written(tx *decoder.Tx) *decoder.Relation {
 	for i := range tx.Changes {
 		if c := &tx.Changes[i]; c.Op == decoder.Truncate {
@@ -141,10 +141,10 @@ func written(tx *decoder.Tx) *decoder.Relation {
 	return nil
 }
 
-// Passed reports as an error that somebody has passed the fence whose position is given: the stream has
-// every change of the tables that it publishes, whoever made it and by what way, and after
-// that position it must have none. A beat that was written before has come through: what
-// committed before it is seen.
+// Passed returns an error if somebody has passed the fence whose position is given: the stream has
+// every change of the tables that it publishes, whoever made it and in whatever way, and after that
+// position it must have none. A beat that was written before has come through: what committed
+// before it has been seen.
 func (r *Running) Passed(position decoder.LSN) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,18 +152,18 @@ func (r *Running) Passed(position decoder.LSN) error {
 		return nil
 	}
 	return &state.GateError{
-		Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write was to be before %s",
+		Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write had to be before %s",
 			r.written.Table().String(), r.writtenAt, position),
-		Advice: "find out who disabled the fence's trigger, or writes beside statements (a subscription, an extension); nothing is lost: the change is on the target, too. Then ask again",
+		Advice: "find out who disabled the fence's trigger, or writes without statements (a subscription, an extension), then ask again; nothing is lost: the change is on the target, too",
 	}
 }
 
-// Canary writes a beat and waits until it has come back through the
-// stream and the target is durable up to its end; that, and nothing less, shows that the
-// target has everything that was committed before. It returns the time of the trip.
+// Canary writes a beat and waits until it has come back through the stream and the target is
+// durable up to its end. That, and nothing less, shows that the target has everything that was
+// committed before. It returns how long the beat took.
 //
-// What it does not show is that the publication still holds what it should: a message comes through
-// whatever becomes of that.
+// It does not show that the publication still has what it should: a message comes through whatever
+// becomes of that.
 func (r *Running) Canary(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	beat, err := r.pulse.write(ctx)
@@ -182,18 +182,18 @@ func (r *Running) Canary(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// Beat writes one that nobody waits for.
+// Beat writes a beat that nobody waits for.
 func (r *Running) Beat(ctx context.Context) error {
 	beat, err := r.pulse.write(ctx)
 	r.pulse.forget(beat)
 	return err
 }
 
-// Applied asks the server that the flow goes to how far it is.
+// Applied asks the server that the flow goes to for its position.
 func (r *Running) Applied(ctx context.Context) (decoder.LSN, error) { return r.flow.Applied(ctx) }
 
-// AwaitWriters waits, with patience, until no transaction that has written to the server that the flow comes
-// from is older than a second. With tell it says for whom it waits.
+// AwaitWriters waits, with patience, until no transaction that has written to the server that the
+// flow comes from is older than a second. tell, which may be nil, is told whom it waits for.
 func (r *Running) AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
 	_, err := awaitWriters(ctx, r.flow.From.Link, patience, tell)
 	return err

@@ -10,28 +10,27 @@ import (
 	"github.com/walferry/walferry/internal/online"
 )
 
-// Watch notes on the source that a row of a table was updated or deleted: a row-level
-// trigger, enabled ALWAYS, draws a number from a sequence of that table. Inserts cost
-// nothing, what changes no row is not noted, and what was rolled back is: nobody's
-// transaction takes a number back. Sequences are in no publication of tables.
+// Watch notes on the source that a row of a table was updated or deleted: a row-level trigger,
+// enabled ALWAYS, draws a number from a sequence of that table. Inserts cost nothing, and what
+// changes no row is not noted. What was rolled back is noted: no transaction takes a number back.
+// Publications of tables contain no sequences.
 //
-// On the table itself the trigger fires whatever the statement named: a partitioned
-// ancestor, a table that it inherits from, one whose foreign key cascades; and also for
-// the changes that a subscription applies. TRUNCATE does not fire it.
+// The trigger on the table itself fires whatever the statement named: a partitioned ancestor, a
+// table that it inherits from, one whose foreign key cascades; and also for the changes that a
+// subscription applies. TRUNCATE does not fire it.
 type Watch struct {
 	Name   string          // of the migration
 	Tables []catalog.Table // ordinary ones
 }
 
-// watchName is the function's name, and the beginning of those of its sequences.
+// watchName is the function's name, and the prefix of those of its sequences.
 func watchName(name string) string { return "word_" + name }
 
 func watchTrigger(name string) string { return "walferry_word_" + name }
 
-// watchBody is the trigger function's. It runs with the rights of walferry's role: those of
-// the application have none in its schema. What it counts on is not there any more when
-// somebody has taken it away, and that is no reason to let an application's statement
-// fail: Marks finds it missing.
+// watchBody is that of the trigger function. It runs with the rights of walferry's role: those of
+// the application have none in its schema. If somebody has dropped what it counts with, that is no
+// reason to let an application's statement fail: Marks finds it missing.
 func watchBody(name string) string {
 	return fmt.Sprintf(`
 begin
@@ -43,12 +42,12 @@ end
 `, watchName(name))
 }
 
-// Marks returns, by table, a text that changes with everything that the watch notes, and with
-// every change to the watch itself: a trigger that was switched off for a while is another
-// row of the catalogue since. A table that is not watched is not in it.
+// Marks returns, by table, a text that changes with everything that the watch notes, and with every
+// change to the watch itself: a trigger that was switched off for a while is another row of the
+// catalogue since. A table that is not watched is not in it.
 //
-// A mark that is the same as it was says that no transaction that has ended since has
-// updated or deleted a row.
+// A mark that is the same as before shows that no transaction that has ended since has updated or
+// deleted a row.
 func Marks(ctx context.Context, q catalog.Querier, name string, tables []uint32) (map[uint32]string, error) {
 	rows, err := q.Query(ctx, `
 select t.tgrelid, concat_ws('/', t.oid, t.xmin, p.oid, p.xmin, s.oid, s.relowner, coalesce(s.relacl::text, ''), n.nspowner, coalesce(n.nspacl::text, ''),
@@ -72,8 +71,8 @@ select t.tgrelid, concat_ws('/', t.oid, t.xmin, p.oid, p.xmin, s.oid, s.relowner
 	return marks, nil
 }
 
-// Set begins to watch the tables that are not watched yet. Each trigger needs SHARE ROW
-// EXCLUSIVE on its table for a moment, as those of Prepare do. It goes on until ctx ends.
+// Set begins to watch the tables that are not watched yet. Each trigger needs SHARE ROW EXCLUSIVE
+// on its table for a moment, as those of the fence do. It keeps trying until ctx ends.
 func (w Watch) Set(ctx context.Context, conn *pgx.Conn) error {
 	oids := make([]uint32, len(w.Tables))
 	for i := range w.Tables {
@@ -84,7 +83,7 @@ func (w Watch) Set(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	function := "walferry." + catalog.Quote(watchName(w.Name)) + "()"
-	var right bool // one that is made again is another one, and everything noted is void
+	var right bool // if it is made again it is another one, and everything noted is void
 	err = conn.QueryRow(ctx, `select exists(select from pg_proc where oid = to_regprocedure($1) and prosrc = $2 and prosecdef)`, function, watchBody(w.Name)).Scan(&right)
 	if err != nil {
 		return fmt.Errorf("look for the function that notes updates: %w", err)
@@ -101,7 +100,8 @@ revoke all on function %[1]s from public`, function, catalog.Literal(watchBody(w
 		if watched[t.OID] != "" {
 			continue
 		}
-		// What has the name and is not right, or was switched off, goes first: that waits for readers, too.
+		// What has the name and is not right, or was switched off, is dropped first: that waits for
+		// readers, too.
 		var drop string
 		err := conn.QueryRow(ctx, `select coalesce(min(format('drop trigger %I on %s;', tgname, $3::text)), '') from pg_trigger where tgrelid = $1 and tgname = $2`,
 			t.OID, watchTrigger(w.Name), t.String()).Scan(&drop)
@@ -120,8 +120,8 @@ alter table only %[3]s enable always trigger %[2]s`,
 	return catalog.Own(ctx, conn, "") // the sequences, too
 }
 
-// Unwatch takes the triggers away, table by table as each has a free moment, and what they
-// wrote to. Nothing happens when there is none.
+// Unwatch drops the triggers, table by table as each has a free moment, and what they wrote to.
+// Nothing happens if there are none.
 func Unwatch(ctx context.Context, conn *pgx.Conn, name string) error {
 	rows, err := conn.Query(ctx, `
 select n.nspname::text, c.relname::text from pg_trigger t

@@ -25,8 +25,8 @@ do $$ begin create role walferry_app; exception when duplicate_object or unique_
 grant all on all tables in schema public to walferry_app;
 `
 
-// What the watch must note, and what not: false alarms cost a copy of the table, and a breach
-// that is missed costs rows.
+// What the watch must note, and what not: false alarms cost a copy of the table, and a breach that
+// is missed costs rows.
 func TestWatch(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		dsn, _ := pgtest.Pair(t, major, major)
@@ -90,7 +90,7 @@ func TestWatch(t *testing.T) {
 				t.Errorf("%d: %s: noted %v, want %v", major, s.sql, before != after, s.noted)
 			}
 		}
-		// What is taken away is missed, the application does not feel it, and it is put back.
+		// What is dropped is found missing, the application does not notice, and it is put back.
 		for _, sql := range []string{
 			`alter table log disable trigger walferry_word_x`,
 			`alter table log enable trigger walferry_word_x`,

@@ -12,20 +12,20 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Words are what was said of tables by --insert-only: that they are only ever inserted into. Each is
-// watched from before the slot on (Watch). What the watch shows is compared with what it showed
-// before the rows of the table were read last: with the slot's snapshot, or when it was copied again.
-// A table whose mark is another one since is copied again, outside of the fence; inside it the
-// marks are compared once more, and that is all (decision 023).
+// Words are what was said of tables by --insert-only: that they are only ever inserted into. Each
+// table is watched from before the slot on (Watch). What the watch shows is compared with what it
+// showed before the rows of the table were last read: under the slot's snapshot, or when it was
+// copied again. A table whose mark has changed since is copied again, outside of the fence; inside
+// it the marks are compared once more, and nothing else is done (decision 023).
 type Words struct {
 	Flow   string // the flow's name
 	From   *session.Link
-	Store  *state.Store  // for what else there is where the marks are kept
+	Store  *state.Store  // for what else is kept beside the marks
 	To     *session.Link // the marks are kept there
 	Tables []catalog.Table
 }
 
-// WordsOf are the words of a flow's tables, as they are recorded.
+// WordsOf returns the words of a flow's tables, as they are recorded.
 func WordsOf(name Name, from, to *session.Link, store *state.Store, tables []state.Table) *Words {
 	w := &Words{Flow: name.String(), From: from, To: to, Store: store}
 	for _, t := range tables {
@@ -36,7 +36,7 @@ func WordsOf(name Name, from, to *session.Link, store *state.Store, tables []sta
 	return w
 }
 
-// wordDDL is on the target: what the watch showed of a table before its rows were read.
+// wordDDL is for the target: what the watch showed of a table before its rows were read.
 const wordDDL = `
 create table if not exists walferry.word (
     migration   text not null,
@@ -52,9 +52,9 @@ const setWord = `
 insert into walferry.word as w (migration, schema_name, table_name, mark, copied) values ($1, $2, $3, $4, $5)
 on conflict (migration, schema_name, table_name) do update set mark = excluded.mark, copied = w.copied + 1`
 
-// Watch begins to watch the tables, and keeps what the watch shows. conn is to the server that they are on. The slot
-// is made later: it waits for every transaction that has changed a row by now, so that its
-// snapshot has what they did, and what is changed later shows.
+// Watch begins to watch the tables, and keeps what the watch shows. conn is to the server that they
+// are on. The slot is created later, and waits for every transaction that has changed a row by now,
+// so that its snapshot has what they did, and what is changed later shows.
 func (w *Words) Watch(ctx context.Context, conn *pgx.Conn) error {
 	marks, err := w.set(ctx, conn, w.Tables)
 	if err != nil {
@@ -93,8 +93,8 @@ func oidsOf(tables []catalog.Table) []uint32 {
 	return oids
 }
 
-// Broken are the tables that were updated or deleted from since their
-// rows were read, or whose watch was tampered with, or which never had one.
+// Broken returns the tables that were updated or deleted from since their rows were read, or whose
+// watch was tampered with, or that never had one.
 func (w *Words) Broken(ctx context.Context) (broken []catalog.Table, err error) {
 	if len(w.Tables) == 0 {
 		return nil, nil
@@ -119,7 +119,7 @@ func (w *Words) Broken(ctx context.Context) (broken []catalog.Table, err error) 
 	return broken, nil
 }
 
-// kept are the marks that are kept, and the tables that were copied again.
+// kept returns the marks that are kept, and the tables that were copied again.
 func (w *Words) kept(ctx context.Context) (kept map[catalog.Name]string, again []string, err error) {
 	kept = map[catalog.Name]string{}
 	err = w.To.Do(ctx, func(conn *pgx.Conn) error {
@@ -156,8 +156,8 @@ func (w *Words) hold(ctx context.Context) error {
 		return err
 	}
 	return &state.GateError{
-		Problem: "updated or deleted from in spite of --insert-only since they were copied: " + catalog.List(slices.Sorted(slices.Values(tableNames(broken)))),
-		Advice:  "ask again: they are copied again before the next fence; where that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it",
+		Problem: "updated or deleted from despite --insert-only since they were copied: " + catalog.List(slices.Sorted(slices.Values(tableNames(broken)))),
+		Advice:  "ask again: they are copied again before the next fence; if that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it",
 	}
 }
 

@@ -19,12 +19,12 @@ type openWriter struct {
 	Transaction string
 }
 
-// awaitWriters returns when no transaction that writes is older than a second,
-// or patience is over: then with those that were there all the time. The age of other roles' transactions is hidden
-// from a role without pg_read_all_stats: those that are there at the beginning are waited for, whatever it is.
-// With tell it says for whom it waits.
+// awaitWriters returns once no transaction that writes is older than a second, or patience is over:
+// then with those that were there all the time. The age of other roles' transactions is hidden from
+// a role without pg_read_all_stats: those that are there at the beginning are waited for, whatever
+// it is. tell, which may be nil, is told whom it waits for.
 func awaitWriters(ctx context.Context, source *session.Link, patience time.Duration, tell func(string)) (stayed []online.Holder, err error) {
-	var first map[string]bool // of the beginning
+	var first map[string]bool // at the beginning
 	told := tell == nil
 	for began := time.Now(); time.Since(began) < patience; {
 		all, err := openWriters(ctx, source)
@@ -61,7 +61,8 @@ func awaitWriters(ctx context.Context, source *session.Link, patience time.Durat
 	return stayed, nil
 }
 
-// openWriters lists the transactions that a new slot would wait for, of all databases, the oldest first.
+// openWriters lists the transactions that a new slot would wait for, of all databases, oldest
+// first.
 func openWriters(ctx context.Context, source *session.Link) (all []openWriter, err error) {
 	err = source.Do(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `
@@ -86,9 +87,10 @@ select 0, '', '', extract(epoch from clock_timestamp() - prepared)::float8, '', 
 	return all, nil
 }
 
-// ClearWay returns when the applier can be held for no more than a moment: no old transaction of the source has
-// written, for which the temporary slot would wait, and nobody holds a lock on the target that the
-// applier waits for. Who stays for as long as patience is named in a *GateError.
+// ClearWay returns once the applier would be held for no more than a moment: no old transaction of
+// the source has written, which the temporary slot would wait for, and nobody holds a lock on the
+// target that the applier waits for. What stays for as long as patience is named in the error,
+// which is a gate's.
 func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(string)) error {
 	stayed, err := awaitWriters(ctx, f.From.Link, patience, tell)
 	if err != nil {
@@ -97,7 +99,7 @@ func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(s
 	if len(stayed) > 0 {
 		return &state.GateError{
 			Problem: "the snapshot of the source has to wait for transactions that have written, and they do not end: " + online.List(stayed),
-			Advice:  "the applier was not held for them. On the source, " + online.EndHint(stayed) + "; then again",
+			Advice:  "the applier was not held for them. On the source, " + online.EndHint(stayed) + "; then ask again",
 		}
 	}
 	for began, told := time.Now(), false; ; {
@@ -108,7 +110,7 @@ func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(s
 		case time.Since(began) > patience:
 			return &state.GateError{
 				Problem: "the applier waits for a lock on the target, held by " + online.List(holders),
-				Advice:  "on the target, " + online.EndHint(holders) + "; then again",
+				Advice:  "on the target, " + online.EndHint(holders) + "; then ask again",
 			}
 		case !told && time.Since(began) > time.Second:
 			told = true

@@ -1,5 +1,5 @@
-// Package opening holds what would act on the rows that are copied and applied, triggers and rules of
-// the target, disabled until the target opens, and gives each its state back then.
+// Package opening keeps what would act on the copied and applied rows, triggers and rules of the
+// target, disabled until the target opens, and gives each its state back then.
 package opening
 
 import (
@@ -49,7 +49,7 @@ func unquoted(name string) string {
 	return name
 }
 
-// texts are what is recorded of a list.
+// texts returns what is recorded of a list.
 func texts(list []Held) ([]string, error) {
 	out := make([]string, len(list))
 	for i, h := range list {
@@ -79,8 +79,8 @@ func record(ctx context.Context, tx pgx.Tx, name string, list []Held) error {
 	return state.PutOnOpen(ctx, tx, name, elements)
 }
 
-// opens are the statements that give every held action its state back, in an order in which they
-// can be run, and what has to be left out because the target does not have it any more.
+// opens returns the statements that give every held action its state back, in an order in which
+// they can be run, and what has to be left out because the target no longer has it.
 func opens(ctx context.Context, q catalog.Querier, list []Held) (sql []Statement, gone []Held, err error) {
 	var actions []catalog.Action
 	var known []uint32

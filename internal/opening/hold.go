@@ -22,7 +22,7 @@ type Target struct {
 	Logger    *slog.Logger
 }
 
-// Hold disables actions, a table at a time, and records what each was in the transaction that
+// Hold disables actions, one table at a time, and records what each was in the transaction that
 // disables it.
 func (t *Target) Hold(ctx context.Context, actions []catalog.Firing) error {
 	for some := range byTable(actions) {
@@ -33,7 +33,7 @@ func (t *Target) Hold(ctx context.Context, actions []catalog.Firing) error {
 	return nil
 }
 
-// byTable yields the parts of a list that are of one table.
+// byTable yields a list's elements, one table at a time.
 func byTable(list []catalog.Firing) func(yield func([]catalog.Firing) bool) {
 	return func(yield func([]catalog.Firing) bool) {
 		for len(list) > 0 {
@@ -66,7 +66,8 @@ func (t *Target) disable(ctx context.Context, actions []catalog.Firing) error {
 					return err
 				}
 			}
-			// What is held already, and was enabled by somebody since, gets back what it had first.
+			// What is held already, and was enabled by somebody since, gets back the state it had
+			// first.
 			if at := slices.IndexFunc(list, func(l Held) bool { return l.Kind == h.Kind && l.OID == h.OID }); at < 0 {
 				list = append(list, h)
 			}
@@ -82,7 +83,7 @@ func (t *Target) disable(ctx context.Context, actions []catalog.Firing) error {
 	return nil
 }
 
-// Ruled are the tables with rules that are held, whose readers the opening has to wait for.
+// Ruled returns the tables with rules that are held, whose readers the opening has to wait for.
 func (t *Target) Ruled(ctx context.Context) (map[string]bool, error) {
 	ruled := map[string]bool{}
 	return ruled, t.Link.Do(ctx, func(conn *pgx.Conn) error {
@@ -101,8 +102,9 @@ func (t *Target) Ruled(ctx context.Context) (map[string]bool, error) {
 }
 
 // Transaction runs f in a transaction of its own on the target and commits it. A lock that is not
-// free in a moment is let go and asked for again, so that nobody has to queue behind us for long;
-// this goes on for the time given, or with 0 until ctx ends. waits, which may be nil, is told of it.
+// free within a moment is given up and asked for again, so that nobody has to queue behind us for
+// long. It keeps trying for the time given, or with 0 until ctx ends. waits, which may be nil, is
+// told.
 func (t *Target) Transaction(ctx context.Context, patience time.Duration, waits func(error), f func(context.Context, pgx.Tx) error) error {
 	began, pauses := time.Now(), wait.Pauses{First: 750 * time.Millisecond, Random: true}
 	for told := false; ; {
@@ -130,7 +132,8 @@ func (t *Target) Transaction(ctx context.Context, patience time.Duration, waits 
 // lockTimeout is longer than deadlock_timeout, after which an autovacuum gives way to us.
 const lockTimeout = `select set_config('lock_timeout', (least(setting::int, 5000) + 200)::text, true) from pg_settings where name = 'deadlock_timeout'`
 
-// blockers names who holds locks of tables of the target that enabling a trigger, or with exclusive a rule, waits for.
+// blockers names who holds locks of tables of the target that enabling a trigger, or with exclusive
+// a rule, waits for.
 func (t *Target) blockers(ctx context.Context, table string, exclusive bool) string {
 	type blocker struct {
 		PID               int32

@@ -16,8 +16,8 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Try runs what the opening will run, and takes it back: each statement works, and its lock is to be
-// had in the time given, else the error is a *state.GateError. What has gone is told and will be left out.
+// Try runs what the opening will run, and rolls it back: each statement works, and its lock can be
+// had in the time given, or the error is a gate's. What has gone is reported and will be left out.
 func (t *Target) Try(ctx context.Context, patience time.Duration, step func(string)) error {
 	var statements []Statement
 	var gone []Held
@@ -32,7 +32,7 @@ func (t *Target) Try(ctx context.Context, patience time.Duration, step func(stri
 		return err
 	}
 	for _, h := range gone {
-		step(fmt.Sprintf("the target has no %s any more, which was to be enabled: it is left out", h))
+		step(fmt.Sprintf("the target no longer has %s, which was to be enabled: it is left out", h))
 	}
 	deadline := time.Now().Add(patience)
 	for len(statements) > 0 {
@@ -76,7 +76,7 @@ func (t *Target) try(ctx context.Context, patience time.Duration, statements []S
 	return &state.GateError{Problem: fmt.Sprintf("%s of the target cannot be locked, which its opening needs, to run %s; held by %s", table, first.SQL, t.blockers(ctx, table, exclusive)), Advice: "end those transactions on the target (pg_terminate_backend), and ask again"}
 }
 
-// Prepare enables in a transaction what is held, and leaves it open. It goes on until ctx
+// Prepare enables what is held in a transaction, and leaves it open. It keeps trying until ctx
 // ends, but nobody has to queue behind us for longer than a moment.
 func (t *Target) Prepare(ctx context.Context, step func(string)) (*pgx.Conn, error) {
 	pauses := wait.Pauses{First: 350 * time.Millisecond, Random: true}
@@ -89,7 +89,7 @@ func (t *Target) Prepare(ctx context.Context, step func(string)) (*pgx.Conn, err
 		if err == nil {
 			return conn, nil
 		}
-		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // which takes everything back
+		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // which rolls everything back
 		if at == nil || ctx.Err() == nil && !catalog.LostLock(err) {
 			return nil, fmt.Errorf("prepare the opening of the target: %w", err)
 		}
@@ -101,12 +101,12 @@ func (t *Target) Prepare(ctx context.Context, step func(string)) (*pgx.Conn, err
 			step(fmt.Sprintf("waiting for a lock of %s on the target, held by %s", table, t.blockers(ctx, table, at.Exclusive)))
 		}
 		told = true
-		wait.Sleep(ctx, pauses.After(0)) //nolint:errcheck // the next attempt sees that ctx has ended, and says what it would have needed
+		wait.Sleep(ctx, pauses.After(0)) //nolint:errcheck // the next attempt sees that ctx has ended, and reports what it would have needed
 	}
 }
 
-// enableAll begins a transaction and enables in it what is held. With an error that a statement
-// had it returns that.
+// enableAll begins a transaction and enables what is held in it. It returns the error of a
+// statement that failed.
 func enableAll(ctx context.Context, conn *pgx.Conn, name string) (at *Statement, err error) {
 	for _, sql := range []string{`begin`, lockTimeout} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
@@ -117,7 +117,7 @@ func enableAll(ctx context.Context, conn *pgx.Conn, name string) (at *Statement,
 	if err != nil {
 		return nil, err
 	}
-	statements, _, err := opens(ctx, conn, list) // what has gone was told before the fence
+	statements, _, err := opens(ctx, conn, list) // what has gone was reported before the fence
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ type Left struct {
 	Err error
 }
 
-// TextsOf are what is recorded of what is left.
+// TextsOf returns what is recorded of what is left.
 func TextsOf(left []Left) ([]string, error) {
 	var list []Held
 	for _, l := range left {
@@ -145,7 +145,7 @@ func TextsOf(left []Left) ([]string, error) {
 	return texts(list)
 }
 
-// SQLOf is what enables what is left.
+// SQLOf returns what enables what is left.
 func SQLOf(left []Left) (sql []string) {
 	for _, l := range left {
 		sql = append(sql, l.SQL)
@@ -156,8 +156,8 @@ func SQLOf(left []Left) (sql []string) {
 // eachPatience is the most that enabling one by one waits for locks altogether; after that it takes what is free.
 const eachPatience = 10 * time.Second
 
-// EnableEach enables what is held, each for itself, and records it. It returns what it could not enable;
-// with an error, the target could not be asked.
+// EnableEach enables what is held, each on its own, and records it. It returns what it could not
+// enable; with an error, the target could not be asked.
 func (t *Target) EnableEach(ctx context.Context) (left []Left, err error) {
 	began := time.Now()
 	err = t.Link.Do(ctx, func(conn *pgx.Conn) error {
@@ -170,7 +170,7 @@ func (t *Target) EnableEach(ctx context.Context) (left []Left, err error) {
 			return err
 		}
 		for _, h := range gone {
-			t.Logger.Warn("the target does not have any more what was to be enabled", "action", h)
+			t.Logger.Warn("the target no longer has what was to be enabled", "action", h)
 		}
 		left = nil
 		for _, s := range statements {
@@ -204,8 +204,8 @@ func (t *Target) EnableEach(ctx context.Context) (left []Left, err error) {
 	return left, err
 }
 
-// EnableRest goes on trying, for a while, to enable what the opening has left. What then is left
-// stays recorded: status shows it, and migrate and cleanup try again.
+// EnableRest keeps trying for a while to enable what the opening has left. What is left then stays
+// recorded: status shows it, and migrate and cleanup try again.
 func (t *Target) EnableRest(ctx context.Context, patience time.Duration) ([]string, error) {
 	var left []Left
 	var err error
@@ -223,7 +223,7 @@ func (t *Target) EnableRest(ctx context.Context, patience time.Duration) ([]stri
 	return SQLOf(left), fmt.Errorf("%d triggers and rules of the target are still disabled: %s: %w", len(left), left[0].Held, left[0].Err)
 }
 
-// SQL is what enables what is held.
+// SQL returns what enables what is held.
 func SQL(ctx context.Context, target *session.Link, name string) (sql []string, err error) {
 	err = target.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := Recorded(ctx, conn, name)
