@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/verify"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // prover compares both sides as they are inside the fence, after the target has
@@ -171,7 +172,7 @@ func (s *Switch) prove(ctx context.Context) error {
 		s.result.Comparison.Equal, s.result.Comparison.Error, proof = nil, err.Error(), nil
 	}
 	s.say(s.result.Words(func(n int64) string { return fmt.Sprint(n) }))
-	kept := within(ctx, time.Minute, func(ctx context.Context) error { return s.keep(ctx, proof) })
+	kept := wait.Within(ctx, time.Minute, func(ctx context.Context) error { return s.keep(ctx, proof) })
 	if kept != nil {
 		s.Logger.Error("keep the comparison", "error", kept)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Recipe is a switch as a list of steps. Up to the seal whatever goes wrong, and the end of the
@@ -194,7 +195,7 @@ const minePatience = 5 * time.Second
 func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error) {
 	overtaken := func(err error) bool { return err != nil && r.Overtaken != nil && r.Overtaken(err) }
 	if r.Mine != nil {
-		if err := within(ctx, minePatience, r.Mine); overtaken(err) {
+		if err := wait.Within(ctx, minePatience, r.Mine); overtaken(err) {
 			return err
 		}
 	}
@@ -204,7 +205,7 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 			continue
 		}
 		began := time.Now()
-		err := within(ctx, cmp.Or(s.UndoWithin, time.Minute), func(ctx context.Context) error { return s.Undo(ctx, why) })
+		err := wait.Within(ctx, cmp.Or(s.UndoWithin, time.Minute), func(ctx context.Context) error { return s.Undo(ctx, why) })
 		r.note(i, func(t *state.Taken) {
 			t.UndoMS = time.Since(began).Milliseconds()
 			if err != nil {
@@ -220,13 +221,6 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 		back = errors.Join(back, err)
 	}
 	return back
-}
-
-// within runs f for at most d, also when ctx has ended.
-func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
-	defer cancel()
-	return f(ctx)
 }
 
 // begin notes that a step begins, and returns its place among those that were taken: that among Steps.

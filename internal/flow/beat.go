@@ -13,6 +13,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // beat is a sign that goes through the stream: a transaction of the source that changes nothing and
@@ -150,7 +151,7 @@ func (p *pulse) beat(ctx context.Context, interval time.Duration, log *slog.Logg
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	var last time.Time
-	for ; ctx.Err() == nil; waitTick(ctx, tick) {
+	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
 		p.landed(p.applied())
 		if time.Since(last) < interval {
 			continue

@@ -184,10 +184,3 @@ func (f *Flow) Status() (s Status, ok bool) {
 	}
 	return r.status(), true
 }
-
-func waitTick(ctx context.Context, tick *time.Ticker) {
-	select {
-	case <-ctx.Done():
-	case <-tick.C:
-	}
-}

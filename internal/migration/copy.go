@@ -87,5 +87,5 @@ func (r *runner) index(ctx context.Context) error {
 // several snapshots.
 func (r *runner) converge(ctx context.Context) error {
 	tell := func() { r.step("bring all tables to one commit") }
-	return r.flow.Converge(ctx, r.rec.ConsistentPoint, r.rows.Windows(), r.originals(), tell, r.guardLock)
+	return r.flow.Converge(ctx, r.rec.ConsistentPoint, r.rows.Windows(), r.originals(), tell, r.lock.Guard)
 }

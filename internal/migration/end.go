@@ -156,17 +156,17 @@ func Abort(ctx context.Context, c Config) error {
 		if _, err := r.store.Mailbox().Ask(ctx, "abort", state.Args{}, nil); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
 			return err
 		}
-		if err := r.waitForLock(ctx, 30*time.Second); err != nil {
+		if r.lock, err = r.store.Lock(ctx, c.Target, 30*time.Second); err != nil {
 			return fmt.Errorf("wait for the running migrate to end: %w", err)
 		}
-	} else if err := r.waitForLock(ctx, lockPatience); err != nil {
+	} else if r.lock, err = r.store.Lock(ctx, c.Target, state.LockPatience); err != nil {
 		var held *GateError
 		if errors.As(err, &held) {
 			held.Advice = "stop it first (SIGINT), then abort"
 		}
 		return err
 	}
-	defer r.lock.Close(context.WithoutCancel(ctx))
+	defer r.lock.Close(ctx)
 	if err := r.store.Take(ctx); err != nil {
 		return err
 	}
@@ -235,22 +235,6 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 	return r, closeAll, nil
 }
 
-// lockPatience is how long a lock is waited for whose holder may have ended: a server
-// that is busy takes its time to end the session of a process that has gone.
-const lockPatience = 5 * time.Second
-
-// waitForLock takes the lock, for which it tries for as long as patience, however long
-// an attempt takes. What it then returns is takeLock's error.
-func (r *runner) waitForLock(ctx context.Context, patience time.Duration) error {
-	const pause = 200 * time.Millisecond
-	left := patience / pause
-	return wait.Again(ctx, wait.Every(pause), func() error { return r.takeLock(ctx) }, func(err error) bool {
-		var held *GateError
-		left--
-		return errors.As(err, &held) && left >= 0
-	}, nil)
-}
-
 // Cleanup removes everything of a migration that has ended, fence included, from
 // both servers, and returns what a query then still finds: nothing, but for what other
 // migrations need that live there; see NewLeftError. It refuses while the migration is neither finished nor
@@ -270,10 +254,10 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	}
 	sharedOrigin := false
 	if r.rec != nil {
-		if err := r.waitForLock(ctx, lockPatience); err != nil {
+		if r.lock, err = r.store.Lock(ctx, c.Target, state.LockPatience); err != nil {
 			return nil, err
 		}
-		defer r.lock.Close(context.WithoutCancel(ctx))
+		defer r.lock.Close(ctx)
 		if r.rec, err = r.store.Load(ctx); err != nil { // again, under the lock
 			return nil, err
 		}

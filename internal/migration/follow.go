@@ -82,40 +82,11 @@ func (r *runner) following(ctx context.Context) error {
 	}
 	defer running.Close(ctx)
 	f := &following{r: r, running: running, cutting: make(chan struct{}, 1)}
-	return running.Run(ctx, r.guardLock, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
+	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if r.c.Until == UntilCaughtUp || r.c.Auto == On {
 			f.onceCaughtUp(ctx, stop)
 		}
 	})
-}
-
-func waitTick(ctx context.Context, tick *time.Ticker) {
-	select {
-	case <-ctx.Done():
-	case <-tick.C:
-	}
-}
-
-// guardLock stops the run when the lock on the target is gone and somebody else
-// has it: then another migrate is at work.
-func (r *runner) guardLock(ctx context.Context, stop context.CancelCauseFunc) {
-	tick := time.NewTicker(5 * time.Second)
-	defer tick.Stop()
-	for waitTick(ctx, tick); ctx.Err() == nil; waitTick(ctx, tick) {
-		if err := r.lock.Ping(ctx); err == nil || ctx.Err() != nil {
-			continue
-		}
-		r.lock.Close(ctx)
-		err := r.takeLock(ctx)
-		if err == nil {
-			err = r.store.Mine(ctx)
-		}
-		var gate *GateError
-		if errors.As(err, &gate) {
-			stop(gate)
-			return
-		}
-	}
 }
 
 // onceCaughtUp waits for the first canary that comes back in time, then ends the
@@ -132,7 +103,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	if f.r.c.Until == UntilCaughtUp {
 		options := f.r.c.options()
 		options.Until = string(UntilCutover) // reached: the next run goes on, unless it is given again
-		if err := within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.SetOptions(ctx, options) }); err != nil {
+		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.SetOptions(ctx, options) }); err != nil {
 			f.r.c.Logger.Warn("the next migrate will stop here again", "reason", err)
 		}
 		stop(errCaughtUp)

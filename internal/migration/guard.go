@@ -9,6 +9,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // OnNewTable says what becomes of a table that the source gets after the migration has begun:
@@ -75,7 +76,7 @@ func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
 				r.c.Logger.Debug("look at what is followed", "error", err)
 			}
 		}
-		waitTick(ctx, tick)
+		wait.Tick(ctx, tick)
 	}
 }
 
@@ -183,7 +184,7 @@ func (r *runner) known() map[catalog.Name]bool {
 
 // giveUp leaves nothing of the migration on the source.
 func (r *runner) giveUp(ctx context.Context, why error) error {
-	return within(ctx, time.Minute, func(ctx context.Context) error {
+	return wait.Within(ctx, time.Minute, func(ctx context.Context) error {
 		if err := r.store.Mine(ctx); err != nil {
 			return err
 		}

@@ -67,7 +67,7 @@ type runner struct {
 	source *session.Link
 	target *session.Link
 	flow   *flow.Flow
-	lock   *pgx.Conn
+	lock   *state.Lock
 	rec    *state.Record
 
 	tables []catalog.Table // of the source, selected; partitioned parents too
@@ -100,10 +100,10 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	}
 	defer r.source.Close()
 	r.flow = r.newFlow()
-	if err := r.waitForLock(ctx, lockPatience); err != nil {
+	if r.lock, err = r.store.Lock(ctx, c.Target, state.LockPatience); err != nil {
 		return Outcome{}, err
 	}
-	defer func() { r.lock.Close(context.WithoutCancel(ctx)) }()
+	defer r.lock.Close(ctx)
 	if r.rec, err = r.store.Load(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -164,7 +164,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 
 // answerRest answers what nobody has begun to carry out when a run ends.
 func (r *runner) answerRest(ctx context.Context) {
-	if r.lock.Ping(ctx) != nil {
+	if !r.lock.Held(ctx) {
 		return // another migrate may have it, and answers
 	}
 	var done json.RawMessage
@@ -186,30 +186,6 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 	}
 	o.Sequences = r.sequences
 	o.Rows, o.Transactions, o.Changes = st.Copy.Rows, st.Stream.Transactions, st.Stream.Changes
-}
-
-// takeLock makes this process the migration's one runner. It changes nothing. When it
-// fails, the session that had the lock before, if any, stays what it is.
-func (r *runner) takeLock(ctx context.Context) error {
-	conn, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name + " lock"})
-	if err != nil {
-		return err
-	}
-	var ok bool
-	err = conn.QueryRow(ctx, `select pg_try_advisory_lock(`+state.LockKey+`)`, r.c.Name).Scan(&ok)
-	switch {
-	case err != nil:
-		err = fmt.Errorf("lock migration %q: %w", r.c.Name, err)
-	case !ok:
-		err = &GateError{Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", r.c.Name), Advice: "watch it with `walferry status`; for a second migration between the same servers give another --name"}
-
-	}
-	if err != nil {
-		conn.Close(context.WithoutCancel(ctx))
-		return err
-	}
-	r.lock = conn
-	return nil
 }
 
 // resumable holds what is recorded against what was asked for now.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -267,13 +266,6 @@ func (r *runner) exportConfig() slot.ExportConfig {
 // when no other migration uses it.
 func (r *runner) dropSource(ctx context.Context) error {
 	return r.source.Do(ctx, func(conn *pgx.Conn) error { return cleanup.Source(ctx, conn, r.c.Name) })
-}
-
-// within runs f with a deadline of its own, also when ctx has ended.
-func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
-	defer cancel()
-	return f(ctx)
 }
 
 func namesOf(tables []catalog.Table) []catalog.Name {

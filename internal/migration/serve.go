@@ -12,6 +12,7 @@ import (
 
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // errLeaveIt is for a request that the end of the run answers: the cutover by itself of --cutover
@@ -22,7 +23,7 @@ var errLeaveIt = errors.New("the cutover was done by itself")
 func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for ; ctx.Err() == nil; waitTick(ctx, tick) {
+	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
 		f.undoLate(ctx)
 		later := ""
 		if f.running.Held() {
@@ -50,7 +51,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 			f.r.c.Logger.Warn(q.Kind+" was not done", "reason", err)
 		}
 		done := err == nil
-		err = within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Mailbox().Answer(ctx, q.ID, done, a) })
+		err = wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Mailbox().Answer(ctx, q.ID, done, a) })
 		if err != nil {
 			f.r.c.Logger.Error("answer "+q.Kind, "error", err)
 		}

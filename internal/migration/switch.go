@@ -11,6 +11,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // What is known of a cutover.
@@ -134,7 +135,7 @@ func (f *following) undoLate(ctx context.Context) {
 	f.mu.Unlock()
 	if closed {
 		say := func(text string) { f.r.c.Logger.Warn(text) }
-		err := within(ctx, 5*time.Second, func(ctx context.Context) error {
+		err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
 			return f.r.fence().TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
 		})
 		var still *cutover.StillFencedError
@@ -149,7 +150,7 @@ func (f *following) undoLate(ctx context.Context) {
 	if !halfway {
 		return
 	}
-	err := within(ctx, 5*time.Second, func(ctx context.Context) error {
+	err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
 		if err := f.r.dropLateForeignKeys(ctx); err != nil {
 			return err
 		}

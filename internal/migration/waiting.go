@@ -8,6 +8,7 @@ import (
 
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/opening"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // waiting is what waits on the target for its opening.
@@ -25,7 +26,7 @@ func (w waiting) DropKeys(ctx context.Context) error { return w.r.dropLateForeig
 
 func (w waiting) ValidateKeys(ctx context.Context, result *CutoverResult, tell func(string)) error {
 	failed := w.r.pending().Validate(ctx, tell)
-	err := within(ctx, 10*time.Second, func(ctx context.Context) error { return addUnvalidated(ctx, w.r.target, w.r.store, result) })
+	err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return addUnvalidated(ctx, w.r.target, w.r.store, result) })
 	if failed != nil {
 		return failed
 	}

@@ -74,9 +74,9 @@ type Options struct {
 	Without        []string `json:"without,omitempty"`
 }
 
-// LockKey is the advisory lock that the one runner of a migration, $1, holds on the home. The
+// lockKey is the advisory lock that the one runner of a migration, $1, holds on the home. The
 // first half keeps it apart from an application's keys.
-const LockKey = `1463897158, hashtext($1)`
+const lockKey = `1463897158, hashtext($1)`
 
 const (
 	// fresh: the runner has written what it does a moment ago, and not that it ends.

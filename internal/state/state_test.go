@@ -91,7 +91,7 @@ func runs(t *testing.T, target string) (end func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(t.Context(), `select pg_advisory_lock(`+LockKey+`)`, "test"); err != nil {
+	if _, err := conn.Exec(t.Context(), `select pg_advisory_lock(`+lockKey+`)`, "test"); err != nil {
 		t.Fatal(err)
 	}
 	return func() { conn.Close(t.Context()) } //nolint:errcheck // the test's server goes with it

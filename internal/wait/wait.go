@@ -42,6 +42,21 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Tick waits for the next tick, or until ctx ends.
+func Tick(ctx context.Context, tick *time.Ticker) {
+	select {
+	case <-ctx.Done():
+	case <-tick.C:
+	}
+}
+
+// Within runs f with a deadline of its own, also when ctx has ended.
+func Within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	defer cancel()
+	return f(ctx)
+}
+
 // Until calls look, at once and then after each pause, until it reports that it is done, or fails.
 func Until(ctx context.Context, p Pauses, look func() (done bool, err error)) error {
 	for n := 0; ; n++ {

@@ -1,0 +1,93 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/wait"
+)
+
+// Lock makes a process the one runner of a migration: an advisory lock on the home, which a session
+// of its own holds.
+type Lock struct {
+	store *Store
+	dsn   string
+	conn  *pgx.Conn
+}
+
+// LockPatience is how long a lock is waited for whose holder may have ended: a server
+// that is busy takes its time to end the session of a process that has gone.
+const LockPatience = 5 * time.Second
+
+// Lock takes the lock, for which it tries for as long as patience, however long an attempt takes. It
+// changes nothing. dsn is the home's. Where another process has the lock the error is a *GateError.
+func (s *Store) Lock(ctx context.Context, dsn string, patience time.Duration) (*Lock, error) {
+	const pause = 200 * time.Millisecond
+	l := &Lock{store: s, dsn: dsn}
+	left := patience / pause
+	err := wait.Again(ctx, wait.Every(pause), func() error { return l.take(ctx) }, func(err error) bool {
+		var held *GateError
+		left--
+		return errors.As(err, &held) && left >= 0
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// take tries once. When it fails, the session that had the lock before, if any, stays what it is.
+func (l *Lock) take(ctx context.Context) error {
+	name := l.store.name
+	conn, err := session.Open(ctx, session.Config{DSN: l.dsn, Application: name + " lock"})
+	if err != nil {
+		return err
+	}
+	var ok bool
+	err = conn.QueryRow(ctx, `select pg_try_advisory_lock(`+lockKey+`)`, name).Scan(&ok)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("lock migration %q: %w", name, err)
+	case !ok:
+		err = &GateError{Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", name), Advice: "watch it with `walferry status`; for a second migration between the same servers give another --name"}
+	}
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	l.conn = conn
+	return nil
+}
+
+// Held reports whether the session that holds the lock still answers.
+func (l *Lock) Held(ctx context.Context) bool { return l.conn.Ping(ctx) == nil }
+
+// Guard takes the lock again when it is gone, and ends what runs by stop when somebody else has it: then
+// another process is at work.
+func (l *Lock) Guard(ctx context.Context, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for wait.Tick(ctx, tick); ctx.Err() == nil; wait.Tick(ctx, tick) {
+		if l.Held(ctx) || ctx.Err() != nil {
+			continue
+		}
+		l.conn.Close(ctx)
+		err := l.take(ctx)
+		if err == nil {
+			err = l.store.Mine(ctx)
+		}
+		var gate *GateError
+		if errors.As(err, &gate) {
+			stop(gate)
+			return
+		}
+	}
+}
+
+// Close gives the lock back.
+func (l *Lock) Close(ctx context.Context) { l.conn.Close(context.WithoutCancel(ctx)) }
