@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/internal/wait"
@@ -41,7 +42,7 @@ func (s *Switch) conclude(ctx context.Context) error {
 		}
 		s.Logger.Warn("opening the target step by step", "reason", err)
 		var left, recorded []string
-		if left, recorded, err = s.Waiting.EnableEach(ctx); err == nil {
+		if left, recorded, err = s.Opening.EnableEach(ctx); err == nil {
 			record, err = end(left, recorded)
 		}
 		if err == nil {
@@ -76,7 +77,7 @@ func (s *Switch) afterOpen() []Step {
 }
 
 func (s *Switch) validateKeys(ctx context.Context) error {
-	s.result.Late = s.Waiting.ValidateKeys(ctx, s.result, s.say)
+	s.result.Unvalidated, s.result.Late = s.Definitions.ValidateKeys(ctx, s.say)
 	return s.result.Late
 }
 
@@ -87,7 +88,7 @@ func (s *Switch) compareSmall(ctx context.Context) error {
 }
 
 func (s *Switch) refreshViews(ctx context.Context) error {
-	n, err := s.Waiting.RefreshViews(ctx)
+	n, err := s.Definitions.RefreshViews(ctx)
 	if n > 0 {
 		s.say(fmt.Sprintf("refreshed %d materialized views", n))
 	}
@@ -103,7 +104,7 @@ func (s *Switch) enableRest(ctx context.Context) (err error) {
 	if len(result.Disabled) == 0 {
 		return nil
 	}
-	if result.Disabled, err = s.Waiting.EnableRest(ctx, 30*time.Second); err != nil {
+	if result.Disabled, err = s.Opening.EnableRest(ctx, 30*time.Second); err != nil {
 		s.say(err.Error())
 	}
 	for _, sql := range result.Disabled {

@@ -35,8 +35,6 @@ const (
 type Proof struct {
 	// Tables are those that are compared, on From. Also those that are gone: that is a difference.
 	Tables func(context.Context) ([]catalog.Table, error)
-	// Ruled are tables of To whose readers the opening has to wait for, as it enables a rule: they must not be locked.
-	Ruled func(context.Context) (map[string]bool, error)
 }
 
 // newProver makes the connections, while nothing is fenced yet; nil: no proof is wanted.
@@ -51,7 +49,7 @@ func (s *Switch) newProver(ctx context.Context) (*prover, error) {
 	}
 	tables = slices.DeleteFunc(tables, func(t catalog.Table) bool { return t.Kind == 'p' })
 	slices.SortStableFunc(tables, func(a, b catalog.Table) int { return cmp.Compare(a.Bytes, b.Bytes) })
-	ruled, err := s.Proof.Ruled(ctx)
+	ruled, err := s.Opening.Ruled(ctx) // which must not be locked
 	if err != nil {
 		return nil, err
 	}

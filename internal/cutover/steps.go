@@ -134,7 +134,7 @@ func (s *Switch) dropProver(context.Context, error) error {
 }
 
 func (s *Switch) findKeys(ctx context.Context) (err error) {
-	s.keys, err = s.Waiting.FindKeys(ctx)
+	s.keys, err = s.Definitions.FindKeys(ctx)
 	return err
 }
 
@@ -153,7 +153,7 @@ const lateKeysPatience = 5 * time.Second
 // source is not kept closed by a target that does not answer, or whose tables somebody has: then the
 // applier stands still, and dropKeysAtLast goes on when the source is open.
 func (s *Switch) dropKeys(ctx context.Context, _ error) error {
-	if err := s.Waiting.DropKeys(ctx); err != nil {
+	if err := s.Definitions.DropKeys(ctx); err != nil {
 		s.Logger.Debug("drop foreign keys until the next cutover: once more when the source is open", "error", err)
 		s.goOn = s.Flow.StandStill(ctx, lateKeysPatience)
 	}
@@ -164,7 +164,7 @@ func (s *Switch) dropKeysAtLast(ctx context.Context, _ error) error {
 	if s.goOn == nil {
 		return nil
 	}
-	return s.Waiting.DropKeys(ctx)
+	return s.Definitions.DropKeys(ctx)
 }
 
 // unfence takes the fence down, raised or only put up.
@@ -288,7 +288,7 @@ func (s *Switch) lastGate(ctx context.Context) error {
 }
 
 func (s *Switch) prepareOpening(ctx context.Context) error {
-	conn, err := s.Waiting.PrepareOpening(ctx, s.say)
+	conn, err := s.Opening.Prepare(ctx, s.say)
 	if err == nil {
 		s.opening = &opening{conn}
 	}

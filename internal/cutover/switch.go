@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -24,9 +25,10 @@ type Switch struct {
 	// Tables are those of From that are fenced. It is asked when the gates are passed: they may read them again.
 	Tables func() []catalog.Table
 
-	Flow      Flow    // nil for Resume: nothing is followed any more
-	Waiting   Waiting // for the opening
-	Sequences *Carrier
+	Flow        Flow // nil for Resume: nothing is followed any more
+	Definitions Definitions
+	Opening     Opening
+	Sequences   *Carrier
 	// Proof says what is compared as of the switch; nil: nothing is.
 	Proof *Proof
 
@@ -65,11 +67,11 @@ type Switch struct {
 	position decoder.LSN // of the fence: every write is before it
 	opened   bool        // the fence was taken down again
 
-	mark    string   // of From's catalogue, when the gates were passed
-	keys    Keys     // nil: there are none
-	goOn    func()   // lets the applier go on, which stands still until everything is undone; nil: it does not
-	prover  *prover  // nil: no proof is wanted
-	opening *opening // nil: it was not prepared
+	mark    string           // of From's catalogue, when the gates were passed
+	keys    *schema.Prepared // nil: there are none
+	goOn    func()           // lets the applier go on, which stands still until everything is undone; nil: it does not
+	prover  *prover          // nil: no proof is wanted
+	opening *opening         // nil: it was not prepared
 }
 
 // Flow is what a switch needs of the stream that brings the changes of From to To.
@@ -99,32 +101,29 @@ type Flow interface {
 	CopiedAgain(ctx context.Context) ([]string, error)
 }
 
-// Waiting is what waits on To for its opening: triggers and rules that are disabled, foreign
-// keys that the role cannot have while rows come, views as of the copy.
-type Waiting interface {
+// Definitions are those of To that have to wait for a switch: foreign keys that the role cannot have while rows
+// come, and views, which are as of the copy.
+type Definitions interface {
 	// FindKeys finds out which foreign keys are to be created inside the fence. nil: none.
-	FindKeys(ctx context.Context) (Keys, error)
+	FindKeys(ctx context.Context) (*schema.Prepared, error)
 	// DropKeys drops them again.
 	DropKeys(ctx context.Context) error
-	// ValidateKeys looks at the rows of those that were created, and notes in the result what is left of that.
-	ValidateKeys(ctx context.Context, r *Result, tell func(string)) error
-
-	// PrepareOpening opens a transaction in which what is disabled is enabled, and returns its connection: only the COMMIT is left.
-	PrepareOpening(ctx context.Context, tell func(string)) (*pgx.Conn, error)
-	// EnableEach enables each for itself. It returns the SQL of what is left, and how that is recorded. An error says that To could not be asked.
-	EnableEach(ctx context.Context) (sql, left []string, err error)
-	// EnableRest goes on with that for as long as patience, and returns the SQL of what is left then.
-	EnableRest(ctx context.Context, patience time.Duration) (sql []string, err error)
+	// ValidateKeys looks at the rows of those that were created, and returns the statements that are left of that.
+	ValidateKeys(ctx context.Context, tell func(string)) (left []string, err error)
 	// RefreshViews refreshes the materialized views, and returns how many.
 	RefreshViews(ctx context.Context) (int, error)
 }
 
-// Keys are foreign keys that are created inside the fence.
-type Keys interface {
-	Create(ctx context.Context, tell func(string)) error
-	// Rehearse creates them outside of the fence, and takes that back.
-	Rehearse(ctx context.Context) (took time.Duration, err error)
-	Close(ctx context.Context)
+// Opening enables the triggers and rules of To that are disabled until then.
+type Opening interface {
+	// Prepare enables them in a transaction, and returns its connection: only the COMMIT is left.
+	Prepare(ctx context.Context, tell func(string)) (*pgx.Conn, error)
+	// EnableEach enables each for itself. It returns the SQL of what is left, and how that is recorded. An error says that To could not be asked.
+	EnableEach(ctx context.Context) (sql, recorded []string, err error)
+	// EnableRest goes on with that for as long as patience, and returns the SQL of what is left then.
+	EnableRest(ctx context.Context, patience time.Duration) (sql []string, err error)
+	// Ruled are the tables with rules among them, whose readers the opening has to wait for.
+	Ruled(ctx context.Context) (map[string]bool, error)
 }
 
 // Run takes the steps of the switch. Until the fence is sealed every failure, and the end of Timeout,

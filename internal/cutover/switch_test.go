@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -57,7 +58,7 @@ func newMove(t *testing.T) *move {
 	}
 	s := &Switch{
 		Name: "x", From: link(source), To: link(target), Tables: func() []catalog.Table { return list },
-		Flow: m, Waiting: m, Timeout: time.Minute, MaxLag: time.Minute, Jobs: 1, Logger: slog.New(slog.DiscardHandler),
+		Flow: m, Definitions: m, Opening: m, Timeout: time.Minute, MaxLag: time.Minute, Jobs: 1, Logger: slog.New(slog.DiscardHandler),
 		Identity: func(ctx context.Context, from session.Lender) (mark string, err error) {
 			err = from.Do(ctx, func(conn *pgx.Conn) (err error) {
 				mark, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
@@ -107,7 +108,8 @@ func (m *move) StandStill(context.Context, time.Duration) func() {
 	m.held++
 	return func() { m.held-- }
 }
-func (m *move) FindKeys(context.Context) (Keys, error)              { return nil, nil }
+func (m *move) FindKeys(context.Context) (*schema.Prepared, error)  { return nil, nil }
+func (m *move) Ruled(context.Context) (map[string]bool, error)      { return nil, nil }
 func (m *move) DropKeys(context.Context) error                      { return nil }
 func (m *move) RefreshViews(context.Context) (int, error)           { return 0, nil }
 func (m *move) EnableEach(context.Context) (_, _ []string, _ error) { return nil, nil, nil }
@@ -116,11 +118,11 @@ func (m *move) AwaitWriters(context.Context, time.Duration, func(string)) error 
 
 func (m *move) SettleWords(context.Context, <-chan struct{}, func(string)) error { return nil }
 
-func (m *move) ValidateKeys(context.Context, *Result, func(string)) error { return nil }
+func (m *move) ValidateKeys(context.Context, func(string)) ([]string, error) { return nil, nil }
 
 func (m *move) EnableRest(context.Context, time.Duration) ([]string, error) { return nil, nil }
 
-func (m *move) PrepareOpening(ctx context.Context, _ func(string)) (*pgx.Conn, error) {
+func (m *move) Prepare(ctx context.Context, _ func(string)) (*pgx.Conn, error) {
 	conn := connect(m.t, m.To.DSN)
 	_, err := conn.PgConn().Exec(ctx, `begin; lock table u in access exclusive mode`).ReadAll()
 	m.locked = err == nil

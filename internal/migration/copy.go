@@ -11,7 +11,7 @@ import (
 // newCopy is the copy of the migration's tables.
 func (r *runner) newCopy() *copying.Copy {
 	c := &copying.Copy{
-		Flow: r.flow, Tables: r.ordinary, Archive: r.archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
+		Flow: r.flow, Tables: r.ordinary, Archive: r.definitions().Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
 		Export: r.exportConfig(), Step: r.step,
 	}
 	if r.c.Schema == "none" {
@@ -46,7 +46,7 @@ func (r *runner) copy(ctx context.Context) error {
 		return err
 	}
 	// With --schema none the target has its triggers and rules already.
-	if _, err := r.holdTriggers(ctx); err != nil {
+	if _, err := r.closed().Hold(ctx); err != nil {
 		return err
 	}
 	return r.rows.Run(ctx, r.rec.ConsistentPoint)
@@ -59,7 +59,7 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	// What a run brought that did not come as far as to hold it must not act on what converge applies.
-	if _, err := r.holdTriggers(ctx); err != nil {
+	if _, err := r.closed().Hold(ctx); err != nil {
 		return err
 	}
 	if err := r.rows.Build(ctx, false, func(t *catalog.Table) bool { return !r.rows.Mixed(t.Name) }); err != nil {
@@ -72,11 +72,11 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	if r.c.Schema != "none" {
-		if err := r.postData(ctx); err != nil {
+		if err := r.definitions().Complete(ctx); err != nil {
 			return err
 		}
 	}
-	if _, err := r.holdTriggers(ctx); err != nil {
+	if _, err := r.closed().Hold(ctx); err != nil {
 		return err
 	}
 	r.step("gather statistics")

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/cleanup"
-	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -273,11 +272,11 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		late, _, err := r.pending().List(ctx)
+		late, err := r.definitions().Pending().Left(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, sql := range schema.Statements(late) {
+		for _, sql := range late {
 			left = append(left, Left{On: "target", Object: "a foreign key that is not validated; by hand: " + sql})
 		}
 		if err := r.dropSource(ctx); err != nil {

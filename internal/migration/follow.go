@@ -8,7 +8,9 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/definitions"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -21,6 +23,19 @@ func (r *runner) newFlow() *flow.Flow {
 		To:     session.End{DSN: r.c.Target, Link: r.target},
 		Expect: r.expected, Heartbeat: r.c.Heartbeat, Logger: r.c.Logger,
 	}
+}
+
+// definitions are the source's, on the target.
+func (r *runner) definitions() *definitions.Carrier {
+	return &definitions.Carrier{
+		From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target}, Store: r.store,
+		Tables: r.selected, Brought: r.c.Schema == "none", Jobs: r.c.Jobs, Step: r.step, Logger: r.c.Logger,
+	}
+}
+
+// closed is the target before its opening.
+func (r *runner) closed() *opening.Target {
+	return &opening.Target{Link: r.target, DSN: r.c.Target, Migration: r.c.Name, Tables: r.selected, Logger: r.c.Logger}
 }
 
 // flowName is what the flow of a migration is known by.
@@ -70,8 +85,8 @@ func (r *runner) following(ctx context.Context) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	_, err := r.holdTriggers(ctx)
-	if err := errors.Join(err, r.dropLateForeignKeys(ctx),
+	_, err := r.closed().Hold(ctx)
+	if err := errors.Join(err, r.definitions().DropKeys(ctx),
 		r.fence().TakeDown(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
 		return err
 	}

@@ -192,7 +192,7 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
-		late := r.pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
+		late := r.definitions().Pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
 		result, err := r.enableLeft(ctx)
 		if err != nil || result == nil {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
@@ -373,10 +373,10 @@ func (r *runner) endCopy(ctx context.Context) error {
 	r.sequences, err = sequences.Set(ctx, conn)
 	conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
 	if err == nil {
-		err = r.lateForeignKeys(ctx, step)
+		err = r.definitions().CreateKeys(ctx, step)
 	}
 	if err == nil {
-		err = r.pending().Validate(ctx, step)
+		err = r.definitions().Pending().Validate(ctx, step)
 	}
 	if err == nil {
 		_, err = r.closed().EnableRest(ctx, time.Minute)

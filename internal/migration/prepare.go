@@ -11,7 +11,6 @@ import (
 	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
-	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
@@ -24,114 +23,13 @@ func (r *runner) prepare(ctx context.Context) error {
 	if err := r.carrier().Remember(ctx); err != nil {
 		return err
 	}
-	if err := r.makeSchema(ctx); err != nil {
+	if err := r.definitions().Create(ctx); err != nil {
 		return err
 	}
 	if err := r.publish(ctx); err != nil {
 		return err
 	}
 	return r.export(ctx)
-}
-
-// makeSchema brings tables, types and functions to the target, without indexes.
-// That, and the archive they came from, is one transaction: the archive is there
-// when the tables are. It stays on the target, so that a run on another machine
-// has it.
-func (r *runner) makeSchema(ctx context.Context) error {
-	if r.c.Schema == "none" {
-		return nil
-	}
-	if made, err := r.store.Values().HasDump(ctx); made || err != nil {
-		return err
-	}
-	r.step("dump the schema")
-	tools, err := r.tools(ctx)
-	if err != nil {
-		return err
-	}
-	options, err := r.schemaOptions(ctx)
-	if err != nil {
-		return err
-	}
-	dump, err := tools.Dump(ctx, r.c.Source, options)
-	if err != nil {
-		return err
-	}
-	r.step("create the schema, without indexes")
-	return r.target.Do(ctx, func(conn *pgx.Conn) error {
-		tx, err := conn.Begin(ctx)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // the error before it is told
-		report, err := dump.PreData(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if err := r.keepRefused(ctx, tx, report.Refused); err != nil {
-			return err
-		}
-		if err := r.store.Values().PutDumpIn(ctx, tx, dump.Archive); err != nil {
-			return err
-		}
-		r.tell(report)
-		return tx.Commit(ctx)
-	})
-}
-
-// tell logs what the schema tools left out.
-func (r *runner) tell(report schema.Report) {
-	for _, line := range report.Skipped {
-		r.c.Logger.Warn("schema: left out: " + line.String())
-	}
-}
-
-func (r *runner) tools(ctx context.Context) (schema.Tools, error) {
-	var from, to int
-	err := r.source.Do(ctx, func(conn *pgx.Conn) error { from = session.Major(conn.PgConn()); return nil })
-	if err == nil {
-		err = r.target.Do(ctx, func(conn *pgx.Conn) error { to = session.Major(conn.PgConn()); return nil })
-	}
-	if err != nil {
-		return schema.Tools{}, err
-	}
-	return schema.Find(ctx, from, to)
-}
-
-// archive returns the dump that is kept on the target.
-func (r *runner) archive(ctx context.Context) (*schema.Dump, error) {
-	archive, err := r.store.Values().Dump(ctx)
-	if err != nil {
-		return nil, err
-	}
-	options, err := r.schemaOptions(ctx)
-	if err != nil {
-		return nil, err
-	}
-	refused, err := refused(ctx, r.store)
-	if err != nil {
-		return nil, err
-	}
-	options.Refused = refusedNames(refused)
-	return schema.Open(archive, options)
-}
-
-// schemaOptions leave out the tables that the patterns leave out, and those that came later.
-func (r *runner) schemaOptions(ctx context.Context) (o schema.Options, err error) {
-	in := make(map[uint32]bool, len(r.tables))
-	for i := range r.tables {
-		in[r.tables[i].OID] = true
-	}
-	err = r.source.Do(ctx, func(conn *pgx.Conn) error {
-		all, err := catalog.Tables(ctx, conn)
-		for i := range all {
-			if t := &all[i]; !in[t.OID] && t.Extension == "" && t.Persistence == 'p' {
-				o.Exclude = append(o.Exclude, t.Name)
-			}
-		}
-		return err
-	})
-	return o, err
 }
 
 // publish makes the publications, which must be committed

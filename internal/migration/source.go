@@ -30,22 +30,6 @@ func linkTarget(ctx context.Context, c Config) (*session.Link, error) {
 // home is where the record of a migration is kept.
 func home(target *session.Link, c Config) *state.Store { return state.At(target, c.Name) }
 
-// aside runs f with a connection to each side that nobody else uses, for what has to read both
-// catalogues in turns.
-func (r *runner) aside(ctx context.Context, f func(source, target *pgx.Conn) error) error {
-	source, err := session.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name})
-	if err != nil {
-		return err
-	}
-	defer source.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it was only read
-	target, err := session.Open(ctx, session.Config{DSN: r.c.Target, Application: r.c.Name})
-	if err != nil {
-		return err
-	}
-	defer target.Close(context.WithoutCancel(ctx)) //nolint:errcheck // likewise
-	return f(source, target)
-}
-
 // proveSource reports as an error that c.Source is not the source of a migration.
 func proveSource(ctx context.Context, c Config, rec *state.Record) error {
 	return identity.CheckSource(ctx, session.Config{DSN: c.Source, Application: c.Name}, rec.SystemID, rec.Database)

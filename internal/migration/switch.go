@@ -25,13 +25,13 @@ type (
 func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
 		Name: r.c.Name, From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target},
-		Tables: r.selected, Waiting: waiting{r}, Sequences: r.carrier(), Identity: r.identityGate,
+		Tables: r.selected, Definitions: r.definitions(), Opening: r.closed(), Sequences: r.carrier(), Identity: r.identityGate,
 		Store: r.store, Advance: r.advance, Finished: r.switched,
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: r.c.Jobs,
 		Told: told, Logger: r.c.Logger,
 	}
 	if r.c.Prove == On {
-		s.Proof = &cutover.Proof{Tables: r.migrated, Ruled: r.closed().Ruled}
+		s.Proof = &cutover.Proof{Tables: r.migrated}
 	}
 	s.Observers = []cutover.Observer{func(context.Context, state.Taken) error {
 		r.mu.Lock()
@@ -47,8 +47,13 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 		{Name: cutover.GateWriters, Do: s.WritersGate},
 		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return r.comparisonGate(ctx, o) }},
 		{Name: cutover.GateStatistics, Do: s.StatisticsGate},
-		{Name: cutover.GateSchema, Do: func(ctx context.Context) error { return r.schemaGate(ctx, o.Without) }},
-		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.openingGate(ctx, o, told) }},
+		{Name: cutover.GateSchema, Do: func(ctx context.Context) error {
+			if err := r.selectTables(ctx); err != nil { // as they are now, which is what the cutover goes on with
+				return err
+			}
+			return r.definitions().Gate(ctx, r.rec.Tables, o.Without)
+		}},
+		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.closed().Gate(ctx, o.Timeout/4, told) }},
 		{Name: cutover.GateSequences, Do: s.SequencesGate},
 	}
 	return s
@@ -151,7 +156,7 @@ func (f *following) undoLate(ctx context.Context) {
 		return
 	}
 	err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
-		if err := f.r.dropLateForeignKeys(ctx); err != nil {
+		if err := f.r.definitions().DropKeys(ctx); err != nil {
 			return err
 		}
 		return f.r.advance(ctx, Following)

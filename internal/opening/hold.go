@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -19,12 +20,47 @@ type Target struct {
 	Link      *session.Link
 	DSN       string
 	Migration string
-	Logger    *slog.Logger
+	// Tables are those whose rows are copied and applied, as the source has them. It is asked whenever something is done with them.
+	Tables func() []catalog.Table
+	Logger *slog.Logger
 }
 
-// Hold disables actions, one table at a time, and records what each was in the transaction that
+// Hold disables, until the target opens, what would act on the rows that are copied
+// and applied: triggers and rules that are enabled ALWAYS or REPLICA and, where the
+// role may not set session_replication_role, every other trigger of a user and every rule. What each was is
+// recorded in the transaction that disables it. It returns those that were not held before.
+//
+// Partitions' copies of their parent's triggers are held one by one, like any others: their state
+// may be another than the parent's, and the rows are written to the partitions.
+func (t *Target) Hold(ctx context.Context) (fresh []catalog.Firing, err error) {
+	may, err := session.MaySetReplicaRole(ctx, t.Link)
+	if err != nil {
+		return nil, err
+	}
+	err = t.Link.Do(ctx, func(conn *pgx.Conn) error {
+		fresh, err = catalog.FiringOn(ctx, conn, t.Tables(), may)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for what would act on the rows that are applied: %w", err)
+	}
+	for _, f := range fresh {
+		if !f.Holding {
+			return nil, &state.RunError{Problem: fmt.Sprintf("%s acts on the rows that are copied and applied, and this role may not disable it until the cutover", f.Action), Advice: "run as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the copies of a trigger that partitions have); or: " + f.Enable("D")}
+		}
+	}
+	if err := t.hold(ctx, fresh); err != nil {
+		return nil, err
+	}
+	if len(fresh) > 0 {
+		t.Logger.Info("triggers and rules are held until the cutover", "count", len(fresh))
+	}
+	return fresh, nil
+}
+
+// hold disables actions, one table at a time, and records what each was in the transaction that
 // disables it.
-func (t *Target) Hold(ctx context.Context, actions []catalog.Firing) error {
+func (t *Target) hold(ctx context.Context, actions []catalog.Firing) error {
 	for some := range byTable(actions) {
 		if err := t.disable(ctx, some); err != nil {
 			return err

@@ -16,9 +16,28 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Try runs what the opening will run, and rolls it back: each statement works, and its lock can be
+// Gate tries what the opening of the target will run, and rolls it back: every held trigger and rule
+// is there, may be enabled, and its lock can be had. What has gone is reported and will be left
+// out. What acts on applied rows although it should not is held again, and the cutover refused: it
+// may have changed the target.
+func (t *Target) Gate(ctx context.Context, patience time.Duration, step func(string)) error {
+	fresh, err := t.Hold(ctx)
+	if err != nil {
+		return err
+	}
+	if len(fresh) > 0 {
+		var which []string
+		for _, f := range fresh {
+			which = append(which, f.Action.String())
+		}
+		return &state.GateError{Problem: "on the target, what was to be disabled until the cutover was enabled or created meanwhile, and has acted on rows that were applied: " + catalog.List(which), Advice: "it is disabled now, and will be enabled as it was when the target opens; see by `walferry verify` whether it has changed anything, and ask again"}
+	}
+	return t.tryAll(ctx, patience, step)
+}
+
+// tryAll runs what the opening will run, and rolls it back: each statement works, and its lock can be
 // had in the time given, or the error is a gate's. What has gone is reported and will be left out.
-func (t *Target) Try(ctx context.Context, patience time.Duration, step func(string)) error {
+func (t *Target) tryAll(ctx context.Context, patience time.Duration, step func(string)) error {
 	var statements []Statement
 	var gone []Held
 	err := t.Link.Do(ctx, func(conn *pgx.Conn) error {
@@ -129,26 +148,17 @@ func enableAll(ctx context.Context, conn *pgx.Conn, name string) (at *Statement,
 	return nil, nil
 }
 
-// Left is what could not be enabled, and why.
-type Left struct {
+// left is what could not be enabled, and why.
+type left struct {
 	Held
-	SQL string
-	Err error
+	sql string
+	err error
 }
 
-// TextsOf returns what is recorded of what is left.
-func TextsOf(left []Left) ([]string, error) {
-	var list []Held
+// sqlOf returns what enables what is left.
+func sqlOf(left []left) (sql []string) {
 	for _, l := range left {
-		list = append(list, l.Held)
-	}
-	return texts(list)
-}
-
-// SQLOf returns what enables what is left.
-func SQLOf(left []Left) (sql []string) {
-	for _, l := range left {
-		sql = append(sql, l.SQL)
+		sql = append(sql, l.sql)
 	}
 	return sql
 }
@@ -156,9 +166,22 @@ func SQLOf(left []Left) (sql []string) {
 // eachPatience is the most that enabling one by one waits for locks altogether; after that it takes what is free.
 const eachPatience = 10 * time.Second
 
-// EnableEach enables what is held, each on its own, and records it. It returns what it could not
-// enable; with an error, the target could not be asked.
-func (t *Target) EnableEach(ctx context.Context) (left []Left, err error) {
+// EnableEach enables what is held, each on its own, and records it. It returns the SQL of what it could not
+// enable, and how that is recorded; with an error, the target could not be asked.
+func (t *Target) EnableEach(ctx context.Context) (sql, recorded []string, err error) {
+	rest, err := t.enableEach(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var list []Held
+	for _, l := range rest {
+		list = append(list, l.Held)
+	}
+	recorded, err = texts(list)
+	return sqlOf(rest), recorded, err
+}
+
+func (t *Target) enableEach(ctx context.Context) (rest []left, err error) {
 	began := time.Now()
 	err = t.Link.Do(ctx, func(conn *pgx.Conn) error {
 		list, err := Recorded(ctx, conn, t.Migration)
@@ -172,7 +195,7 @@ func (t *Target) EnableEach(ctx context.Context) (left []Left, err error) {
 		for _, h := range gone {
 			t.Logger.Warn("the target no longer has what was to be enabled", "action", h)
 		}
-		left = nil
+		rest = nil
 		for _, s := range statements {
 			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				timeout := lockTimeout
@@ -185,32 +208,32 @@ func (t *Target) EnableEach(ctx context.Context) (left []Left, err error) {
 				if _, err := tx.Exec(ctx, s.SQL); err != nil {
 					return err
 				}
-				rest := slices.DeleteFunc(slices.Clone(list), func(h Held) bool { return h.Kind == s.Held.Kind && h.OID == s.Held.OID && h.Name == s.Held.Name })
-				if err := record(ctx, tx, t.Migration, rest); err != nil {
+				still := slices.DeleteFunc(slices.Clone(list), func(h Held) bool { return h.Kind == s.Held.Kind && h.OID == s.Held.OID && h.Name == s.Held.Name })
+				if err := record(ctx, tx, t.Migration, still); err != nil {
 					return err
 				}
-				list = rest
+				list = still
 				return nil
 			})
 			if err != nil && (conn.IsClosed() || ctx.Err() != nil) {
 				return err
 			}
 			if err != nil {
-				left = append(left, Left{s.Held, s.SQL, err})
+				rest = append(rest, left{s.Held, s.SQL, err})
 			}
 		}
 		return nil
 	})
-	return left, err
+	return rest, err
 }
 
 // EnableRest keeps trying for a while to enable what the opening has left. What is left then stays
 // recorded: status shows it, and migrate and cleanup try again.
 func (t *Target) EnableRest(ctx context.Context, patience time.Duration) ([]string, error) {
-	var left []Left
+	var rest []left
 	var err error
 	for end := time.Now().Add(patience); ; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
-		if left, err = t.EnableEach(ctx); err == nil && len(left) == 0 {
+		if rest, err = t.enableEach(ctx); err == nil && len(rest) == 0 {
 			return nil, nil
 		}
 		if ctx.Err() != nil || time.Now().After(end) {
@@ -220,7 +243,7 @@ func (t *Target) EnableRest(ctx context.Context, patience time.Duration) ([]stri
 	if err != nil {
 		return nil, fmt.Errorf("enable what was disabled on the target until the cutover: %w", err)
 	}
-	return SQLOf(left), fmt.Errorf("%d triggers and rules of the target are still disabled: %s: %w", len(left), left[0].Held, left[0].Err)
+	return sqlOf(rest), fmt.Errorf("%d triggers and rules of the target are still disabled: %s: %w", len(rest), rest[0].Held, rest[0].err)
 }
 
 // SQL returns what enables what is held.

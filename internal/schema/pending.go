@@ -137,6 +137,12 @@ func (p *Pending) List(ctx context.Context) (list []Validation, failures []strin
 	return list, failures, nil
 }
 
+// Left are the statements that are still to be run, for somebody who does it by hand.
+func (p *Pending) Left(ctx context.Context) ([]string, error) {
+	list, _, err := p.List(ctx)
+	return Statements(list), err
+}
+
 // Drop undoes Create: it drops the foreign keys of tables, and forgets what was to be validated.
 func (p *Pending) Drop(ctx context.Context, tables []catalog.Table) error {
 	names := make([]string, len(tables))
