@@ -19,6 +19,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -45,6 +46,19 @@ type Followed struct {
 	Originals map[catalog.Name]applier.Original
 	Windows   *applier.Windows // nil: all tables are as of the stream's first position
 	Words     Words            // of --insert-only
+}
+
+// OriginalsOf returns, for the applier, what the source's tables were, and where they were copied to.
+func OriginalsOf(tables []state.Table) map[catalog.Name]applier.Original {
+	originals := map[catalog.Name]applier.Original{}
+	for _, t := range tables {
+		o := applier.Original{OID: t.OID, Target: t.TargetOID}
+		for _, c := range t.Columns {
+			o.Columns = append(o.Columns, applier.OriginalColumn{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod, Number: c.Number, Target: c.Target})
+		}
+		originals[t.Name] = o
+	}
+	return originals
 }
 
 // MakeSlot creates the flow's slot and returns its snapshot: the flow begins at its consistent

@@ -25,15 +25,9 @@ type Words struct {
 	Tables []catalog.Table
 }
 
-// WordsOf returns the words of a flow's tables, as they are recorded.
-func WordsOf(name Name, from, to *session.Link, store *state.Store, tables []state.Table) *Words {
-	w := &Words{Flow: name.String(), From: from, To: to, Store: store}
-	for _, t := range tables {
-		if t.InsertOnly {
-			w.Tables = append(w.Tables, catalog.Table{OID: t.OID, Name: t.Name})
-		}
-	}
-	return w
+// WordsOf returns the words about a flow's tables. store is where their marks are kept, at to.
+func WordsOf(name Name, from, to *session.Link, store *state.Store, tables []catalog.Table) *Words {
+	return &Words{Flow: name.String(), From: from, To: to, Store: store, Tables: tables}
 }
 
 // wordDDL is for the target: what the watch showed of a table before its rows were read.

@@ -11,10 +11,10 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Compare compares tables with what both catalogs have now. It marks in tables the columns that are
+// compare compares tables with what both catalogs have now. It marks in tables the columns that are
 // gone from both sides, and reports that in Marked. brought means that the target's schema was not
 // created by walferry, lenient that tables that are not migrated may come and go.
-func Compare(tables []state.Table, now Catalogs, brought, lenient bool) (found Changes) {
+func compare(tables []state.Table, now catalogs, brought, lenient bool) (found Changes) {
 	migrated := map[string]*state.Table{} // by name as SQL
 	byOID := map[uint32]*catalog.Table{}
 	for i := range now.All {
@@ -195,7 +195,7 @@ func partOfAny(parents []string) string {
 
 // otherChildren returns the children of migrated tables that are not migrated, by the migrated
 // table's name as SQL.
-func otherChildren(now Catalogs, migrated map[string]*state.Table) map[string][]string {
+func otherChildren(now catalogs, migrated map[string]*state.Table) map[string][]string {
 	others := map[string][]string{}
 	for _, tables := range [][]catalog.Table{now.All, now.Foreign} {
 		for i := range tables {

@@ -1,6 +1,6 @@
-// Package identity checks whether what is followed is still what it was when the migration began:
-// tables, columns, and their places among partitions and children, on both sides. The consequences
-// are up to its callers.
+// Package identity knows the tables of a migration, and checks whether what is followed is still what it was when the
+// migration began: tables, columns, and their places among partitions and children, on both sides. It explains
+// what can be done where that is not so; whether a run ends is up to its callers.
 package identity
 
 import (
@@ -27,16 +27,16 @@ type Changes struct {
 	Marked    bool     // the record has changed
 }
 
-// Catalogs are the tables of both sides, by name.
-type Catalogs struct {
+// catalogs are the tables of both sides, by name.
+type catalogs struct {
 	All     []catalog.Table // of the source
 	Foreign []catalog.Table // of the source
 	Source  map[catalog.Name]*catalog.Table
 	Target  map[catalog.Name]*catalog.Table
 }
 
-// Read reads both sides, one after the other, the source as of one moment.
-func Read(ctx context.Context, source, target session.Lender) (c Catalogs, err error) {
+// read reads both sides, one after the other, the source as of one moment.
+func read(ctx context.Context, source, target session.Lender) (c catalogs, err error) {
 	err = source.Do(ctx, func(conn *pgx.Conn) error {
 		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
 			c.All, c.Foreign, err = catalog.Outline(ctx, tx)
@@ -66,8 +66,8 @@ func byName(tables []catalog.Table) map[catalog.Name]*catalog.Table {
 	return found
 }
 
-// Columns returns a table's columns as they are in the stream.
-func Columns(t *catalog.Table) (columns []state.Column) {
+// columnsOf returns a table's columns as they are in the stream.
+func columnsOf(t *catalog.Table) (columns []state.Column) {
 	for i := range t.Columns {
 		if c := &t.Columns[i]; c.Generated == 0 {
 			columns = append(columns, state.Column{Number: c.Number, Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
@@ -76,9 +76,9 @@ func Columns(t *catalog.Table) (columns []state.Column) {
 	return columns
 }
 
-// Describe adds to the record of tables their place in hierarchies, what the target has under their
+// describe adds to the record of tables their place in hierarchies, what the target has under their
 // names, and their indexes.
-func Describe(ctx context.Context, q catalog.Querier, states []state.Table, now Catalogs) error {
+func describe(ctx context.Context, q catalog.Querier, states []state.Table, now catalogs) error {
 	forms, err := schema.IndexForms(ctx, q)
 	if err != nil {
 		return err

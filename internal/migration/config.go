@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
 )
 
 // Until says where Migrate ends.
@@ -154,6 +155,11 @@ func (c Config) fill() (Config, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+// selection says which tables are migrated.
+func (c Config) selection() identity.Selection {
+	return identity.Selection{Include: c.Include, Exclude: c.Exclude, Brought: c.Schema == "none", Lenient: c.OnNewTable == IgnoreNewTables}
 }
 
 func (o CutoverOptions) fill() CutoverOptions {

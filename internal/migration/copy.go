@@ -5,30 +5,20 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/copying"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/schema"
 )
 
 // newCopy is the copy of the migration's tables.
 func (r *runner) newCopy() *copying.Copy {
 	c := &copying.Copy{
-		Flow: r.flow, Tables: r.ordinary, Archive: r.definitions().Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
+		Flow: r.flow, Tables: r.tables.WithRows, Archive: r.definitions().Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
 		Export: r.exportConfig(), Step: r.step,
 	}
 	if r.c.Schema == "none" {
 		c.Archive = nil
 	}
 	return c
-}
-
-// ordinary are the selected tables that hold rows.
-func (r *runner) ordinary() []catalog.Table {
-	var out []catalog.Table
-	for i := range r.tables {
-		if r.tables[i].Kind == 'r' {
-			out = append(out, r.tables[i])
-		}
-	}
-	return out
 }
 
 // beginCopy is run when the phase is Prepared. A run that was stopped since has
@@ -80,12 +70,12 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	r.step("gather statistics")
-	return schema.Analyze(ctx, r.c.Target, namesOf(r.tables), r.rows.Analyzed(), r.c.Jobs)
+	return schema.Analyze(ctx, r.c.Target, namesOf(r.tables.Selected()), r.rows.Analyzed(), r.c.Jobs)
 }
 
 // converge applies the changes that bring all tables to one commit, when they were copied under
 // several snapshots.
 func (r *runner) converge(ctx context.Context) error {
 	tell := func() { r.step("bring all tables to one commit") }
-	return r.flow.Converge(ctx, r.rec.ConsistentPoint, r.rows.Windows(), r.originals(), tell, r.lock.Guard)
+	return r.flow.Converge(ctx, r.rec.ConsistentPoint, r.rows.Windows(), flow.OriginalsOf(r.tables.Remembered()), tell, r.lock.Guard)
 }

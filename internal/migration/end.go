@@ -230,7 +230,10 @@ func openEnds(ctx context.Context, c Config) (*runner, func(), error) {
 		closeAll()
 		return nil, nil, err
 	}
-	r.flow = r.newFlow()
+	r.flow, r.tables = r.newFlow(), r.migrated()
+	if r.rec != nil {
+		r.tables.Remember(r.rec.Tables)
+	}
 	return r, closeAll, nil
 }
 

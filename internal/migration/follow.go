@@ -10,6 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/definitions"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/wait"
@@ -18,10 +19,14 @@ import (
 // newFlow is the migration's flow: from its source to its target.
 func (r *runner) newFlow() *flow.Flow {
 	return &flow.Flow{
-		Name:   flowName(r.c.Name),
-		From:   session.End{DSN: r.c.Source, Link: r.source},
-		To:     session.End{DSN: r.c.Target, Link: r.target},
-		Expect: r.expected, Heartbeat: r.c.Heartbeat, Logger: r.c.Logger,
+		Name: flowName(r.c.Name),
+		From: session.End{DSN: r.c.Source, Link: r.source},
+		To:   session.End{DSN: r.c.Target, Link: r.target},
+		Expect: func(ctx context.Context) (decoder.Identity, error) {
+			publications, err := r.tables.Publications(ctx)
+			return decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications}, err
+		},
+		Heartbeat: r.c.Heartbeat, Logger: r.c.Logger,
 	}
 }
 
@@ -29,43 +34,26 @@ func (r *runner) newFlow() *flow.Flow {
 func (r *runner) definitions() *definitions.Carrier {
 	return &definitions.Carrier{
 		From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target}, Store: r.store,
-		Tables: r.selected, Brought: r.c.Schema == "none", Jobs: r.c.Jobs, Step: r.step, Logger: r.c.Logger,
+		Tables: r.tables.Selected, Brought: r.c.Schema == "none", Jobs: r.c.Jobs, Step: r.step, Logger: r.c.Logger,
 	}
 }
 
 // closed is the target before its opening.
 func (r *runner) closed() *opening.Target {
-	return &opening.Target{Link: r.target, DSN: r.c.Target, Migration: r.c.Name, Tables: r.selected, Logger: r.c.Logger}
+	return &opening.Target{Link: r.target, DSN: r.c.Target, Migration: r.c.Name, Tables: r.tables.Selected, Logger: r.c.Logger}
 }
 
 // flowName is what the flow of a migration is known by.
 func flowName(migration string) flow.Name { return flow.Name{Migration: migration} }
 
-// expected is what the stream must be of.
-func (r *runner) expected(ctx context.Context) (decoder.Identity, error) {
-	publications, err := r.publications(ctx)
-	return decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications}, err
+// words are those of --insert-only about tables.
+func (r *runner) words(tables []catalog.Table) *flow.Words {
+	return flow.WordsOf(flowName(r.c.Name), r.source, r.target, r.store, tables)
 }
 
-// words are those of --insert-only, of the tables as they were when the migration began.
-func (r *runner) words() *flow.Words {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	w := flow.WordsOf(flowName(r.c.Name), r.source, r.target, r.store, r.rec.Tables)
-	for i := range w.Tables { // of a record of an older version, which had no oids
-		for j := range r.tables {
-			if w.Tables[i].OID == 0 && r.tables[j].Name == w.Tables[i].Name {
-				w.Tables[i].OID = r.tables[j].OID
-			}
-		}
-	}
-	return w
-}
-
-func (r *runner) wordsOf(tables []catalog.Table) *flow.Words {
-	w := flow.WordsOf(flowName(r.c.Name), r.source, r.target, r.store, nil)
-	w.Tables = tables
-	return w
+// migrated are the migration's tables.
+func (r *runner) migrated() *identity.Tables {
+	return &identity.Tables{From: r.source, To: r.target, Store: r.store, Selection: r.c.selection(), Logger: r.c.Logger}
 }
 
 // following is the part of a run that applies the stream, and what may be asked of it meanwhile.
@@ -91,7 +79,7 @@ func (r *runner) following(ctx context.Context) error {
 		return err
 	}
 	r.step("follow")
-	running, err := r.flow.Start(ctx, flow.Followed{Originals: r.originals(), Words: *r.words()})
+	running, err := r.flow.Start(ctx, flow.Followed{Originals: flow.OriginalsOf(r.tables.Remembered()), Words: *r.words(r.tables.InsertOnly())})
 	if err != nil {
 		return err
 	}

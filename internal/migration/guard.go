@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -117,16 +116,16 @@ func (g *guard) identity(ctx context.Context) error {
 	if !r.mayGiveUp() || r.c.Until == UntilCopied && r.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
-	marks, err := r.marks(ctx)
+	marks, err := r.tables.Marks(ctx)
 	if err != nil || marks == g.marks {
 		return err
 	}
-	found, err := r.changes(ctx, r.source)
+	found, err := r.tables.Changes(ctx, r.source)
 	if err != nil || !r.mayGiveUp() { // a cutover has begun, which looks itself
 		return err
 	}
 	g.marks = marks
-	if err := mustEnd(found); err != nil {
+	if err := found.MustEnd(); err != nil {
 		g.stop(err)
 		return nil
 	}
@@ -154,32 +153,6 @@ func (g *guard) identity(ctx context.Context) error {
 		g.stop(&newTablesError{added})
 	}
 	return nil
-}
-
-// newTables are those of the selection that are in no publication of the migration.
-func (r *runner) newTables(all []catalog.Table) (added []string) {
-	known := r.known()
-	selected, err := catalog.Select(all, r.c.Include, r.c.Exclude)
-	if err != nil {
-		return nil // nothing is selected any more
-	}
-	for i := range selected {
-		if t := &selected[i]; t.Persistence == 'p' && !known[t.Name] {
-			added = append(added, t.String())
-		}
-	}
-	return added
-}
-
-// known are the tables that the publications were made of.
-func (r *runner) known() map[catalog.Name]bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	known := map[catalog.Name]bool{}
-	for _, t := range r.rec.Tables {
-		known[t.Name] = true
-	}
-	return known
 }
 
 // giveUp leaves nothing of the migration on the source.

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
@@ -70,7 +68,7 @@ type runner struct {
 	lock   *state.Lock
 	rec    *state.Record
 
-	tables []catalog.Table // of the source, selected; partitioned parents too
+	tables *identity.Tables
 	rows   *copying.Copy
 
 	mu        sync.Mutex
@@ -99,7 +97,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer r.source.Close()
-	r.flow = r.newFlow()
+	r.flow, r.tables = r.newFlow(), r.migrated()
 	if r.lock, err = r.store.Lock(ctx, c.Target, state.LockPatience); err != nil {
 		return Outcome{}, err
 	}
@@ -159,7 +157,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if recordErr := r.store.SetError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
 	}
-	return outcome, explainGap(r.explainDrift(clean, err))
+	return outcome, identity.ExplainGap(r.tables.ExplainDrift(clean, err))
 }
 
 // answerRest answers what nobody has begun to carry out when a run ends.
@@ -222,7 +220,11 @@ func aborted(name string) *GateError {
 // begin records a new migration, before anything else is made: from here on slot
 // and publication of this name are ours.
 func (r *runner) begin(ctx context.Context) error {
-	if err := r.selectTables(ctx); err != nil {
+	r.tables.Selection = r.c.selection()
+	if r.rec != nil {
+		r.tables.Remember(r.rec.Tables)
+	}
+	if err := r.tables.Select(ctx, r.rec != nil && r.rec.Phase != New); err != nil {
 		return err
 	}
 	if r.rec != nil {
@@ -253,7 +255,11 @@ func (r *runner) begin(ctx context.Context) error {
 		if err := r.store.Mailbox().AnswerOld(ctx, r.phase()); err != nil {
 			return err
 		}
-		return r.sameIdentity(ctx)
+		switch r.phase() {
+		case Prepared, Copying, Indexing, Following:
+			return r.tables.CheckAgain(ctx)
+		}
+		return nil
 	}
 	id, err := identity.Source(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name})
 	if err != nil {
@@ -274,33 +280,6 @@ func (r *runner) begin(ctx context.Context) error {
 		err = errors.New("the record that was just written is not there")
 	}
 	return err
-}
-
-// selectTables reads the source's tables and applies the patterns.
-func (r *runner) selectTables(ctx context.Context) error {
-	return r.source.Do(ctx, func(conn *pgx.Conn) error {
-		all, err := catalog.Tables(ctx, conn)
-		if err != nil {
-			return err
-		}
-		r.tables, err = catalog.Select(all, r.c.Include, r.c.Exclude)
-		if err != nil {
-			return err
-		}
-		// Those that came after the publications are not followed, so that they must not be copied.
-		var known map[catalog.Name]bool
-		if r.rec != nil && r.rec.Phase != New {
-			known = r.known()
-		}
-		kept := r.tables[:0]
-		for _, t := range r.tables {
-			if t.Persistence == 'p' && (known == nil || known[t.Name]) {
-				kept = append(kept, t)
-			}
-		}
-		r.tables = kept
-		return nil
-	})
 }
 
 // guarded is run with a guard beside it, which may end it.

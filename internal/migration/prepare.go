@@ -9,7 +9,6 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cleanup"
-	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -44,20 +43,20 @@ func (r *runner) publish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create the schema walferry on the source: %w", err)
 	}
-	states, err := r.tableStates(ctx, insertOnly)
+	states, err := r.tables.Describe(ctx, insertOnly)
 	if err != nil {
 		return err
 	}
 	var publications map[string]slot.PublicationIdentity
 	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
 		if session.Major(conn.PgConn()) == 10 {
-			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(r.ordinary())); err != nil {
+			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(r.tables.WithRows())); err != nil {
 				return err
 			}
 		}
 		if r.c.Until != UntilCopied && len(insertOnly) > 0 { // otherwise nothing is followed
 			r.step("watch the --insert-only tables")
-			if err := r.wordsOf(insertOnly).Watch(ctx, conn); err != nil {
+			if err := r.words(insertOnly).Watch(ctx, conn); err != nil {
 				return err
 			}
 		}
@@ -67,9 +66,7 @@ func (r *runner) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	r.rec.Tables = states
-	r.mu.Unlock()
+	r.tables.Remember(states)
 	return r.store.Values().PutPublished(ctx, states, publications)
 }
 
@@ -78,29 +75,11 @@ func (r *runner) insertOnlyTables() (tables []catalog.Table, err error) {
 	if len(r.c.InsertOnly) == 0 {
 		return nil, nil
 	}
-	only, err := catalog.Select(r.tables, r.c.InsertOnly, nil)
+	only, err := catalog.Select(r.tables.Selected(), r.c.InsertOnly, nil)
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(only, func(t catalog.Table) bool { return t.Kind != 'r' }), nil
-}
-
-// tableStates are the tables as they are now on both sides, as they will be remembered.
-func (r *runner) tableStates(ctx context.Context, insertOnly []catalog.Table) (states []state.Table, err error) {
-	now, err := identity.Read(ctx, r.source, r.target)
-	if err != nil {
-		return nil, err
-	}
-	for i := range r.tables {
-		t := &r.tables[i]
-		table := state.Table{OID: t.OID, Name: t.Name, Kind: string(t.Kind)}
-		if t.Kind == 'r' {
-			table.Columns = identity.Columns(t)
-			table.InsertOnly = slices.ContainsFunc(insertOnly, func(only catalog.Table) bool { return only.OID == t.OID })
-		}
-		states = append(states, table)
-	}
-	return states, r.source.Do(ctx, func(conn *pgx.Conn) error { return identity.Describe(ctx, conn, states, now) })
 }
 
 // published are the tables that hold rows, those of --insert-only or the others.

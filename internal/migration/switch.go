@@ -7,7 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -25,13 +24,13 @@ type (
 func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
 		Name: r.c.Name, From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target},
-		Tables: r.selected, Definitions: r.definitions(), Opening: r.closed(), Sequences: r.carrier(), Identity: r.identityGate,
+		Tables: r.tables.Selected, Definitions: r.definitions(), Opening: r.closed(), Sequences: r.carrier(), Identity: r.tables.Gate,
 		Store: r.store, Advance: r.advance, Finished: r.switched,
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: r.c.Jobs,
 		Told: told, Logger: r.c.Logger,
 	}
 	if r.c.Prove == On {
-		s.Proof = &cutover.Proof{Tables: r.migrated}
+		s.Proof = &cutover.Proof{Tables: r.tables.Migrated}
 	}
 	s.Observers = []cutover.Observer{func(context.Context, state.Taken) error {
 		r.mu.Lock()
@@ -48,10 +47,10 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return r.comparisonGate(ctx, o) }},
 		{Name: cutover.GateStatistics, Do: s.StatisticsGate},
 		{Name: cutover.GateSchema, Do: func(ctx context.Context) error {
-			if err := r.selectTables(ctx); err != nil { // as they are now, which is what the cutover goes on with
+			if err := r.tables.Select(ctx, true); err != nil { // as they are now, which is what the cutover goes on with
 				return err
 			}
-			return r.definitions().Gate(ctx, r.rec.Tables, o.Without)
+			return r.definitions().Gate(ctx, r.tables.Remembered(), o.Without)
 		}},
 		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.closed().Gate(ctx, o.Timeout/4, told) }},
 		{Name: cutover.GateSequences, Do: s.SequencesGate},
@@ -106,8 +105,6 @@ func (r *runner) phaseGate(context.Context) error {
 	return nil
 }
 
-func (r *runner) selected() []catalog.Table { return r.tables }
-
 // switched notes that a cutover is done.
 func (r *runner) switched(result *CutoverResult) {
 	r.mu.Lock()
@@ -118,7 +115,7 @@ func (r *runner) switched(result *CutoverResult) {
 // carrier carries the source's sequences over to the target.
 func (r *runner) carrier() *cutover.Carrier {
 	return &cutover.Carrier{
-		From: r.source, To: r.target, Store: r.store, Tables: r.selected,
+		From: r.source, To: r.target, Store: r.store, Tables: r.tables.Selected,
 		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
 			return r.closed().Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)

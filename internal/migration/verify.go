@@ -60,7 +60,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 			return *proof, nil
 		}
 	}
-	tables, err := r.migrated(ctx)
+	tables, err := r.tables.Migrated(ctx)
 	if err != nil {
 		return v, err
 	}
@@ -100,32 +100,6 @@ const (
 	// truncates it waits that long.
 	lockedFor = 5 * time.Second
 )
-
-// migrated are the source's tables that the migration has, in the order of its record. One
-// that the source has no more, or by another identity, is named by what is remembered of it, so
-// that it is reported.
-func (r *runner) migrated(ctx context.Context) (tables []catalog.Table, err error) {
-	var all []catalog.Table
-	err = r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		all, err = catalog.Tables(ctx, conn)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	now := map[catalog.Name]catalog.Table{}
-	for _, t := range all {
-		now[t.Name] = t
-	}
-	for _, t := range r.rec.Tables {
-		found, ok := now[t.Name]
-		if !ok || t.OID != 0 && found.OID != t.OID {
-			found = catalog.Table{OID: t.OID, Name: t.Name, Kind: 'r'}
-		}
-		tables = append(tables, found)
-	}
-	return tables, nil
-}
 
 func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.Table) {
 	for _, t := range report.Tables {

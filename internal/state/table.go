@@ -17,6 +17,16 @@ type Table struct {
 	Indexes   map[string]string `json:"indexes,omitempty"`    // of the source: what indexSum says of each
 }
 
+// InsertOnly are those of tables that the user says are only ever inserted into.
+func InsertOnly(tables []Table) (only []catalog.Table) {
+	for _, t := range tables {
+		if t.InsertOnly {
+			only = append(only, catalog.Table{OID: t.OID, Name: t.Name})
+		}
+	}
+	return only
+}
+
 // Place is where a table of the source stands among others.
 type Place struct {
 	Parents []string `json:"parents,omitempty"` // as SQL, sorted

@@ -204,7 +204,7 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 		err = from.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, name, r) })
 	}
 	if err == nil && follows(r) {
-		err = st.readBroken(ctx, s, flow.WordsOf(flow.Name{Migration: name}, from, to, s, r.Tables))
+		err = st.readBroken(ctx, s, flow.WordsOf(flow.Name{Migration: name}, from, to, s, state.InsertOnly(r.Tables)))
 	}
 	if err != nil {
 		st.Source.Error = err.Error()

@@ -1,4 +1,4 @@
-package migration
+package identity
 
 import (
 	"context"
@@ -9,25 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/applier"
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
 )
-
-// originals tells the applier what the source's tables were, and where they were copied to.
-func (r *runner) originals() map[catalog.Name]applier.Original {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	originals := map[catalog.Name]applier.Original{}
-	for _, t := range r.rec.Tables {
-		o := applier.Original{OID: t.OID, Target: t.TargetOID}
-		for _, c := range t.Columns {
-			o.Columns = append(o.Columns, applier.OriginalColumn{Name: c.Name, TypeOID: c.TypeOID, TypeMod: c.TypeMod, Number: c.Number, Target: c.Target})
-		}
-		originals[t.Name] = o
-	}
-	return originals
-}
 
 // driftError is a SchemaError with the DDL that mends the target.
 type driftError struct {
@@ -40,16 +24,16 @@ func (e *driftError) Unwrap() error { return e.error }
 // Hint is what the operator can do.
 func (e *driftError) Hint() string { return e.advice }
 
-// explainDrift adds to an error about altered columns the DDL for the target. It is
+// ExplainDrift adds to an error about altered columns the DDL for the target. It is
 // text for the operator: nothing here is ever run.
-func (r *runner) explainDrift(ctx context.Context, err error) error {
+func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 	var drift *applier.SchemaError
 	if !errors.As(err, &drift) || len(drift.Columns) == 0 {
 		return err
 	}
 	var m schema.Repair
-	explained := r.source.Do(ctx, func(conn *pgx.Conn) (err error) {
-		m, err = r.repair(ctx, conn, drift)
+	explained := t.From.Do(ctx, func(conn *pgx.Conn) (err error) {
+		m, err = t.repair(ctx, conn, drift)
 		return err
 	})
 	switch {
@@ -74,17 +58,18 @@ func (r *runner) explainDrift(ctx context.Context, err error) error {
 }
 
 // repair is the DDL for the columns of a drift.
-func (r *runner) repair(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m schema.Repair, err error) {
-	i := slices.IndexFunc(r.rec.Tables, func(t state.Table) bool { return t.Plain() == drift.Table })
+func (t *Tables) repair(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m schema.Repair, err error) {
+	tables := t.Remembered()
+	i := slices.IndexFunc(tables, func(was state.Table) bool { return was.Plain() == drift.Table })
 	if i < 0 {
 		return m, nil
 	}
-	was := r.rec.Tables[i]
+	was := tables[i]
 	var filenode string
-	err = r.target.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
-		[]any{r.c.Name, was.Schema, was.Name.Name}, &filenode)
+	err = t.To.Row(ctx, `select coalesce(max(filenode), '') from walferry.copy_plan where migration = $1 and schema_name = $2 and table_name = $3`,
+		[]any{t.Store.Name(), was.Schema, was.Name.Name}, &filenode)
 	if err != nil {
 		return m, err
 	}
-	return schema.RepairColumns(ctx, conn, r.target, was, drift.Columns, filenode)
+	return schema.RepairColumns(ctx, conn, t.To, was, drift.Columns, filenode)
 }

@@ -1,0 +1,176 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/slot"
+)
+
+// goneError ends a run because something that is followed is not what it was.
+type goneError struct{ problem, advice string }
+
+func (e *goneError) Error() string { return e.problem }
+
+// Hint is what the operator can do.
+func (e *goneError) Hint() string { return e.advice }
+
+// anew is how a migration is begun anew.
+const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
+
+// MustEnd is why the run cannot go on; nil: it can. Columns that were swapped, or made again, do not end it: changes of
+// before that may be on their way, for columns that are as they were. The applier ends it at the first that is of after.
+func (c Changes) MustEnd() error {
+	switch {
+	case len(c.Replaced) > 0:
+		return &goneError{strings.Join(c.Replaced, "; "), "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
+	case c.Published != nil:
+		return ExplainGap(c.Published)
+	case len(c.Renamed) > 0:
+		return &goneError{strings.Join(c.Renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
+	}
+	return nil
+}
+
+// gate is why a cutover must not go on; nil: it may.
+func (c Changes) gate() error {
+	if err := c.MustEnd(); err != nil {
+		return &state.GateError{Problem: err.Error(), Advice: fail.Hint(err)}
+	}
+	if len(c.Swapped) > 0 {
+		return &state.GateError{Problem: strings.Join(c.Swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
+	}
+	if len(c.Exchanged) > 0 {
+		return &state.GateError{Problem: "tables of the target have each other's names: " + catalog.List(c.Exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
+	}
+	if len(c.Places) > 0 {
+		return &state.GateError{Problem: "tables have another place than they had: " + catalog.List(c.Places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
+			"rows of a table that is not migrated do not come with it"}
+	}
+	return nil
+}
+
+// Changes holds what is followed against what it was when the migration began.
+// It is looked at when a run begins, every minute, as a gate of the cutover, and once more
+// inside the fence; the publications at every reconnect of the stream besides.
+func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, error) {
+	now, err := read(ctx, source, t.To)
+	if err != nil {
+		return Changes{}, err
+	}
+	t.mu.Lock()
+	found := compare(t.was, now, t.Brought, t.Lenient)
+	t.mu.Unlock()
+	if found.Marked {
+		if err := t.keep(ctx); err != nil {
+			return found, err
+		}
+	}
+	found.Added = t.added(now.All)
+	publications, err := t.Publications(ctx)
+	if err != nil {
+		return found, err
+	}
+	err = source.Do(ctx, func(conn *pgx.Conn) error { return slot.CheckPublications(ctx, conn, publications) })
+	var altered *slot.PublicationError
+	if errors.As(err, &altered) {
+		err = nil
+		if !altered.Renamed || len(found.Renamed) == 0 {
+			found.Published = altered
+		}
+	}
+	return found, err
+}
+
+// added are those of the selection that are in no publication of the migration.
+func (t *Tables) added(all []catalog.Table) (names []string) {
+	selected, err := catalog.Select(all, t.Include, t.Exclude)
+	if err != nil {
+		return nil // nothing is selected any more
+	}
+	known := t.known()
+	for i := range selected {
+		if s := &selected[i]; s.Persistence == 'p' && !known[s.Name] {
+			names = append(names, s.String())
+		}
+	}
+	return names
+}
+
+// Gate: what is followed is what it was, and the source has no table that the migration does not know.
+// It returns the mark of the source's catalogue as of before it looked.
+func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, err error) {
+	if mark, err = markOf(ctx, source); err != nil {
+		return "", err
+	}
+	found, err := t.Changes(ctx, source)
+	if err != nil {
+		return "", err
+	}
+	if err := found.gate(); err != nil {
+		return "", err
+	}
+	if len(found.Added) > 0 && t.Lenient {
+		t.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", catalog.List(found.Added))
+		found.Added = nil
+	}
+	if len(found.Added) > 0 {
+		return "", &state.GateError{
+			Problem: "the source has got tables that this migration does not follow: " + catalog.List(found.Added),
+			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
+		}
+	}
+	return mark, nil
+}
+
+// markOf is what tells whether anything has changed in a server's catalogue.
+func markOf(ctx context.Context, server session.Lender) (mark string, err error) {
+	err = server.Do(ctx, func(conn *pgx.Conn) (err error) {
+		mark, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
+		return err
+	})
+	return mark, err
+}
+
+// Marks tell whether anything has changed in the catalogues of both sides.
+func (t *Tables) Marks(ctx context.Context) (string, error) {
+	source, err := markOf(ctx, t.From)
+	if err != nil {
+		return "", fmt.Errorf("source: %w", err)
+	}
+	target, err := markOf(ctx, t.To)
+	if err != nil {
+		return "", fmt.Errorf("target: %w", err)
+	}
+	return source + "; " + target, nil
+}
+
+// CheckAgain is for a run that resumes: it is an error where what it would follow is not what it was.
+func (t *Tables) CheckAgain(ctx context.Context) error {
+	publications, err := t.Publications(ctx)
+	if err != nil {
+		return err
+	}
+	older := slices.ContainsFunc(t.Remembered(), func(t state.Table) bool { return t.Place == nil })
+	for _, p := range publications {
+		older = older || p.Entries == nil
+	}
+	if older {
+		t.Logger.Warn("the migration was begun by an older version, which did not remember what tables are known by: " +
+			"a table, column or publication that was made again, swapped or attached is noticed only where that version had noticed it")
+	}
+	found, err := t.Changes(ctx, t.From)
+	if err != nil {
+		return err
+	}
+	return found.MustEnd()
+}

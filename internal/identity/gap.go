@@ -1,0 +1,48 @@
+package identity
+
+import (
+	"errors"
+
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/slot"
+)
+
+// gapError is an error after which the migration can only be begun anew.
+type gapError struct {
+	error
+	advice string
+}
+
+func (e *gapError) Unwrap() error { return e.error }
+
+// Hint is what the operator can do.
+func (e *gapError) Hint() string { return e.advice }
+
+// ExplainGap says how a migration is begun anew, where the decoder or the applier says that
+// the copy has to be made again.
+func ExplainGap(err error) error {
+	var (
+		unusable    *slot.Error
+		publication *slot.PublicationError
+		identity    *decoder.IdentityError
+		progress    *applier.ProgressError
+		advice      string
+	)
+	switch {
+	case errors.As(err, &unusable) && unusable.Reason == slot.Foreign:
+		advice = "gap: the migration's slot is gone, and another has its name: that of a migration of another database of this server, then begin with another --name; or, if nobody needs it, select pg_drop_replication_slot(" + catalog.Literal(unusable.Slot) + "); then begin anew"
+	case errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead):
+		advice = unusable.Hint()
+	case errors.As(err, &publication) && !publication.Exists && !publication.Renamed:
+		advice = publication.Hint()
+	case errors.As(err, &identity) && (identity.What == "timeline" || identity.What == "WAL position"):
+		advice = identity.Hint()
+	case errors.As(err, &progress) && (progress.Lost() || progress.Missing):
+		advice = progress.Hint()
+	default:
+		return err
+	}
+	return &gapError{err, advice + ": `walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"}
+}
