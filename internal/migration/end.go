@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/cleanup"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -35,6 +37,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	}
 	defer target.Close()
 	s := home(target, c)
+	keys := &schema.Pending{Link: target, Store: s}
 	r, err := awaitFollowing(ctx, s, c.Cut.Wait, onStep)
 	if err != nil && ctx.Err() != nil {
 		err = state.ErrNotBegun
@@ -50,7 +53,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			return nil, &GateError{Problem: "the cutover is done already", Advice: "see `walferry status`"}
 		}
 		if r.Phase == Finished {
-			result, err := outcome(ctx, target, s, onStep)
+			result, err := cutover.AwaitResult(ctx, s, keys, onStep)
 			if err != nil {
 				return nil, err
 			}
@@ -69,7 +72,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	}, onStep)
 	var result *CutoverResult
 	if errors.Is(err, state.ErrDone) {
-		result, err = outcome(ctx, target, s, nil)
+		result, err = cutover.AwaitResult(ctx, s, keys, nil)
 	} else {
 		var unread error
 		result, unread = measured(a)

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/session"
@@ -191,7 +192,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
 		late := r.definitions().Pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
-		result, err := r.enableLeft(ctx)
+		result, err := cutover.EnableLeft(ctx, r.store, r.closed())
 		if err != nil || result == nil {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
 		}

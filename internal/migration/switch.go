@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -44,7 +45,7 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 		{Name: cutover.GateIdentity, Do: s.IdentityGate},
 		{Name: cutover.GateLag, Do: s.LagGate},
 		{Name: cutover.GateWriters, Do: s.WritersGate},
-		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return r.comparisonGate(ctx, o) }},
+		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return compare.Gate(ctx, r.store, o.AllowDifferences) }},
 		{Name: cutover.GateStatistics, Do: s.StatisticsGate},
 		{Name: cutover.GateSchema, Do: func(ctx context.Context) error {
 			if err := r.tables.Select(ctx, true); err != nil { // as they are now, which is what the cutover goes on with
