@@ -77,8 +77,8 @@ union all select 'table walferry.' || relname, null from pg_class where relnames
 union all select 'replication origin ' || roname, '' from pg_replication_origin where roname = 'walferry_' || $2
 order by 1`
 
-// Leftovers lists what a server has of walferry's, of any migration.
-func Leftovers(ctx context.Context, conn *pgx.Conn, on, asSource, asTarget string) (left []Left, err error) {
+// leftovers lists what a server has of walferry's, of any migration.
+func leftovers(ctx context.Context, conn *pgx.Conn, on, asSource, asTarget string) (left []Left, err error) {
 	others, err := otherMigrations(ctx, conn, asSource, asTarget)
 	if err != nil {
 		return nil, fmt.Errorf("look for what is left on the %s: %w", on, err)

@@ -17,9 +17,9 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// Source removes slot, publications, fence and triggers of a migration from its source, and the
+// fromSource removes slot, publications, fence and triggers of a migration from its source, and the
 // schema walferry if no other migration uses it.
-func Source(ctx context.Context, conn *pgx.Conn, name string) error {
+func fromSource(ctx context.Context, conn *pgx.Conn, name string) error {
 	names := slot.NamesOf(name)
 	if err := cutover.Open(ctx, conn, name, ""); err != nil {
 		return err
@@ -76,7 +76,7 @@ func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	err = online.Run(patience, conn, "", `drop table if exists walferry.heartbeat; drop schema walferry`)
-	if catalog.State(err) == catalog.DependentObjects { // it contains something else: Leftovers reports it
+	if catalog.State(err) == catalog.DependentObjects { // it contains something else: leftovers reports it
 		return nil
 	}
 	if err != nil {

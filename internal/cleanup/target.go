@@ -11,9 +11,9 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Target removes the migration's rows from its target, and the schema with the last migration.
+// fromTarget removes the migration's rows from its target, and the schema with the last migration.
 // sharedOrigin means that the replication origin stays: another database's migration has the same.
-func Target(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin bool, err error) {
+func fromTarget(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin bool, err error) {
 	// A migration that failed early does not have all of the tables.
 	rows, err := conn.Query(ctx, `select relname::text from pg_class where relnamespace = 'walferry'::regnamespace and relkind = 'r'`)
 	if err != nil {

@@ -13,6 +13,9 @@ import (
 // may not set session_replication_role gets its foreign keys in the cutover: their
 // cascades would act on what the stream brings as well.
 func (c *Carrier) Complete(ctx context.Context) error {
+	if c.Brought {
+		return nil
+	}
 	dump, err := c.Archive(ctx)
 	if err != nil {
 		return err

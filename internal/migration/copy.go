@@ -12,10 +12,10 @@ import (
 // newCopy is the copy of the migration's tables.
 func (r *runner) newCopy() *copying.Copy {
 	c := &copying.Copy{
-		Flow: r.flow, Tables: r.tables.WithRows, Archive: r.definitions().Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
-		Export: r.exportConfig(), Step: r.step,
+		Flow: r.flow, Tables: r.tables.WithRows, Archive: r.definitions.Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
+		Export: r.exportConfig(), Step: r.live.step,
 	}
-	if r.c.Schema == "none" {
+	if r.definitions.Brought {
 		c.Archive = nil
 	}
 	return c
@@ -36,7 +36,7 @@ func (r *runner) copy(ctx context.Context) error {
 		return err
 	}
 	// With --schema none the target has its triggers and rules already.
-	if _, err := r.closed().Hold(ctx); err != nil {
+	if _, err := r.opening.Hold(ctx); err != nil {
 		return err
 	}
 	return r.rows.Run(ctx, r.rec.ConsistentPoint)
@@ -49,7 +49,7 @@ func (r *runner) index(ctx context.Context) error {
 		return err
 	}
 	// What a run brought that did not come as far as to hold it must not act on what converge applies.
-	if _, err := r.closed().Hold(ctx); err != nil {
+	if _, err := r.opening.Hold(ctx); err != nil {
 		return err
 	}
 	if err := r.rows.Build(ctx, false, func(t *catalog.Table) bool { return !r.rows.Mixed(t.Name) }); err != nil {
@@ -61,21 +61,19 @@ func (r *runner) index(ctx context.Context) error {
 	if err := r.rows.Build(ctx, true, func(t *catalog.Table) bool { return r.rows.Mixed(t.Name) }); err != nil {
 		return err
 	}
-	if r.c.Schema != "none" {
-		if err := r.definitions().Complete(ctx); err != nil {
-			return err
-		}
-	}
-	if _, err := r.closed().Hold(ctx); err != nil {
+	if err := r.definitions.Complete(ctx); err != nil {
 		return err
 	}
-	r.step("gather statistics")
+	if _, err := r.opening.Hold(ctx); err != nil {
+		return err
+	}
+	r.live.step("gather statistics")
 	return schema.Analyze(ctx, r.c.Target, namesOf(r.tables.Selected()), r.rows.Analyzed(), r.c.Jobs)
 }
 
 // converge applies the changes that bring all tables to one commit, when they were copied under
 // several snapshots.
 func (r *runner) converge(ctx context.Context) error {
-	tell := func() { r.step("bring all tables to one commit") }
+	tell := func() { r.live.step("bring all tables to one commit") }
 	return r.flow.Converge(ctx, r.rec.ConsistentPoint, r.rows.Windows(), flow.OriginalsOf(r.tables.Remembered()), tell, r.lock.Guard)
 }

@@ -6,55 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/internal/definitions"
 	"github.com/walferry/walferry/internal/flow"
-	"github.com/walferry/walferry/internal/identity"
-	"github.com/walferry/walferry/internal/opening"
-	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/wait"
 )
-
-// newFlow is the migration's flow: from its source to its target.
-func (r *runner) newFlow() *flow.Flow {
-	return &flow.Flow{
-		Name: flowName(r.c.Name),
-		From: session.End{DSN: r.c.Source, Link: r.source},
-		To:   session.End{DSN: r.c.Target, Link: r.target},
-		Expect: func(ctx context.Context) (decoder.Identity, error) {
-			publications, err := r.tables.Publications(ctx)
-			return decoder.Identity{SystemID: r.rec.SystemID, Timeline: r.rec.Timeline, Database: r.rec.Database, Publications: publications}, err
-		},
-		Heartbeat: r.c.Heartbeat, Logger: r.c.Logger,
-	}
-}
-
-// definitions are the source's, on the target.
-func (r *runner) definitions() *definitions.Carrier {
-	return &definitions.Carrier{
-		From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target}, Store: r.store,
-		Tables: r.tables.Selected, Brought: r.c.Schema == "none", Jobs: r.c.Jobs, Step: r.step, Logger: r.c.Logger,
-	}
-}
-
-// closed is the target before its opening.
-func (r *runner) closed() *opening.Target {
-	return &opening.Target{Link: r.target, DSN: r.c.Target, Migration: r.c.Name, Tables: r.tables.Selected, Logger: r.c.Logger}
-}
-
-// flowName is what the flow of a migration is known by.
-func flowName(migration string) flow.Name { return flow.Name{Migration: migration} }
-
-// words are those of --insert-only about tables.
-func (r *runner) words(tables []catalog.Table) *flow.Words {
-	return flow.WordsOf(flowName(r.c.Name), r.source, r.target, r.store, tables)
-}
-
-// migrated are the migration's tables.
-func (r *runner) migrated() *identity.Tables {
-	return &identity.Tables{From: r.source, To: r.target, Store: r.store, Selection: r.c.selection(), Logger: r.c.Logger}
-}
 
 // following is the part of a run that applies the stream, and what may be asked of it meanwhile.
 type following struct {
@@ -73,12 +27,12 @@ func (r *runner) following(ctx context.Context) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	_, err := r.closed().Hold(ctx)
-	if err := errors.Join(err, r.definitions().DropKeys(ctx),
-		r.fence().TakeDown(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
+	_, err := r.opening.Hold(ctx)
+	if err := errors.Join(err, r.definitions.DropKeys(ctx),
+		r.fence.TakeDown(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
 		return err
 	}
-	r.step("follow")
+	r.live.step("follow")
 	running, err := r.flow.Start(ctx, flow.Followed{Originals: flow.OriginalsOf(r.tables.Remembered()), Words: *r.words(r.tables.InsertOnly())})
 	if err != nil {
 		return err
@@ -118,7 +72,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	switch {
 	case err == nil:
 		err = errFinished
-	case unwanted(wanted) != nil && f.r.phase() == Following:
+	case unwanted(wanted) != nil && f.r.live.phase() == Following:
 		return // the abort ends the run
 	}
 	stop(err)

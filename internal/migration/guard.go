@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -52,27 +53,28 @@ func (e *newTablesError) Hint() string {
 // guard watches what may end a migration from outside while a run goes on: the WAL that
 // the slot holds back, what has become of the tables, and tables that are new.
 type guard struct {
-	r         *runner
-	stop      context.CancelCauseFunc
+	c         Config
+	live      *live
+	migrated  *identity.Tables
 	retention *flow.Retention
-	tables    string // new ones that were told last
-	places    string // likewise
-	swapped   string
-	marks     string // of both catalogues, when all of them was read last
+
+	tables  string // new ones that were told last
+	places  string // likewise
+	swapped string
+	marks   string // of both catalogues, when all of them was read last
 }
 
-// watchOver guards until ctx ends.
-func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
-	g := &guard{r: r, stop: stop, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
-	tick := time.NewTicker(r.c.Heartbeat)
+// watch guards until ctx ends.
+func (g *guard) watch(ctx context.Context, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(g.c.Heartbeat)
 	defer tick.Stop()
 	for n := 1; ctx.Err() == nil; n++ {
-		if err := g.slot(ctx); err != nil && ctx.Err() == nil {
-			r.c.Logger.Debug("look at the slot", "error", err)
+		if err := g.slot(ctx, stop); err != nil && ctx.Err() == nil {
+			g.c.Logger.Debug("look at the slot", "error", err)
 		}
 		if n%identityInterval == 0 {
-			if err := g.identity(ctx); err != nil && ctx.Err() == nil {
-				r.c.Logger.Debug("look at what is followed", "error", err)
+			if err := g.identity(ctx, stop); err != nil && ctx.Err() == nil {
+				g.c.Logger.Debug("look at what is followed", "error", err)
 			}
 		}
 		wait.Tick(ctx, tick)
@@ -80,30 +82,29 @@ func (r *runner) watchOver(ctx context.Context, stop context.CancelCauseFunc) {
 }
 
 // slot looks at the WAL that the slot holds back.
-func (g *guard) slot(ctx context.Context) error {
-	r := g.r
+func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 	now, ok, err := g.retention.Look(ctx)
 	if err != nil || !ok {
 		return err
 	}
-	r.mu.Lock()
-	r.status.Source.RetainedLimit, r.status.Source.RetainedLeft = nil, nil
-	if now.Limit > 0 {
-		r.status.Source.RetainedLimit = &now.Limit
-	}
-	if now.Left >= 0 {
-		r.status.Source.RetainedLeft = &now.Left
-	}
-	r.mu.Unlock()
-	if r.c.MaxRetainedWAL > 0 && now.Bytes >= r.c.MaxRetainedWAL && r.mayGiveUp() {
-		g.stop(&retainedError{now.Bytes, r.c.MaxRetainedWAL})
+	g.live.set(func(st *Status) {
+		st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
+		if now.Limit > 0 {
+			st.Source.RetainedLimit = &now.Limit
+		}
+		if now.Left >= 0 {
+			st.Source.RetainedLeft = &now.Left
+		}
+	})
+	if g.c.MaxRetainedWAL > 0 && now.Bytes >= g.c.MaxRetainedWAL && g.mayGiveUp() {
+		stop(&retainedError{now.Bytes, g.c.MaxRetainedWAL})
 	}
 	return nil
 }
 
 // mayGiveUp: not while a cutover is under way, which takes seconds.
-func (r *runner) mayGiveUp() bool {
-	switch r.phase() {
+func (g *guard) mayGiveUp() bool {
+	switch g.live.phase() {
 	case Prepared, Copying, Indexing, Following:
 		return true
 	}
@@ -111,46 +112,43 @@ func (r *runner) mayGiveUp() bool {
 }
 
 // identity looks at what has become of the tables that are followed, and for new ones.
-func (g *guard) identity(ctx context.Context) error {
-	r := g.r
-	if !r.mayGiveUp() || r.c.Until == UntilCopied && r.phase() == Indexing { // then the publications are dropped
+func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) error {
+	if !g.mayGiveUp() || g.c.Until == UntilCopied && g.live.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
-	marks, err := r.tables.Marks(ctx)
+	marks, err := g.migrated.Marks(ctx)
 	if err != nil || marks == g.marks {
 		return err
 	}
-	found, err := r.tables.Changes(ctx, r.source)
-	if err != nil || !r.mayGiveUp() { // a cutover has begun, which looks itself
+	found, err := g.migrated.Changes(ctx, g.migrated.From)
+	if err != nil || !g.mayGiveUp() { // a cutover has begun, which looks itself
 		return err
 	}
 	g.marks = marks
 	if err := found.MustEnd(); err != nil {
-		g.stop(err)
+		stop(err)
 		return nil
 	}
 	if swapped := strings.Join(found.Swapped, "; "); swapped != g.swapped {
 		g.swapped = swapped
 		if swapped != "" {
-			r.c.Logger.Warn("columns are not what they were; migrate ends before the first change that is for the new ones, and the cutover will refuse", "columns", swapped)
+			g.c.Logger.Warn("columns are not what they were; migrate ends before the first change that is for the new ones, and the cutover will refuse", "columns", swapped)
 		}
 	}
 	if places := strings.Join(found.Places, "; "); places != g.places {
 		g.places = places
 		if places != "" {
-			r.c.Logger.Warn("tables have another place than they had; the cutover will refuse", "tables", places)
+			g.c.Logger.Warn("tables have another place than they had; the cutover will refuse", "tables", places)
 		}
 	}
 	added := found.Added
-	r.mu.Lock()
-	r.status.NewTables = added
-	r.mu.Unlock()
+	g.live.set(func(st *Status) { st.NewTables = added })
 	if names := list(added); len(added) > 0 && names != g.tables {
 		g.tables = names
-		r.c.Logger.Warn("the source has got tables that this migration does not follow", "tables", names)
+		g.c.Logger.Warn("the source has got tables that this migration does not follow", "tables", names)
 	}
-	if len(added) > 0 && r.c.OnNewTable == StopOnNewTable {
-		g.stop(&newTablesError{added})
+	if len(added) > 0 && g.c.OnNewTable == StopOnNewTable {
+		stop(&newTablesError{added})
 	}
 	return nil
 }
@@ -161,7 +159,7 @@ func (r *runner) giveUp(ctx context.Context, why error) error {
 		if err := r.store.Mine(ctx); err != nil {
 			return err
 		}
-		err := r.dropSource(ctx)
+		err := r.ended().RemoveFromSource(ctx)
 		return errors.Join(err, r.store.GiveUp(ctx, why.Error()))
 	})
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -59,23 +59,14 @@ var (
 	errCaughtUp = errors.New("caught up")
 )
 
-// runner is one run of Migrate.
+// runner is one run of Migrate. It moves a migration from phase to phase.
 type runner struct {
-	c      Config
-	store  *state.Store
-	source *session.Link
-	target *session.Link
-	flow   *flow.Flow
-	lock   *state.Lock
-	rec    *state.Record
+	*ends
+	live *live
+	rows *copying.Copy
 
-	tables *identity.Tables
-	rows   *copying.Copy
-
-	mu        sync.Mutex
-	status    Status // as far as it is kept; Watch adds the rest
-	cutover   *CutoverResult
-	sequences int // set by endCopy
+	cutover   *CutoverResult // once it is done
+	sequences int            // set by endCopy
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -87,22 +78,18 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	r := &runner{c: c, status: Status{Name: c.Name, Running: true}}
-	target, err := linkTarget(ctx, c)
+	e, err := openTarget(ctx, c)
 	if err != nil {
 		return Outcome{}, err
 	}
-	defer target.Close()
-	r.target, r.store = target, home(target, c)
-	if r.source, err = linkSource(ctx, c); err != nil {
+	defer e.close(ctx)
+	if err := e.openSource(ctx); err != nil {
 		return Outcome{}, err
 	}
-	defer r.source.Close()
-	r.flow, r.tables = r.newFlow(), r.migrated()
-	if r.lock, err = r.store.Lock(ctx, c.Target, state.LockPatience); err != nil {
+	if err := e.take(ctx, state.LockPatience); err != nil {
 		return Outcome{}, err
 	}
-	defer r.lock.Close(ctx)
+	r := &runner{ends: e, live: &live{flow: e.flow, log: c.Logger}}
 	if r.rec, err = r.store.Load(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -113,7 +100,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	} else {
 		r.c.settle(state.Options{})
 	}
-	r.status.ByItself = r.c.Auto == On || r.c.Until == UntilCaughtUp
+	r.settled()
 	report, err := check.Run(ctx, r.c.checkConfig(r.rec != nil))
 	if err != nil {
 		return Outcome{}, err
@@ -128,13 +115,14 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	r.rows = r.newCopy()
+	r.live.rows = r.rows
 	if o.Started != nil {
-		o.Started(r.Watch)
+		o.Started(r.live.watch)
 	}
 	err = r.guarded(ctx)
 	r.rows.Hold(context.WithoutCancel(ctx), nil)
 	clean := context.WithoutCancel(ctx)
-	outcome := Outcome{Phase: r.phase(), Cutover: r.cutover, Until: r.c.Until}
+	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until}
 	r.count(clean, &outcome)
 	defer r.answerRest(clean)
 	if r.cutover != nil && r.cutover.FinishedAt != nil {
@@ -161,6 +149,21 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	return outcome, identity.ExplainGap(r.tables.ExplainDrift(clean, err))
 }
 
+// settled is called when it is known what is migrated, and how.
+func (r *runner) settled() {
+	r.tables.Selection = r.c.selection()
+	r.definitions.Brought, r.definitions.Step = r.tables.Brought, r.live.step
+	r.live.set(func(st *Status) {
+		st.Name, st.Running, st.ByItself = r.c.Name, true, r.c.Auto == On || r.c.Until == UntilCaughtUp
+		if r.rec != nil {
+			st.Phase = r.rec.Phase
+		}
+	})
+	if r.rec != nil {
+		r.tables.Remember(r.rec.Tables)
+	}
+}
+
 // answerRest answers what nobody has begun to carry out when a run ends.
 func (r *runner) answerRest(ctx context.Context) {
 	if !r.lock.Held(ctx) {
@@ -172,7 +175,7 @@ func (r *runner) answerRest(ctx context.Context) {
 		already.Already = true
 		done, _ = json.Marshal(already) // of numbers and texts
 	}
-	if err := r.store.Mailbox().AnswerRest(ctx, r.phase(), done); err != nil {
+	if err := r.store.Mailbox().AnswerRest(ctx, r.live.phase(), done); err != nil {
 		r.c.Logger.Debug("answer requests", "error", err)
 	}
 }
@@ -191,8 +194,8 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
-		late := r.definitions().Pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
-		result, err := cutover.EnableLeft(ctx, r.store, r.closed())
+		late := r.definitions.Pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
+		result, err := cutover.EnableLeft(ctx, r.store, r.opening)
 		if err != nil || result == nil {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
 		}
@@ -221,10 +224,6 @@ func aborted(name string) *GateError {
 // begin records a new migration, before anything else is made: from here on slot
 // and publication of this name are ours.
 func (r *runner) begin(ctx context.Context) error {
-	r.tables.Selection = r.c.selection()
-	if r.rec != nil {
-		r.tables.Remember(r.rec.Tables)
-	}
 	if err := r.tables.Select(ctx, r.rec != nil && r.rec.Phase != New); err != nil {
 		return err
 	}
@@ -233,10 +232,9 @@ func (r *runner) begin(ctx context.Context) error {
 		if r.c.Auto == On {
 			r.c.Logger.Warn("begun with --cutover auto: it cuts over by itself as soon as it has caught up; --cutover manual takes that back")
 		}
-		r.mu.Lock()
-		// What an earlier run has copied and received stays what status shows.
-		r.status.Copy, r.status.Indexes, r.status.Stream.ReceivedLSN = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
-		r.mu.Unlock()
+		r.live.set(func(st *Status) { // what an earlier run has copied and received stays what status shows
+			st.Copy, st.Indexes, st.Stream.ReceivedLSN = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
+		})
 		if err := r.store.Take(ctx); err != nil {
 			return err
 		}
@@ -253,10 +251,10 @@ func (r *runner) begin(ctx context.Context) error {
 		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is at work
 			return err
 		}
-		if err := r.store.Mailbox().AnswerOld(ctx, r.phase()); err != nil {
+		if err := r.store.Mailbox().AnswerOld(ctx, r.live.phase()); err != nil {
 			return err
 		}
-		switch r.phase() {
+		switch r.live.phase() {
 		case Prepared, Copying, Indexing, Following:
 			return r.tables.CheckAgain(ctx)
 		}
@@ -280,6 +278,7 @@ func (r *runner) begin(ctx context.Context) error {
 	if err == nil && r.rec == nil {
 		err = errors.New("the record that was just written is not there")
 	}
+	r.live.moved(New)
 	return err
 }
 
@@ -289,7 +288,8 @@ func (r *runner) guarded(ctx context.Context) error {
 	defer stop(nil)
 	watching, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
-	wait.Go(func() { r.watchOver(watching, stop) })
+	g := &guard{c: r.c, live: r.live, migrated: r.tables, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
+	wait.Go(func() { g.watch(watching, stop) })
 	err := r.run(running)
 	end()
 	wait.Wait()
@@ -303,11 +303,11 @@ func (r *runner) guarded(ctx context.Context) error {
 // run walks the phases. Each case does its work so that doing it again is
 // harmless, then records the next phase.
 func (r *runner) run(ctx context.Context) error {
-	defer r.liveLoop(ctx)()
+	defer r.live.keep(ctx, r.store)()
 	for {
 		var next Phase
 		var err error
-		switch phase := r.phase(); phase {
+		switch phase := r.live.phase(); phase {
 		case New:
 			next, err = Prepared, r.prepare(ctx)
 		case Prepared:
@@ -341,36 +341,30 @@ func (r *runner) run(ctx context.Context) error {
 // there: each row's number was drawn before.
 func (r *runner) endCopy(ctx context.Context) error {
 	step := func(text string) { r.c.Logger.Info(text) }
-	r.step("set sequences, create late foreign keys, enable triggers")
+	r.live.step("set sequences, create late foreign keys, enable triggers")
 	sequences := r.carrier()
 	if err := sequences.Gate(ctx, CutoverOptions{}.fill().Timeout/4, false, step); err != nil {
 		return err
 	}
-	conn, err := openSource(ctx, r.c, "sequences")
+	conn, err := online.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " sequences"})
 	if err != nil {
 		return err
 	}
 	r.sequences, err = sequences.Set(ctx, conn)
 	conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
 	if err == nil {
-		err = r.definitions().CreateKeys(ctx, step)
+		err = r.definitions.CreateKeys(ctx, step)
 	}
 	if err == nil {
-		err = r.definitions().Pending().Validate(ctx, step)
+		err = r.definitions.Pending().Validate(ctx, step)
 	}
 	if err == nil {
-		_, err = r.closed().EnableRest(ctx, time.Minute)
+		_, err = r.opening.EnableRest(ctx, time.Minute)
 	}
 	if err != nil {
 		return err
 	}
-	return r.dropSource(ctx)
-}
-
-func (r *runner) phase() Phase {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.rec.Phase
+	return r.ended().RemoveFromSource(ctx)
 }
 
 // advance records a phase and tells it.
@@ -381,9 +375,7 @@ func (r *runner) advance(ctx context.Context, phase Phase) error {
 	if err := r.store.SetPhase(clean, phase); err != nil {
 		return err
 	}
-	r.mu.Lock()
-	r.rec.Phase = phase
-	r.mu.Unlock()
+	r.live.moved(phase)
 	r.c.Logger.Info("phase " + string(phase))
 	return context.Cause(ctx)
 }

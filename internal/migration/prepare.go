@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
-	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -22,7 +21,7 @@ func (r *runner) prepare(ctx context.Context) error {
 	if err := r.carrier().Remember(ctx); err != nil {
 		return err
 	}
-	if err := r.definitions().Create(ctx); err != nil {
+	if err := r.definitions.Create(ctx); err != nil {
 		return err
 	}
 	if err := r.publish(ctx); err != nil {
@@ -34,8 +33,8 @@ func (r *runner) prepare(ctx context.Context) error {
 // publish makes the publications, which must be committed
 // before the slot is made: a slot decodes with the catalogue of its time.
 func (r *runner) publish(ctx context.Context) error {
-	r.step("create the publication")
-	insertOnly, err := r.insertOnlyTables()
+	r.live.step("create the publication")
+	insertOnly, err := insertOnly(r.tables.Selected(), r.c.InsertOnly)
 	if err != nil {
 		return err
 	}
@@ -55,7 +54,7 @@ func (r *runner) publish(ctx context.Context) error {
 			}
 		}
 		if r.c.Until != UntilCopied && len(insertOnly) > 0 { // otherwise nothing is followed
-			r.step("watch the --insert-only tables")
+			r.live.step("watch the --insert-only tables")
 			if err := r.words(insertOnly).Watch(ctx, conn); err != nil {
 				return err
 			}
@@ -70,12 +69,12 @@ func (r *runner) publish(ctx context.Context) error {
 	return r.store.Values().PutPublished(ctx, states, publications)
 }
 
-// insertOnlyTables are those of --insert-only that hold rows.
-func (r *runner) insertOnlyTables() (tables []catalog.Table, err error) {
-	if len(r.c.InsertOnly) == 0 {
+// insertOnly are those of tables that patterns name and that hold rows.
+func insertOnly(all []catalog.Table, patterns []string) (tables []catalog.Table, err error) {
+	if len(patterns) == 0 {
 		return nil, nil
 	}
-	only, err := catalog.Select(r.tables.Selected(), r.c.InsertOnly, nil)
+	only, err := catalog.Select(all, patterns, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +103,7 @@ func identifiers(tables []catalog.Table) []pgx.Identifier {
 // consistent point. A slot of our name is from a try that copied nothing that
 // stays.
 func (r *runner) export(ctx context.Context) error {
-	r.step("create the slot")
+	r.live.step("create the slot")
 	r.rows.Hold(ctx, nil)
 	exported, err := r.flow.MakeSlot(ctx, r.exportConfig())
 	if err != nil {
@@ -120,9 +119,7 @@ func (r *runner) export(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("record the slot's consistent point: %w", err)
 	}
-	r.mu.Lock()
 	r.rec.ConsistentPoint = exported.ConsistentPoint
-	r.mu.Unlock()
 	r.c.Logger.Info("slot created", "slot", exported.Slot, "consistent_point", exported.ConsistentPoint)
 	return nil
 }
@@ -134,15 +131,9 @@ func (r *runner) exportConfig() slot.ExportConfig {
 			for _, b := range blockers {
 				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
 			}
-			r.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
+			r.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
 		},
 	}
-}
-
-// dropSource removes what the source has of this migration, the schema walferry
-// when no other migration uses it.
-func (r *runner) dropSource(ctx context.Context) error {
-	return r.source.Do(ctx, func(conn *pgx.Conn) error { return cleanup.Source(ctx, conn, r.c.Name) })
 }
 
 func namesOf(tables []catalog.Table) []catalog.Name {

@@ -79,7 +79,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
 		defer stop()
 		result, err := f.cutover(ctx, wanted, options.fill(), step)
-		if err != nil && !result.Sealed && f.r.phase() == Finished {
+		if err != nil && !result.Sealed && f.r.live.phase() == Finished {
 			return a, nil, errLeaveIt
 		}
 		if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
@@ -105,15 +105,13 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		case <-ctx.Done():
 			return a, nil, context.Cause(ctx)
 		}
-		if f.r.phase() == Finished {
+		if f.r.live.phase() == Finished {
 			return a, nil, errLeaveIt
 		}
 		if err := f.r.store.SetPhase(ctx, Aborted); err != nil {
 			return a, nil, err
 		}
-		f.r.mu.Lock()
-		f.r.rec.Phase = Aborted
-		f.r.mu.Unlock()
+		f.r.live.moved(Aborted)
 		return a, errAborted, nil
 	case "hold":
 		a.Progress, a.Holder, err = f.running.Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})

@@ -9,7 +9,6 @@ import (
 
 	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/cutover"
-	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -24,8 +23,8 @@ type (
 // newSwitch is the switch from the source to the target.
 func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
-		Name: r.c.Name, From: session.End{DSN: r.c.Source, Link: r.source}, To: session.End{DSN: r.c.Target, Link: r.target},
-		Tables: r.tables.Selected, Definitions: r.definitions(), Opening: r.closed(), Sequences: r.carrier(), Identity: r.tables.Gate,
+		Name: r.c.Name, From: r.flow.From, To: r.flow.To,
+		Tables: r.tables.Selected, Definitions: r.definitions, Opening: r.opening, Sequences: r.carrier(), Identity: r.tables.Gate,
 		Store: r.store, Advance: r.advance, Finished: r.switched,
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: r.c.Jobs,
 		Told: told, Logger: r.c.Logger,
@@ -34,9 +33,7 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 		s.Proof = &cutover.Proof{Tables: r.tables.Migrated}
 	}
 	s.Observers = []cutover.Observer{func(context.Context, state.Taken) error {
-		r.mu.Lock()
-		r.status.Cutover.Steps = s.Taken()
-		r.mu.Unlock()
+		r.live.set(func(st *Status) { st.Cutover.Steps = s.Taken() })
 		return nil
 	}}
 	s.Gates = []cutover.Step{
@@ -51,9 +48,9 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 			if err := r.tables.Select(ctx, true); err != nil { // as they are now, which is what the cutover goes on with
 				return err
 			}
-			return r.definitions().Gate(ctx, r.tables.Remembered(), o.Without)
+			return r.definitions.Gate(ctx, r.tables.Remembered(), o.Without)
 		}},
-		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.closed().Gate(ctx, o.Timeout/4, told) }},
+		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.opening.Gate(ctx, o.Timeout/4, told) }},
 		{Name: cutover.GateSequences, Do: s.SequencesGate},
 	}
 	return s
@@ -77,7 +74,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 		return &CutoverResult{DryRun: o.DryRun}, &GateError{Problem: "another cutover is under way", Advice: "`walferry status` shows where it stands"}
 	}
 	result, err := s.Run(whole, wanted)
-	if phase := f.r.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
+	if phase := f.r.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
 		f.mu.Lock()
 		f.halfway = true
 		f.mu.Unlock()
@@ -89,7 +86,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 // finished where its fence is sealed. Otherwise the fence is taken down, and the migration follows on.
 func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	s := r.newSwitch(CutoverOptions{}.fill(), func(line string) { r.c.Logger.Info("cutover: " + line) })
-	done, err := s.Resume(ctx, r.phase() == Drained, r.rec.FencedAt, r.rec.DrainedAt)
+	done, err := s.Resume(ctx, r.live.phase() == Drained, r.rec.FencedAt, r.rec.DrainedAt)
 	if err != nil {
 		return "", err
 	}
@@ -100,7 +97,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 }
 
 func (r *runner) phaseGate(context.Context) error {
-	if phase := r.phase(); phase != Following {
+	if phase := r.live.phase(); phase != Following {
 		return &GateError{Problem: "the migration is in phase " + string(phase) + ", not following", Advice: "wait until it follows"}
 	}
 	return nil
@@ -108,9 +105,7 @@ func (r *runner) phaseGate(context.Context) error {
 
 // switched notes that a cutover is done.
 func (r *runner) switched(result *CutoverResult) {
-	r.mu.Lock()
-	r.rec.Phase, r.cutover = Finished, result
-	r.mu.Unlock()
+	r.live.set(func(st *Status) { st.Phase, r.cutover = Finished, result })
 }
 
 // carrier carries the source's sequences over to the target.
@@ -118,17 +113,12 @@ func (r *runner) carrier() *cutover.Carrier {
 	return &cutover.Carrier{
 		From: r.source, To: r.target, Store: r.store, Tables: r.tables.Selected,
 		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
-			return r.closed().Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
+			return r.opening.Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)
 				return err
 			})
 		},
 	}
-}
-
-// fence is that of the migration, as it may stand on the source.
-func (r *runner) fence() cutover.Standing {
-	return cutover.Standing{Name: r.c.Name, DSN: r.c.Source, Store: r.store}
 }
 
 // undoLate tries again what a cutover that was taken back could not undo then.
@@ -139,7 +129,7 @@ func (f *following) undoLate(ctx context.Context) {
 	if closed {
 		say := func(text string) { f.r.c.Logger.Warn(text) }
 		err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
-			return f.r.fence().TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
+			return f.r.fence.TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
 		})
 		var still *cutover.StillFencedError
 		if errors.As(err, &still) {
@@ -154,7 +144,7 @@ func (f *following) undoLate(ctx context.Context) {
 		return
 	}
 	err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
-		if err := f.r.definitions().DropKeys(ctx); err != nil {
+		if err := f.r.definitions.DropKeys(ctx); err != nil {
 			return err
 		}
 		return f.r.advance(ctx, Following)

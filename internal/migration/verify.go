@@ -34,21 +34,21 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	if c, err = c.fill(); err != nil {
 		return v, err
 	}
-	r, closeAll, err := openEnds(ctx, c)
+	e, err := openEnds(ctx, c)
 	if err != nil {
 		return v, err
 	}
-	defer closeAll()
-	if r.rec != nil && r.rec.Phase == Following && !r.rec.Alive { // or is taking its lock again
-		if r.rec, err = r.store.LoadAlive(ctx); err != nil {
+	defer e.close(ctx)
+	if e.rec != nil && e.rec.Phase == Following && !e.rec.Alive { // or is taking its lock again
+		if e.rec, err = e.store.LoadAlive(ctx); err != nil {
 			return v, err
 		}
 	}
-	if r.rec == nil {
-		return v, r.store.Missing(ctx)
+	if e.rec == nil {
+		return v, e.store.Missing(ctx)
 	}
-	if r.rec.Phase == Finished && len(o.Tables) == 0 {
-		proof, err := compare.Proof(ctx, r.store)
+	if e.rec.Phase == Finished && len(o.Tables) == 0 {
+		proof, err := compare.Proof(ctx, e.store)
 		if err != nil {
 			return v, err
 		}
@@ -56,7 +56,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 			return *proof, nil
 		}
 	}
-	tables, err := r.tables.Migrated(ctx)
+	tables, err := e.tables.Migrated(ctx)
 	if err != nil {
 		return v, err
 	}
@@ -66,17 +66,17 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		}
 	}
 	switch {
-	case r.rec.Phase == Following && r.rec.Alive, r.rec.Phase == Finished:
-	case r.rec.Phase == Following:
+	case e.rec.Phase == Following && e.rec.Alive, e.rec.Phase == Finished:
+	case e.rec.Phase == Following:
 		return v, state.ErrNoRunner
 	default:
-		return v, &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, r.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
+		return v, &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, e.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
 	}
 	both := &compare.Both{
-		Flow: r.flow, Store: r.store, Over: r.rec.Phase == Finished, Jobs: c.Jobs, Patience: o.Patience, Progress: o.Progress,
+		Flow: e.flow, Store: e.store, Over: e.rec.Phase == Finished, Jobs: c.Jobs, Patience: o.Patience, Progress: o.Progress,
 	}
 	if v, err = both.Compare(ctx, tables); err == nil && !both.Over {
-		err = compare.Keep(ctx, r.store, &v)
+		err = compare.Keep(ctx, e.store, &v)
 	}
 	return v, err
 }

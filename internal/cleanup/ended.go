@@ -1,0 +1,90 @@
+package cleanup
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/opening"
+	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// Ended is a migration that has ended, and its servers.
+type Ended struct {
+	Name           string
+	Source, Target *session.Link
+	Opening        *opening.Target
+	Keys           *schema.Pending
+}
+
+// Remove removes everything of the migration from both servers, and returns what a query then still finds there,
+// and what is still to be done by hand. Nothing is removed while triggers of the target are still to be enabled: what is held
+// belongs to the target's schema, and is forgotten with the record.
+func (e *Ended) Remove(ctx context.Context) (left []Left, err error) {
+	if sql, err := e.Opening.EnableRest(ctx, 10*time.Second); len(sql) > 0 {
+		return nil, &state.GateError{Problem: err.Error() + "; nothing was removed", Advice: "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
+	} else if err != nil {
+		return nil, err
+	}
+	late, err := e.Keys.Left(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, sql := range late {
+		left = append(left, Left{On: "target", Object: "a foreign key that is not validated; by hand: " + sql})
+	}
+	if err := e.RemoveFromSource(ctx); err != nil {
+		return nil, err
+	}
+	sharedOrigin := false
+	err = e.Target.Do(ctx, func(conn *pgx.Conn) (err error) {
+		sharedOrigin, err = fromTarget(ctx, conn, e.Name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	found, err := e.Left(ctx)
+	if sharedOrigin {
+		found = slices.DeleteFunc(found, func(l Left) bool { return l.Object == "replication origin walferry_"+e.Name })
+	}
+	return append(left, found...), err
+}
+
+// RemoveFromSource removes what the source has of the migration, and the schema walferry
+// when no other migration uses it.
+func (e *Ended) RemoveFromSource(ctx context.Context) error {
+	return e.Source.Do(ctx, func(conn *pgx.Conn) error { return fromSource(ctx, conn, e.Name) })
+}
+
+// Left is what both servers have of walferry's, of any migration.
+func (e *Ended) Left(ctx context.Context) ([]Left, error) {
+	left, err := e.LeftOnSource(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there, err := leftOn(ctx, e.Target, "target", "", e.Name)
+	if err != nil {
+		return nil, err
+	}
+	return append(left, there...), nil
+}
+
+// LeftOnSource is what of that the source has.
+func (e *Ended) LeftOnSource(ctx context.Context) ([]Left, error) {
+	return leftOn(ctx, e.Source, "source", e.Name, "")
+}
+
+// leftOn is what a server has that is the source of one migration and the target of another; either may be empty.
+func leftOn(ctx context.Context, server *session.Link, on, asSource, asTarget string) (left []Left, err error) {
+	err = server.Do(ctx, func(conn *pgx.Conn) (err error) {
+		left, err = leftovers(ctx, conn, on, asSource, asTarget)
+		return err
+	})
+	return left, err
+}

@@ -1,0 +1,129 @@
+package migration
+
+import (
+	"context"
+	"time"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cleanup"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/definitions"
+	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/opening"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// ends are the two servers of a migration, its record, and what is known of it on them.
+type ends struct {
+	c      Config
+	target *session.Link
+	source *session.Link // nil: not connected to yet
+	store  *state.Store
+	lock   *state.Lock   // nil: not taken
+	rec    *state.Record // as it was read last; nil: there is none
+
+	flow        *flow.Flow
+	tables      *identity.Tables
+	definitions *definitions.Carrier
+	opening     *opening.Target
+	fence       cutover.Standing // as it may stand on the source
+}
+
+// openTarget connects to the target, for DDL too: the source's event triggers come along with
+// the schema, and what they do must not decide whether the target opens.
+func openTarget(ctx context.Context, c Config) (*ends, error) {
+	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name}, online.Quiet)
+	if err != nil {
+		return nil, err
+	}
+	return &ends{c: c, target: target, store: home(target, c)}, nil
+}
+
+// home is where the record of a migration is kept.
+func home(target *session.Link, c Config) *state.Store { return state.At(target, c.Name) }
+
+// openSource connects to the source, for DDL too.
+func (e *ends) openSource(ctx context.Context) (err error) {
+	if e.source, err = session.OpenLink(ctx, session.Config{DSN: e.c.Source, Application: e.c.Name}, online.Quiet); err != nil {
+		return err
+	}
+	from, to := session.End{DSN: e.c.Source, Link: e.source}, session.End{DSN: e.c.Target, Link: e.target}
+	e.tables = &identity.Tables{From: e.source, To: e.target, Store: e.store, Selection: e.c.selection(), Logger: e.c.Logger}
+	e.flow = &flow.Flow{
+		Name: flowName(e.c.Name), From: from, To: to,
+		Expect: func(ctx context.Context) (decoder.Identity, error) {
+			publications, err := e.tables.Publications(ctx)
+			return decoder.Identity{SystemID: e.rec.SystemID, Timeline: e.rec.Timeline, Database: e.rec.Database, Publications: publications}, err
+		},
+		Heartbeat: e.c.Heartbeat, Logger: e.c.Logger,
+	}
+	e.definitions = &definitions.Carrier{
+		From: from, To: to, Store: e.store,
+		Tables: e.tables.Selected, Brought: e.tables.Brought, Jobs: e.c.Jobs, Logger: e.c.Logger,
+	}
+	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.c.Name, Tables: e.tables.Selected, Logger: e.c.Logger}
+	e.fence = cutover.Standing{Name: e.c.Name, DSN: e.c.Source, Store: e.store}
+	return nil
+}
+
+// openEnds connects to both, for abort, cleanup and verify. The source is
+// the one of the migration that the target knows: nothing is done to another.
+func openEnds(ctx context.Context, c Config) (*ends, error) {
+	e, err := openTarget(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if e.rec, err = e.store.Load(ctx); err == nil {
+		if err = e.openSource(ctx); err != nil && e.rec != nil && e.rec.Phase == Finished {
+			err = &sourceGoneError{err}
+		}
+	}
+	if err == nil && e.rec != nil {
+		e.tables.Remember(e.rec.Tables)
+		err = proveSource(ctx, c, e.rec)
+	}
+	if err != nil {
+		e.close(ctx)
+		return nil, err
+	}
+	return e, nil
+}
+
+// take takes the lock of the migration, for which it tries for as long as patience.
+func (e *ends) take(ctx context.Context, patience time.Duration) (err error) {
+	e.lock, err = e.store.Lock(ctx, e.c.Target, patience)
+	return err
+}
+
+// close gives the lock back, and ends the connections.
+func (e *ends) close(ctx context.Context) {
+	if e.lock != nil {
+		e.lock.Close(ctx)
+	}
+	if e.source != nil {
+		e.source.Close()
+	}
+	e.target.Close()
+}
+
+// proveSource reports as an error that c.Source is not the source of a migration.
+func proveSource(ctx context.Context, c Config, rec *state.Record) error {
+	return identity.CheckSource(ctx, session.Config{DSN: c.Source, Application: c.Name}, rec.SystemID, rec.Database)
+}
+
+// flowName is what the flow of a migration is known by.
+func flowName(migration string) flow.Name { return flow.Name{Migration: migration} }
+
+// words are those of --insert-only about tables.
+func (e *ends) words(tables []catalog.Table) *flow.Words {
+	return flow.WordsOf(e.flow.Name, e.source, e.target, e.store, tables)
+}
+
+// ended is the migration as one that has ended.
+func (e *ends) ended() *cleanup.Ended {
+	return &cleanup.Ended{Name: e.c.Name, Source: e.source, Target: e.target, Opening: e.opening, Keys: e.definitions.Pending()}
+}

@@ -1,0 +1,104 @@
+package migration
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/walferry/walferry/internal/copying"
+	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// live is what a run shows of itself while it goes on: its phase, and what it does.
+type live struct {
+	flow *flow.Flow
+	rows *copying.Copy // nil: nobody looks yet
+	log  *slog.Logger
+
+	mu     sync.Mutex
+	status Status // as far as it is kept; watch adds the rest
+}
+
+// watch returns what the run does now.
+func (l *live) watch() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st := l.status
+	if copied, tables, ok := l.rows.Progress(); ok {
+		st.Copy, st.Tables = copied, tables
+		l.status.Copy = copied
+	}
+	if indexes, ok := l.rows.Indexes(); ok {
+		st.Indexes = indexes
+	}
+	if s, ok := l.flow.Status(); ok {
+		st.Follow(s)
+	}
+	return st
+}
+
+// phase is that which was recorded last.
+func (l *live) phase() Phase {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status.Phase
+}
+
+// set changes what is kept.
+func (l *live) set(change func(*Status)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.status)
+}
+
+// moved notes a phase that was recorded.
+func (l *live) moved(phase Phase) { l.set(func(st *Status) { st.Phase = phase }) }
+
+// step tells what is done now.
+func (l *live) step(text string) {
+	l.set(func(st *Status) { st.Step = text })
+	l.log.Debug(text)
+}
+
+// keep writes what status shows, now and once a second, until the returned function
+// is called. From the first phase of this run on nobody sees what an earlier one has left.
+func (l *live) keep(ctx context.Context, store *state.Store) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	host, _ := os.Hostname()
+	ended := false
+	write := func(ctx context.Context) {
+		st := l.watch()
+		live := st.Live()
+		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := store.View().Set(ctx, live); err != nil && ctx.Err() == nil {
+			l.log.Debug("write status", "error", err)
+		}
+	}
+	write(ctx)
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				write(ctx)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		ended = true
+		write(context.Background())
+	}
+}
