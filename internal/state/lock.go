@@ -73,20 +73,27 @@ func (l *Lock) Guard(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for wait.Tick(ctx, tick); ctx.Err() == nil; wait.Tick(ctx, tick) {
-		if l.Held(ctx) || ctx.Err() != nil {
-			continue
-		}
-		l.conn.Close(ctx)
-		err := l.take(ctx)
-		if err == nil {
-			err = l.store.Mine(ctx)
-		}
-		var gate *GateError
-		if errors.As(err, &gate) {
+		if gate := l.keep(ctx); gate != nil {
 			stop(gate)
 			return
 		}
 	}
+}
+
+// keep takes the lock again when it is gone. It returns an error where somebody else has it, or has had it; a home that
+// cannot be reached is asked the next time.
+func (l *Lock) keep(ctx context.Context) *GateError {
+	if l.Held(ctx) || ctx.Err() != nil {
+		return nil
+	}
+	l.conn.Close(ctx)
+	err := l.take(ctx)
+	if err == nil {
+		err = l.store.Mine(ctx)
+	}
+	var gate *GateError
+	errors.As(err, &gate)
+	return gate
 }
 
 // Close gives the lock back.
