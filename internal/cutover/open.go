@@ -25,13 +25,20 @@ func (s *Switch) conclude(ctx context.Context) error {
 	end := func(left, recorded []string) (string, error) {
 		now := time.Now()
 		done.FinishedAt, done.PauseMS, done.Disabled = &now, now.Sub(s.since).Milliseconds(), left
-		return s.Store.FinishSQL(now, done.PauseMS, recorded, done)
+		return s.Store.FinishSQL(s.ends(), now, done.PauseMS, recorded, done)
 	}
 	record, err := end(nil, nil)
 	if err == nil {
-		err = s.opening.commit(ctx, record)
+		if s.Apart {
+			err = s.opening.commit(ctx, "")
+		} else {
+			err = s.opening.commit(ctx, record)
+		}
 		s.opening.close()
 		s.opening = nil
+		if err == nil && s.Apart { // To is open: what keeps this from being recorded keeps nobody waiting
+			err = s.Store.Finish(ctx, record)
+		}
 	}
 	for ; err != nil; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
 		if ctx.Err() != nil {
@@ -46,7 +53,7 @@ func (s *Switch) conclude(ctx context.Context) error {
 			record, err = end(left, recorded)
 		}
 		if err == nil {
-			err = s.To.Link.Exec(ctx, record)
+			err = s.Store.Finish(ctx, record)
 		}
 		if err == nil {
 			break
@@ -128,7 +135,7 @@ func (s *Switch) keep(ctx context.Context, proof *verify.Verified) error {
 // opening is done in it before the fence is sealed, and its locks are held; only its COMMIT is left.
 type opening struct{ conn *pgx.Conn }
 
-// commit commits the opening together with what is recorded of it: one message to the server.
+// commit commits the opening together with what is recorded of it, if that is here: one message to the server.
 func (o *opening) commit(ctx context.Context, record string) error {
 	if o == nil {
 		return errors.New("it was not prepared")

@@ -32,6 +32,8 @@ type Result struct {
 	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
 	Disabled    []string `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
 
+	WayBack *Armed `json:"way_back,omitempty"` // nil: none was wanted
+
 	// Steps are what is known of the steps that were begun, for who has asked. The record has them in Live.
 	Steps []state.Taken `json:"steps,omitempty"`
 

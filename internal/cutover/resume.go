@@ -7,7 +7,7 @@ import (
 
 // Resume is for a run that finds a switch which was interrupted. A sealed fence has refused every write since it
 // was raised, so the rest of the switch is done. Any other is to be taken down, and the migration to follow on: then
-// it was not done. drained tells that it is recorded that To has the last change; fencedAt and drainedAt are when that was.
+// it was not done. WayBack is not nil where that has begun. drained tells that it is recorded that To has the last change; fencedAt and drainedAt are when that was.
 func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *time.Time) (done bool, err error) {
 	if s.conn, err = s.connectFrom(ctx, "fence"); err != nil {
 		return false, err
@@ -22,7 +22,7 @@ func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *
 		return false, nil // what follows takes down what stands
 	}
 	s.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
-	s.fence = Fence{Name: s.Name, Run: s.Store.Run()}
+	s.fence = Fence{Name: s.Name, Run: s.Store.Run(), Pass: s.Pass}
 	s.since = time.Now()
 	if fencedAt != nil {
 		s.since = *fencedAt

@@ -28,6 +28,7 @@ const (
 	stepConnect    = "connect"
 	stepLook       = "look"
 	stepProver     = "connect the comparison"
+	stepArm        = "arm the way back"
 	stepFindKeys   = "find foreign keys"
 	stepTriggers   = "put up the fence"
 	stepQuiet      = "quiet moment"
@@ -40,6 +41,7 @@ const (
 	stepPassed     = "nobody has passed"
 	stepPrepare    = "prepare the opening"
 	stepPassedLast = "nobody has passed by the seal"
+	stepBegin      = "begin the way back"
 	stepSeal       = "seal"
 	stepAdopt      = "adopt" // in the place of all before it, in a run that finds a sealed fence
 	stepOpen       = "open"
@@ -63,6 +65,9 @@ func (s *Switch) steps() []Step {
 		Step{Name: stepConnect, Do: s.connect},
 		Step{Name: stepLook, Do: s.look, Undo: s.followAgain},
 	)
+	if s.WayBack != nil { // outside of the fence: a slot waits for open transactions of To
+		steps = append(steps, Step{Name: stepArm, Do: s.arm, Undo: func(ctx context.Context, _ error) error { s.disarm(ctx); return nil }})
+	}
 	if !s.Rehearse {
 		steps = append(steps, Step{Name: stepProver, Do: s.connectProver, Undo: s.dropProver})
 	}
@@ -86,6 +91,11 @@ func (s *Switch) steps() []Step {
 		Step{Name: stepPassed, Do: s.proveFence},
 		Step{Name: stepPrepare, Do: s.prepareOpening, Undo: s.dropOpening},
 		Step{Name: stepPassedLast, Do: s.proveFence},
+	)
+	if s.WayBack != nil { // nothing of the switch's own is written to tables of To any more
+		steps = append(steps, Step{Name: stepBegin, Do: s.begin})
+	}
+	steps = append(steps,
 		Step{Name: stepSeal, Do: func(ctx context.Context) error { return s.fence.Seal(ctx, s.conn) }, Seal: true},
 		// Nothing can be taken back, whatever the deadline says, or a signal.
 		Step{Name: stepOpen, Do: s.conclude, Within: 10 * time.Minute},
@@ -108,7 +118,7 @@ func (s *Switch) connect(ctx context.Context) (err error) {
 
 func (s *Switch) look(ctx context.Context) (err error) {
 	s.fence, _, err = NewFence(ctx, s.conn, s.Name, s.Tables())
-	s.fence.Waits, s.fence.Run = s.say, s.Store.Run()
+	s.fence.Waits, s.fence.Run, s.fence.Pass = s.say, s.Store.Run(), s.Pass
 	return err
 }
 

@@ -32,6 +32,13 @@ type Switch struct {
 	// Proof says what is compared as of the switch; nil: nothing is.
 	Proof *Proof
 
+	// WayBack is armed before anything is refused, and begins before To opens. nil: the switch is one way. Run sets it to nil
+	// where it could not be armed and NeedWayBack does not say that the switch is refused then.
+	WayBack     WayBack
+	NeedWayBack bool
+	Onward      state.Phase // that a switch with a way back ends in; one without ends in Finished
+	Pass        string      // what lets the way back through the fence of From; see Fence.Pass
+
 	// Gates are the conditions, in their order; see LagGate and those beside it.
 	Gates []Step
 	// Identity reports whether From is what it is known as, and returns the mark of its catalogue as of before it looked. It
@@ -39,6 +46,7 @@ type Switch struct {
 	Identity func(ctx context.Context, from session.Lender) (mark string, err error)
 
 	Store    *state.Store
+	Apart    bool                                     // the record is not on To, so that opening To and recording it are not one transaction
 	Advance  func(context.Context, state.Phase) error // records and tells a phase
 	Finished func(*Result)                            // told once To is open
 	Closed   func()                                   // told when the switch was taken back and could not open From again

@@ -42,14 +42,6 @@ func newMove(t *testing.T) *move {
 	const tables = `create table t (id serial primary key, a text); create table u (id int primary key);`
 	pgtest.Exec(t, source, `create schema walferry;`+tables+`insert into t (a) select 'x' from generate_series(1, 10)`)
 	pgtest.Exec(t, target, tables+`analyze`)
-	link := func(dsn string) session.End {
-		l, err := session.OpenLink(t.Context(), session.Config{DSN: dsn, Application: "x"}, online.Quiet)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(l.Close)
-		return session.End{DSN: dsn, Link: l}
-	}
 	m := &move{t: t, app: connect(t, source)}
 	m.lag = func(context.Context) (time.Duration, error) { return time.Millisecond, nil }
 	list, err := catalog.Tables(t.Context(), m.app)
@@ -57,7 +49,7 @@ func newMove(t *testing.T) *move {
 		t.Fatal(err)
 	}
 	s := &Switch{
-		Name: "x", From: link(source), To: link(target), Tables: func() []catalog.Table { return list },
+		Name: "x", From: m.end(source), To: m.end(target), Tables: func() []catalog.Table { return list },
 		Flow: m, Definitions: m, Opening: m, Timeout: time.Minute, MaxLag: time.Minute, Jobs: 1, Logger: slog.New(slog.DiscardHandler),
 		Identity: func(ctx context.Context, from session.Lender) (mark string, err error) {
 			err = from.Do(ctx, func(conn *pgx.Conn) (err error) {
@@ -91,6 +83,31 @@ func newMove(t *testing.T) *move {
 		{Name: GateSequences, Do: s.SequencesGate},
 	}
 	return m
+}
+
+func (m *move) end(dsn string) session.End {
+	m.t.Helper()
+	l, err := session.OpenLink(m.t.Context(), session.Config{DSN: dsn, Application: "x"}, online.Quiet)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(l.Close)
+	return session.End{DSN: dsn, Link: l}
+}
+
+// again is the switch of another run.
+func (m *move) again() *Switch {
+	s := m.Switch
+	next := &Switch{
+		Name: s.Name, From: s.From, To: s.To, Tables: s.Tables, Flow: s.Flow, Definitions: s.Definitions, Opening: s.Opening, Timeout: s.Timeout, MaxLag: s.MaxLag, Jobs: s.Jobs,
+		Logger: s.Logger, Identity: s.Identity, Finished: s.Finished, Closed: s.Closed, Told: s.Told, Store: state.At(s.To.Link, s.Name),
+		Advance: s.Advance, WayBack: s.WayBack, Onward: s.Onward, Pass: s.Pass,
+	}
+	if err := next.Store.Take(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+	next.Sequences = &Carrier{From: s.From.Link, To: s.To.Link, Store: next.Store, Tables: s.Tables, Alter: s.Sequences.Alter}
+	return next
 }
 
 func (m *move) Alone(context.Context) (end func(), err error) {

@@ -27,6 +27,7 @@ const (
 	Following Phase = "following" // the target equals the source as it was at `applied`
 	Fenced    Phase = "fenced"    // the source is being, or is, fenced; the last changes drain
 	Drained   Phase = "drained"   // the target has the last change; sequences are being set
+	Switched  Phase = "switched"  // the target is the database now, and what is written there flows back to the source
 	Finished  Phase = "finished"  // the target is the database now
 	Aborted   Phase = "aborted"   // given up; the target's data are unfit
 )

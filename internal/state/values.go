@@ -133,10 +133,10 @@ func (k Values) PutDumpIn(ctx context.Context, q catalog.Querier, archive []byte
 	return nil
 }
 
-// FinishSQL is the statement that records the end: when that was, how long writes were refused, what is
+// FinishSQL is the statement that records the end of a switch: the phase that it ends in, when that was, how long writes were refused, what is
 // held still, and what is known of the cutover by then. It is run in the transaction that opens the target.
 // It fails, and what opens the target with it, where another process has taken over.
-func (s *Store) FinishSQL(at time.Time, pauseMS int64, onOpen []string, result any) (string, error) {
+func (s *Store) FinishSQL(phase Phase, at time.Time, pauseMS int64, onOpen []string, result any) (string, error) {
 	text, err := json.Marshal(result)
 	if err != nil {
 		return "", err
@@ -146,10 +146,13 @@ func (s *Store) FinishSQL(at time.Time, pauseMS int64, onOpen []string, result a
 		literals[i] = catalog.Literal(onOpen[i])
 	}
 	return fmt.Sprintf(`with mine as (
-  update walferry.migration set phase = 'finished', error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s and run = %s returning 1)
+  update walferry.migration set phase = %s, error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s and run = %s returning 1)
 select 1 / count(*) from mine`,
-		catalog.Literal(at.UTC().Format(time.RFC3339Nano)), pauseMS, strings.Join(literals, ", "), catalog.Literal(string(text)), catalog.Literal(s.name), catalog.Literal(s.run)), nil
+		catalog.Literal(string(phase)), catalog.Literal(at.UTC().Format(time.RFC3339Nano)), pauseMS, strings.Join(literals, ", "), catalog.Literal(string(text)), catalog.Literal(s.name), catalog.Literal(s.run)), nil
 }
+
+// Finish runs what FinishSQL has returned, where the record is.
+func (s *Store) Finish(ctx context.Context, sql string) error { return s.home.Exec(ctx, sql) }
 
 // OnOpen reads what the opening of the target runs there, as whoever recorded it wrote it.
 func OnOpen(ctx context.Context, q catalog.Querier, migration string) (elements []string, err error) {

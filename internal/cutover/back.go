@@ -1,0 +1,90 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// WayBack is the flow from To to From that a switch arms before anything is refused: what is written on To from
+// its opening on comes to From, so that From can take over again and has every row.
+type WayBack interface {
+	// Arm makes what the flow needs on both servers, and returns when a beat of To has come through it. It changes nothing
+	// for anybody who writes.
+	Arm(ctx context.Context, tell func(string)) error
+	// Disarm takes it away again. What cannot go now is recorded for the next run: it keeps nobody from going on.
+	Disarm(ctx context.Context)
+	// Begin returns To's position, from which on everything flows to From, when that is durable on both servers. It is called when To
+	// has the last change of From, and before To opens. A *state.GateError says that somebody has written to To before.
+	Begin(ctx context.Context) (decoder.LSN, error)
+}
+
+// Armed is what became of the way back of a switch.
+type Armed struct {
+	From *decoder.LSN `json:"from"`            // the position that it begins at; nil: there is none, or it was not come to
+	None string       `json:"none,omitempty"`  // why there is none, though one was wanted
+	MS   int64        `json:"armed_ms"`        // how long it took to arm it, outside of the pause
+	In   int64        `json:"begun_in_the_ms"` // what it added to the pause
+}
+
+// arm makes the way back. Where that fails the switch goes on without, said loudly, or is refused.
+func (s *Switch) arm(ctx context.Context) error {
+	began := time.Now()
+	within, cancel := context.WithTimeoutCause(ctx, s.Timeout/4, errors.New("that was not done in a quarter of --timeout"))
+	defer cancel()
+	err := s.WayBack.Arm(within, s.say)
+	s.result.WayBack = &Armed{MS: time.Since(began).Milliseconds()}
+	if err == nil {
+		s.say(fmt.Sprintf("a way back is armed (%d ms)", s.result.WayBack.MS))
+		return nil
+	}
+	if within.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", context.Cause(within), err)
+	}
+	if s.NeedWayBack || ctx.Err() != nil {
+		gate := &state.GateError{Problem: "the way back cannot be armed: " + err.Error(), Advice: "fix that, or switch without a way back: --fall-back off"}
+		var hint interface{ Hint() string }
+		if errors.As(err, &hint) && hint.Hint() != "" {
+			gate.Advice = hint.Hint()
+		}
+		return gate
+	}
+	s.disarm(ctx)
+	s.result.WayBack.None = err.Error()
+	s.say("NO WAY BACK: what is written after the switch will not be on the old server: " + err.Error())
+	return nil
+}
+
+// disarm gives the way back up, in this switch for good.
+func (s *Switch) disarm(ctx context.Context) {
+	if s.WayBack != nil {
+		s.WayBack.Disarm(ctx)
+		s.WayBack = nil
+	}
+}
+
+// begin makes the way back begin at the position of To as of now. Until the seal it can still be given up.
+func (s *Switch) begin(ctx context.Context) error {
+	if s.WayBack == nil {
+		return nil
+	}
+	began := time.Now()
+	position, err := s.WayBack.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin the way back: %w", err)
+	}
+	s.result.WayBack.From, s.result.WayBack.In = &position, time.Since(began).Milliseconds()
+	return nil
+}
+
+// ends is the phase that a switch ends in.
+func (s *Switch) ends() state.Phase {
+	if s.WayBack == nil {
+		return state.Finished
+	}
+	return s.Onward
+}

@@ -1,0 +1,251 @@
+package cutover
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// wayBack notes what is asked of it, and where the fence of From stood then.
+type wayBack struct {
+	m             *move
+	arm, begin    error
+	calls, fences []string
+}
+
+func (w *wayBack) note(call string) {
+	w.calls = append(w.calls, call)
+	s, err := Look(context.Background(), connect(w.m.t, w.m.From.DSN), "x")
+	stands := "none"
+	switch {
+	case err != nil:
+		stands = err.Error()
+	case s.Sealed:
+		stands = "sealed"
+	case s.Raised:
+		stands = "raised"
+	case s.Triggers > 0:
+		stands = "open"
+	}
+	w.fences = append(w.fences, stands)
+}
+
+func (w *wayBack) Arm(context.Context, func(string)) error {
+	w.note("arm")
+	return w.arm
+}
+
+func (w *wayBack) Disarm(context.Context) { w.note("disarm") }
+
+func (w *wayBack) Begin(context.Context) (decoder.LSN, error) {
+	w.note("begin")
+	if !w.m.locked {
+		w.m.t.Error("the way back begins before the opening is prepared")
+	}
+	return 4711, w.begin
+}
+
+func (w *wayBack) want(calls, fences string) {
+	w.m.t.Helper()
+	if got := strings.Join(w.calls, " "); got != calls {
+		w.m.t.Errorf("asked for %q, want %q", got, calls)
+	}
+	if got := strings.Join(w.fences, " "); got != fences {
+		w.m.t.Errorf("the fence was %q, want %q", got, fences)
+	}
+}
+
+func newWayBack(t *testing.T) (*move, *wayBack) {
+	m := newMove(t)
+	w := &wayBack{m: m}
+	m.WayBack, m.Onward, m.Pass = w, state.Switched, "a secret"
+	return m, w
+}
+
+func (m *move) recorded() (phase state.Phase) {
+	m.t.Helper()
+	if err := m.To.Link.Row(m.t.Context(), `select phase from walferry.migration`, nil, &phase); err != nil {
+		m.t.Fatal(err)
+	}
+	return phase
+}
+
+// A way back is armed before the fence is put up, and begins when everything but the seal is done. What has its
+// pass writes to the old side afterwards, and nobody else.
+func TestSwitch_WayBack(t *testing.T) {
+	m, w := newWayBack(t)
+	result, err := m.Run(t.Context(), t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("arm begin", "none raised")
+	if !result.Sealed || result.WayBack == nil || result.WayBack.From == nil || *result.WayBack.From != 4711 || result.WayBack.None != "" {
+		t.Errorf("result: %+v", result.WayBack)
+	}
+	if phase := m.recorded(); phase != state.Switched {
+		t.Errorf("phase %s", phase)
+	}
+	if !refused(t, m.app, `insert into t (a) values ('late')`) {
+		t.Error("the source takes writes")
+	}
+	if refused(t, m.app, `set walferry.pass = 'a secret'; insert into t (a) values ('by the way back')`) {
+		t.Error("the way back does not pass the fence")
+	}
+}
+
+// Where the way back cannot be had the switch goes on without, and says so; or it is refused.
+func TestSwitch_WayBackNotArmed(t *testing.T) {
+	m, w := newWayBack(t)
+	w.arm = errors.New("wal_level is replica")
+	result, err := m.Run(t.Context(), t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want("arm disarm", "none none")
+	if result.WayBack == nil || result.WayBack.From != nil || result.WayBack.None != "wal_level is replica" {
+		t.Errorf("result: %+v", result.WayBack)
+	}
+	if !slices.ContainsFunc(m.lines, func(l string) bool {
+		return strings.HasPrefix(l, "NO WAY BACK") && strings.Contains(l, "wal_level is replica")
+	}) {
+		t.Errorf("told %q", m.lines)
+	}
+	if phase := m.recorded(); phase != state.Finished {
+		t.Errorf("phase %s", phase)
+	}
+
+	m, w = newWayBack(t)
+	w.arm, m.NeedWayBack = errors.New("wal_level is replica"), true
+	_, err = m.Run(t.Context(), t.Context())
+	var gate *state.GateError
+	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, "wal_level is replica") || !strings.Contains(gate.Problem, "everything is as before") {
+		t.Errorf("it ended with %v", err)
+	}
+	w.want("arm disarm", "none none")
+	m.asBefore()
+
+	// What takes too long is given up before the rest of the time is gone.
+	m, w = newWayBack(t)
+	m.WayBack, m.Timeout = slowWayBack{w}, 4*time.Second
+	if result, err := m.Run(t.Context(), t.Context()); err != nil || !strings.Contains(result.WayBack.None, "a quarter of --timeout") {
+		t.Errorf("it ended with %+v, %v", result.WayBack, err)
+	}
+}
+
+// slowWayBack is one whose slot waits for somebody's transaction.
+type slowWayBack struct{ *wayBack }
+
+func (w slowWayBack) Arm(ctx context.Context, _ func(string)) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A switch that is taken back gives its way back up when the source is open again; so does a rehearsal at its end.
+func TestSwitch_WayBackTakenBack(t *testing.T) {
+	m, w := newWayBack(t)
+	w.begin = &state.GateError{Problem: "somebody has written to the target", Advice: "end it"}
+	_, err := m.Run(t.Context(), t.Context())
+	var gate *state.GateError
+	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, "somebody has written to the target; un-fenced, everything is as before") {
+		t.Errorf("it ended with %v", err)
+	}
+	w.want("arm begin disarm", "none raised none")
+	if last := m.phases[len(m.phases)-1]; last != state.Following {
+		t.Errorf("phases %v", m.phases)
+	}
+	m.asBefore()
+
+	m, w = newWayBack(t)
+	m.Rehearse = true
+	if result, err := m.Run(t.Context(), t.Context()); err != nil || result.WayBack == nil || result.WayBack.From != nil {
+		t.Errorf("the rehearsal ended with %+v, %v", result.WayBack, err)
+	}
+	w.want("arm disarm", "none none")
+	m.asBefore()
+}
+
+// Back, the record is not on the server that is opened: that is open all the same when the record cannot be
+// written, and the record is written as soon as it can be.
+func TestSwitch_Apart(t *testing.T) {
+	m := newMove(t)
+	_, third := pgtest.Pair(t, 15, 18)
+	home := m.end(third)
+	m.Store, m.Apart = state.At(home.Link, "x"), true
+	pgtest.Exec(t, third, `create schema walferry`)
+	if err := errors.Join(m.Store.Begin(t.Context(), &state.Record{Name: "x"}), m.Store.Take(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	m.Sequences.Store = m.Store
+	locker := connect(t, third)
+	opened := make(chan bool, 1)
+	m.Observers = []Observer{func(ctx context.Context, s state.Taken) error {
+		if s.Name != stepOpen || s.Outcome != state.Begun {
+			return nil
+		}
+		if _, err := locker.Exec(ctx, `begin; select 1 from walferry.migration for update`); err != nil {
+			return err
+		}
+		reader := connect(t, m.To.DSN)
+		go func() {
+			_, err := reader.Exec(context.Background(), `set lock_timeout = '30s'; select * from u`) // which the opening has locked
+			opened <- err == nil
+			locker.Exec(context.Background(), `rollback`) //nolint:errcheck // the switch ends only when it was
+		}()
+		return nil
+	}}
+	if _, err := m.Run(t.Context(), t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !<-opened {
+		t.Error("the target waited for the record")
+	}
+	var phase state.Phase
+	if err := home.Link.Row(t.Context(), `select phase from walferry.migration`, nil, &phase); err != nil || phase != state.Finished {
+		t.Errorf("phase %s, %v", phase, err)
+	}
+	var here int
+	if err := m.To.Link.Row(t.Context(), `select count(*) from walferry.migration where phase = 'finished'`, nil, &here); err != nil || here > 0 {
+		t.Errorf("the record of the target says finished: %d, %v", here, err)
+	}
+}
+
+// A run that finds the fence sealed and the way back begun ends where the other would have, and lets the way back pass.
+func TestResume_WayBack(t *testing.T) {
+	m, w := newWayBack(t)
+	m.Observers = []Observer{func(_ context.Context, s state.Taken) error {
+		if s.Name == stepSeal && s.Outcome == state.Done {
+			runtime.Goexit() // the run dies
+		}
+		return nil
+	}}
+	died := make(chan error, 1)
+	go func() {
+		defer close(died)
+		_, err := m.Run(t.Context(), t.Context())
+		died <- err
+	}()
+	if err, ended := <-died; ended {
+		t.Fatalf("it ended with %v: this tests nothing", err)
+	}
+	w.want("arm begin", "none raised")
+	next := m.again()
+	done, err := next.Resume(t.Context(), true, nil, nil)
+	if err != nil || !done {
+		t.Fatalf("done %v, %v", done, err)
+	}
+	w.want("arm begin", "none raised")
+	if phase := m.recorded(); phase != state.Switched {
+		t.Errorf("phase %s", phase)
+	}
+	if refused(t, m.app, `set walferry.pass = 'a secret'; insert into t (a) values ('by the way back')`) {
+		t.Error("the way back does not pass the fence")
+	}
+}
