@@ -36,6 +36,7 @@ func (r *run) privileges(ctx context.Context) error {
 				SQL:  []string{fmt.Sprintf("grant create on database %s to %s", catalog.Quote(s.Database), catalog.Quote(s.User))},
 			})
 		}
+		r.activityHidden(s)
 	}
 	if err := r.ownership(ctx); err != nil {
 		return err
@@ -44,6 +45,28 @@ func (r *run) privileges(ctx context.Context) error {
 		return err
 	}
 	return r.readable(ctx)
+}
+
+// activityHidden: what holds a cutover up is named for the operator, who decides by its age.
+func (r *run) activityHidden(s *server) {
+	if s.readsStats {
+		return
+	}
+	user := catalog.Quote(s.User)
+	f := Finding{
+		ID: "activity-hidden", Severity: Info, On: s.side, Object: user,
+		Seen: "the role may not see what other roles' sessions do: one that is in the way is named without its age, state and statement",
+		Do:   "nothing has to be done; to learn them, run it as a superuser",
+	}
+	if s.Major == 15 && !s.roleInherit {
+		f.SQL = []string{"alter role " + user + " inherit"}
+	}
+	grant := "grant pg_read_all_stats to " + user
+	if s.Major >= 16 {
+		grant += " with inherit true"
+	}
+	f.SQL = append(f.SQL, grant)
+	r.add(f)
 }
 
 // ownership of a table is required to publish it, and for the fence.

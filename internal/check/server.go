@@ -33,6 +33,7 @@ type ServerFacts struct {
 	roleReplication, roleBypassRLS, roleInherit bool
 	rdsReplication                              *bool // nil: there is no such role
 	createOnDatabase                            bool
+	readsStats                                  bool // of other roles' sessions
 	validUntil                                  *time.Time
 	roleLimit, roleUsed                         int
 	databaseLimit, databaseUsed                 int
@@ -131,6 +132,10 @@ func (s *server) readFacts(ctx context.Context) error {
 	case s.Major >= 15:
 		collation = "case d.datlocprovider when 'i' then 'icu ' || d.daticulocale else " + collation + " end"
 	}
+	statsRight := "MEMBER" // which is enough up to 14, also where it is not inherited
+	if s.Major >= 15 {
+		statsRight = "USAGE"
+	}
 	var number, pid int
 	var rds, aurora bool
 	err := s.tx.QueryRow(ctx, `
@@ -141,7 +146,7 @@ select current_setting('server_version'), current_setting('server_version_num'):
        r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolinherit,
        nullif(r.rolvaliduntil, 'infinity'), r.rolconnlimit, d.datconnlimit,
        case when to_regrole('rds_replication') is not null then pg_has_role(to_regrole('rds_replication'), 'MEMBER') end,
-       has_database_privilege(d.oid, 'CREATE'),
+       has_database_privilege(d.oid, 'CREATE'), pg_has_role(r.oid, 'pg_read_all_stats', '`+statsRight+`'),
        (select count(*) from pg_stat_activity a where a.usesysid = r.oid and a.datid is not null),
        (select count(*) from pg_stat_activity a where a.datid = d.oid),
        (select count(*) from pg_stat_activity a where a.datid is not null),
@@ -156,7 +161,7 @@ select current_setting('server_version'), current_setting('server_version_num'):
   from pg_database d, pg_roles r where d.datname = current_database() and r.rolname = current_user`).Scan(
 		&s.Version, &number, &s.Database, &s.User, &s.recovering, &s.started, &pid, &rds, &aurora,
 		&s.Encoding, &s.Collation, &s.Superuser, &s.roleReplication, &s.roleBypassRLS, &s.roleInherit,
-		&s.validUntil, &s.roleLimit, &s.databaseLimit, &s.rdsReplication, &s.createOnDatabase,
+		&s.validUntil, &s.roleLimit, &s.databaseLimit, &s.rdsReplication, &s.createOnDatabase, &s.readsStats,
 		&s.roleUsed, &s.databaseUsed, &s.used, &s.maxConnections, &s.reserved, &s.slotsUsed, &s.sendersUsed,
 		&s.relations, &s.lockSlots)
 	if err != nil {
