@@ -134,7 +134,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	}
 	for _, subject := range []func(context.Context) error{
 		r.connections, r.wal, r.names, r.readers, r.privileges, r.messages, r.identities, r.tableTraits, r.activity,
-		r.constraints, r.sequences, r.targetServer, r.targetTables, r.logins, r.extensions, r.schema, r.definitions,
+		r.constraints, r.sequences, r.targetServer, r.targetTables, r.logins, r.extensions, r.stemmers, r.schema, r.definitions,
 	} {
 		if err := subject(ctx); err != nil {
 			return Report{}, err
