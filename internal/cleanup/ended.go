@@ -22,9 +22,9 @@ type Ended struct {
 	Keys           *schema.Pending
 }
 
-// Remove removes everything of the migration from both servers, and returns what a query then still finds there,
-// and what is still to be done by hand. Nothing is removed while triggers of the target are still to be enabled: what is held
-// belongs to the target's schema, and is forgotten with the record.
+// Remove removes everything of the migration from both servers. It returns what a query then still
+// finds there, and what remains to be done by hand. Nothing is removed while triggers of the target
+// are still disabled: what they were is known from the record alone.
 func (e *Ended) Remove(ctx context.Context) (left []Left, err error) {
 	if sql, err := e.Opening.EnableRest(ctx, 10*time.Second); len(sql) > 0 {
 		return nil, &state.GateError{Problem: err.Error() + "; nothing was removed", Advice: "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
@@ -56,13 +56,13 @@ func (e *Ended) Remove(ctx context.Context) (left []Left, err error) {
 	return append(left, found...), err
 }
 
-// RemoveFromSource removes what the source has of the migration, and the schema walferry
-// when no other migration uses it.
+// RemoveFromSource removes what the source has of the migration, and the schema walferry if no
+// other migration uses it.
 func (e *Ended) RemoveFromSource(ctx context.Context) error {
 	return e.Source.Do(ctx, func(conn *pgx.Conn) error { return fromSource(ctx, conn, e.Name) })
 }
 
-// Left is what both servers have of walferry's, of any migration.
+// Left lists what both servers have of walferry's, of any migration.
 func (e *Ended) Left(ctx context.Context) ([]Left, error) {
 	left, err := e.LeftOnSource(ctx)
 	if err != nil {
@@ -75,12 +75,13 @@ func (e *Ended) Left(ctx context.Context) ([]Left, error) {
 	return append(left, there...), nil
 }
 
-// LeftOnSource is what of that the source has.
+// LeftOnSource lists what of that the source has.
 func (e *Ended) LeftOnSource(ctx context.Context) ([]Left, error) {
 	return leftOn(ctx, e.Source, "source", e.Name, "")
 }
 
-// leftOn is what a server has that is the source of one migration and the target of another; either may be empty.
+// leftOn lists what a server has that is the source of one migration and the target of another;
+// either may be empty.
 func leftOn(ctx context.Context, server *session.Link, on, asSource, asTarget string) (left []Left, err error) {
 	err = server.Do(ctx, func(conn *pgx.Conn) (err error) {
 		left, err = leftovers(ctx, conn, on, asSource, asTarget)

@@ -1,5 +1,5 @@
-// Package compare compares the two sides of a migration while one follows the other, and once it is
-// over. What was found last is kept, for status and as a gate of the cutover.
+// Package compare compares the two sides of a migration, while one follows the other and when the
+// migration is over. It records what was found last, for status and as a gate of the cutover.
 package compare
 
 import (
@@ -20,8 +20,9 @@ import (
 type Both struct {
 	Flow  *flow.Flow // between the two
 	Store *state.Store
-	// Over: nothing follows any more. The source is fenced or is not the migration's, and the target is in use;
-	// both are compared as they are. Otherwise a running migrate is asked to bring them to one position.
+	// Over means that nothing follows any longer: the source is fenced or no longer the
+	// migration's, the target is in use, and both are compared as they are. Otherwise a running
+	// migrate is asked to bring them to one position.
 	Over     bool
 	Jobs     int
 	Patience time.Duration // how long old transactions are waited for that would keep the applier held; zero: a minute
@@ -32,8 +33,8 @@ const (
 	rounds   = 50 // how often a table is tried that is truncated while it is compared
 	unlocked = 3  // how many of these are done without locking it
 
-	// lockedFor bounds how long a table is locked against TRUNCATE: whoever
-	// truncates it waits that long.
+	// lockedFor bounds how long a table is locked against TRUNCATE: whoever truncates it waits that
+	// long.
 	lockedFor = 5 * time.Second
 )
 
@@ -69,7 +70,7 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 	return again
 }
 
-// once compares tables, and puts the result in the place of an earlier one.
+// once compares tables, and replaces what an earlier round has found of them.
 func (b *Both) once(ctx context.Context, tables []catalog.Table, lockFor time.Duration, v *verify.Verified) error {
 	sides, err := verify.New(verify.Config{
 		Source: b.Flow.From.DSN, Target: b.Flow.To.DSN, Tables: tables, Jobs: min(b.Jobs, len(tables)), LockFor: lockFor,

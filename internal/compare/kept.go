@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/verify"
 )
 
-// Keep records what a comparison has found while the migration followed, for status and as a gate of the cutover.
+// Keep records what a comparison has found while the migration follows, for status and for Gate.
 func Keep(ctx context.Context, store *state.Store, v *verify.Verified) error {
 	last, err := status.Compared(ctx, store)
 	if err != nil {
@@ -22,7 +22,7 @@ func Keep(ctx context.Context, store *state.Store, v *verify.Verified) error {
 	return store.Values().Put(ctx, state.Comparison, last)
 }
 
-// Gate: the last comparison has found no differences, or they are allowed.
+// Gate returns an error if the last comparison has found differences, unless they are allowed.
 func Gate(ctx context.Context, store *state.Store, allow bool) error {
 	last, err := status.Compared(ctx, store)
 	if err != nil || last == nil || allow {
@@ -31,7 +31,7 @@ func Gate(ctx context.Context, store *state.Store, allow bool) error {
 	return last.Gate()
 }
 
-// Proof reads the comparison that was made as of the cutover; nil: there is none.
+// Proof returns the comparison that was made as of the cutover; nil: there is none.
 func Proof(ctx context.Context, store *state.Store) (*verify.Verified, error) {
 	v := &verify.Verified{}
 	if found, err := store.Values().Get(ctx, state.Proof, v); err != nil || !found {

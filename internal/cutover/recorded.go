@@ -7,8 +7,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// AwaitResult reads what a switch that is done has measured, for whoever asks once it is. While the
-// process that has switched still compares, it is waited for. keys are those that may still be to be validated.
+// AwaitResult returns what a finished switch has measured, for whoever asks afterwards. It waits
+// while the process that has switched still compares. keys may still have to be validated.
 func AwaitResult(ctx context.Context, store *state.Store, keys *schema.Pending, onStep func(string)) (r *Result, err error) {
 	r = &Result{}
 	if err := store.Mailbox().Outcome(ctx, onStep, r); err != nil {
@@ -18,8 +18,8 @@ func AwaitResult(ctx context.Context, store *state.Store, keys *schema.Pending, 
 	return r, err
 }
 
-// EnableLeft tries again to enable what the opening of a switch that is done has left, and returns what is
-// recorded of the switch: nil in a record of an older version.
+// EnableLeft tries again to enable what the opening of a finished switch has left disabled, and
+// returns what is recorded of the switch; nil: it was recorded by an older version.
 func EnableLeft(ctx context.Context, store *state.Store, opening Opening) (r *Result, err error) {
 	if _, err := store.Values().Get(ctx, state.Result, &r); err != nil || r == nil || len(r.Disabled) == 0 {
 		return r, err

@@ -1,6 +1,7 @@
-// Package definitions carries the definitions of a database over to another server: tables before
-// their rows, the rest after them, and inside the fence the foreign keys that had to wait for it. It keeps
-// what the other server refuses, and reports what that lacks by the time it is to be used.
+// Package definitions carries the definitions of a database over to another server: the tables
+// before their rows, the rest after them, and inside the fence the foreign keys that had to wait
+// for it. It records what the other server refuses, and reports what is missing there before the
+// cutover.
 package definitions
 
 import (
@@ -15,23 +16,24 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Carrier carries the definitions of the source's tables, and of what belongs to them, over to the target.
+// Carrier carries the definitions of the source's tables, and of what belongs to them, over to the
+// target.
 type Carrier struct {
 	From, To session.End
 	Store    *state.Store // of the migration
-	// Tables are those of From that are migrated. It is asked whenever something is done with them.
+	// Tables returns the tables of From that are migrated. It is called whenever they are needed.
 	Tables func() []catalog.Table
-	// Brought: somebody else has made the definitions of To; they are only compared.
+	// Brought means that the definitions of To were not created by walferry: they are only
+	// compared.
 	Brought bool
 	Jobs    int          // how many foreign keys are created or validated at a time
 	Step    func(string) // is told what is done
 	Logger  *slog.Logger
 }
 
-// Create brings tables, types and functions to the target, without indexes.
-// That, and the archive they came from, is one transaction: the archive is there
-// when the tables are. It stays on the target, so that a run on another machine
-// has it.
+// Create creates tables, types and functions on the target, without indexes. The archive that they
+// come from is kept there in the same transaction: it is there when the tables are, and a run on
+// another machine has it too.
 func (c *Carrier) Create(ctx context.Context) error {
 	if c.Brought {
 		return nil
@@ -74,7 +76,7 @@ func (c *Carrier) Create(ctx context.Context) error {
 	})
 }
 
-// tell logs what the schema tools left out.
+// tell logs what was left out.
 func (c *Carrier) tell(report schema.Report) {
 	for _, line := range report.Skipped {
 		c.Logger.Warn("schema: left out: " + line.String())
@@ -111,7 +113,8 @@ func (c *Carrier) Archive(ctx context.Context) (*schema.Dump, error) {
 	return schema.Open(archive, options)
 }
 
-// options leave out the tables that the patterns leave out, and those that came later.
+// options returns the options that leave out the tables which are not migrated: those that the
+// patterns leave out, and those that came later.
 func (c *Carrier) options(ctx context.Context) (o schema.Options, err error) {
 	tables := c.Tables()
 	in := make(map[uint32]bool, len(tables))

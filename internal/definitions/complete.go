@@ -9,9 +9,9 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// Complete brings foreign keys, triggers and the rest of the schema. A role that
-// may not set session_replication_role gets its foreign keys in the cutover: their
-// cascades would act on what the stream brings as well.
+// Complete creates foreign keys, triggers and the rest of the schema. A role that may not set
+// session_replication_role gets its foreign keys in the cutover: until then their cascades would
+// act on what the stream brings.
 func (c *Carrier) Complete(ctx context.Context) error {
 	if c.Brought {
 		return nil

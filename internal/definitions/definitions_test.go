@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// newCarrier is one between two databases, for the tables of the first.
+// newCarrier returns a carrier between two databases, for the tables of the first.
 func newCarrier(t *testing.T, source, target string) *Carrier {
 	t.Helper()
 	c := &Carrier{
@@ -63,7 +63,8 @@ func count(t *testing.T, dsn, sql string) string {
 	return pgtest.Query(t, dsn, `select count(*) `+sql)[0][0]
 }
 
-// Tables come before their rows, and once only; the rest after them. Then both sides fit, until one of them is altered.
+// Tables are created before their rows, and only once, the rest after them. Then both sides fit,
+// until one of them is altered.
 func TestCarrier(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
@@ -100,7 +101,7 @@ func TestCarrier(t *testing.T) {
 	wantGate(t, gate(), "note")
 }
 
-// Somebody else's schema is compared, and nothing of it is made.
+// A schema that walferry did not create is compared, and nothing is created.
 func TestCarrier_Brought(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
@@ -124,7 +125,8 @@ func TestCarrier_Brought(t *testing.T) {
 	wantGate(t, c.Gate(t.Context(), nil, nil), "note")
 }
 
-// What the target refuses is kept; it is missing until somebody has made it by hand, or goes without it.
+// What the target refuses is recorded. It is missing until it is created by hand, or the operator
+// goes without it.
 func TestCarrier_Refused(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 13, 18)

@@ -14,12 +14,12 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Gate: the source's rows fit into the target's tables, and whatever the source
-// has altered since the migration began, when its tables were as in was, the target has too; the applier sees that
-// only of tables that change after they were altered. Where the schema is walferry's
-// work, every index and constraint is there and valid; foreign keys that the role can
-// have only inside the fence are still to come. Every sequence that is to be set can
-// be. without are objects that the operator goes without.
+// Gate returns an error unless the source's rows fit into the target's tables, and the target has
+// whatever the source has altered since the migration began, when its tables were as in was; the
+// applier notices that only for tables that change after they were altered. If walferry created the
+// schema, every index and constraint must be there and valid, except for foreign keys that the role
+// can have only inside the fence. Every sequence that is to be set must be settable. without names
+// the objects that the target need not have.
 func (c *Carrier) Gate(ctx context.Context, was []state.Table, without []string) error {
 	may, err := session.MaySetReplicaRole(ctx, c.To.Link)
 	if err != nil {
@@ -59,7 +59,7 @@ func (c *Carrier) Gate(ctx context.Context, was []state.Table, without []string)
 	return c.missingGate(ctx, found.lost, without)
 }
 
-// findings are what keeps the definitions of both sides from being the same.
+// findings are the differences between the definitions of both sides.
 type findings struct {
 	altered         []string // tables and indexes
 	missing, denied []string // sequences
@@ -106,8 +106,8 @@ func names(sequences []catalog.Sequence) (names []string) {
 	return names
 }
 
-// missingGate: nothing of the source's schema is missing but what the operator goes without.
-// lost are indexes and constraints.
+// missingGate returns an error if the target lacks something of the source's schema that is not in
+// without. lost are indexes and constraints.
 func (c *Carrier) missingGate(ctx context.Context, lost []schema.Loss, without []string) error {
 	var names, texts []string
 	add := func(name, text string) {
@@ -140,7 +140,7 @@ func (c *Carrier) missingGate(ctx context.Context, lost []schema.Loss, without [
 	return &state.GateError{Problem: "the target lacks objects of the source: " + catalog.List(texts), Advice: "create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without ")}
 }
 
-// missingLogins are the roles that have sessions on the source and cannot log in to the target.
+// missingLogins returns the roles that have sessions on the source and cannot log in to the target.
 func (c *Carrier) missingLogins(ctx context.Context) (missing []string, err error) {
 	err = c.From.Link.Do(ctx, func(conn *pgx.Conn) (err error) {
 		missing, err = check.Logins(ctx, conn)
@@ -156,7 +156,7 @@ func (c *Carrier) missingLogins(ctx context.Context) (missing []string, err erro
 	return missing, err
 }
 
-// quoted writes words for a shell.
+// quoted quotes words for a shell where that is needed.
 func quoted(words []string) []string {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -168,8 +168,7 @@ func quoted(words []string) []string {
 	return out
 }
 
-// aside runs f with a connection to each side that nobody else uses, for what has to read both
-// catalogues in turns.
+// aside runs f with a connection of its own to each side, for what reads both catalogs in turns.
 func (c *Carrier) aside(ctx context.Context, f func(source, target *pgx.Conn) error) error {
 	source, err := session.Open(ctx, session.Config{DSN: c.From.DSN, Application: c.Store.Name()})
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Pending are the foreign keys that are created inside the fence and validated later.
+// Pending returns the foreign keys that are created inside the fence and validated later.
 func (c *Carrier) Pending() *schema.Pending {
 	return &schema.Pending{Link: c.To.Link, DSN: c.To.DSN, Store: c.Store, Jobs: c.Jobs}
 }
 
-// keysLate reports whether there are foreign keys of that kind: a role that may set session_replication_role has had
-// its foreign keys before.
+// keysLate reports whether foreign keys are created so late: a role that may set
+// session_replication_role has them from Complete.
 func (c *Carrier) keysLate(ctx context.Context) (bool, error) {
 	if c.Brought {
 		return false, nil
@@ -25,7 +25,7 @@ func (c *Carrier) keysLate(ctx context.Context) (bool, error) {
 	return !may && err == nil, err
 }
 
-// FindKeys finds out which there are to create, while nothing is fenced; nil: none.
+// FindKeys finds out, before the fence, which foreign keys are to be created inside it; nil: none.
 func (c *Carrier) FindKeys(ctx context.Context) (*schema.Prepared, error) {
 	if late, err := c.keysLate(ctx); err != nil || !late {
 		return nil, err
@@ -47,7 +47,7 @@ func (c *Carrier) CreateKeys(ctx context.Context, step func(string)) error {
 	return keys.Create(ctx, step)
 }
 
-// DropKeys drops them again, for a cutover that was not finished.
+// DropKeys drops them again, after a cutover that was not finished.
 func (c *Carrier) DropKeys(ctx context.Context) error {
 	if late, err := c.keysLate(ctx); err != nil || !late {
 		return err
@@ -55,7 +55,8 @@ func (c *Carrier) DropKeys(ctx context.Context) error {
 	return c.Pending().Drop(ctx, c.Tables())
 }
 
-// ValidateKeys looks at the rows of those that were created, and returns the statements that are left of that.
+// ValidateKeys checks the rows against those that were created, and returns the statements that are
+// still to be run.
 func (c *Carrier) ValidateKeys(ctx context.Context, tell func(string)) (left []string, err error) {
 	failed := c.Pending().Validate(ctx, tell)
 	err = wait.Within(ctx, 10*time.Second, func(ctx context.Context) (err error) {

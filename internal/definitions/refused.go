@@ -11,8 +11,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// keepRefused records what the target does not take of the source's schema, in the place of
-// what was recorded before, and tells it.
+// keepRefused records and logs what the target refuses of the source's schema. It replaces what was
+// recorded before.
 func (c *Carrier) keepRefused(ctx context.Context, q catalog.Querier, refused []schema.Refused) error {
 	for _, o := range refused {
 		c.Logger.Warn("schema: the target refuses " + o.String())
@@ -20,7 +20,7 @@ func (c *Carrier) keepRefused(ctx context.Context, q catalog.Querier, refused []
 	return c.Store.Values().PutIn(ctx, q, state.Refused, append([]schema.Refused{}, refused...))
 }
 
-// refused reads what the target does not take.
+// refused reads what the target refuses.
 func refused(ctx context.Context, s *state.Store) (refused []schema.Refused, err error) {
 	_, err = s.Values().Get(ctx, state.Refused, &refused)
 	return refused, err
@@ -33,7 +33,7 @@ func refusedNames(refused []schema.Refused) (names []string) {
 	return names
 }
 
-// distinctRefused leaves out what two steps have met.
+// distinctRefused removes what was refused in two steps.
 func distinctRefused(refused []schema.Refused) (distinct []schema.Refused) {
 	for _, o := range refused {
 		if !slices.ContainsFunc(distinct, func(d schema.Refused) bool { return d.Object == o.Object }) {
@@ -43,7 +43,7 @@ func distinctRefused(refused []schema.Refused) (distinct []schema.Refused) {
 	return distinct
 }
 
-// missing are the objects that the target has refused and still lacks.
+// missing returns the objects that the target has refused and still lacks.
 func (c *Carrier) missing(ctx context.Context) (missing []schema.Refused, err error) {
 	refused, err := refused(ctx, c.Store)
 	if err != nil || len(refused) == 0 {

@@ -21,14 +21,15 @@ type goneError struct{ problem, advice string }
 
 func (e *goneError) Error() string { return e.problem }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *goneError) Hint() string { return e.advice }
 
-// anew is how a migration is begun anew.
+// anew is how to start a migration over.
 const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
 
-// MustEnd is why the run cannot go on; nil: it can. Columns that were swapped, or made again, do not end it: changes of
-// before that may be on their way, for columns that are as they were. The applier ends it at the first that is of after.
+// MustEnd returns why the run cannot go on; nil: it can. Columns that were swapped, or created
+// again, do not end it: changes from before that may still be on their way, for the columns as they
+// were. The applier ends the run at the first change from after it.
 func (c Changes) MustEnd() error {
 	switch {
 	case len(c.Replaced) > 0:
@@ -41,7 +42,7 @@ func (c Changes) MustEnd() error {
 	return nil
 }
 
-// gate is why a cutover must not go on; nil: it may.
+// gate returns why a cutover must not go on; nil: it may.
 func (c Changes) gate() error {
 	if err := c.MustEnd(); err != nil {
 		return &state.GateError{Problem: err.Error(), Advice: fail.Hint(err)}
@@ -59,9 +60,9 @@ func (c Changes) gate() error {
 	return nil
 }
 
-// Changes holds what is followed against what it was when the migration began.
-// It is looked at when a run begins, every minute, as a gate of the cutover, and once more
-// inside the fence; the publications at every reconnect of the stream besides.
+// Changes compares what is followed with what it was when the migration began. That is done when a
+// run begins, every minute, as a gate of the cutover, and once more inside the fence; for the
+// publications also at every reconnect of the stream.
 func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, error) {
 	now, err := read(ctx, source, t.To)
 	if err != nil {
@@ -91,7 +92,7 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 	return found, err
 }
 
-// added are those of the selection that are in no publication of the migration.
+// added returns those of the selection that are in no publication of the migration.
 func (t *Tables) added(all []catalog.Table) (names []string) {
 	selected, err := catalog.Select(all, t.Include, t.Exclude)
 	if err != nil {
@@ -106,8 +107,8 @@ func (t *Tables) added(all []catalog.Table) (names []string) {
 	return names
 }
 
-// Gate: what is followed is what it was, and the source has no table that the migration does not know.
-// It returns the mark of the source's catalogue as of before it looked.
+// Gate returns an error unless what is followed is what it was, and the source has no table that
+// the migration does not know. It returns the mark of the source's catalog as of before it looked.
 func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, err error) {
 	if mark, err = markOf(ctx, source); err != nil {
 		return "", err
@@ -132,7 +133,7 @@ func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, 
 	return mark, nil
 }
 
-// markOf is what tells whether anything has changed in a server's catalogue.
+// markOf returns a text that changes with a server's catalog.
 func markOf(ctx context.Context, server session.Lender) (mark string, err error) {
 	err = server.Do(ctx, func(conn *pgx.Conn) (err error) {
 		mark, err = catalog.Mark(ctx, conn, session.Major(conn.PgConn()))
@@ -141,7 +142,7 @@ func markOf(ctx context.Context, server session.Lender) (mark string, err error)
 	return mark, err
 }
 
-// Marks tell whether anything has changed in the catalogues of both sides.
+// Marks returns a text that changes with the catalog of either side.
 func (t *Tables) Marks(ctx context.Context) (string, error) {
 	source, err := markOf(ctx, t.From)
 	if err != nil {
@@ -154,7 +155,8 @@ func (t *Tables) Marks(ctx context.Context) (string, error) {
 	return source + "; " + target, nil
 }
 
-// CheckAgain is for a run that resumes: it is an error where what it would follow is not what it was.
+// CheckAgain returns an error if a run that resumes must not go on, as what it would follow is not
+// what it was.
 func (t *Tables) CheckAgain(ctx context.Context) error {
 	publications, err := t.Publications(ctx)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// driftError is a SchemaError with the DDL that mends the target.
+// driftError is a SchemaError with the DDL that fixes the target.
 type driftError struct {
 	error
 	advice string
@@ -21,11 +21,11 @@ type driftError struct {
 
 func (e *driftError) Unwrap() error { return e.error }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *driftError) Hint() string { return e.advice }
 
-// ExplainDrift adds to an error about altered columns the DDL for the target. It is
-// text for the operator: nothing here is ever run.
+// ExplainDrift adds to an error about altered columns the DDL for the target. It is text for the
+// operator: none of it is ever run.
 func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 	var drift *applier.SchemaError
 	if !errors.As(err, &drift) || len(drift.Columns) == 0 {
@@ -57,7 +57,7 @@ func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 	return &driftError{err, advice + " then the same command: it goes on where it stopped"}
 }
 
-// repair is the DDL for the columns of a drift.
+// repair returns the DDL for the columns of a drift.
 func (t *Tables) repair(ctx context.Context, conn *pgx.Conn, drift *applier.SchemaError) (m schema.Repair, err error) {
 	tables := t.Remembered()
 	i := slices.IndexFunc(tables, func(was state.Table) bool { return was.Plain() == drift.Table })

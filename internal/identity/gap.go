@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// gapError is an error after which the migration can only be begun anew.
+// gapError is an error after which the migration has to start over.
 type gapError struct {
 	error
 	advice string
@@ -17,11 +17,11 @@ type gapError struct {
 
 func (e *gapError) Unwrap() error { return e.error }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *gapError) Hint() string { return e.advice }
 
-// ExplainGap says how a migration is begun anew, where the decoder or the applier says that
-// the copy has to be made again.
+// ExplainGap adds how to start over to an error by which the decoder or the applier says that the
+// copy has to be made again.
 func ExplainGap(err error) error {
 	var (
 		unusable    *slot.Error

@@ -1,6 +1,7 @@
-// Package identity knows the tables of a migration, and checks whether what is followed is still what it was when the
-// migration began: tables, columns, and their places among partitions and children, on both sides. It explains
-// what can be done where that is not so; whether a run ends is up to its callers.
+// Package identity knows the tables of a migration, and checks whether what is followed is still
+// what it was when the migration began: tables, columns, and their places among partitions and
+// children, on both sides. If not, it explains what can be done; whether a run ends is up to its
+// callers.
 package identity
 
 import (

@@ -15,7 +15,7 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// Tables are those of a migration: as the source has them now, and as they were when it began. Its
+// Tables are those of a migration, as the source has them now and as they were when it began. Its
 // methods may be called by several goroutines.
 type Tables struct {
 	From, To *session.Link
@@ -35,8 +35,8 @@ type Selection struct {
 	Lenient          bool     // tables of the source that are not migrated may come and go
 }
 
-// Select reads the source's tables and applies the patterns. With onlyKnown, those that came after the
-// publications are left out: they are not followed, so that they must not be copied.
+// Select reads the source's tables and applies the patterns. With onlyKnown, those that came after
+// the publications are left out: they are not followed, and so must not be copied.
 func (t *Tables) Select(ctx context.Context, onlyKnown bool) error {
 	return t.From.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Tables(ctx, conn)
@@ -56,26 +56,26 @@ func (t *Tables) Select(ctx context.Context, onlyKnown bool) error {
 	})
 }
 
-// Selected are the tables that Select has found, partitioned parents too.
+// Selected returns the tables that Select has found, including partitioned parents.
 func (t *Tables) Selected() []catalog.Table {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.now
 }
 
-// WithRows are those of them that hold rows.
+// WithRows returns those of them that hold rows.
 func (t *Tables) WithRows() (tables []catalog.Table) {
 	return slices.DeleteFunc(slices.Clone(t.Selected()), func(s catalog.Table) bool { return s.Kind != 'r' })
 }
 
-// Remember takes the tables as they were when the migration began.
+// Remember sets the tables as they were when the migration began.
 func (t *Tables) Remember(was []state.Table) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.was = was
 }
 
-// Remembered are the tables as they were when the migration began.
+// Remembered returns the tables as they were when the migration began.
 func (t *Tables) Remembered() []state.Table {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -86,7 +86,7 @@ func (t *Tables) Remembered() []state.Table {
 	return was
 }
 
-// InsertOnly are those that the user says are only ever inserted into.
+// InsertOnly returns those that the user says are only ever inserted into.
 func (t *Tables) InsertOnly() []catalog.Table {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -101,9 +101,9 @@ func (t *Tables) InsertOnly() []catalog.Table {
 	return only
 }
 
-// Migrated are the source's tables that the migration has, in the order of its record. One
-// that the source has no more, or by another identity, is named by what is remembered of it, so
-// that it is reported.
+// Migrated returns the source's tables that the migration has, in the order of its record. For one
+// that is gone from the source, or was replaced, it returns what is remembered of it, so that it is
+// reported.
 func (t *Tables) Migrated(ctx context.Context) (tables []catalog.Table, err error) {
 	var all []catalog.Table
 	err = t.From.Do(ctx, func(conn *pgx.Conn) (err error) {
@@ -143,7 +143,7 @@ func (t *Tables) Describe(ctx context.Context, insertOnly []catalog.Table) (stat
 	return states, t.From.Do(ctx, func(conn *pgx.Conn) error { return describe(ctx, conn, states, now) })
 }
 
-// Publications are what the migration's publications were.
+// Publications returns what the migration's publications were.
 func (t *Tables) Publications(ctx context.Context) (map[string]slot.PublicationIdentity, error) {
 	publications := map[string]slot.PublicationIdentity{}
 	_, err := t.Store.Values().Get(ctx, state.Publications, &publications)
@@ -161,7 +161,7 @@ func (t *Tables) keep(ctx context.Context) error {
 	return t.Store.Values().Put(ctx, state.Tables, json.RawMessage(text))
 }
 
-// known are the tables that the publications were made of.
+// known returns the tables that the publications were created with.
 func (t *Tables) known() map[catalog.Name]bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

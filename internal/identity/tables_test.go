@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// A migration's tables are known by what they were: what comes later is not copied, what goes is still
-// named, and either keeps a cutover from going on.
+// A migration's tables are known by what they were: a table that comes later is not copied, one
+// that goes is still named, and either stops a cutover.
 func TestTables(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)
@@ -78,8 +78,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// What is remembered of a column that goes from both sides is marked in the record, and not in what
-// somebody has asked for before.
+// A column that is dropped on both sides is marked in the record, and not in what was returned
+// before.
 func TestTables_Marked(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t, 15, 18)

@@ -10,8 +10,9 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Abort gives a migration up: the source is un-fenced and has nothing of it any
-// more, which a query has to say: otherwise the error is a *LeftError. The target keeps its data, marked unfit. A running migrate is told to end.
+// Abort gives a migration up: the source is un-fenced, and has nothing of it any longer by what a
+// query finds; otherwise the error is a *LeftError. The target keeps its data, marked unfit. A
+// running migrate is told to end.
 func Abort(ctx context.Context, c Config) error {
 	c, err := c.fill()
 	if err != nil {
@@ -67,7 +68,7 @@ func Abort(ctx context.Context, c Config) error {
 	return NewLeftError(left)
 }
 
-// mayAbort reports as an error why a migration cannot be given up.
+// mayAbort returns an error if a migration cannot be given up.
 func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error {
 	switch {
 	case rec == nil:
@@ -78,10 +79,9 @@ func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error 
 	return nil
 }
 
-// Cleanup removes everything of a migration that has ended, fence included, from
-// both servers, and returns what a query then still finds: nothing, but for what other
-// migrations need that live there; see NewLeftError. It refuses while the migration is neither finished nor
-// aborted.
+// Cleanup removes everything of a migration that has ended, including its fence, from both servers,
+// and returns what a query then still finds: nothing but what other migrations there need; see
+// NewLeftError. It refuses while the migration is neither finished nor aborted.
 func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	c, err := c.fill()
 	if err != nil {
@@ -113,7 +113,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	return e.ended().Remove(ctx)
 }
 
-// mayCleanUp reports as an error why a migration must keep what it has.
+// mayCleanUp returns an error if a migration must keep what it has.
 func mayCleanUp(rec *state.Record) error {
 	if rec.Phase != Finished && rec.Phase != Aborted {
 		return &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", rec.Name, rec.Phase), Advice: "cut over or abort first"}

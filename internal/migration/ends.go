@@ -17,7 +17,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// ends are the two servers of a migration, its record, and what is known of it on them.
+// ends are the two servers of a migration, its record, and what it has on them.
 type ends struct {
 	c      Config
 	target *session.Link
@@ -33,8 +33,8 @@ type ends struct {
 	fence       cutover.Standing // as it may stand on the source
 }
 
-// openTarget connects to the target, for DDL too: the source's event triggers come along with
-// the schema, and what they do must not decide whether the target opens.
+// openTarget connects to the target, for DDL too: the source's event triggers come along with the
+// schema, and what they do must not decide whether the target opens.
 func openTarget(ctx context.Context, c Config) (*ends, error) {
 	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name}, online.Quiet)
 	if err != nil {
@@ -70,8 +70,8 @@ func (e *ends) openSource(ctx context.Context) (err error) {
 	return nil
 }
 
-// openEnds connects to both, for abort, cleanup and verify. The source is
-// the one of the migration that the target knows: nothing is done to another.
+// openEnds connects to both, for abort, cleanup and verify. The source must be that of the
+// migration that the target knows: nothing is done to another.
 func openEnds(ctx context.Context, c Config) (*ends, error) {
 	e, err := openTarget(ctx, c)
 	if err != nil {
@@ -93,13 +93,13 @@ func openEnds(ctx context.Context, c Config) (*ends, error) {
 	return e, nil
 }
 
-// take takes the lock of the migration, for which it tries for as long as patience.
+// take takes the lock of the migration, retrying for as long as patience.
 func (e *ends) take(ctx context.Context, patience time.Duration) (err error) {
 	e.lock, err = e.store.Lock(ctx, e.c.Target, patience)
 	return err
 }
 
-// close gives the lock back, and ends the connections.
+// close releases the lock and closes the connections.
 func (e *ends) close(ctx context.Context) {
 	if e.lock != nil {
 		e.lock.Close(ctx)
@@ -110,7 +110,7 @@ func (e *ends) close(ctx context.Context) {
 	e.target.Close()
 }
 
-// proveSource reports as an error that c.Source is not the source of a migration.
+// proveSource returns an error if c.Source is not the source of a migration.
 func proveSource(ctx context.Context, c Config, rec *state.Record) error {
 	return identity.CheckSource(ctx, session.Config{DSN: c.Source, Application: c.Name}, rec.SystemID, rec.Database)
 }
@@ -118,12 +118,12 @@ func proveSource(ctx context.Context, c Config, rec *state.Record) error {
 // flowName is what the flow of a migration is known by.
 func flowName(migration string) flow.Name { return flow.Name{Migration: migration} }
 
-// words are those of --insert-only about tables.
+// words returns the words of --insert-only about tables.
 func (e *ends) words(tables []catalog.Table) *flow.Words {
 	return flow.WordsOf(e.flow.Name, e.source, e.target, e.store, tables)
 }
 
-// ended is the migration as one that has ended.
+// ended returns the migration as one that has ended.
 func (e *ends) ended() *cleanup.Ended {
 	return &cleanup.Ended{Name: e.c.Name, Source: e.source, Target: e.target, Opening: e.opening, Keys: e.definitions.Pending()}
 }

@@ -102,7 +102,7 @@ func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 	return nil
 }
 
-// mayGiveUp: not while a cutover is under way, which takes seconds.
+// mayGiveUp reports whether no cutover is under way, which takes seconds.
 func (g *guard) mayGiveUp() bool {
 	switch g.live.phase() {
 	case Prepared, Copying, Indexing, Following:

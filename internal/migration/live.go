@@ -23,7 +23,7 @@ type live struct {
 	status Status // as far as it is kept; watch adds the rest
 }
 
-// watch returns what the run does now.
+// watch returns what the run is doing now.
 func (l *live) watch() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,7 +41,7 @@ func (l *live) watch() Status {
 	return st
 }
 
-// phase is that which was recorded last.
+// phase returns the phase that was recorded last.
 func (l *live) phase() Phase {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,17 +55,17 @@ func (l *live) set(change func(*Status)) {
 	change(&l.status)
 }
 
-// moved notes a phase that was recorded.
+// moved sets the phase, which was recorded.
 func (l *live) moved(phase Phase) { l.set(func(st *Status) { st.Phase = phase }) }
 
-// step tells what is done now.
+// step says what is being done now.
 func (l *live) step(text string) {
 	l.set(func(st *Status) { st.Step = text })
 	l.log.Debug(text)
 }
 
-// keep writes what status shows, now and once a second, until the returned function
-// is called. From the first phase of this run on nobody sees what an earlier one has left.
+// keep writes what status shows, now and once a second, until the returned function is called. From
+// the first phase of this run on nobody sees what an earlier one has left.
 func (l *live) keep(ctx context.Context, store *state.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})

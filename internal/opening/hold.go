@@ -20,18 +20,19 @@ type Target struct {
 	Link      *session.Link
 	DSN       string
 	Migration string
-	// Tables are those whose rows are copied and applied, as the source has them. It is asked whenever something is done with them.
+	// Tables returns the tables whose rows are copied and applied, as the source has them. It is
+	// called whenever they are needed.
 	Tables func() []catalog.Table
 	Logger *slog.Logger
 }
 
-// Hold disables, until the target opens, what would act on the rows that are copied
-// and applied: triggers and rules that are enabled ALWAYS or REPLICA and, where the
-// role may not set session_replication_role, every other trigger of a user and every rule. What each was is
-// recorded in the transaction that disables it. It returns those that were not held before.
+// Hold disables, until the target opens, what would act on the rows that are copied and applied:
+// triggers and rules that are enabled ALWAYS or REPLICA and, if the role may not set
+// session_replication_role, every other trigger of a user and every rule. What each was is recorded
+// in the transaction that disables it. It returns those that were not held before.
 //
 // Partitions' copies of their parent's triggers are held one by one, like any others: their state
-// may be another than the parent's, and the rows are written to the partitions.
+// may differ from the parent's, and the rows are written to the partitions.
 func (t *Target) Hold(ctx context.Context) (fresh []catalog.Firing, err error) {
 	may, err := session.MaySetReplicaRole(ctx, t.Link)
 	if err != nil {

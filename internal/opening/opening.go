@@ -166,8 +166,8 @@ func sqlOf(left []left) (sql []string) {
 // eachPatience is the most that enabling one by one waits for locks altogether; after that it takes what is free.
 const eachPatience = 10 * time.Second
 
-// EnableEach enables what is held, each on its own, and records it. It returns the SQL of what it could not
-// enable, and how that is recorded; with an error, the target could not be asked.
+// EnableEach enables what is held, each on its own, and records it. It returns the SQL of what it
+// could not enable, and how that is recorded; with an error, the target could not be asked.
 func (t *Target) EnableEach(ctx context.Context) (sql, recorded []string, err error) {
 	rest, err := t.enableEach(ctx)
 	if err != nil {

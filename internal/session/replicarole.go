@@ -6,8 +6,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// MaySetReplicaRole reports whether a server's role may set session_replication_role,
-// so that neither ordinary triggers nor foreign keys act on what is applied.
+// MaySetReplicaRole reports whether the role may set session_replication_role on a server, so that
+// neither ordinary triggers nor foreign keys act on what is applied.
 func MaySetReplicaRole(ctx context.Context, server Lender) (may bool, err error) {
 	err = server.Do(ctx, func(conn *pgx.Conn) error {
 		tx, err := conn.Begin(ctx)

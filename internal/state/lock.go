@@ -12,20 +12,21 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Lock makes a process the one runner of a migration: an advisory lock on the home, which a session
-// of its own holds.
+// Lock makes a process the only runner of a migration: an advisory lock on the home, held by a
+// session of its own.
 type Lock struct {
 	store *Store
 	dsn   string
 	conn  *pgx.Conn
 }
 
-// LockPatience is how long a lock is waited for whose holder may have ended: a server
-// that is busy takes its time to end the session of a process that has gone.
+// LockPatience is how long to wait for a lock whose holder may have ended: a busy server takes its
+// time to end the session of a process that is gone.
 const LockPatience = 5 * time.Second
 
-// Lock takes the lock, for which it tries for as long as patience, however long an attempt takes. It
-// changes nothing. dsn is the home's. Where another process has the lock the error is a *GateError.
+// Lock takes the lock, retrying for as long as patience, not counting how long the attempts take.
+// It changes nothing else. dsn is that of the home. If another process has the lock, the error is a
+// *GateError.
 func (s *Store) Lock(ctx context.Context, dsn string, patience time.Duration) (*Lock, error) {
 	const pause = 200 * time.Millisecond
 	l := &Lock{store: s, dsn: dsn}
@@ -41,7 +42,7 @@ func (s *Store) Lock(ctx context.Context, dsn string, patience time.Duration) (*
 	return l, nil
 }
 
-// take tries once. When it fails, the session that had the lock before, if any, stays what it is.
+// take tries once. If it fails, l.conn stays what it was.
 func (l *Lock) take(ctx context.Context) error {
 	name := l.store.name
 	conn, err := session.Open(ctx, session.Config{DSN: l.dsn, Application: name + " lock"})
@@ -67,8 +68,8 @@ func (l *Lock) take(ctx context.Context) error {
 // Held reports whether the session that holds the lock still answers.
 func (l *Lock) Held(ctx context.Context) bool { return l.conn.Ping(ctx) == nil }
 
-// Guard takes the lock again when it is gone, and ends what runs by stop when somebody else has it: then
-// another process is at work.
+// Guard takes the lock again if it is lost, and calls stop if somebody else has it by then: another
+// process is at work.
 func (l *Lock) Guard(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
@@ -80,8 +81,8 @@ func (l *Lock) Guard(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
-// keep takes the lock again when it is gone. It returns an error where somebody else has it, or has had it; a home that
-// cannot be reached is asked the next time.
+// keep takes the lock again if it is lost. It returns an error if somebody else has it, or has had
+// it meanwhile; a home that cannot be reached is tried again the next time.
 func (l *Lock) keep(ctx context.Context) *GateError {
 	if l.Held(ctx) || ctx.Err() != nil {
 		return nil
@@ -96,5 +97,5 @@ func (l *Lock) keep(ctx context.Context) *GateError {
 	return gate
 }
 
-// Close gives the lock back.
+// Close releases the lock.
 func (l *Lock) Close(ctx context.Context) { l.conn.Close(context.WithoutCancel(ctx)) }
