@@ -317,8 +317,8 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 }
 
 // head starts a transaction on the target and moves the progress row.
-func (f *facts) head(prove bool, stream string, from, to Progress) *batch {
-	b := f.batch(prove)
+func (f *facts) head(assert bool, stream string, from, to Progress) *batch {
+	b := f.batch(assert)
 	b.begin()
 	b.move(stream, from, to)
 	return b

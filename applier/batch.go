@@ -10,7 +10,7 @@ import (
 // server once the tables are known.
 type batch struct {
 	facts    *facts
-	prove    bool // the statements themselves fail on a wrong row count; otherwise the reader of the results checks it
+	assert   bool // the statements themselves fail on a wrong row count; otherwise the reader of the results checks it
 	commands []command
 	values   [][]byte // of all commands, allocated in chunks
 	shape    shape    // buffer
@@ -27,7 +27,7 @@ type command struct {
 	awaited
 }
 
-func (f *facts) batch(prove bool) *batch { return &batch{facts: f, prove: prove} }
+func (f *facts) batch(assert bool) *batch { return &batch{facts: f, assert: assert} }
 
 // own adds a statement of our own.
 func (b *batch) own(what string, s *statement, values ...[]byte) {
@@ -61,7 +61,7 @@ func (b *batch) change(tx *decoder.Tx, c *decoder.Change) error {
 	case converge:
 		return b.converge(tx, c, t)
 	}
-	s, err := t.statement(c, b.prove, &b.shape)
+	s, err := t.statement(c, b.assert, &b.shape)
 	if err != nil {
 		return located(err, tx, c, t)
 	}
@@ -85,7 +85,7 @@ func (b *batch) changes(tx *decoder.Tx) error {
 
 // row adds the statement of one change.
 func (b *batch) row(s *statement, c *decoder.Change, a awaited) {
-	if b.prove {
+	if b.assert {
 		a.rows = -1
 	}
 	if len(s.args) > cap(b.values)-len(b.values) {

@@ -242,7 +242,7 @@ func (b *batch) alike(t *table, changes []*decoder.Change) error {
 	var buckets []bucket
 	byShape := map[string]int{}
 	for _, c := range changes {
-		shape, err := t.shape(c, b.prove, b.shape[:0])
+		shape, err := t.shape(c, b.assert, b.shape[:0])
 		b.shape = shape
 		if err != nil {
 			return &foldError{err}
@@ -279,8 +279,8 @@ type folding struct {
 	fold  *fold
 }
 
-func (f *facts) folding(prove bool) *folding {
-	b := f.batch(prove)
+func (f *facts) folding(assert bool) *folding {
+	b := f.batch(assert)
 	return &folding{batch: b, fold: b.fold()}
 }
 
@@ -311,9 +311,9 @@ func (f *folding) add(tx *decoder.Tx) error {
 func (f *folding) end() (*batch, error) { return f.batch, f.fold.unfold() }
 
 // batchOf is the batch of transactions by their net effect, or change by change.
-func (f *facts) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) {
+func (f *facts) batchOf(folded, assert bool, txs ...*decoder.Tx) (*batch, error) {
 	if folded {
-		folding := f.folding(prove)
+		folding := f.folding(assert)
 		for _, tx := range txs {
 			if err := folding.add(tx); err != nil {
 				return nil, err
@@ -321,7 +321,7 @@ func (f *facts) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) 
 		}
 		return folding.end()
 	}
-	b := f.batch(prove)
+	b := f.batch(assert)
 	for _, tx := range txs {
 		if err := b.changes(tx); err != nil {
 			return nil, err
@@ -332,7 +332,7 @@ func (f *facts) batchOf(folded, prove bool, txs ...*decoder.Tx) (*batch, error) 
 
 // one adds a synthetic change.
 func (b *batch) one(t *table, c *decoder.Change) error {
-	s, err := t.statement(c, b.prove, &b.shape)
+	s, err := t.statement(c, b.assert, &b.shape)
 	if err != nil {
 		return &foldError{err}
 	}
@@ -358,7 +358,7 @@ func (b *batch) many(t *table, s *statement, changes []*decoder.Change) {
 
 // all returns the expected result of a statement for many changes.
 func (b *batch) all(t *table, changes []*decoder.Change) awaited {
-	if b.prove {
+	if b.assert {
 		return awaited{many: t, rows: -1}
 	}
 	return awaited{many: t, rows: int64(len(changes))}

@@ -60,7 +60,7 @@ const insertProgress = `
 insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
 
 // The condition is the claim: an applier that was presumed dead finds that the row has moved, and
-// nothing of its transaction remains. The statement is sent in the form that prove gives it.
+// nothing of its transaction remains. The statement is sent in the form that assert gives it.
 const moveProgress = `
 update walferry.progress
    set applied = $3, commit_time = coalesce($4, commit_time), transactions = $5, changes = $6, applied_at = clock_timestamp()

@@ -44,8 +44,8 @@ func (a *Applier) openSession(ctx context.Context, conn *pgx.Conn) (*session, er
 	s := &session{conn: conn, facts: &facts{major: pinning.Major(conn.PgConn()), windows: a.windows, folds: &a.folds, own: ownStatements{
 		begin:            &statement{sql: "begin"},
 		deferConstraints: &statement{sql: "set constraints all deferred"},
-		move:             &statement{sql: prove("", moveProgress, false, "1")},
-		claim:            &statement{sql: prove("", claimProgress, false, "1")},
+		move:             &statement{sql: assert("", moveProgress, false, "1")},
+		claim:            &statement{sql: assert("", claimProgress, false, "1")},
 		origin:           &statement{sql: "select pg_replication_origin_xact_setup($1, $2)"},
 		commit:           &statement{sql: "commit"},
 	}}}

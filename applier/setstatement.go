@@ -56,8 +56,8 @@ func (t *table) buildSet(s shape) *statement {
 	}
 	from := "unnest(" + strings.Join(arrays, ", ") + ") v(" + strings.Join(names, ", ") + ")"
 	sql = strings.Replace(sql, source, from, 1)
-	if s[2] == proven {
-		sql = prove("", sql, false, "cardinality("+arrays[0]+")")
+	if s[2] == asserted {
+		sql = assert("", sql, false, "cardinality("+arrays[0]+")")
 	}
 	return &statement{sql: sql, args: b.args, formats: formats}
 }

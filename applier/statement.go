@@ -37,7 +37,7 @@ const (
 
 	// The statement fails unless it affects as many rows as it is for, so that the COMMIT can be
 	// sent before its result is read. That costs the server a little.
-	proven = 'p'
+	asserted = 'p'
 	// The reader of the results counts.
 	counted = 'c'
 
@@ -51,8 +51,8 @@ const (
 
 // statement returns the statement that applies a change other than TRUNCATE. It keeps statements in
 // the table, and reuses buf for the shape.
-func (t *table) statement(c *decoder.Change, prove bool, buf *shape) (*statement, error) {
-	shape, err := t.shape(c, prove, (*buf)[:0])
+func (t *table) statement(c *decoder.Change, assert bool, buf *shape) (*statement, error) {
+	shape, err := t.shape(c, assert, (*buf)[:0])
 	*buf = shape
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (s *statement) parameters(c *decoder.Change, to [][]byte) [][]byte {
 }
 
 // shape determines what a change does to each column.
-func (t *table) shape(c *decoder.Change, prove bool, s shape) (shape, error) {
+func (t *table) shape(c *decoder.Change, assert bool, s shape) (shape, error) {
 	n := len(t.columns)
 	if c.Op != decoder.Insert && c.Op != decoder.Update && c.Op != decoder.Delete {
 		return nil, &inputError{fmt.Sprintf("read change of %s: unknown operation %q", t.label(), c.Op)}
@@ -97,8 +97,8 @@ func (t *table) shape(c *decoder.Change, prove bool, s shape) (shape, error) {
 		by = byOld
 	}
 	who := byte(counted)
-	if prove && (c.Op != decoder.Insert || t.watched || t.partitioned) { // otherwise an INSERT that does not fail inserts its row
-		who = proven
+	if assert && (c.Op != decoder.Insert || t.watched || t.partitioned) { // otherwise an INSERT that does not fail inserts its row
+		who = asserted
 	}
 	s = append(s, byte(c.Op), by, who)
 	for i := range t.columns {
@@ -181,17 +181,17 @@ func (t *table) build(s shape) *statement {
 		returns = len(b.written(false)) == 0
 	}
 	switch {
-	case s[2] == proven:
-		sql = prove(with, sql, returns, "1")
+	case s[2] == asserted:
+		sql = assert(with, sql, returns, "1")
 	case with != "":
 		sql = "with " + with + "\n" + sql
 	}
 	return &statement{sql: sql, args: b.args}
 }
 
-// prove makes a statement divide by zero unless it affects so many rows. with is what its WITH
+// assert makes a statement divide by zero unless it affects so many rows. with is what its WITH
 // clause already has: everything that modifies data must be there.
-func prove(with, sql string, returns bool, rows string) string {
+func assert(with, sql string, returns bool, rows string) string {
 	if !returns {
 		sql += " returning 1"
 	}

@@ -186,7 +186,7 @@ type verdict int
 const (
 	transient verdict = iota // reconnect, as often as it takes
 	doubtful                 // the server refuses; a few times may be a failover
-	final                    // continuity is lost, or cannot be proven
+	final                    // continuity is lost, or cannot be shown
 )
 
 func judge(err error) verdict {
