@@ -17,26 +17,27 @@ import (
 type Remembered struct {
 	catalog.Name
 
-	// As it was when the migration began. What the target has otherwise from the beginning it
-	// was given on purpose; what the source has altered since is carried over by the cutover.
+	// As it was when the migration began. Where the target differs from the beginning, that is on
+	// purpose; what the source has altered since is carried over by the cutover.
 	catalog.SequenceDefinition
 
-	// Placed is where a cutover that was not finished has put the target's.
+	// Placed is where an unfinished cutover has put the target's.
 	Placed *Position `json:"placed,omitempty"`
 }
 
-// Carrier carries sequences over, and keeps what that has to be done with.
+// Carrier carries sequences over, and records what it needs for that.
 type Carrier struct {
 	From, To *session.Link
 	Store    *state.Store
 	Tables   func() []catalog.Table // whose sequences are carried over, with those of no table
-	// Alter runs a statement on To that needs a lock, which nobody has to queue behind for long, for as long as patience.
+	// Alter runs a statement on To that needs a lock, which nobody has to queue behind for long,
+	// and keeps trying for as long as patience.
 	Alter func(ctx context.Context, patience time.Duration, sql string) error
 
 	gated map[catalog.Name]catalog.SequenceDefinition // those of From as the gate has seen them; nil: it has not looked
 }
 
-// Remember notes how the source's sequences are defined, once: before the schema is dumped.
+// Remember records how the source's sequences are defined, once: before the schema is dumped.
 func (c *Carrier) Remember(ctx context.Context) error {
 	if known, err := c.Store.Values().HasSequences(ctx); known || err != nil {
 		return err
@@ -55,7 +56,7 @@ func (c *Carrier) Remember(ctx context.Context) error {
 	return c.Store.Values().Put(ctx, state.Sequences, states)
 }
 
-// read reads what is remembered, and where in it each sequence is.
+// read reads what is remembered, and the index of each sequence in it.
 func (c *Carrier) read(ctx context.Context) (states []Remembered, at map[catalog.Name]int, err error) {
 	if _, err := c.Store.Values().Get(ctx, state.Sequences, &states); err != nil {
 		return nil, nil, err
@@ -67,10 +68,10 @@ func (c *Carrier) read(ctx context.Context) (states []Remembered, at map[catalog
 	return states, at, nil
 }
 
-// Gate makes the target's sequences what the source's have become since the migration
-// began: increment, limits, cycle, cache, type and start. It is done before the fence, as ALTER
-// SEQUENCE locks; where the role may not, the cutover is refused with the SQL. Where the target could not take
-// a position of the source, for limits that are its own, it is refused as well.
+// Gate makes the target's sequences what the source's have become since the migration began:
+// increment, limits, cycle, cache, type and start. It runs before the fence, as ALTER SEQUENCE
+// locks; where the role may not, the cutover is refused with the SQL. It is refused as well where
+// the target could not take a position of the source, for limits of its own.
 func (c *Carrier) Gate(ctx context.Context, patience time.Duration, rehearse bool, tell func(string)) error {
 	if err := c.Remember(ctx); err != nil { // of an older version's migration
 		return err
@@ -119,7 +120,7 @@ func (c *Carrier) Gate(ctx context.Context, patience time.Duration, rehearse boo
 	return nil
 }
 
-// alter brings one sequence t of the target to what s has become of was.
+// alter makes one sequence t of the target what s has become of was.
 func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.SequenceDefinition, patience time.Duration, rehearse bool, tell func(string)) error {
 	alter := t.Alter(was, s.SequenceDefinition)
 	if alter == "" {
@@ -144,7 +145,8 @@ func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.Sequence
 	return nil
 }
 
-// Set carries over the sequences of the selection and those of no table. conn is to From. It returns how many there are.
+// Set carries over the sequences of the selection and those of no table, and returns how many there
+// are. conn is to From.
 func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 	all, err := catalog.Sequences(ctx, conn)
 	if err != nil {
@@ -153,7 +155,7 @@ func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 	list := catalog.SequencesOf(all, c.Tables())
 	for _, s := range list {
 		if was, ok := c.gated[s.Name]; ok && was != s.SequenceDefinition {
-			return 0, fmt.Errorf("sequence %s was altered on the source while the cutover went on", s)
+			return 0, fmt.Errorf("sequence %s was altered on the source during the cutover", s)
 		}
 	}
 	sequences, err := ReadSequences(ctx, conn, list)
@@ -173,15 +175,15 @@ func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 		}
 		s.Placed, states[n].Placed = states[n].Placed, &s.Position
 	}
-	// Noted before it is done: where it is not done after all, nothing stands there.
+	// Recorded before it is done: if it is not done after all, no sequence stands there.
 	if err := c.Store.Values().Put(ctx, state.Sequences, states); err != nil {
 		return 0, err
 	}
 	return len(sequences), c.To.Do(ctx, func(conn *pgx.Conn) error { return SetSequences(ctx, conn, sequences) })
 }
 
-// measure sets as many sequences as there are, but of its own: what setval does stays
-// whatever becomes of its transaction.
+// measure sets as many sequences as there are, but its own: what setval does stays whatever becomes
+// of its transaction.
 func (c *Carrier) measure(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	var list []catalog.Sequence

@@ -1,7 +1,8 @@
-// Package cutover switches the writers of a database from one server to another. A Switch
-// passes gates, makes the one server refuse writes (Fence), waits until the other has the last of
-// them, carries the sequences over (Carrier), and opens the other: the steps of a Recipe, of which each up to
-// the seal can be undone. Which of the two servers is the old one it does not know, nor the phases of a migration.
+// Package cutover switches the writers of a database from one server to another. A Switch passes
+// gates, makes the one server refuse writes (Fence), waits until the other has the last of them,
+// carries the sequences over (Carrier), and opens the other: the steps of a Recipe, each of which
+// can be undone up to the seal. It knows neither which of the two servers is the old one nor the
+// phases of a migration.
 package cutover
 
 import (
@@ -22,8 +23,8 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// SQLState is the SQLSTATE of the error that a fenced table raises. Its class is
-// not one of PostgreSQL's, so that a client can tell it from every other error.
+// SQLState is the SQLSTATE of the error that a fenced table raises. Its class is none of
+// PostgreSQL's, so that a client can tell it from every other error.
 const SQLState = "WF001"
 
 // PassSetting is the setting that lets a session through a fence when it holds its secret,
@@ -36,20 +37,20 @@ const (
 	rowTriggerName = "walferry_fence_row"
 )
 
-// Fence refuses INSERT, UPDATE, DELETE, TRUNCATE, COPY and MERGE on tables, by
-// statement-level triggers that are enabled ALWAYS, and what an apply worker writes, which
-// is no statement, by such triggers for each row.
+// Fence refuses INSERT, UPDATE, DELETE, TRUNCATE, COPY and MERGE on tables, by statement-level
+// triggers that are enabled ALWAYS, and what an apply worker writes, which is no statement, by such
+// triggers for each row.
 type Fence struct {
 	Name    string           // of the migration
-	Run     string           // of the migrate that raises it; what another one has raised is let be. Empty: nobody else is about
+	Run     string           // of the migrate that raises it; what another one has raised is left alone. Empty: there is no other
 	Tables  []catalog.Table  // ordinary and partitioned ones
 	Parents []catalog.Parent // that are not migrated; statements on them reach rows of Tables
 	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
-	Pass    string           // what PassSetting must hold to be let through: a secret. Empty: nobody is
-	Waits   func(string)     // told for whom Prepare and Raise wait, when that takes longer than a moment; nil: nobody is
+	Pass    string           // what PassSetting must hold to be let through: a secret. Empty: nobody is let through
+	Waits   func(string)     // told for whom Prepare and Raise wait, when that takes longer than a moment; may be nil
 }
 
-// WaitError is a step of the fence that others have kept from its end in the time there was.
+// WaitError means that others kept a step of the fence from completing in the time there was.
 type WaitError struct {
 	Problem string
 	Holders []online.Holder
@@ -60,10 +61,10 @@ func (e *WaitError) Error() string { return e.Problem }
 
 func (e *WaitError) Unwrap() error { return e.Err }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *WaitError) Hint() string { return "on the source, " + online.EndHint(e.Holders) }
 
-// oids are those of the tables that have a trigger for statements.
+// oids returns those of the tables that have a trigger for statements.
 func (f Fence) oids() []uint32 {
 	oids := make([]uint32, 0, len(f.Tables)+len(f.Parents))
 	for i := range f.Tables {
@@ -85,15 +86,15 @@ type State struct {
 	mark     string          // whose it is
 }
 
-// Covers tells whether every table has its trigger.
+// Covers reports whether every table has its trigger.
 func (s State) Covers(tables []catalog.Table) bool {
 	return !slices.ContainsFunc(tables, func(t catalog.Table) bool { return !s.on[t.OID] })
 }
 
 func function(name string) string { return "walferry." + catalog.Quote("fence_"+name) }
 
-// pass lets a statement or a row through. A trigger for rows has to return the row: with
-// null it would not be written, and nobody be told.
+// pass lets a statement or a row through. A trigger for rows has to return the row: with null it
+// would silently not be written.
 const pass = `if tg_level = 'ROW' then if tg_op = 'DELETE' then return old; end if; return new; end if; return null;`
 
 // openFunction lets everybody through. Its mark is empty but for the run that is to raise it.
@@ -104,13 +105,13 @@ func openFunction(name, mark string) string {
 	return fmt.Sprintf("create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$ begin %s%s end $walferry$", function(name), mark, pass)
 }
 
-// sealMark stands in the function of a sealed fence, in the place of a deadline.
+// sealMark stands in the function of a sealed fence instead of a deadline.
 const sealMark = "-- sealed"
 
-// refuseFunction refuses, but for transactions that had written before, those with
-// a transaction id below first, and for sessions that have the pass. A fence with a deadline opens by itself when
-// walferry is dead: nothing but the source's own clock is needed. Its search_path is
-// pinned: it runs in the application's sessions, where `<` may be somebody's operator.
+// refuseFunction refuses everything but transactions that had written before, those with a
+// transaction id below first, and sessions that have the pass. A fence with a deadline opens on its
+// own when walferry is dead: it needs nothing but the source's clock. Its search_path is pinned: it
+// runs in the application's sessions, where `<` may be somebody's operator.
 func (f Fence) refuseFunction(major int, first int64, deadline string) string {
 	open := ""
 	switch deadline {
@@ -145,15 +146,14 @@ func (f Fence) letPass(major int) string {
 	return fmt.Sprintf("  elsif pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%s, 'UTF8')), 'hex') = '%x' then null;\n", held, sha256.Sum256([]byte(f.Pass)))
 }
 
-// UnfenceSQL is what an operator can run with psql when walferry is gone. The
-// first statement lets every writer through and needs no lock of a table; the
-// others leave no trigger of the fence, and can be run again where one does not get
-// its locks: nobody waits long behind them.
+// UnfenceSQL is what an operator can run with psql when walferry is gone. The first statement lets
+// every writer through and needs no lock of a table; the others drop the triggers of the fence, and
+// can be run again if they do not get their locks: nobody waits long behind them.
 func UnfenceSQL(name string) string {
 	return fmt.Sprintf("%s;\n-- and, when there is time for it:\nset lock_timeout = '200ms';\ndrop function %s() cascade;", openFunction(name, ""), function(name))
 }
 
-// complete tells whether every table has the triggers that Prepare has put up.
+// complete returns an error unless every table has the triggers that Prepare has put up.
 func (f Fence) complete(ctx context.Context, q catalog.Querier) error {
 	have, haveRow, err := fenced(ctx, q, f.Name)
 	if err != nil {
@@ -166,24 +166,23 @@ func (f Fence) complete(ctx context.Context, q catalog.Querier) error {
 		}
 	}
 	if missing > 0 {
-		return fmt.Errorf("%d of %d tables have not their trigger: somebody has dropped or disabled it", missing, len(f.Tables)+len(f.Parents))
+		return fmt.Errorf("%d of %d tables lack their trigger: somebody has dropped or disabled it", missing, len(f.Tables)+len(f.Parents))
 	}
 	return nil
 }
 
-// Raise closes the fence that Prepare has put up, and returns the position that every
-// write to the tables is before, and the moment at which writers began to be
-// refused. The fence opens by itself after life, unless it is sealed.
+// Raise closes the fence that Prepare has put up, and returns the position that every write to the
+// tables is before, and the moment from which writers were refused. The fence opens on its own
+// after life, unless it is sealed.
 //
-// Closing it is the replacement of a function and takes no lock of a table: nobody
-// waits. Whoever takes the lock that a write needs after the replacement has
-// committed sees the new function, as taking a lock reads the invalidation messages
-// first (LockRelationOid in lmgr.c); so those who hold such a lock at that moment are
-// all who may have got past the old one, and when each of their transactions has
-// ended none is left. It is done twice: the first function lets transactions that
-// have written before go on to their end, the second one nobody.
+// Closing it is the replacement of a function and takes no lock of a table: nobody waits. Whoever
+// takes the lock that a write needs after the replacement has committed sees the new function, as
+// taking a lock reads the invalidation messages first (LockRelationOid in lmgr.c). So only those
+// who hold such a lock at that moment may have got past the old one, and when each of their
+// transactions has ended none is left. It is done twice: the first function lets transactions that
+// have written before complete, the second one nobody.
 //
-// On an error, also of ctx, the fence is closed or not: Drop it.
+// After an error, also of ctx, the fence may be closed or not: open and remove it.
 func (f Fence) Raise(ctx context.Context, conn *pgx.Conn, life time.Duration) (closed decoder.LSN, since time.Time, err error) {
 	if err := f.complete(ctx, conn); err != nil {
 		return 0, since, fmt.Errorf("raise fence: %w", err)
@@ -239,8 +238,8 @@ func writers(ctx context.Context, conn *pgx.Conn, oids []uint32) (list []writer,
 	})
 }
 
-// waitForWriters waits until the transactions that can have changed the tables when it
-// was called have ended.
+// waitForWriters waits until the transactions that can have changed the tables when it was called
+// have ended.
 func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
 	before, err := writers(ctx, conn, f.oids())
 	if err != nil {
@@ -285,9 +284,9 @@ func holdersOf(list []writer) (holders []online.Holder) {
 	return holders
 }
 
-// Seal takes the deadline away. It fails when the deadline has passed by then, as
-// writes may have gone through. With nil, the source has refused every write since
-// Raise and will until the fence is dropped.
+// Seal removes the deadline. It fails if the deadline has passed by then, as writes may have gone
+// through. With nil, the source has refused every write since Raise and will until the fence is
+// dropped.
 func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	state, err := Look(ctx, conn, f.Name)
 	if err != nil {
@@ -302,10 +301,9 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	if state.Sealed {
 		return nil
 	}
-	// Two steps: when walferry dies here, the server may carry out the first one after
-	// the deadline, and nobody is left who would see that it was late. So a fence
-	// without a deadline proves nothing; the mark does, which comes after the look at
-	// the clock, when the fence cannot open any more.
+	// Two steps: if walferry dies here, the server may carry out the first one after the deadline,
+	// and nobody is left to see that it was late. So a fence without a deadline shows nothing; the
+	// mark does, which comes after the look at the clock, when the fence can no longer open.
 	if err := f.replace(ctx, conn, 0, ""); err != nil {
 		return fmt.Errorf("seal fence: %w", err)
 	}
@@ -348,8 +346,8 @@ select coalesce((select p.prosrc from pg_proc p join pg_namespace n on n.oid = p
 	return s, nil
 }
 
-// Open lets everybody through at once: it takes no lock of a table. Nothing happens when
-// there is no fence. With a run it leaves the fence of another one closed: ErrOtherRun.
+// Open lets everybody through at once: it takes no lock of a table. Nothing happens if there is no
+// fence. With a run it leaves the fence of another one closed, and returns ErrOtherRun.
 func Open(ctx context.Context, conn *pgx.Conn, name, run string) error {
 	triggers, err := triggers(ctx, conn, name)
 	if err != nil {
@@ -385,14 +383,14 @@ select n.nspname::text, c.relname::text, t.tgname::text, c.relkind::text from pg
 	return list, nil
 }
 
-// Left is a trigger of an open fence that could not be taken away yet.
+// Left is a trigger of an open fence that could not be dropped yet.
 type Left struct {
 	Table string
 	Why   string // who has the table, or what refused
 	Err   error  // what refused; nil: the table is in use
 }
 
-// ListLeft joins what is left for a sentence.
+// ListLeft joins what is left for use in a sentence.
 func ListLeft(left []Left) string {
 	var text []string
 	for _, l := range left {
@@ -401,9 +399,9 @@ func ListLeft(left []Left) string {
 	return catalog.List(text)
 }
 
-// Remove takes the triggers of an open fence away, and its function. Each needs its table
-// for a moment; it goes round those that are in use, with growing pauses, until ctx ends,
-// and returns what is left then. That does no harm: it lets everybody through.
+// Remove drops the triggers of an open fence, and its function. Each needs its table for a moment;
+// Remove goes round those that are in use, with growing pauses, until ctx ends, and returns what is
+// left then. That does no harm: it lets everybody through.
 func Remove(ctx context.Context, conn *pgx.Conn, name string) ([]Left, error) {
 	clean, cancel := online.Lingering(ctx)
 	defer cancel()

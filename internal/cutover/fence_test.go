@@ -47,9 +47,9 @@ func drop(t *testing.T, conn *pgx.Conn) {
 	}
 }
 
-// A transaction that has written before goes on to its end, and the fence waits for
-// it; every kind of write that begins later is refused; the fence opens by itself at
-// its deadline, after which it cannot be sealed; nothing is left when it is dropped.
+// A transaction that has written before completes, and the fence waits for it; every kind of write
+// that begins later is refused; the fence opens on its own at its deadline, after which it cannot
+// be sealed; nothing is left when it is dropped.
 func TestFence(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		dsn, _ := pgtest.Pair(t, major, major)
@@ -121,7 +121,7 @@ func TestFence(t *testing.T) {
 		}
 		for n := 0; refused(t, app, `insert into t values (4)`); n++ {
 			if n > 10000 {
-				t.Fatalf("%d: the fence did not open by itself", major)
+				t.Fatalf("%d: the fence did not open on its own", major)
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
@@ -135,8 +135,8 @@ func TestFence(t *testing.T) {
 	}
 }
 
-// Who has the secret passes a fence, for as long as the setting lasts, and nobody else; the catalogue does not show the secret,
-// and a sealed fence that another run adopts keeps it.
+// A session with the secret passes a fence, for as long as the setting lasts, and nobody else; the
+// catalogue does not show the secret, and a sealed fence that another run adopts keeps it.
 func TestFence_Pass(t *testing.T) {
 	for _, major := range []int{10, 11, 18} {
 		dsn, _ := pgtest.Pair(t, major, major)
@@ -218,13 +218,13 @@ create trigger walferry_fence before insert on t for each row execute function f
 	}
 }
 
-// A walferry that dies while the server has its seal in hand leaves a fence that is
-// sealed after its deadline, when writes have gone through: that is no seal.
+// A walferry that dies while the server has its seal in hand leaves a fence that is sealed after
+// its deadline, when writes have gone through: that is no seal.
 func TestSealInHandOfTheDead(t *testing.T) {
 	dsn, _ := pgtest.Pair(t, 15, 15)
 	pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key)`)
-	// Through the proxy, which ends with the client: a client that only loses its connection
-	// would make another to cancel its statement.
+	// Through the proxy, which ends with the client: a client that only loses its connection would
+	// open another one to cancel its statement.
 	proxy := pgtest.ProxyFor(t, dsn)
 	conn, app, other := connect(t, proxy.Through(dsn)), connect(t, dsn), connect(t, dsn)
 	tables, err := catalog.Tables(t.Context(), conn)
@@ -262,7 +262,7 @@ func TestSealInHandOfTheDead(t *testing.T) {
 	sealed := make(chan error, 1)
 	go func() { sealed <- fence.Seal(context.Background(), conn) }()
 	until("the seal to be in the server's hand", backend(`wait_event_type = 'Lock'`))
-	until("the fence to open by itself", func() bool { return !refused(t, app, `insert into t select count(*) from t`) })
+	until("the fence to open on its own", func() bool { return !refused(t, app, `insert into t select count(*) from t`) })
 	proxy.Close() // as a process that is killed
 	if err := <-sealed; err == nil {
 		t.Fatal("sealed, though the connection is gone")

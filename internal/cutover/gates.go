@@ -37,7 +37,7 @@ func (s *Switch) LagGate(ctx context.Context) error {
 	return gate
 }
 
-// WritersGate: nobody can change rows of the tables whom the fence does not see, or does not end.
+// WritersGate: nobody can change rows of the tables unseen by the fence, and no writer is too old.
 func (s *Switch) WritersGate(ctx context.Context) error {
 	return s.From.Link.Do(ctx, func(conn *pgx.Conn) error {
 		if err := noPrepared(ctx, conn); err != nil {
@@ -59,7 +59,7 @@ func noPrepared(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// writersUnseen: nobody can change rows of the tables whom the fence does not see.
+// writersUnseen: nobody can change rows of the tables unseen by the fence.
 func (s *Switch) writersUnseen(ctx context.Context, conn *pgx.Conn) error {
 	fence, subscriptions, err := NewFence(ctx, conn, s.Name, s.Tables())
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *Switch) writersUnseen(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	if len(above) > 0 {
-		return &state.GateError{Problem: "a statement on a table that is not migrated would change rows of its children, which are, behind the fence: " + catalog.List(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
+		return &state.GateError{Problem: "a statement on a table that is not migrated would change rows of its children, which are, past the fence: " + catalog.List(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
 	}
 	return nil
 }
@@ -92,8 +92,8 @@ func (s *Switch) SequencesGate(ctx context.Context) error {
 	return s.Sequences.Gate(ctx, s.Timeout/4, s.Rehearse, s.say)
 }
 
-// StatisticsGate: the target has statistics of every table that has rows. Those that
-// are missing, as after a crash of the target, are gathered.
+// StatisticsGate: the target has statistics of every table that has rows. Missing ones, as after a
+// crash of the target, are gathered.
 func (s *Switch) StatisticsGate(ctx context.Context) error {
 	bare, err := s.withoutStatistics(ctx)
 	if err == nil && len(bare) > 0 {
@@ -118,7 +118,7 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 	return nil
 }
 
-// withoutStatistics are the tables of the target that have rows and no statistics.
+// withoutStatistics returns the tables of the target that have rows and no statistics.
 func (s *Switch) withoutStatistics(ctx context.Context) (bare []string, err error) {
 	var names []string
 	for _, t := range s.Tables() {
@@ -133,7 +133,7 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
    and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null
    and not exists (select from pg_statistic s where s.starelid = to_regclass(t.name))`, []any{names}, &bare)
 	if err != nil {
-		// pg_statistic is for superusers; an owner sees only the times.
+		// Only superusers may read pg_statistic; an owner sees only the times.
 		err = s.To.Link.Row(ctx, `
 select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[]) as t(name)
  where pg_relation_size(to_regclass(t.name)) > 0

@@ -13,9 +13,9 @@ import (
 )
 
 // WaitForOld waits until no transaction that can have changed the tables is older than age: Raise
-// would wait for it as well, and refuse everybody else meanwhile. At the end of its time it is a
-// *WaitError. Of a transaction whose age this role may not see it is enough that it was there at
-// the beginning.
+// would wait for it as well, and refuse everybody else meanwhile. At the end of its time it returns
+// a *WaitError. A transaction whose age this role may not see counts if it was there at the
+// beginning.
 func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration, until time.Time) error {
 	hidden := map[string]bool{}
 	told := f.Waits == nil
@@ -39,7 +39,7 @@ func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration
 		}
 		holders := holdersOf(old)
 		if time.Now().After(until) {
-			return &WaitError{Problem: "transactions that can have written to the tables go on: " + online.List(holders), Holders: holders}
+			return &WaitError{Problem: "transactions that can have written to the tables do not end: " + online.List(holders), Holders: holders}
 		}
 		if !told && time.Since(began) > time.Second {
 			told = true
@@ -53,20 +53,19 @@ func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration
 	}
 }
 
-// forFence is the part of a switch's time that is kept for the fence. So long others are
-// refused at most for the sake of a transaction that has written before.
+// forFence is the part of a switch's time that is kept for the fence. That is the longest that
+// others are refused for the sake of a transaction that has written before.
 func (s *Switch) forFence() time.Duration {
 	return min(max(5*time.Second, s.Timeout/4), s.Timeout/2)
 }
 
-// tooOld is the age of a writer with whom the fence is not closed at all: nobody knows how
-// long he goes on, but that he has for so long (decision 025).
+// tooOld is the age of a writer for which the fence is not closed at all: nobody knows how long it
+// will take, only that it has taken so long (decision 025).
 const tooOld = 5 * time.Second
 
-// quietMoment waits, for a quarter of the time there is, until no transaction that has
-// written is older than a second and the target is close: what would be waited for
-// inside the fence is cheaper to wait for outside. For one of the tables that is tooOld it
-// waits until what is left is the fence's time, and gives up.
+// quietMoment waits, for a quarter of the time there is, until no transaction that has written is
+// older than a second and the target is close: waiting outside the fence is cheaper than inside.
+// For a writer that is tooOld it waits until only the fence's time is left, and gives up.
 func (s *Switch) quietMoment(ctx context.Context) error {
 	last := time.Now().Add(s.Timeout - s.forFence())
 	if deadline, ok := ctx.Deadline(); ok {
@@ -82,7 +81,7 @@ func (s *Switch) quietMoment(ctx context.Context) error {
 		}
 		if err := s.fence.WaitForOld(ctx, s.conn, tooOld, last); errors.As(err, &waited) {
 			return &state.GateError{
-				Problem: waited.Problem + ": the fence would refuse everybody else for as long as they do",
+				Problem: waited.Problem + ": the fence would refuse everybody else until they do",
 				Advice:  waited.Hint() + "; or ask again with a longer --timeout, or when they have ended",
 			}
 		} else if err != nil {

@@ -13,9 +13,10 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// conclude opens the target: the fence is sealed. Where
-// the opening was prepared it is a COMMIT. Otherwise, as in a run that finds a cutover interrupted, what is held
-// is enabled one by one, and what cannot be in a moment does not keep the target closed for the rest: the result has the SQL.
+// conclude opens the target once the fence is sealed. If the opening was prepared that is a COMMIT.
+// Otherwise, as in a run that finds a cutover interrupted, what is held is enabled one by one, and
+// what cannot be enabled within a moment does not keep the rest of the target closed: the result
+// has its SQL.
 func (s *Switch) conclude(ctx context.Context) error {
 	done := *s.result
 	if s.prover != nil {
@@ -64,8 +65,8 @@ func (s *Switch) conclude(ctx context.Context) error {
 	return nil
 }
 
-// afterOpen are the steps that may take their time: the target is in use. What fails in them
-// takes nothing of the cutover back.
+// afterOpen returns the steps that may take their time: the target is in use. What fails in them
+// undoes nothing of the cutover.
 func (s *Switch) afterOpen() []Step {
 	var steps []Step
 	add := func(name string, do func(context.Context) error) {
@@ -100,12 +101,12 @@ func (s *Switch) refreshViews(ctx context.Context) error {
 		s.say(fmt.Sprintf("refreshed %d materialized views", n))
 	}
 	if err != nil {
-		s.say("materialized views that are as they were after the copy; refresh them by hand: " + err.Error())
+		s.say("materialized views that are still as they were after the copy; refresh them by hand: " + err.Error())
 	}
 	return err
 }
 
-// enableRest goes on with what the opening has left.
+// enableRest continues with what the opening has left.
 func (s *Switch) enableRest(ctx context.Context) (err error) {
 	result := s.result
 	if len(result.Disabled) == 0 {
@@ -123,7 +124,7 @@ func (s *Switch) enableRest(ctx context.Context) (err error) {
 	return err
 }
 
-// keep records what the switch has measured, and the comparison when there is one.
+// keep records what the switch has measured, and the comparison if there is one.
 func (s *Switch) keep(ctx context.Context, proof *verify.Verified) error {
 	if err := s.Store.Values().Put(ctx, state.Result, s.result); err != nil || proof == nil {
 		return err
@@ -131,8 +132,8 @@ func (s *Switch) keep(ctx context.Context, proof *verify.Verified) error {
 	return s.Store.Values().Put(ctx, state.Proof, proof)
 }
 
-// opening is the transaction that opens To. Everything that has waited for the
-// opening is done in it before the fence is sealed, and its locks are held; only its COMMIT is left.
+// opening is the transaction that opens To. Everything that has waited for the opening is done in
+// it before the fence is sealed, and its locks are taken; only its COMMIT is left.
 type opening struct{ conn *pgx.Conn }
 
 // commit commits the opening together with what is recorded of it, if that is here: one message to the server.
@@ -144,11 +145,11 @@ func (o *opening) commit(ctx context.Context, record string) error {
 	return err
 }
 
-// close takes back an opening that was not committed.
+// close rolls back an opening that was not committed.
 func (o *opening) close() {
 	if o != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		o.conn.Close(ctx) //nolint:errcheck // which takes it back
+		o.conn.Close(ctx) //nolint:errcheck // which rolls it back
 	}
 }

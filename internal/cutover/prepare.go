@@ -12,10 +12,10 @@ import (
 	"github.com/walferry/walferry/internal/online"
 )
 
-// Prepare puts the triggers on the tables, open as yet: nobody is refused. Each
-// needs SHARE ROW EXCLUSIVE on its table for a moment, and only on that one, so that
-// no deadlock can come of it; where it is not to be had in a fraction of a second
-// the writers behind it are let go first. It goes on until ctx ends.
+// Prepare puts the triggers on the tables, still open: nobody is refused. Each needs SHARE ROW
+// EXCLUSIVE on its table for a moment, and only on that one, so that it cannot cause a deadlock; if
+// the lock cannot be had in a fraction of a second the writers behind it are let through first. It
+// keeps trying until ctx ends.
 func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err := online.Own(ctx, conn, unlessOthers(f.Name, f.Run, openFunction(f.Name, runMark(f.Run)))); err != nil {
 		return fmt.Errorf("create the fence's function: %w", ofOthers(err))
@@ -47,7 +47,7 @@ func (f Fence) Prepare(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// revive enables triggers of an earlier fence that a long reader has kept from going, and that
+// revive enables triggers of an earlier fence that a long reader kept from being dropped, and that
 // somebody has enabled or disabled since with all others of their table.
 func (f Fence) revive(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
@@ -70,7 +70,7 @@ select quote_ident(tn.nspname) || '.' || quote_ident(c.relname), t.tgname::text
 	return nil
 }
 
-// put makes the triggers that a table lacks.
+// put creates the triggers that a table lacks.
 func (f Fence) put(ctx context.Context, conn *pgx.Conn, table, lock string, statement, row bool) error {
 	sql := ""
 	if statement {
@@ -98,7 +98,7 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if holders, _ := online.Holders(ask, conn, table); len(holders) > 0 {
-			problem := fmt.Sprintf("put the fence's trigger on %s, which %s keeps from it", table, online.List(holders))
+			problem := fmt.Sprintf("put the fence's trigger on %s, which %s prevents", table, online.List(holders))
 			return &WaitError{problem, holders, err}
 		}
 	}

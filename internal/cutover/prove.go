@@ -13,18 +13,17 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// prover compares both sides as they are inside the fence, after the target has
-// opened (decision 007). The application may truncate a table as soon as it is let
-// in, and a snapshot does not see through that. So small tables, which are the
-// ones that are truncated and filled anew all the time, are locked against it until
-// they have been read, before all others.
+// prover compares both sides as they are inside the fence, after the target has opened (decision
+// 007). The application may truncate a table as soon as it is let in, and a snapshot cannot see
+// past that. So small tables, the ones that are truncated and filled again all the time, are locked
+// against it until they have been read, before all others.
 type prover struct {
 	small, rest *verify.Verifier // nil: there are none
 	report      verify.Report    // what has been compared so far
-	err         error            // why that came to no end
+	err         error            // why that did not complete
 }
 
-// What is small: locking and reading all of these must take a moment only.
+// What is small: locking and reading all of these must take no more than a moment.
 const (
 	smallBytes  = 1 << 20
 	smallTables = 100
@@ -33,12 +32,13 @@ const (
 
 // Proof says what is compared as of the switch, and how.
 type Proof struct {
-	// Tables are those that are compared, on From. Also those that are gone: that is a difference.
+	// Tables returns those that are compared, on From. A table that is gone counts: that is a
+	// difference.
 	Tables func(context.Context) ([]catalog.Table, error)
 }
 
-// newProver makes the connections, while nothing is fenced yet; nil: no proof is wanted.
-// One that comes with an error has to be closed as well.
+// newProver opens the connections while nothing is fenced yet; nil: no proof is wanted. What it
+// returns beside an error has to be closed as well.
 func (s *Switch) newProver(ctx context.Context) (*prover, error) {
 	if s.Proof == nil {
 		return nil, nil
@@ -82,8 +82,8 @@ func (s *Switch) newProver(ctx context.Context) (*prover, error) {
 	return p, nil
 }
 
-// open takes the snapshots, inside the fence, where both sides stand still; neither
-// sees what is written after the target opens.
+// open takes the snapshots, inside the fence, where both sides stand still; neither sees what is
+// written after the target opens.
 func (p *prover) open(ctx context.Context) error {
 	if p == nil {
 		return nil
@@ -117,7 +117,7 @@ func (p *prover) compareSmall(ctx context.Context) {
 	}
 }
 
-// compare adds what a comparison finds, and ends it.
+// compare adds what a comparison finds, and closes it.
 func (p *prover) compare(ctx context.Context, v *verify.Verifier) {
 	report, err := v.Compare(ctx)
 	v.Close()
@@ -125,7 +125,7 @@ func (p *prover) compare(ctx context.Context, v *verify.Verifier) {
 	p.err = errors.Join(p.err, err)
 }
 
-// compareAll reads the others, and says what is known of all.
+// compareAll reads the others, and returns what is known of all.
 func (p *prover) compareAll(ctx context.Context) (verify.Report, error) {
 	if p.rest != nil && p.err == nil {
 		p.compare(ctx, p.rest)
@@ -146,8 +146,8 @@ func (s *Switch) prove(ctx context.Context) error {
 	report, err := s.prover.compareAll(ctx)
 	s.prover.close()
 	proof := &verify.Verified{Report: report, AsOfCutover: true}
-	// A table that the application has truncated or rewritten since the target opened
-	// cannot be read as it was any more. That is no difference, and it is told.
+	// A table that the application has truncated or rewritten since the target opened can no longer
+	// be read as it was. That is not a difference, and it is reported.
 	var rewritten, failed []string
 	for i := range report.Tables {
 		t := &report.Tables[i]

@@ -13,19 +13,19 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Recipe is a switch as a list of steps. Up to the seal whatever goes wrong, and the end of the
-// time there is, undoes what was done, the last step first. After the seal there is only the way
-// forward. A recipe without a seal is a rehearsal: at its end everything is undone.
+// Recipe is a switch as a list of steps. Up to the seal any failure, and the end of the time there
+// is, undoes what was done, the last step first. After the seal there is only the way forward. A
+// recipe without a seal is a rehearsal: at its end everything is undone.
 //
 // It knows nothing of servers: which way round a switch goes is for the steps to know.
 type Recipe struct {
 	Steps []Step
-	// Forward says that the seal is behind all steps: there never was, in this run, a way back.
+	// Forward says that the seal is behind all steps: in this run there never was a way back.
 	Forward bool
 
-	// Mine is asked before anything is undone; nil: nobody else is about. Where it returns an error
-	// that Overtaken reports, nothing is undone: another process has gone on with all this, and
-	// everything is as that one has it.
+	// Mine is called before anything is undone; nil: there is no other process. If it returns an
+	// error that Overtaken reports, nothing is undone: another process has taken over, and
+	// everything is left as that one has it.
 	Mine func(context.Context) error
 	// Overtaken reports whether an error, of Mine or of an Undo, says so. nil: none does.
 	Overtaken func(error) bool
@@ -42,9 +42,9 @@ type Step struct {
 	Name string
 	Do   func(context.Context) error
 
-	// Undo takes back what Do has done, or has done a part of: it is called for a Do that has failed as
-	// well, whose outcome nobody knows. why is what has stopped the switch; nil: a rehearsal is over. The context
-	// is not the one that has ended. nil: there is nothing to undo.
+	// Undo undoes what Do has done, all of it or a part: it is called as well for a Do that has
+	// failed, whose outcome nobody knows. why is what has stopped the switch; nil: a rehearsal is
+	// over. The context is not the one that has ended. nil: there is nothing to undo.
 	Undo func(ctx context.Context, why error) error
 	// UndoWithin is the time that Undo has. Zero: a minute.
 	UndoWithin time.Duration
@@ -52,28 +52,30 @@ type Step struct {
 	// Seal marks the step after which nothing is undone any more.
 	Seal bool
 
-	// Within is the time that Do has after the seal, where no end of another context stops it. Zero: it
-	// may be stopped.
+	// Within is the time that Do has after the seal, during which the end of another context does
+	// not stop it. Zero: it may be stopped.
 	Within time.Duration
-	// Optional says that the switch goes on where Do fails after the seal.
+	// Optional says that the switch continues if Do fails after the seal.
 	Optional bool
 }
 
-// Observer is told of a step when it begins, when it is done or has failed, and when it was undone, in
-// this order and never of two steps at a time.
+// Observer is told of a step when it begins, when it is done or has failed, and when it was undone,
+// in this order and never of two steps at a time.
 //
-// Until the seal an error for a step that begins refuses it, and one for a step that is done counts as the
-// step's own: what was done is undone. After the seal nothing can be refused: the observer is told
-// again, with growing pauses, until it returns nil or ctx ends. What it says to Failed and to Undone changes nothing.
+// Until the seal an error for a step that begins refuses it, and one for a step that is done counts
+// as the step's own: what was done is undone. After the seal nothing can be refused: the observer
+// is told again, with growing pauses, until it returns nil or ctx ends. Its error for Failed and
+// Undone changes nothing.
 type Observer func(ctx context.Context, t state.Taken) error
 
 // StopError says which step has stopped a switch before its seal.
 type StopError struct {
 	Step string
 	Err  error // why
-	// Touched tells that there was something to undo. Otherwise nothing had been changed.
+	// Touched reports whether there was something to undo. Otherwise nothing had been changed.
 	Touched bool
-	// Ended is what had ended the steps' context by then; nil: nothing had. Undoing takes time, too.
+	// Ended is what had ended the steps' context by then; nil: nothing had. Undoing takes time,
+	// too.
 	Ended error
 	// Back is what could not be undone. nil: everything is as before.
 	Back error
@@ -81,14 +83,14 @@ type StopError struct {
 
 func (e *StopError) Error() string { return errors.Join(e.Err, e.Back).Error() }
 
-// Unwrap gives both errors.
+// Unwrap returns both errors.
 func (e *StopError) Unwrap() []error {
 	return slices.DeleteFunc([]error{e.Err, e.Back}, func(err error) bool { return err == nil })
 }
 
 // Run takes the steps in their order. Until the seal they run under until, whose end stops them;
-// after it under whole. An error before the seal is a *StopError; one after it is that of a step which the next run
-// has to take again. Run is called once.
+// after it under whole. An error before the seal is a *StopError; one after it is that of a step
+// which the next run has to take again. Run is called once.
 func (r *Recipe) Run(whole, until context.Context) error {
 	r.sealed = r.Forward
 	next := 0
@@ -115,14 +117,15 @@ func (r *Recipe) Run(whole, until context.Context) error {
 	return nil
 }
 
-// Sealed reports whether there is no way back any more.
+// Sealed reports whether the way back is gone.
 func (r *Recipe) Sealed() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.sealed
 }
 
-// Taken is what is known of the steps that were begun, in their order. It may be asked for while Run goes on.
+// Taken returns what is known of the steps that were begun, in their order. It may be called while
+// Run is in progress.
 func (r *Recipe) Taken() []state.Taken {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -180,7 +183,7 @@ func (r *Recipe) stopped(ctx context.Context, begun []Step, name string, why err
 		stop.Touched = stop.Touched || begun[i].Undo != nil
 	}
 	if stop.Touched {
-		// The caller's time may be over; undoing is not for it to stop.
+		// The caller's time may be over; that must not stop the undoing.
 		stop.Back = r.undo(ctx, begun, why)
 	}
 	if why == nil && stop.Back == nil {
@@ -189,7 +192,7 @@ func (r *Recipe) stopped(ctx context.Context, begun []Step, name string, why err
 	return stop
 }
 
-// minePatience is how long is waited for what says whose all this is, before anything is undone all the same.
+// minePatience is how long Mine may take to answer before everything is undone all the same.
 const minePatience = 5 * time.Second
 
 func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error) {
@@ -223,7 +226,8 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 	return back
 }
 
-// begin notes that a step begins, and returns its place among those that were taken: that among Steps.
+// begin notes that a step begins, and returns its index among those that were taken: that among
+// Steps.
 func (r *Recipe) begin(s *Step) (at int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,7 +258,7 @@ func (r *Recipe) at(at int) state.Taken {
 	return r.taken[at]
 }
 
-// ask tells the observers of a step; the first one that does not want it ends that.
+// ask tells the observers of a step, until the first one that refuses it.
 func (r *Recipe) ask(ctx context.Context, at int) error {
 	for _, o := range r.Observers {
 		if err := o(ctx, r.at(at)); err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// measureRest measures, after a rehearsal, what its pause has not in it. Nothing of it stays.
+// measureRest measures, after a rehearsal, what its pause does not include. Nothing of it is kept.
 func (s *Switch) measureRest(ctx context.Context) error {
 	total := time.Duration(s.result.PauseMS) * time.Millisecond
 	s.result.LeftOut = nil
@@ -34,7 +34,7 @@ func (s *Switch) measureRest(ctx context.Context) error {
 	return nil
 }
 
-// measureKeys creates the foreign keys that findKeys has found, and takes it back.
+// measureKeys creates the foreign keys that findKeys has found, and rolls that back.
 func (s *Switch) measureKeys(ctx context.Context) (time.Duration, error) {
 	if s.keys == nil {
 		return 0, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// NewFence looks at who else than by a statement on them can change the rows of tables.
+// NewFence looks for who else can change the rows of tables than by a statement on them.
 func NewFence(ctx context.Context, conn *pgx.Conn, name string, tables []catalog.Table) (Fence, []catalog.Subscription, error) {
 	f := Fence{Name: name, Tables: tables}
 	oids := f.oids()
@@ -22,8 +22,8 @@ func NewFence(ctx context.Context, conn *pgx.Conn, name string, tables []catalog
 	}
 	subscriptions, fed, err := catalog.Subscriptions(ctx, conn, oids)
 	for i := range tables {
-		// Rows are written to leaves: a trigger before each row of a partitioned table is
-		// theirs, and needs version 13.
+		// Rows are written to leaves: a trigger before each row of a partitioned table is theirs,
+		// and needs version 13.
 		if tables[i].Kind == 'r' && slices.Contains(fed, tables[i].OID) {
 			f.Fed = append(f.Fed, tables[i].OID)
 		}
@@ -31,8 +31,8 @@ func NewFence(ctx context.Context, conn *pgx.Conn, name string, tables []catalog
 	return f, subscriptions, err
 }
 
-// Unchanged tells, inside the fence, whether everybody who could change rows is still among
-// those that it was made for.
+// Unchanged checks, inside the fence, that everybody who could change rows is still among those
+// that it was made for.
 func (f Fence) Unchanged(ctx context.Context, conn *pgx.Conn) error {
 	now, subscriptions, err := NewFence(ctx, conn, f.Name, f.Tables)
 	if err != nil {
@@ -40,17 +40,17 @@ func (f Fence) Unchanged(ctx context.Context, conn *pgx.Conn) error {
 	}
 	for _, p := range now.Parents {
 		if !slices.ContainsFunc(f.Parents, func(was catalog.Parent) bool { return was.OID == p.OID }) {
-			return fmt.Errorf("%s has become a parent of migrated tables inside the fence, which it passes", p)
+			return fmt.Errorf("%s has become a parent of migrated tables during the fence, and passes it", p)
 		}
 	}
 	for _, s := range subscriptions {
 		if s.Enabled {
-			return fmt.Errorf("subscription %s was enabled inside the fence: it writes to %s", catalog.Quote(s.Name), strings.Join(s.Tables, ", "))
+			return fmt.Errorf("subscription %s was enabled during the fence: it writes to %s", catalog.Quote(s.Name), strings.Join(s.Tables, ", "))
 		}
 	}
 	for _, oid := range now.Fed {
 		if !slices.Contains(f.Fed, oid) {
-			return errors.New("a subscription has got a migrated table inside the fence")
+			return errors.New("a subscription got a migrated table during the fence")
 		}
 	}
 	return nil

@@ -38,8 +38,8 @@ func raised(t *testing.T, dsn string, fed bool, names ...string) Fence {
 	return fence
 }
 
-// Rows of a table are changed by statements on what is above it: by inheritance, more than one
-// step away, or as the partitioned table that is not migrated itself. The fence stands there, too.
+// Rows of a table are changed by statements on what is above it: by inheritance, more than one step
+// away, or as the partitioned table that is not migrated itself. The fence stands there, too.
 func TestFence_Parents(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		dsn, _ := pgtest.Pair(t, major, major)
@@ -148,8 +148,8 @@ insert into t values (12, 'x'); update t set v = 'y' where id = 12`).ReadAll()
 	}
 }
 
-// A reader with a long transaction keeps a trigger of the open fence where it is: nobody waits
-// behind the attempts to take it away, the reader is named, and another time does it.
+// A reader with a long transaction keeps a trigger of the open fence from being dropped: nobody
+// waits behind the attempts, the reader is named, and another attempt succeeds.
 func TestRemove_LongReader(t *testing.T) {
 	dsn, _ := pgtest.Pair(t, 10, 10)
 	pgtest.Exec(t, dsn, `create schema walferry; create table t (id int primary key); create table u (id int primary key)`)

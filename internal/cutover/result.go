@@ -18,7 +18,7 @@ type Result struct {
 	DrainedAt  *time.Time `json:"drained_at"`
 	FinishedAt *time.Time `json:"finished_at"` // nil for a dry run
 	PauseMS    int64      `json:"pause_ms"`    // from the first refused write until the target may be written to
-	LagMS      int64      `json:"lag_ms"`      // trip of the canary before the fence
+	LagMS      int64      `json:"lag_ms"`      // how long the canary took before the fence
 	Tables     int        `json:"tables"`
 	Sequences  int        `json:"sequences"`
 	Already    bool       `json:"already,omitempty"`   // it was done before it was asked for
@@ -28,20 +28,22 @@ type Result struct {
 	Sealed     bool       `json:"-"`                  // there is no way back: the fence has no deadline any more
 	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
 	Late       error      `json:"-"`                  // why foreign keys could not be validated
-	// Unvalidated are the statements that are still to be run for foreign keys which were created without a look at the rows.
+	// Unvalidated are the statements that are still to be run for foreign keys that were created
+	// without a look at the rows.
 	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
 	Disabled    []string `json:"disabled,omitempty"` // SQL that enables on the target what the opening could not; empty: nothing is left
 
 	WayBack *Armed `json:"way_back,omitempty"` // nil: none was wanted
 
-	// Steps are what is known of the steps that were begun, for who has asked. The record has them in Live.
+	// Steps are what is known of the steps that were begun, for the asker. The record has them in
+	// Live.
 	Steps []state.Taken `json:"steps,omitempty"`
 
 	*Comparison // both sides as of the cutover; nil: not asked for
 }
 
-// LeftOut is a part of a cutover's pause that its rehearsal leaves out, and how long it took
-// when it was done in another way, outside of the fence.
+// LeftOut is a part of a cutover's pause that its rehearsal leaves out, and how long it took when
+// it was done in another way, outside of the fence.
 type LeftOut struct {
 	What string `json:"what"`
 	MS   int64  `json:"ms"`
@@ -59,17 +61,17 @@ func (r *Result) Expectation() string {
 	return fmt.Sprintf("expect writes to be refused for about %d ms: that, and what was left out: %s", *r.ExpectMS, strings.Join(parts, ", "))
 }
 
-// Comparison is what both sides compared as of the cutover came to. Migrate, cutover and
-// status say it in the same words.
+// Comparison is the outcome of comparing both sides as of the cutover. Migrate, cutover and status
+// report it in the same words.
 type Comparison struct {
 	Equal       *bool  `json:"equal"` // as in verify.Report; nil: unknown
 	Compared    int    `json:"compared"`
 	NotCompared int    `json:"not_compared"`
 	Rows        int64  `json:"compared_rows"`
-	Error       string `json:"comparison_error,omitempty"` // why it came to no end
+	Error       string `json:"comparison_error,omitempty"` // why it did not complete
 }
 
-// unfinished is the error of a comparison until it has come to its end.
+// unfinished is the error of a comparison until it has completed.
 const unfinished = "migrate ended before the comparison did"
 
 func comparison(r verify.Report) *Comparison {
@@ -100,8 +102,8 @@ func (c *Comparison) Words(number func(int64) string) string {
 		tables(c.Compared), number(c.Rows), tables(c.NotCompared))
 }
 
-// verdict is the error that a comparison means, if any. That some tables could not be compared
-// is none, of a cutover: they were truncated or rewritten by an application that was let in.
+// verdict is the error that a comparison amounts to, if any. That some tables could not be compared
+// is not an error of a cutover: they were truncated or rewritten by an application that was let in.
 func (c *Comparison) verdict() error {
 	switch {
 	case c == nil:
@@ -120,20 +122,20 @@ func (c *Comparison) verdict() error {
 	return nil
 }
 
-// Verdict is the error that what is known of a cutover means, if any: the worst of it, and that
-// foreign keys are still to be validated.
+// Verdict is the error that what is known of a cutover amounts to, if any: the worst of it, and
+// that foreign keys are still to be validated.
 func (r *Result) Verdict() error {
 	err := r.Comparison.verdict()
 	if err == nil && len(r.Disabled) > 0 {
 		err = &fail.Error{
 			Kind:    fail.Run,
 			Problem: fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(r.Disabled)),
-			Advice:  "run on the target: " + strings.Join(r.Disabled, "; ") + "; or `walferry migrate` again, which tries it",
+			Advice:  "run on the target: " + strings.Join(r.Disabled, "; ") + "; or run `walferry migrate` again, which tries it",
 		}
 	}
 	late := r.Late
 	if late == nil && len(r.Unvalidated) > 0 {
-		late = &state.RunError{Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` goes on with it, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
+		late = &state.RunError{Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` continues, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
 	}
 	return errors.Join(err, late)
 }

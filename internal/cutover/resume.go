@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// Resume is for a run that finds a switch which was interrupted. A sealed fence has refused every write since it
-// was raised, so the rest of the switch is done. Any other is to be taken down, and the migration to follow on: then
-// it was not done. WayBack is not nil where that has begun. drained tells that it is recorded that To has the last change; fencedAt and drainedAt are when that was.
+// Resume is for a run that finds an interrupted switch. A sealed fence has refused every write
+// since it was raised, so the rest of the switch is done. Any other fence is to be taken down, and
+// the migration to follow again: then done is false. WayBack is not nil if that has begun. drained
+// says that To is recorded to have the last change; fencedAt and drainedAt are when that was.
 func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *time.Time) (done bool, err error) {
 	if s.conn, err = s.connectFrom(ctx, "fence"); err != nil {
 		return false, err
@@ -33,8 +34,9 @@ func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *
 	return err == nil, err
 }
 
-// rest are the steps of a run that finds a sealed fence: there is only the way forward. The run that sealed it
-// may have had all before the opening; but where it did not learn of its seal it may have died while it took everything back.
+// rest returns the steps of a run that finds a sealed fence: there is only the way forward. The run
+// that sealed it may have completed everything before the opening; but if it did not learn of its
+// seal it may have died while undoing.
 func (s *Switch) rest() []Step {
 	log := s.Logger
 	return append([]Step{

@@ -14,11 +14,11 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// runMark stands in the function of a fence that a run has put up or raised: whose it is. Who opens
-// it takes the mark away.
+// runMark stands in the function of a fence that a run has put up or raised: whose it is. Whoever
+// opens it removes the mark.
 func runMark(run string) string { return "-- run " + run + "." }
 
-// markIn is the mark in a function's body; empty: there is none.
+// markIn returns the mark in a function's body; empty: there is none.
 func markIn(body string) string {
 	_, rest, _ := strings.Cut(body, "-- run ")
 	run, _, found := strings.Cut(rest, ".")
@@ -29,22 +29,22 @@ func markIn(body string) string {
 }
 
 // ErrOtherRun says that another run of the migration has raised the fence since.
-var ErrOtherRun = errors.New("another migrate has raised the fence since: it is not for this one any more")
+var ErrOtherRun = errors.New("another migrate has raised the fence since: it is no longer this one's")
 
-// otherRun is the SQLSTATE of a replacement that was not for this run.
+// otherRun is the SQLSTATE of a replacement that this run must not make.
 const otherRun = "WF002"
 
-// notUp is the SQLSTATE of a replacement of what this run has not raised, or does not stand any more.
+// notUp is the SQLSTATE of a replacement of what this run has not raised, or what no longer stands.
 const notUp = "WF003"
 
 // errNotUp is why nothing is raised or sealed: what this run has put up is not there.
-var errNotUp = errors.New("the fence is not up any more as this run has put it up: another migrate has taken the migration over, or somebody has un-fenced by hand")
+var errNotUp = errors.New("the fence is no longer up as this run has put it up: another migrate has taken the migration over, or somebody has un-fenced by hand")
 
-// guarded makes a replacement of the function one that fails where wrong, a condition on the
-// body of the function that stands (empty: there is none), holds. The ALTER changes nothing and
-// takes the function's row, as the replacement does: who else replaces or drops it has done so before
-// the look, or waits until this has committed. SELECT FOR UPDATE would be for superusers, and
-// an advisory lock is nothing to who un-fences by hand.
+// guarded makes a replacement of the function one that fails if wrong, a condition on the body of
+// the function that stands (empty: there is none), holds. The ALTER changes nothing and locks the
+// function's row, as the replacement does: whoever else replaces or drops it has done so before the
+// look, or waits until this has committed. SELECT FOR UPDATE would need a superuser, and an
+// advisory lock would not stop an operator who un-fences by hand.
 func guarded(name, wrong, code, problem, replacement string) string {
 	return fmt.Sprintf(`do $replace$ declare body text := ''; begin
   if pg_catalog.to_regprocedure(%[1]s) is not null then
@@ -68,9 +68,9 @@ func isOf(run string) string {
 	return fmt.Sprintf(`pg_catalog.strpos(body, %s) > 0`, catalog.Literal(runMark(run)))
 }
 
-// unlessOthers makes a replacement of the function one that fails where a fence is up that
-// is of another run: a process that has stood still for long may not know that another one
-// has gone on in its place, and sealed.
+// unlessOthers makes a replacement of the function one that fails if the fence that is up is
+// another run's: a process that has stood still for long may not know that another one has taken
+// over, and sealed.
 func unlessOthers(name, run, replacement string) string {
 	if run == "" {
 		return replacement
@@ -92,15 +92,14 @@ func ofOthers(err error) error {
 	return err
 }
 
-// closeOwn writes the function that refuses in the place of the open one that Prepare has put up.
-// Where that was opened or taken down since, whoever did it does not know of this run, and what
-// it would close.
+// closeOwn replaces the open function that Prepare has put up by one that refuses. If that was
+// opened or taken down since, whoever did it does not know of this run, and of what it would close.
 func (f Fence) closeOwn(ctx context.Context, conn *pgx.Conn, first int64, deadline string) error {
 	return f.refuseIf(ctx, conn, isOf(f.Run), first, deadline)
 }
 
-// replace writes the function that refuses in the place of an earlier one of this run: what
-// was opened meanwhile stays open.
+// replace replaces an earlier function of this run by one that refuses: what was opened meanwhile
+// stays open.
 func (f Fence) replace(ctx context.Context, conn *pgx.Conn, first int64, deadline string) error {
 	return f.refuseIf(ctx, conn, isUp+" and "+isOf(f.Run), first, deadline)
 }
@@ -109,8 +108,9 @@ func (f Fence) refuseIf(ctx context.Context, conn *pgx.Conn, right string, first
 	return ofOthers(online.Exec(ctx, conn, guarded(f.Name, "not ("+right+")", notUp, "the fence is not up", f.refuseFunction(session.Major(conn.PgConn()), first, deadline))))
 }
 
-// openLeft opens what a run that was overtaken has raised, which nobody else would open before its
-// deadline. A sealed fence is for the one that has taken over, and what another run has put up is let be.
+// openLeft opens what an overtaken run has raised, which nobody else would open before its
+// deadline. A sealed fence belongs to the run that has taken over, and what another run has put up
+// is left alone.
 func openLeft(ctx context.Context, conn *pgx.Conn, name, run string) (opened bool, err error) {
 	sql := guarded(name, fmt.Sprintf("not (%s and %s) or %s", isUp, isOf(run), isSealed), notUp, "the fence is not up", openFunction(name, ""))
 	err = ofOthers(online.Exec(ctx, conn, sql))
@@ -120,8 +120,8 @@ func openLeft(ctx context.Context, conn *pgx.Conn, name, run string) (opened boo
 	return err == nil, err
 }
 
-// Adopt makes a sealed fence that another run has left this run's: that one, should it live
-// after all, does not open it any more. It fails where the fence is not sealed.
+// Adopt makes a sealed fence that another run has left this run's: that one, should it be alive
+// after all, no longer opens it. It fails if the fence is not sealed.
 func (f Fence) Adopt(ctx context.Context, conn *pgx.Conn) error {
 	sql := guarded(f.Name, "not ("+isSealed+")", "P0001", "it is not sealed any more", f.refuseFunction(session.Major(conn.PgConn()), 0, sealMark))
 	if err := online.Exec(ctx, conn, sql); err != nil {

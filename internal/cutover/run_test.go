@@ -69,7 +69,8 @@ func (r *twoRuns) waitForLock(conn *pgx.Conn) {
 	}
 }
 
-// takeovers are what may have become of a run's fence when it wakes up: done by another run, or by hand.
+// takeovers are what may have become of a run's fence when it wakes up: done by another run, or by
+// hand.
 var takeovers = map[string]func(r *twoRuns){
 	"opened": func(r *twoRuns) { r.must(Open(r.Context(), r.nextConn, "x", "")) },
 	"taken down": func(r *twoRuns) {
@@ -94,8 +95,8 @@ var takeovers = map[string]func(r *twoRuns){
 	},
 }
 
-// A run stands still inside its fence, wherever the next replacement of the function is one of the four there
-// are, until another one has taken over: it replaces nothing any more.
+// A run stands still inside its fence, before any of the four replacements of the function, until
+// another one has taken over: it no longer replaces anything.
 func TestFence_TakenOver(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		for name, takeOver := range takeovers {
@@ -127,7 +128,8 @@ func TestFence_TakenOver(t *testing.T) {
 	}
 }
 
-// The same between the two steps in which a fence is raised: the first one is up, and waits for a writer.
+// The same between the two steps in which a fence is raised: the first one is up, and waits for a
+// writer.
 func TestRaise_TakenOver(t *testing.T) {
 	r := newTwoRuns(t, 15)
 	writer := connect(t, r.app.Config().ConnString())
@@ -155,8 +157,8 @@ func TestRaise_TakenOver(t *testing.T) {
 	}
 }
 
-// Another one opens the fence while the server has the seal in hand, and was before it: the seal
-// waits for it, and looks after it.
+// Another run opens the fence while the server has the seal in hand, and came first: the seal waits
+// for it, and looks after it.
 func TestSeal_After(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		r := newTwoRuns(t, major)
@@ -179,8 +181,8 @@ func TestSeal_After(t *testing.T) {
 	}
 }
 
-// Another one opens the fence when the seal has looked, and has not replaced the function yet: it waits, and
-// opens the fence after it.
+// Another run opens the fence when the seal has looked, and has not replaced the function yet: it
+// waits, and opens the fence afterwards.
 func TestSeal_Before(t *testing.T) {
 	for _, major := range []int{10, 18} {
 		r := newTwoRuns(t, major)
@@ -210,8 +212,8 @@ select pg_advisory_lock(1)`)
 	}
 }
 
-// What a run has put up itself it raises and seals; overtaken it opens what it has raised, but
-// leaves what it has sealed to the one that finishes it.
+// A run raises and seals what it has put up itself; overtaken it opens what it has raised, but
+// leaves what it has sealed to the run that finishes it.
 func TestFence_Own(t *testing.T) {
 	r := newTwoRuns(t, 15)
 	r.raise(r.old, r.oldConn)

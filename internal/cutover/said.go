@@ -47,10 +47,10 @@ func explainStop(stop *StopError) error {
 		return stop.Back
 	}
 	if stop.Back != nil {
-		// Whatever had stopped it, not everything is as before: no gate.
-		advice := "migrate goes on undoing it: `walferry status` shows where it stands"
+		// Whatever has stopped it, not everything is as before: this is not a gate.
+		advice := "migrate keeps trying to undo it: `walferry status` shows where it stands"
 		if closed := (*StillFencedError)(nil); errors.As(stop.Back, &closed) {
-			advice = "writes may be refused: run the SQL that was printed on the source; migrate goes on trying, too"
+			advice = "writes may be refused: run the SQL that was printed on the source; migrate keeps trying, too"
 		}
 		return &state.RunError{Problem: fmt.Sprintf("%v; NOT everything could be undone: %v", err, stop.Back), Advice: advice}
 	}
@@ -58,7 +58,8 @@ func explainStop(stop *StopError) error {
 	return &state.GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
 }
 
-// gateOf is the gate that err was to a switch, or that what had ended its context was; nil: nothing had.
+// gateOf is the gate that has stopped a switch: that of err, or of what had ended its context; nil:
+// there was none.
 func gateOf(ended, err error) *state.GateError {
 	var deadline, own *state.GateError
 	over := errors.As(ended, &deadline)

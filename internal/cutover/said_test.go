@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// The end of a cutover's time is said once, whatever was being done then.
+// The end of a cutover's time is reported once, whatever was being done then.
 func TestGateOf(t *testing.T) {
 	deadline := &state.GateError{Problem: "the cutover was not done within 25s", Advice: "give a longer --timeout"}
 	for _, c := range []struct {
@@ -29,7 +29,8 @@ func TestGateOf(t *testing.T) {
 	}
 }
 
-// A cutover whose time was over at a gate has changed nothing, and nothing has failed: that is a gate, too.
+// A cutover whose time was over at a gate has changed nothing, and nothing has failed: that is a
+// gate, too.
 func TestExplainStop_Untouched(t *testing.T) {
 	deadline := &state.GateError{Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
 	var gate *state.GateError
@@ -43,7 +44,7 @@ func TestExplainStop_Untouched(t *testing.T) {
 	}
 }
 
-// Where not everything could be undone nothing is as before, whatever had stopped the switch.
+// If not everything could be undone nothing is as before, whatever has stopped the switch.
 func TestExplainStop_NotUndone(t *testing.T) {
 	stopped := &state.GateError{Problem: "the cutover was taken back", Advice: "ask again"}
 	err := explainStop(&StopError{Step: "drain", Touched: true, Err: stopped, Back: &StillFencedError{errors.New("no connection")}})

@@ -15,7 +15,7 @@ type Sequence struct {
 	catalog.Sequence
 	Position
 
-	// Placed is where an earlier cutover, which was not finished, has put the target's. nil: none has.
+	// Placed is where an earlier, unfinished cutover has put the target's. nil: none has.
 	Placed *Position
 }
 
@@ -28,8 +28,8 @@ type Position struct {
 // perQuery bounds the branches of one UNION ALL.
 const perQuery = 500
 
-// ReadSequences reads where the sequences of a list stand. A session with CACHE > 1
-// may hold values that nobody has seen; last_value is past all of them.
+// ReadSequences reads where the sequences of a list stand. A session with CACHE > 1 may have values
+// that nobody has seen; last_value is past all of them.
 func ReadSequences(ctx context.Context, q catalog.Querier, list []catalog.Sequence) ([]Sequence, error) {
 	sequences := make([]Sequence, len(list))
 	for i := range list {
@@ -61,11 +61,10 @@ func ReadSequences(ctx context.Context, q catalog.Querier, list []catalog.Sequen
 	return sequences, nil
 }
 
-// SetSequences moves the target's sequences to where the source's are, in one
-// statement. One that somebody has taken further on the target stays there, so that the
-// target never hands out a value twice; one that nobody has drawn from there takes the
-// source's position, wherever that is. A CYCLE sequence has no further and is set
-// as it is. The target's others are not looked at.
+// SetSequences moves the target's sequences to where the source's are, in one statement. One that
+// somebody has taken further on the target stays there, so that the target never hands out a value
+// twice; one that nobody has drawn from there takes the source's position, wherever that is. A
+// CYCLE sequence has no further and is set as it is. The target's others are not looked at.
 func SetSequences(ctx context.Context, q catalog.Querier, source []Sequence) error {
 	if len(source) == 0 {
 		return nil
@@ -101,7 +100,7 @@ func SetSequences(ctx context.Context, q catalog.Querier, source []Sequence) err
 	return nil
 }
 
-// startsOf reads what the server's own START of each sequence is.
+// startsOf reads the server's own START of each sequence.
 func startsOf(ctx context.Context, q catalog.Querier, list []catalog.Sequence) ([]int64, error) {
 	names := make([]string, len(list))
 	for i := range list {
@@ -122,7 +121,7 @@ func startsOf(ctx context.Context, q catalog.Querier, list []catalog.Sequence) (
 	return starts, nil
 }
 
-// further tells whether t has gone past s in s's direction.
+// further reports whether t has gone past s in s's direction.
 func further(t Position, s Sequence) bool {
 	if t.LastValue == s.LastValue {
 		return t.IsCalled || !s.IsCalled

@@ -15,31 +15,32 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// sourceWay looks whose locks on the source a cutover waits for. What reads the catalogue needs the weakest lock of a
-// table, and yet stands in the queue behind an ALTER TABLE or the end of a REPACK that waits for a reader.
+// sourceWay looks for those whose locks on the source a cutover waits for. Whatever reads the
+// catalogue needs the weakest lock of a table, and yet queues behind an ALTER TABLE or the end of a
+// REPACK that waits for a reader.
 type sourceWay struct {
 	stop context.CancelFunc
 	done chan struct{}
 
 	mu   sync.Mutex
-	last []online.Holder // at the last look, who had been there at the one before
+	last []online.Holder // at the last look, and at the one before
 }
 
-// watchSource looks every second, from the third on, and tells of each holder once.
+// watchSource looks every second, from the third on, and reports each holder once.
 func (s *Switch) watchSource(ctx context.Context) *sourceWay {
 	ctx, stop := context.WithCancel(ctx)
 	w := &sourceWay{stop: stop, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		if err := w.look(ctx, s.From.DSN, s.Name, s.say); err != nil && ctx.Err() == nil {
-			s.Logger.Debug("look who is in the way on the source", "error", err)
+			s.Logger.Debug("look for who is in the way on the source", "error", err)
 		}
 	}()
 	return w
 }
 
 func (w *sourceWay) look(ctx context.Context, dsn, name string, tell func(string)) error {
-	wait.Sleep(ctx, 3*time.Second) //nolint:errcheck // what is asked next sees that ctx has ended
+	wait.Sleep(ctx, 3*time.Second) //nolint:errcheck // the next query sees that ctx has ended
 	conn, err := session.Open(ctx, session.Config{DSN: dsn, Application: name + " look"})
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ select `+online.HolderColumns+`
 	return nil
 }
 
-// end ends the looking, and names in an error that came of waiting for too long who was in the way.
+// end ends the looking, and names in an error after waiting for too long who was in the way.
 func (w *sourceWay) end(ctx context.Context, err error) error {
 	w.stop()
 	<-w.done

@@ -10,8 +10,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// A cutover whose time is over while it waited names who was in the way. Any other error, and one that
-// names somebody, stays what it is.
+// A cutover whose time is over while it waited names who was in the way. Any other error, and one
+// that names somebody, is left as it is.
 func TestSourceWay_End(t *testing.T) {
 	repack := online.Holder{PID: 7, User: "admin", Application: "psql", Seconds: 60, Query: "REPACK (CONCURRENTLY)"}
 	over, cancel := context.WithCancel(t.Context())
@@ -22,7 +22,7 @@ func TestSourceWay_End(t *testing.T) {
 		ctx  context.Context
 		last []online.Holder
 		err  error
-		says string // of a gate; empty: the error stays
+		says string // of a gate; empty: the error is left as it is
 	}{
 		{"late", over, []online.Holder{repack}, late, `list triggers: deadline exceeded; it waits for a lock on the source, held by pid 7 (admin, "psql", a transaction of 60 s, REPACK (CONCURRENTLY))`},
 		{"nobody", over, nil, late, ""},

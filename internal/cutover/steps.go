@@ -43,7 +43,7 @@ const (
 	stepPassedLast = "nobody has passed by the seal"
 	stepBegin      = "begin the way back"
 	stepSeal       = "seal"
-	stepAdopt      = "adopt" // in the place of all before it, in a run that finds a sealed fence
+	stepAdopt      = "adopt" // instead of all before it, in a run that finds a sealed fence
 	stepOpen       = "open"
 	stepSmall      = "compare small tables"
 	stepViews      = "refresh views"
@@ -52,7 +52,8 @@ const (
 	stepValidate   = "validate foreign keys"
 )
 
-// steps are those of the switch that was asked for. Nothing is changed before the gates are passed.
+// steps returns those of the switch that was asked for. Nothing is changed before the gates are
+// passed.
 func (s *Switch) steps() []Step {
 	steps := append([]Step{
 		{Name: stepAlone, Do: func(ctx context.Context) (err error) { s.alone, err = s.Flow.Alone(ctx); return err }},
@@ -86,30 +87,31 @@ func (s *Switch) steps() []Step {
 		Step{Name: stepSequences, Do: s.setSequences},
 		Step{Name: stepKeys, Do: s.createKeys, Undo: s.dropKeys, UndoWithin: lateKeysPatience},
 		Step{Name: stepSnapshots, Do: s.openProver, Undo: s.dropProver},
-		// What is a claim of the fence's until here is proved by the stream; once more when the target's
-		// tables are locked: there may have been locks to wait for, and what comes through then cannot be applied.
-		Step{Name: stepPassed, Do: s.proveFence},
+		// What only the fence has promised until here is checked by the stream; once more when the
+		// target's tables are locked: there may have been locks to wait for, and what comes through
+		// then cannot be applied.
+		Step{Name: stepPassed, Do: s.checkFence},
 		Step{Name: stepPrepare, Do: s.prepareOpening, Undo: s.dropOpening},
-		Step{Name: stepPassedLast, Do: s.proveFence},
+		Step{Name: stepPassedLast, Do: s.checkFence},
 	)
 	if s.WayBack != nil { // nothing of the switch's own is written to tables of To any more
 		steps = append(steps, Step{Name: stepBegin, Do: s.begin})
 	}
 	steps = append(steps,
 		Step{Name: stepSeal, Do: func(ctx context.Context) error { return s.fence.Seal(ctx, s.conn) }, Seal: true},
-		// Nothing can be taken back, whatever the deadline says, or a signal.
+		// Nothing can be undone, whatever the deadline says, or a signal.
 		Step{Name: stepOpen, Do: s.conclude, Within: 10 * time.Minute},
 	)
 	return append(steps, s.afterOpen()...)
 }
 
-// settleWords makes the words of --insert-only hold, until the end of the switch.
+// settleWords has the words of --insert-only hold, until the end of the switch.
 func (s *Switch) settleWords(ctx context.Context) error {
 	s.words = make(chan struct{})
 	return s.Flow.SettleWords(ctx, s.words, s.say)
 }
 
-// connect says, before anything is changed on the source, how it is taken back by hand.
+// connect prints, before anything is changed on the source, how it is undone by hand.
 func (s *Switch) connect(ctx context.Context) (err error) {
 	s.say("to un-fence by hand, on the source:\n" + UnfenceSQL(s.Name))
 	s.conn, err = s.connectFrom(ctx, "fence")
@@ -122,7 +124,7 @@ func (s *Switch) look(ctx context.Context) (err error) {
 	return err
 }
 
-// followAgain records, when everything is undone, that it is.
+// followAgain records, once everything is undone, that the migration follows again.
 func (s *Switch) followAgain(ctx context.Context, _ error) error {
 	if s.Rehearse { // which has never recorded anything else
 		return nil
@@ -155,13 +157,13 @@ func (s *Switch) createKeys(ctx context.Context) error {
 	return s.keys.Create(ctx, s.say)
 }
 
-// lateKeysPatience is how long the source stays closed, when a switch is taken back, for what is to
-// be undone on the target first.
+// lateKeysPatience is how long the source stays closed, when a switch is undone, for what is to be
+// undone on the target first.
 const lateKeysPatience = 5 * time.Second
 
-// dropKeys undoes createKeys while the fence is up and nothing comes that cascades could act on. But the
-// source is not kept closed by a target that does not answer, or whose tables somebody has: then the
-// applier stands still, and dropKeysAtLast goes on when the source is open.
+// dropKeys undoes createKeys while the fence is up and nothing comes that cascades could act on.
+// But a target that does not answer, or whose tables are in use, does not keep the source closed:
+// then the applier stands still, and dropKeysAtLast continues once the source is open.
 func (s *Switch) dropKeys(ctx context.Context, _ error) error {
 	if err := s.Definitions.DropKeys(ctx); err != nil {
 		s.Logger.Debug("drop foreign keys until the next cutover: once more when the source is open", "error", err)
@@ -192,13 +194,13 @@ func (s *Switch) unfence(ctx context.Context, _ error) error {
 	var closed *StillFencedError
 	if errors.As(err, &closed) {
 		s.Closed()
-		s.say("UN-FENCING FAILED: migrate goes on trying; run the SQL printed above on the source; unless it was being sealed, the fence also opens by itself at its deadline: " + err.Error())
+		s.say("UN-FENCING FAILED: migrate keeps trying; run the SQL printed above on the source; unless it was being sealed, the fence also opens on its own at its deadline: " + err.Error())
 	}
 	return err
 }
 
-// openLeft opens what this run has raised and another one, which has taken the migration over, has not seen:
-// nothing else is undone then.
+// openLeft opens what this run has raised and another one, which has taken the migration over, has
+// not seen: nothing else is undone then.
 func (s *Switch) openLeft(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -236,7 +238,7 @@ func (s *Switch) raise(ctx context.Context) error {
 	return s.Store.SetFenced(ctx, since)
 }
 
-// drain waits until the target has every change of before the fence.
+// drain waits until the target has every change made before the fence.
 func (s *Switch) drain(ctx context.Context) error {
 	// The beat is written after the fence: when it has come back, everything has.
 	if _, err := s.Flow.Canary(ctx); err != nil {
@@ -245,8 +247,8 @@ func (s *Switch) drain(ctx context.Context) error {
 		}
 		return fmt.Errorf("drain: %w", err)
 	}
-	// The applier itself may not know yet what the target has committed: ask the target,
-	// as for everything that is durable.
+	// The applier itself may not know yet what the target has committed: ask the target, as for
+	// everything that is durable.
 	applied, err := s.Flow.Applied(ctx)
 	if err != nil {
 		return fmt.Errorf("drain: read the progress: %w", err)
@@ -278,16 +280,18 @@ func (s *Switch) setSequences(ctx context.Context) (err error) {
 	return err
 }
 
-// proveFence makes sure that nobody has passed the fence, and that the source is what it was at the gates.
-func (s *Switch) proveFence(ctx context.Context) error {
+// checkFence makes sure that nobody has passed the fence, and that the source is what it was at the
+// gates.
+func (s *Switch) checkFence(ctx context.Context) error {
 	if _, err := s.Flow.Canary(ctx); err != nil {
-		return fmt.Errorf("look whether anybody has passed the fence: %w", err)
+		return fmt.Errorf("check that nobody has passed the fence: %w", err)
 	}
 	return errors.Join(s.Flow.Passed(s.position), s.fence.Unchanged(ctx, s.conn), s.lastGate(ctx))
 }
 
-// lastGate is the IdentityGate inside the fence. DDL is not fenced: what was made, dropped or attached since
-// the gates were passed shows here. Where nothing was, one query tells, as writers are waiting.
+// lastGate is the IdentityGate inside the fence. DDL is not fenced: what was created, dropped or
+// attached since the gates were passed shows here. If nothing was, one query shows it, as writers
+// are waiting.
 func (s *Switch) lastGate(ctx context.Context) error {
 	mark, err := catalog.Mark(ctx, s.conn, session.Major(s.conn.PgConn()))
 	if err != nil || mark == s.mark {

@@ -18,11 +18,12 @@ import (
 )
 
 // Switch moves the writers of a database from one server to another, by the steps of a Recipe. It
-// knows nothing of which of the two is the old one. A switch is run once.
+// does not know which of the two is the old one. A switch is run once.
 type Switch struct {
-	Name     string // of the migration: what stands on the servers is named after it
+	Name     string // of the migration: its objects on the servers are named after it
 	From, To session.End
-	// Tables are those of From that are fenced. It is asked when the gates are passed: they may read them again.
+	// Tables returns those of From that are fenced. It is called when the gates are passed: they
+	// may read them again.
 	Tables func() []catalog.Table
 
 	Flow        Flow // nil for Resume: nothing is followed any more
@@ -41,23 +42,25 @@ type Switch struct {
 
 	// Gates are the conditions, in their order; see LagGate and those beside it.
 	Gates []Step
-	// Identity reports whether From is what it is known as, and returns the mark of its catalogue as of before it looked. It
-	// is asked again inside the fence, where the mark has changed since the gates.
+	// Identity checks that From is what it is known as, and returns the mark of its catalogue as of
+	// before it looked. It is called again inside the fence, if the mark has changed since the
+	// gates.
 	Identity func(ctx context.Context, from session.Lender) (mark string, err error)
 
 	Store    *state.Store
 	Apart    bool                                     // the record is not on To, so that opening To and recording it are not one transaction
 	Advance  func(context.Context, state.Phase) error // records and tells a phase
 	Finished func(*Result)                            // told once To is open
-	Closed   func()                                   // told when the switch was taken back and could not open From again
+	Closed   func()                                   // called when the switch was undone and could not open From again
 
-	// Timeout is how long From may be fenced, and how long it may take to get there. When it ends first, From is un-fenced.
+	// Timeout is how long it may take until From is fenced and sealed. When it ends first, From is
+	// un-fenced.
 	Timeout time.Duration
 	// MaxLag is the lag above which nothing begins.
 	MaxLag time.Duration
 	// Rehearse fences, drains, measures and un-fences; with NoFence it passes the gates and no more.
 	Rehearse, NoFence bool
-	Jobs              int // how much is done at a time, of what is done so
+	Jobs              int // how many things are done at a time, where several can be
 
 	Observers []Observer
 	Told      func(string) // of each line for people
@@ -66,57 +69,62 @@ type Switch struct {
 	recipe Recipe
 	result *Result
 
-	alone func()        // lets others make the applier stand still again, and another switch begin
-	words chan struct{} // closed when the words of --insert-only may be mended again
+	alone func()        // lets others hold the applier again, and another switch begin
+	words chan struct{} // closed when tables whose words are broken may be copied again
 
 	conn     *pgx.Conn // to From, for the fence
 	fence    Fence
-	since    time.Time   // when writes began to be refused; zero: none was
+	since    time.Time   // when writes began to be refused; zero: they were not
 	position decoder.LSN // of the fence: every write is before it
 	opened   bool        // the fence was taken down again
 
 	mark    string           // of From's catalogue, when the gates were passed
 	keys    *schema.Prepared // nil: there are none
-	goOn    func()           // lets the applier go on, which stands still until everything is undone; nil: it does not
+	goOn    func()           // lets the applier resume, which stands still until everything is undone; nil: it does not
 	prover  *prover          // nil: no proof is wanted
 	opening *opening         // nil: it was not prepared
 }
 
 // Flow is what a switch needs of the stream that brings the changes of From to To.
 type Flow interface {
-	// Alone keeps everybody else from making the applier stand still, and another switch from beginning, until end is called.
+	// Alone keeps everybody else from holding the applier, and another switch from beginning, until
+	// end is called.
 	Alone(ctx context.Context) (end func(), err error)
-	// Canary returns when what was committed on From before the call is durable on To, and how long that took.
+	// Canary returns once what was committed on From before the call is durable on To, and how long
+	// that took.
 	Canary(ctx context.Context) (time.Duration, error)
 	// Beat writes what Canary writes, and does not wait for it.
 	Beat(ctx context.Context) error
-	// Applied asks To how far it is.
+	// Applied asks To for its position.
 	Applied(ctx context.Context) (decoder.LSN, error)
-	// Passed is an error where the stream has brought a change of a table from behind a position.
+	// Passed returns an error if the stream has brought a change of a table from after a position.
 	Passed(position decoder.LSN) error
-	// StandStill makes the applier stand still, if that can be had in a moment, until goOn is called.
+	// StandStill has the applier stand still, if that can be had within a moment, until goOn is
+	// called.
 	StandStill(ctx context.Context, moment time.Duration) (goOn func())
 	// AwaitWriters waits, with patience, for transactions of From that have written.
 	AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error
-	// InApplierWay are those whose locks on To the applier waits for.
+	// InApplierWay returns those whose locks on To the applier waits for.
 	InApplierWay(ctx context.Context) []online.Holder
 
-	// SettleWords makes the words of --insert-only hold, and keeps the tables from being copied again until done is closed.
+	// SettleWords has the words of --insert-only hold, and keeps the tables from being copied again
+	// until done is closed.
 	SettleWords(ctx context.Context, done <-chan struct{}, tell func(string)) error
-	// WordsHold is an error where a word was broken since.
+	// WordsHold returns an error if a word was broken since.
 	WordsHold(ctx context.Context) error
-	// CopiedAgain are the tables whose words had been broken before.
+	// CopiedAgain returns the tables whose words had been broken before.
 	CopiedAgain(ctx context.Context) ([]string, error)
 }
 
-// Definitions are those of To that have to wait for a switch: foreign keys that the role cannot have while rows
-// come, and views, which are as of the copy.
+// Definitions are those of To that have to wait for a switch: foreign keys that the role cannot
+// have while rows arrive, and views, which are as of the copy.
 type Definitions interface {
 	// FindKeys finds out which foreign keys are to be created inside the fence. nil: none.
 	FindKeys(ctx context.Context) (*schema.Prepared, error)
 	// DropKeys drops them again.
 	DropKeys(ctx context.Context) error
-	// ValidateKeys looks at the rows of those that were created, and returns the statements that are left of that.
+	// ValidateKeys looks at the rows of those that were created, and returns the statements that
+	// are left of that.
 	ValidateKeys(ctx context.Context, tell func(string)) (left []string, err error)
 	// RefreshViews refreshes the materialized views, and returns how many.
 	RefreshViews(ctx context.Context) (int, error)
@@ -126,18 +134,19 @@ type Definitions interface {
 type Opening interface {
 	// Prepare enables them in a transaction, and returns its connection: only the COMMIT is left.
 	Prepare(ctx context.Context, tell func(string)) (*pgx.Conn, error)
-	// EnableEach enables each for itself. It returns the SQL of what is left, and how that is recorded. An error says that To could not be asked.
+	// EnableEach enables each on its own. It returns the SQL of what is left, and how that is
+	// recorded. An error means that To could not be asked.
 	EnableEach(ctx context.Context) (sql, recorded []string, err error)
-	// EnableRest goes on with that for as long as patience, and returns the SQL of what is left then.
+	// EnableRest keeps trying for as long as patience, and returns the SQL of what is left then.
 	EnableRest(ctx context.Context, patience time.Duration) (sql []string, err error)
-	// Ruled are the tables with rules among them, whose readers the opening has to wait for.
+	// Ruled returns the tables with rules among them, whose readers the opening has to wait for.
 	Ruled(ctx context.Context) (map[string]bool, error)
 }
 
-// Run takes the steps of the switch. Until the fence is sealed every failure, and the end of Timeout,
-// un-fences and leaves everything as before; the fence also opens by itself, by the clock of From, when this
-// process dies. So does the end of wanted, as long as nothing is sealed. After the seal there is only
-// the way forward, also for the next run.
+// Run takes the steps of the switch. Until the fence is sealed every failure, and the end of
+// Timeout, un-fences and leaves everything as before, and so does the end of wanted; the fence also
+// opens on its own, by the clock of From, if this process dies. After the seal there is only the
+// way forward, also for the next run.
 func (s *Switch) Run(whole, wanted context.Context) (*Result, error) {
 	until, cancel := context.WithTimeoutCause(wanted, s.Timeout, &state.GateError{
 		Problem: fmt.Sprintf("the cutover was not done within %s", s.Timeout), Advice: "give a longer --timeout, or try when there is less load",
@@ -160,7 +169,8 @@ func (s *Switch) Run(whole, wanted context.Context) (*Result, error) {
 	return s.result, err
 }
 
-// Taken is what is known of the steps that were begun. It may be asked for while the switch goes on.
+// Taken returns what is known of the steps that were begun. It may be called while the switch is in
+// progress.
 func (s *Switch) Taken() []state.Taken { return s.recipe.Taken() }
 
 // run takes the steps, and notes in the result what has become of them.
@@ -188,7 +198,7 @@ func (s *Switch) run(whole, until context.Context) error {
 // say tells people a line.
 func (s *Switch) say(line string) { s.Told(line) }
 
-// close lets go of what a switch has had, however it has ended.
+// close releases what a switch has had, however it has ended.
 func (s *Switch) close(ctx context.Context) {
 	if s.goOn != nil {
 		s.goOn()
@@ -199,7 +209,7 @@ func (s *Switch) close(ctx context.Context) {
 		s.keys.Close(ctx)
 	}
 	if s.conn != nil {
-		s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
+		s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is in progress on it
 	}
 	if s.words != nil {
 		close(s.words)

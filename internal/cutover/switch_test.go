@@ -20,7 +20,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// move is a switch between two servers, whose stream has nothing to bring.
+// move is a switch between two servers, whose stream has nothing to deliver.
 type move struct {
 	*Switch
 	t      *testing.T
@@ -282,8 +282,9 @@ func TestSwitch_Rehearsal(t *testing.T) {
 	m.asBefore()
 }
 
-// Another process has taken the migration over while this one stood still inside the fence: it opens what it
-// has raised, which the other need not have seen, and leaves everything else as it is.
+// Another process has taken the migration over while this one stood still inside the fence: it
+// opens what it has raised, which the other need not have seen, and leaves everything else as it
+// is.
 func TestSwitch_Overtaken(t *testing.T) {
 	m := newMove(t)
 	m.lag = func(ctx context.Context) (time.Duration, error) {
@@ -304,7 +305,7 @@ func TestSwitch_Overtaken(t *testing.T) {
 	}
 }
 
-// The same where the other one has raised its own fence since.
+// The same if the other one has raised its own fence since.
 func TestSwitch_OvertakenFenced(t *testing.T) {
 	m := newMove(t)
 	m.lag = func(ctx context.Context) (time.Duration, error) {
@@ -368,7 +369,8 @@ func TestSwitch_Gates(t *testing.T) {
 	}
 }
 
-// Statistics that the target has lost, as after a crash, keep nobody from switching: they are gathered.
+// Statistics that the target has lost, as after a crash, keep nobody from switching: they are
+// gathered.
 func TestSwitch_Statistics(t *testing.T) {
 	m := newMove(t)
 	pgtest.Exec(t, m.To.DSN, `create table fresh (id int primary key); insert into fresh values (1)`)

@@ -10,13 +10,13 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// StillFencedError says that writers may still be refused.
+// StillFencedError means that writers may still be refused.
 type StillFencedError struct{ error }
 
 func (e *StillFencedError) Unwrap() error { return e.error }
 
-// triggerPatience is how long the triggers of an open fence are tried that somebody's long
-// transaction keeps from being taken away. What is left then does no harm.
+// triggerPatience is how long TakeDown keeps trying to drop the triggers of an open fence that
+// somebody's long transaction is in the way of. What is left then does no harm.
 const triggerPatience = 10 * time.Second
 
 // Standing is the fence of a migration, as it may stand on its source.
@@ -26,9 +26,9 @@ type Standing struct {
 	Store *state.Store
 }
 
-// TakeDown opens the fence, records that it is gone, and takes down what it can of its
-// triggers. opened is called once writers pass. With a run the fence of another one is let be. Where
-// writers may still be refused the error is a *StillFencedError.
+// TakeDown opens the fence, records that it is gone, and drops what it can of its triggers. opened
+// is called once writers pass. With a run the fence of another one is left alone. If writers may
+// still be refused the error is a *StillFencedError.
 func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell func(string)) error {
 	conn, err := online.Open(ctx, session.Config{DSN: f.DSN, Application: f.Name + " un-fence"})
 	if err != nil {
@@ -54,13 +54,13 @@ func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell 
 		left = append(left, Left{Table: "some tables", Why: err.Error()})
 	}
 	if len(left) > 0 {
-		tell("the fence is open; triggers of it that let everybody pass are left, until the next cutover, run of migrate, or cleanup: " + ListLeft(left))
+		tell("the fence is open; some of its triggers, which let everybody pass, are left until the next cutover, run of migrate, or cleanup: " + ListLeft(left))
 	}
 	return nil
 }
 
-// takeDownOwn takes the fence of this run down, and goes on trying until ctx ends: the source
-// may be restarting.
+// takeDownOwn takes the fence of this run down, and keeps trying until ctx ends: the source may be
+// restarting.
 func (f Standing) takeDownOwn(ctx context.Context, opened func(), tell func(string)) error {
 	for n := 0; ; n++ {
 		err := f.TakeDown(ctx, f.Store.Run(), opened, tell)
