@@ -40,17 +40,17 @@ func (f Fence) Unchanged(ctx context.Context, conn *pgx.Conn) error {
 	}
 	for _, p := range now.Parents {
 		if !slices.ContainsFunc(f.Parents, func(was catalog.Parent) bool { return was.OID == p.OID }) {
-			return fmt.Errorf("%s has become a parent of migrated tables during the fence, and passes it", p)
+			return fmt.Errorf("%s has become a parent of migrated tables inside the fence, and passes it", p)
 		}
 	}
 	for _, s := range subscriptions {
 		if s.Enabled {
-			return fmt.Errorf("subscription %s was enabled during the fence: it writes to %s", catalog.Quote(s.Name), strings.Join(s.Tables, ", "))
+			return fmt.Errorf("subscription %s was enabled inside the fence: it writes to %s", catalog.Quote(s.Name), strings.Join(s.Tables, ", "))
 		}
 	}
 	for _, oid := range now.Fed {
 		if !slices.Contains(f.Fed, oid) {
-			return errors.New("a subscription got a migrated table during the fence")
+			return errors.New("a subscription got a migrated table inside the fence")
 		}
 	}
 	return nil
