@@ -65,36 +65,44 @@ func (p *progress) caughtUp(v migration.Status) {
 	p.ui.note("caught up: run `walferry cutover` when ready (`walferry cutover --dry-run` rehearses it)")
 }
 
-// line describes the work in progress on one line.
-func (p *progress) line(v migration.Status) string {
+// line describes the work in progress on one line of at most width columns; 0: of any length. What
+// is left goes last.
+func (p *progress) line(v migration.Status, width int) string {
 	switch v.Phase {
 	case migration.Copying:
-		text := fmt.Sprintf("copying: %d of %d tables, %s of about %s, %s rows", v.Copy.TablesDone, v.Copy.Tables, bytesText(v.Copy.Bytes), bytesText(v.Copy.BytesTotal), countText(v.Copy.Rows))
-		if v.Copy.ETASeconds > 0 {
-			text += ", about " + secondsText(v.Copy.ETASeconds) + " left"
+		parts := []part{
+			{4, fmt.Sprintf("%d of %d tables", v.Copy.TablesDone, v.Copy.Tables)},
+			{3, bytesText(v.Copy.Bytes) + " of about " + bytesText(v.Copy.BytesTotal)},
+			{1, countText(v.Copy.Rows) + " rows"},
+			{5, etaText(v)},
 		}
 		if v.Indexes.TablesDone > 0 {
-			text += fmt.Sprintf("; indexes of %d tables", v.Indexes.TablesDone)
+			parts = append(parts, part{2, fmt.Sprintf("indexes of %d tables", v.Indexes.TablesDone)})
 		}
-		return text
+		return fit(width, "copying: ", parts...)
 	case migration.Indexing:
-		return fmt.Sprintf("indexing: %s (indexes of %d of %d tables)", v.Step, v.Indexes.TablesDone, v.Indexes.Tables)
+		return fit(width, "indexing: ", part{2, v.Step}, part{1, fmt.Sprintf("indexes of %d of %d tables", v.Indexes.TablesDone, v.Indexes.Tables)})
 	case migration.Following:
-		lag := "not known yet"
+		lag := part{5, "lag not known yet"}
 		if s := v.Stream; s.LagSeconds != nil && s.LagBytes != nil {
-			lag = fmt.Sprintf("%s (%s)", secondsText(*s.LagSeconds), bytesText(*s.LagBytes))
+			lag.text = fmt.Sprintf("lag %s (%s)", secondsText(*s.LagSeconds), bytesText(*s.LagBytes))
 		}
-		text := fmt.Sprintf("following: %s transactions/s, lag %s, applied %s, %s transactions", countText(int64(p.rate)), lag, v.Stream.AppliedLSN, countText(v.Stream.Transactions))
-		if v.Note != "" {
-			text += ", " + v.Note
-		}
-		return text
+		return fit(width, "following: ", part{3, countText(int64(p.rate)) + " transactions/s"}, lag,
+			part{1, "applied " + v.Stream.AppliedLSN}, part{2, countText(v.Stream.Transactions) + " transactions"}, part{4, v.Note})
 	case migration.Fenced, migration.Drained:
 		return "cutting over: " + string(v.Phase)
 	case migration.Finished:
-		return "finished: the target is open; doing what comes after the opening"
+		return fit(width, "finished: ", part{2, "the target is open"}, part{1, "doing what comes after the opening"})
 	}
-	return string(v.Phase) + ": " + v.Step
+	return fit(width, string(v.Phase)+": ", part{1, v.Step})
+}
+
+// etaText is how long the copy still takes; empty: nobody knows.
+func etaText(v migration.Status) string {
+	if v.Copy.ETASeconds <= 0 {
+		return ""
+	}
+	return "about " + secondsText(v.Copy.ETASeconds) + " left"
 }
 
 func (p *progress) log() {
@@ -110,7 +118,7 @@ func (p *progress) log() {
 		p.measure(v)
 		p.caughtUp(v)
 		if n%int(logInterval/time.Second) == 0 {
-			p.ui.logger.Info(p.line(v))
+			p.ui.logger.Info(p.line(v, 0))
 		}
 	}
 }
@@ -120,9 +128,9 @@ func (p *progress) log() {
 func (p *progress) draw() {
 	container := mpb.New(mpb.WithOutput(p.ui.screen), mpb.WithWidth(100), mpb.WithRefreshRate(200*time.Millisecond), mpb.WithAutoRefresh())
 	p.ui.draw(func(line string) { fmt.Fprintln(container, line) })
-	d := &drawing{p: p, container: container, tables: map[string]*mpb.Bar{}, rows: map[string]int64{}, name: 32, filler: 24}
-	if columns, _, err := term.GetSize(int(p.ui.screen.Fd())); err == nil && columns < 110 {
-		d.name, d.filler = max(10, min(24, columns/4)), max(5, columns/10) // what is left, and the time it takes, come last
+	d := &drawing{p: p, container: container, tables: map[string]*mpb.Bar{}, rows: map[string]int64{}, name: 32, filler: 24, columns: p.columns()}
+	if d.columns > 0 && d.columns < 110 {
+		d.name, d.filler = max(10, min(24, d.columns/4)), max(5, d.columns/10) // what is left, and the time it takes, come last
 	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -142,6 +150,15 @@ func (p *progress) draw() {
 	p.ui.draw(nil)
 }
 
+// columns is the width of the terminal; 0: it is not known.
+func (p *progress) columns() int {
+	columns, _, err := term.GetSize(int(p.ui.screen.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}
+
 // drawing is the display on the terminal.
 type drawing struct {
 	p         *progress
@@ -150,10 +167,11 @@ type drawing struct {
 	total     *mpb.Bar
 	tables    map[string]*mpb.Bar
 
-	mu   sync.Mutex
-	text string
-	eta  string
-	rows map[string]int64 // rows copied of the tables that have a bar
+	mu      sync.Mutex
+	text    string
+	eta     string
+	rows    map[string]int64 // rows copied of the tables that have a bar
+	columns int              // of the terminal; 0: not known
 
 	name, filler int // columns
 }
@@ -166,34 +184,35 @@ func (d *drawing) begin() {
 	})))
 }
 
-func (d *drawing) bar(name string, total int64, priority int, after decor.Decorator) *mpb.Bar {
+// bar is one that is followed by what it stands for, and by something more that after gives. Of both,
+// what is of the lower rank is left out where the terminal is too narrow.
+func (d *drawing) bar(name string, total int64, priority int, after func() part) *mpb.Bar {
 	return d.container.New(max(total, 1), mpb.BarStyle().Lbound("").Filler("█").Tip("").Padding("░").Rbound(""),
 		mpb.BarPriority(priority), mpb.BarRemoveOnComplete(),
 		mpb.BarWidth(d.filler),
 		mpb.PrependDecorators(decor.Name(name, decor.WC{W: d.name, C: decor.DindentRight})),
 		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
-			return fmt.Sprintf(" %s of %s", bytesText(s.Current), bytesText(s.Total))
-		}), after))
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			width := 0
+			if d.columns > 0 {
+				width = max(1, d.columns-d.name-d.filler-3) // blanks, and the last column, where terminals wrap
+			}
+			return " " + fit(width, "", part{2, bytesText(s.Current) + " of " + bytesText(s.Total)}, after())
+		})))
 }
 
 func (d *drawing) show(v migration.Status) {
+	columns := d.p.columns()
 	d.mu.Lock()
-	d.text = d.p.line(v)
-	d.eta = ""
-	if v.Copy.ETASeconds > 0 {
-		d.eta = ", about " + secondsText(v.Copy.ETASeconds) + " left"
-	}
+	d.columns, d.text, d.eta = columns, d.p.line(v, max(0, columns-1)), etaText(v)
 	for _, t := range v.Tables {
 		d.rows[t.Table.Schema+"."+t.Table.Name] = t.Rows
 	}
 	d.mu.Unlock()
 	copying := v.Phase == migration.Copying && v.Copy.TablesDone < v.Copy.Tables
 	if copying && d.total == nil {
-		d.total = d.bar("all tables", v.Copy.BytesTotal, 1<<19, decor.Any(func(decor.Statistics) string {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			return d.eta
-		}))
+		d.total = d.bar("all tables", v.Copy.BytesTotal, 1<<19, func() part { return part{3, d.eta} })
 	}
 	if d.total != nil {
 		d.total.SetTotal(max(v.Copy.BytesTotal, v.Copy.Bytes, 1), false)
@@ -212,12 +231,7 @@ func (d *drawing) show(v migration.Status) {
 			}
 			running[name] = true
 			if d.tables[name] == nil {
-				rows := decor.Any(func(decor.Statistics) string {
-					d.mu.Lock()
-					defer d.mu.Unlock()
-					return ", " + countText(d.rows[name]) + " rows"
-				})
-				d.tables[name] = d.bar(shorten(clean(name), d.name), t.BytesTotal, i, rows)
+				d.tables[name] = d.bar(shorten(clean(name), d.name), t.BytesTotal, i, func() part { return part{1, countText(d.rows[name]) + " rows"} })
 			}
 			d.tables[name].SetTotal(max(t.BytesTotal, t.Bytes, 1), false)
 			d.tables[name].SetCurrent(t.Bytes)
