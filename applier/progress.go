@@ -41,7 +41,11 @@ func (p *Progress) add(tx *decoder.Tx, changes int) {
 	}
 }
 
-const createProgress = `
+// ProgressTable is the table of positions.
+const ProgressTable = "walferry.progress"
+
+// ProgressTableSQL makes that table.
+const ProgressTableSQL = `
 create table if not exists walferry.progress (
     stream        text primary key,            -- the migration's name
     applied       pg_lsn not null,             -- every source transaction whose commit record starts before it is here
@@ -99,7 +103,7 @@ select to_regclass('walferry.progress') is not null, to_regnamespace('walferry')
 	}
 	sql := ""
 	if !table {
-		sql = createProgress
+		sql = ProgressTableSQL
 	}
 	if !schema {
 		sql = `create schema walferry;` + sql

@@ -28,7 +28,7 @@ func (r *run) readers(ctx context.Context) error {
 			continue
 		}
 		if s.Major > 10 {
-			continue // on the source walferry has no tables
+			continue // walferry makes no table on such a source (flow.MakeMark)
 		}
 		// The table exists only if the operator followed this advice; or walferry has created it,
 		// and then it is too late.

@@ -60,9 +60,10 @@ func (e *LeftError) Hint() string {
 // away by itself.
 const leftoversSQL = `
 select 'schema walferry', null from pg_namespace where nspname = 'walferry'
-union all select 'publication ' || pubname, case when $1 <> '' and pubname in ('walferry_' || $1, 'walferry_' || $1 || '_insert') then ''
-   else regexp_replace(substr(pubname::text, 10), '_insert$', '') end from pg_publication where pubname ~ '^walferry_'
-union all select 'slot ' || slot_name, case slot_name when 'walferry_' || $1 then '' else substr(slot_name::text, 10) end
+union all select 'publication ' || pubname, case when $1 <> '' and pubname in ('walferry_' || $1, 'walferry_' || $1 || '_insert')
+   or $2 <> '' and pubname in ('walferry_' || $2 || '_back', 'walferry_' || $2 || '_back_insert') then ''
+   else regexp_replace(substr(pubname::text, 10), '(_back)?(_insert)?$', '') end from pg_publication where pubname ~ '^walferry_'
+union all select 'slot ' || slot_name, case when slot_name in ('walferry_' || $1, 'walferry_' || $2 || '_back') then '' else regexp_replace(substr(slot_name::text, 10), '_back$', '') end
   from pg_replication_slots where slot_name ~ '^walferry_' and not temporary and (database is null or database = current_database())
 union all select 'trigger ' || t.tgname || ' on ' || t.tgrelid::regclass,
    case when p.proname in ('fence_' || $1, 'word_' || $1) then '' when p.proname ~ '^(fence|word)_' then regexp_replace(p.proname::text, '^(fence|word)_', '') end
@@ -74,7 +75,7 @@ union all select 'sequence walferry.' || relname,
    case when relname ~ ('^word_' || $1 || '_[0-9]+$') then '' else regexp_replace(relname::text, '^word_(.*)_[0-9]+$', '\1') end
   from pg_class where relnamespace = to_regnamespace('walferry') and relkind = 'S' and relname ~ '^word_.*_[0-9]+$'
 union all select 'table walferry.' || relname, null from pg_class where relnamespace = to_regnamespace('walferry') and relkind in ('r', 'p', 'v', 'm', 'f')
-union all select 'replication origin ' || roname, '' from pg_replication_origin where roname = 'walferry_' || $2
+union all select 'replication origin ' || roname, '' from pg_replication_origin where roname in ('walferry_' || $2, 'walferry_' || $1 || '_back')
 order by 1`
 
 // leftovers lists what a server has of walferry's, of any migration.
@@ -108,14 +109,15 @@ func leftovers(ctx context.Context, conn *pgx.Conn, on, asSource, asTarget strin
 // source of and the one it is the target of; either may be empty.
 func otherMigrations(ctx context.Context, conn *pgx.Conn, asSource, asTarget string) ([]string, error) {
 	others, err := column(ctx, conn, `
-select substr(slot_name::text, 10) from pg_replication_slots
- where slot_name ~ '^walferry_' and not temporary and database = current_database() and slot_name <> 'walferry_' || $1
+select regexp_replace(substr(slot_name::text, 10), '_back$', '') from pg_replication_slots
+ where slot_name ~ '^walferry_' and not temporary and database = current_database() and slot_name not in ('walferry_' || $1, 'walferry_' || $2 || '_back')
 union
-select regexp_replace(substr(pubname::text, 10), '_insert$', '') from pg_publication
+select regexp_replace(substr(pubname::text, 10), '(_back)?(_insert)?$', '') from pg_publication
  where pubname ~ '^walferry_' and ($1 = '' or pubname not in ('walferry_' || $1, 'walferry_' || $1 || '_insert'))
+   and ($2 = '' or pubname not in ('walferry_' || $2 || '_back', 'walferry_' || $2 || '_back_insert'))
 union
 select regexp_replace(proname::text, '^(fence|word)_', '') from pg_proc
- where pronamespace = to_regnamespace('walferry') and proname ~ '^(fence|word)_' and proname not in ('fence_' || $1, 'word_' || $1)`, asSource)
+ where pronamespace = to_regnamespace('walferry') and proname ~ '^(fence|word)_' and proname not in ('fence_' || $1, 'word_' || $1)`, asSource, asTarget)
 	if err != nil {
 		return nil, fmt.Errorf("look for other migrations: %w", err)
 	}
@@ -130,7 +132,7 @@ select regexp_replace(proname::text, '^(fence|word)_', '') from pg_proc
 		if err := catalog.Trust(ctx, conn); err != nil { // it may be a view that a user has created
 			return nil, err
 		}
-		more, err := column(ctx, conn, `select `+t.column+` from walferry.`+t.table+` where `+t.column+` <> $1`, asTarget)
+		more, err := column(ctx, conn, `select regexp_replace(`+t.column+`, '_back$', '') from walferry.`+t.table+` where `+t.column+` not in ($1, $2 || '_back')`, asTarget, asSource)
 		if err != nil {
 			return nil, fmt.Errorf("look for other migrations: %w", err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
@@ -37,6 +38,9 @@ func fromSource(ctx context.Context, conn *pgx.Conn, name string) error {
 		if err := slot.DropPublication(ctx, conn, p); err != nil {
 			return err
 		}
+	}
+	if err := flow.DisarmTo(ctx, conn, flow.Name{Migration: name, Direction: flow.Back}); err != nil {
+		return err
 	}
 	return sourceSchema(ctx, conn, name)
 }
@@ -75,12 +79,12 @@ func sourceSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 	}
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err = online.Run(patience, conn, "", `drop table if exists walferry.heartbeat; drop schema walferry`)
+	err = online.Run(patience, conn, "", `drop table if exists walferry.heartbeat, walferry.progress; drop schema walferry`)
 	if catalog.State(err) == catalog.DependentObjects { // it contains something else: leftovers reports it
 		return nil
 	}
 	if err != nil {
-		holders, _ := online.Holders(context.WithoutCancel(ctx), conn, "walferry.heartbeat")
+		holders, _ := online.Holders(context.WithoutCancel(ctx), conn, applier.ProgressTable)
 		return fmt.Errorf("drop schema walferry on the source, whose tables are in use (%s): %w", online.List(holders), err)
 	}
 	return nil

@@ -108,9 +108,10 @@ func (f *Flow) connect(ctx context.Context) (*pgx.Conn, error) {
 // applying is the name of the applier's session, after the flow's name.
 const applying = " apply"
 
-// targetTable leaves out what an older version has added to the publication for its canary.
+// targetTable leaves out what the publication has of walferry itself: the mark, and what an older version has added
+// there for its canary.
 func targetTable(namespace, name string) (pgx.Identifier, bool) {
-	return pgx.Identifier{namespace, name}, namespace != "walferry" || name != "heartbeat"
+	return pgx.Identifier{namespace, name}, namespace != "walferry"
 }
 
 // Stream is the configuration of the stream from a position on.

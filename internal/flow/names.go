@@ -44,6 +44,14 @@ func (n Name) String() string {
 	return n.Migration
 }
 
+// Reverse returns the name of the flow between the same servers in the other direction.
+func (n Name) Reverse() Name {
+	if n.Direction == Back {
+		return Name{n.Migration, Forth}
+	}
+	return Name{n.Migration, Back}
+}
+
 // Source returns the names of the flow's objects on the server that it comes from.
 func (n Name) Source() slot.Names { return slot.NamesOf(n.String()) }
 

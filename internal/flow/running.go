@@ -103,19 +103,20 @@ func (r *Running) applyStream(ctx context.Context) error {
 	r.mu.Lock()
 	r.stream = stream
 	r.mu.Unlock()
-	return r.applier.Run(ctx, &watched{stream, r})
+	filter := applier.NewFilter(stream, applier.FilterConfig{Stream: r.flow.Name.Reverse().String()})
+	return r.applier.Run(ctx, &watched{filter, r})
 }
 
 // watched is the stream on its way to the applier. It remembers the last transaction that changed a
 // table that is followed, and sees the beats.
 type watched struct {
-	*decoder.Stream
+	applier.Source
 	r *Running
 }
 
 // Next is the stream's.
 func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
-	tx, err := w.Stream.Next(ctx)
+	tx, err := w.Source.Next(ctx)
 	if err == nil {
 		w.r.pulse.saw(tx)
 		if table := written(tx); table != nil {

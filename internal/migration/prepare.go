@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -42,6 +43,10 @@ func (r *runner) publish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create the schema walferry on the source: %w", err)
 	}
+	var marks []pgx.Identifier
+	if err := r.source.Do(ctx, func(conn *pgx.Conn) (err error) { marks, err = flow.MakeMark(ctx, conn); return err }); err != nil {
+		return err
+	}
 	states, err := r.tables.Describe(ctx, insertOnly)
 	if err != nil {
 		return err
@@ -59,7 +64,7 @@ func (r *runner) publish(ctx context.Context) error {
 				return err
 			}
 		}
-		publications, err = slot.Publish(ctx, conn, r.flow.Name.Source(), published(states, false), published(states, true))
+		publications, err = slot.Publish(ctx, conn, r.flow.Name.Source(), append(published(states, false), marks...), published(states, true))
 		return err
 	})
 	if err != nil {
