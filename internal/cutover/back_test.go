@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -172,48 +173,54 @@ func TestSwitch_WayBackTakenBack(t *testing.T) {
 	m.asBefore()
 }
 
-// Back, the record is not on the server that is opened: that is open all the same when the record cannot be
-// written, and the record is written as soon as it can be.
-func TestSwitch_Apart(t *testing.T) {
-	m := newMove(t)
-	_, third := pgtest.Pair(t, 15, 18)
-	home := m.end(third)
-	m.Store, m.Apart = state.At(home.Link, "x"), true
-	pgtest.Exec(t, third, `create schema walferry`)
-	if err := errors.Join(m.Store.Begin(t.Context(), &state.Record{Name: "x"}), m.Store.Take(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	m.Sequences.Store = m.Store
-	locker := connect(t, third)
-	opened := make(chan bool, 1)
-	m.Observers = []Observer{func(ctx context.Context, s state.Taken) error {
-		if s.Name != stepOpen || s.Outcome != state.Begun {
+// A fence that an earlier switch in the other direction has left on the target opens with it: in the transaction that
+// opens the target, or where that is not to be had right after it. No trigger of it stays.
+func TestSwitch_Stands(t *testing.T) {
+	for _, prepared := range []bool{true, false} {
+		m := newMove(t)
+		conn := connect(t, m.To.DSN)
+		list, err := catalog.Tables(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		earlier := Fence{Name: "x_back", Tables: list}
+		if err := earlier.Prepare(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := earlier.Raise(t.Context(), conn, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if err := earlier.Seal(t.Context(), conn); err != nil {
+			t.Fatal(err)
+		}
+		home := m.Store
+		m.Stands = Standing{Name: "x_back", DSN: m.To.DSN, Store: home}
+		app := connect(t, m.To.DSN)
+		m.Observers = []Observer{func(_ context.Context, s state.Taken) error {
+			switch {
+			case s.Name == stepSeal && s.Outcome == state.Begun:
+				if !refused(t, app, `insert into t (a) values ('early')`) {
+					t.Error("the target takes writes before the seal")
+				}
+			case s.Name == stepOpen && s.Outcome == state.Begun && !prepared:
+				m.opening.close()
+				m.opening = nil
+			case s.Name == stepTakeDown && s.Outcome == state.Begun:
+				if refused(t, app, `insert into t (a) values ('after')`) {
+					t.Error("the target refuses writes after the opening")
+				}
+			}
 			return nil
+		}}
+		if _, err := m.Run(t.Context(), t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		if _, err := locker.Exec(ctx, `begin; select 1 from walferry.migration for update`); err != nil {
-			return err
+		if left := pgtest.Query(t, m.To.DSN, `select count(*) from pg_trigger where tgname like 'walferry%'`)[0][0]; left != "0" {
+			t.Errorf("triggers left: %s", left)
 		}
-		reader := connect(t, m.To.DSN)
-		go func() {
-			_, err := reader.Exec(context.Background(), `set lock_timeout = '30s'; select * from u`) // which the opening has locked
-			opened <- err == nil
-			locker.Exec(context.Background(), `rollback`) //nolint:errcheck // the switch ends only when it was
-		}()
-		return nil
-	}}
-	if _, err := m.Run(t.Context(), t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if !<-opened {
-		t.Error("the target waited for the record")
-	}
-	var phase state.Phase
-	if err := home.Link.Row(t.Context(), `select phase from walferry.migration`, nil, &phase); err != nil || phase != state.Finished {
-		t.Errorf("phase %s, %v", phase, err)
-	}
-	var here int
-	if err := m.To.Link.Row(t.Context(), `select count(*) from walferry.migration where phase = 'finished'`, nil, &here); err != nil || here > 0 {
-		t.Errorf("the record of the target says finished: %d, %v", here, err)
+		if refused(t, app, `insert into t (a) values ('late')`) {
+			t.Error("the target refuses writes")
+		}
 	}
 }
 

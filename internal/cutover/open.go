@@ -30,16 +30,9 @@ func (s *Switch) conclude(ctx context.Context) error {
 	}
 	record, err := end(nil, nil)
 	if err == nil {
-		if s.Apart {
-			err = s.opening.commit(ctx, "")
-		} else {
-			err = s.opening.commit(ctx, record)
-		}
+		err = s.opening.commit(ctx, record)
 		s.opening.close()
 		s.opening = nil
-		if err == nil && s.Apart { // To is open: what keeps this from being recorded keeps nobody waiting
-			err = s.Store.Finish(ctx, record)
-		}
 	}
 	for ; err != nil; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
 		if ctx.Err() != nil {
@@ -53,8 +46,11 @@ func (s *Switch) conclude(ctx context.Context) error {
 		if left, recorded, err = s.Opening.EnableEach(ctx); err == nil {
 			record, err = end(left, recorded)
 		}
+		if err == nil && s.Stands.Name != "" {
+			err = s.Stands.open(ctx)
+		}
 		if err == nil {
-			err = s.Store.Finish(ctx, record)
+			err = s.To.Link.Exec(ctx, record)
 		}
 		if err == nil {
 			break
@@ -75,6 +71,9 @@ func (s *Switch) afterOpen() []Step {
 	if s.Proof != nil {
 		add(stepSmall, s.compareSmall)
 	}
+	if s.Stands.Name != "" {
+		add(stepTakeDown, s.takeDownStanding)
+	}
 	add(stepViews, s.refreshViews)
 	add(stepRest, s.enableRest)
 	if s.Proof != nil {
@@ -82,6 +81,11 @@ func (s *Switch) afterOpen() []Step {
 	}
 	add(stepValidate, s.validateKeys)
 	return steps
+}
+
+// takeDownStanding takes what is left of the fence that was opened with To. Its triggers let everybody pass.
+func (s *Switch) takeDownStanding(ctx context.Context) error {
+	return s.Stands.TakeDown(ctx, "", func() {}, s.say)
 }
 
 func (s *Switch) validateKeys(ctx context.Context) error {
@@ -136,7 +140,7 @@ func (s *Switch) keep(ctx context.Context, proof *verify.Verified) error {
 // it before the fence is sealed, and its locks are taken; only its COMMIT is left.
 type opening struct{ conn *pgx.Conn }
 
-// commit commits the opening together with what is recorded of it, if that is here: one message to the server.
+// commit commits the opening together with what is recorded of it: one message to the server.
 func (o *opening) commit(ctx context.Context, record string) error {
 	if o == nil {
 		return errors.New("it was not prepared")

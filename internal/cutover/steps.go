@@ -45,6 +45,7 @@ const (
 	stepSeal       = "seal"
 	stepAdopt      = "adopt" // instead of all before it, in a run that finds a sealed fence
 	stepOpen       = "open"
+	stepTakeDown   = "take down the fence that stood on the target"
 	stepSmall      = "compare small tables"
 	stepViews      = "refresh views"
 	stepRest       = "enable the rest"
@@ -303,10 +304,17 @@ func (s *Switch) lastGate(ctx context.Context) error {
 
 func (s *Switch) prepareOpening(ctx context.Context) error {
 	conn, err := s.Opening.Prepare(ctx, s.say)
-	if err == nil {
-		s.opening = &opening{conn}
+	if err != nil {
+		return err
 	}
-	return err
+	s.opening = &opening{conn}
+	if s.Stands.Name == "" {
+		return nil
+	}
+	if _, err := conn.Exec(ctx, openFunction(s.Stands.Name, "")); err != nil {
+		return fmt.Errorf("prepare the opening of the fence that stands on the target: %w", err)
+	}
+	return nil
 }
 
 func (s *Switch) dropOpening(context.Context, error) error {

@@ -39,6 +39,8 @@ type Switch struct {
 	NeedWayBack bool
 	Onward      state.Phase // that a switch with a way back ends in; one without ends in Finished
 	Pass        string      // what lets the way back through the fence of From; see Fence.Pass
+	// Stands is the fence that a switch in the other direction has left on To: it opens with To. The zero value: there is none.
+	Stands Standing
 
 	// Gates are the conditions, in their order; see LagGate and those beside it.
 	Gates []Step
@@ -47,8 +49,7 @@ type Switch struct {
 	// gates.
 	Identity func(ctx context.Context, from session.Lender) (mark string, err error)
 
-	Store    *state.Store
-	Apart    bool                                     // the record is not on To, so that opening To and recording it are not one transaction
+	Store    *state.Store                             // its record is on To, and says that To is open by the transaction that opens it
 	Advance  func(context.Context, state.Phase) error // records and tells a phase
 	Finished func(*Result)                            // told once To is open
 	Closed   func()                                   // called when the switch was undone and could not open From again

@@ -151,9 +151,6 @@ select 1 / count(*) from mine`,
 		catalog.Literal(string(phase)), catalog.Literal(at.UTC().Format(time.RFC3339Nano)), pauseMS, strings.Join(literals, ", "), catalog.Literal(string(text)), catalog.Literal(s.name), catalog.Literal(s.run)), nil
 }
 
-// Finish runs what FinishSQL has returned, where the record is.
-func (s *Store) Finish(ctx context.Context, sql string) error { return s.home.Exec(ctx, sql) }
-
 // OnOpen reads what the opening of the target runs there, as whoever recorded it wrote it.
 func OnOpen(ctx context.Context, q catalog.Querier, migration string) (elements []string, err error) {
 	if err := q.QueryRow(ctx, `select on_open from walferry.migration where name = $1`, migration).Scan(&elements); err != nil {
