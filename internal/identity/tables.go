@@ -125,18 +125,25 @@ func (t *Tables) Migrated(ctx context.Context) (tables []catalog.Table, err erro
 }
 
 // Describe returns the selected tables as they are now on both sides, as they will be remembered.
-func (t *Tables) Describe(ctx context.Context, insertOnly []catalog.Table) (states []state.Table, err error) {
+// insertOnly are the patterns of those that the user says are only ever inserted into.
+func (t *Tables) Describe(ctx context.Context, insertOnly []string) (states []state.Table, err error) {
+	selected := t.Selected()
+	var only []catalog.Table
+	if len(insertOnly) > 0 {
+		if only, err = catalog.Select(selected, insertOnly, nil); err != nil {
+			return nil, err
+		}
+	}
 	now, err := read(ctx, t.From, t.To)
 	if err != nil {
 		return nil, err
 	}
-	selected := t.Selected()
 	for i := range selected {
 		s := &selected[i]
 		table := state.Table{OID: s.OID, Name: s.Name, Kind: string(s.Kind)}
 		if s.Kind == 'r' {
 			table.Columns = columnsOf(s)
-			table.InsertOnly = slices.ContainsFunc(insertOnly, func(only catalog.Table) bool { return only.OID == s.OID })
+			table.InsertOnly = slices.ContainsFunc(only, func(o catalog.Table) bool { return o.OID == s.OID })
 		}
 		states = append(states, table)
 	}

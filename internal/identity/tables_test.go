@@ -29,24 +29,22 @@ func TestTables(t *testing.T) {
 	tables := &Tables{
 		From: from, To: to, Store: store, Selection: Selection{Exclude: []string{"public.other"}}, Logger: slog.New(slog.DiscardHandler),
 	}
-	selected := func(onlyKnown bool, want ...string) []catalog.Table {
+	selected := func(onlyKnown bool, want ...string) {
 		t.Helper()
 		if err := tables.Select(t.Context(), onlyKnown); err != nil {
 			t.Fatal(err)
 		}
-		found := tables.Selected()
-		if got := names(found); !slices.Equal(got, want) {
+		if got := names(tables.Selected()); !slices.Equal(got, want) {
 			t.Errorf("selected %q, want %q", got, want)
 		}
-		return found
 	}
 	gate := func() error {
 		_, err := tables.Gate(t.Context(), from)
 		return err
 	}
 
-	found := selected(false, "public.a", "public.log")
-	was, err := tables.Describe(t.Context(), found[1:])
+	selected(false, "public.a", "public.log")
+	was, err := tables.Describe(t.Context(), []string{"public.log"})
 	if err != nil {
 		t.Fatal(err)
 	}
