@@ -1,5 +1,6 @@
-// Package copying brings the rows of a flow's tables to the server that it goes to, as of one moment or
-// of several, each of which is known, and builds the indexes of each table as soon as it is complete.
+// Package copying copies the rows of a flow's tables to the server that it goes to, as of one
+// moment or of several, each of which is known, and builds the indexes of each table as soon as it
+// is complete.
 package copying
 
 import (
@@ -21,10 +22,10 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// Copy is the copy of a migration's tables. Its fields are not changed once it is used.
+// Copy is the copy of a migration's tables. Its fields do not change once it is in use.
 type Copy struct {
 	Flow *flow.Flow
-	// Tables are those that hold rows. It is asked whenever something is done with them.
+	// Tables returns those that hold rows. It is called whenever something is done with them.
 	Tables func() []catalog.Table
 	// Archive reads the dump that the indexes are made of; nil: the target has them already.
 	Archive func(context.Context) (*schema.Dump, error)
@@ -46,10 +47,10 @@ type Copy struct {
 	analyzed []catalog.Name     // tables whose statistics were gathered beside the copy
 }
 
-// Hold makes the copy begin under a snapshot, and end it. It replaces one that there is; nil: there is none any more.
+// Hold sets the snapshot of the copy, and closes the one before; nil: there is none any more.
 func (c *Copy) Hold(ctx context.Context, exported *slot.Exported) {
 	if c.exported != nil {
-		c.exported.Close(ctx) //nolint:errcheck // it is not wanted any more; a slot that stays does so whatever the connection says
+		c.exported.Close(ctx) //nolint:errcheck // it is no longer needed; a permanent slot stays whatever the connection says
 	}
 	c.exported = exported
 }
@@ -73,13 +74,14 @@ const snapshotPatience = 10 * time.Minute
 
 // Run copies every table and builds the indexes of each as soon as it is complete.
 //
-// The slot's snapshot ends with the process that holds it. What is missing then, and
-// tables that were rewritten before they were read, are copied under later ones, of which the position is
-// known as well: flow.Converge brings all of it to one commit. The stream still begins at the slot's first position, begin.
+// The slot's snapshot ends with the process that holds it. What is missing then, and tables that
+// were rewritten before they were read, are copied under later ones, whose positions are known as
+// well: flow.Converge brings all of it to one commit. The stream still begins at the slot's first
+// position, begin.
 func (c *Copy) Run(ctx context.Context, begin decoder.LSN) error {
 	resumes := c.exported == nil
 	if resumes {
-		// Otherwise going on with the copy would be of no use.
+		// Otherwise there would be no point in continuing the copy.
 		if err := c.Flow.Continuous(ctx, begin); err != nil {
 			return err
 		}
@@ -99,9 +101,9 @@ func (c *Copy) Run(ctx context.Context, begin decoder.LSN) error {
 			c.Flow.Logger.Info("tables are copied again under a later snapshot", "tables", rewritten.Error(), "round", round)
 			tables, jobs = rewritten.Tables, 1 // and so fast that it is not rewritten again
 		case errors.As(err, &lost):
-			c.Flow.Logger.Warn("the snapshot is lost, for the source has ended every session that had it: the copy goes on under another one")
+			c.Flow.Logger.Warn("the snapshot is lost, for the source has ended every session that had it: the copy resumes under another one")
 			c.mu.Lock()
-			c.copiers = c.copiers[:len(c.copiers)-1] // what it has finished is the next one's, too
+			c.copiers = c.copiers[:len(c.copiers)-1] // the next one takes over what it has finished
 			c.mu.Unlock()
 		default:
 			return err
@@ -111,7 +113,8 @@ func (c *Copy) Run(ctx context.Context, begin decoder.LSN) error {
 	}
 }
 
-// Read makes the tables that the copy is recorded in, and notes as of when tables were copied so far.
+// Read creates the tables that the copy is recorded in, and notes as of when tables were copied so
+// far.
 func (c *Copy) Read(ctx context.Context) error {
 	err := c.Flow.To.Link.Do(ctx, func(conn *pgx.Conn) error { return snapshot.Prepare(ctx, conn) })
 	if err != nil {
@@ -136,7 +139,7 @@ func (c *Copy) exportAgain(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("take another snapshot for the rest of the copy: %w", err)
 	}
-	c.Flow.Logger.Info("the copy goes on under another snapshot", "consistent_point", c.exported.ConsistentPoint)
+	c.Flow.Logger.Info("the copy resumes under another snapshot", "consistent_point", c.exported.ConsistentPoint)
 	return nil
 }
 

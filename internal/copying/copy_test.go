@@ -20,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// What the first run has copied stays as of the slot's snapshot. What the next one copies is as of a later
-// one, since the first has gone with its process; each table is known to be of one of them.
+// What the first run has copied stays as of the slot's snapshot. What the next one copies is as of
+// a later one, since the first has gone with its process; each table is known to be of one of them.
 func TestCopy_Resumed(t *testing.T) {
 	t.Parallel()
 	from, to := pgtest.Pair(t, 13, 18)

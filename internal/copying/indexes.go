@@ -8,8 +8,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// builder starts a builder, beside the copy or after it; nil where the target has all indexes. With goesOn
-// the tables that an earlier one has done count.
+// builder starts a builder, beside the copy or after it; nil if the target has all indexes. With
+// goesOn the tables that an earlier one has done count.
 func (c *Copy) builder(ctx context.Context, beside, goesOn bool) (*schema.Builder, error) {
 	tables := c.Tables()
 	analyze := map[string]bool{} // not partitions, whose statistics their parents' take in
@@ -47,7 +47,8 @@ func (c *Copy) builder(ctx context.Context, beside, goesOn bool) (*schema.Builde
 	}), nil
 }
 
-// Build builds what is missing of some tables' indexes. With goesOn those that were built before count.
+// Build builds what is missing of some tables' indexes. With goesOn those that were built before
+// count.
 func (c *Copy) Build(ctx context.Context, goesOn bool, of func(*catalog.Table) bool) error {
 	if c.Archive == nil {
 		return nil
@@ -62,13 +63,13 @@ func (c *Copy) Build(ctx context.Context, goesOn bool, of func(*catalog.Table) b
 			continue
 		}
 		if err := indexes.Table(t.Name); err != nil {
-			break // wait says why
+			break // wait returns why
 		}
 	}
 	return indexes.Wait(false)
 }
 
-// Analyzed are the tables whose statistics were gathered already.
+// Analyzed returns the tables whose statistics were gathered already.
 func (c *Copy) Analyzed() []catalog.Name {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,7 +7,8 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// Progress is how far the copy is, and which tables are on their way; ok: it was begun in this run.
+// Progress returns how far the copy is, and which tables are being copied; ok: it was begun in this
+// run.
 func (c *Copy) Progress() (all state.CopyStatus, running []snapshot.TableProgress, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -25,7 +26,7 @@ func (c *Copy) Progress() (all state.CopyStatus, running []snapshot.TableProgres
 	return copyStatus(p, time.Since(c.began)), p.Running, true
 }
 
-// Indexes is how many tables have theirs; ok: they were begun in this run.
+// Indexes returns how many tables have theirs; ok: they were begun in this run.
 func (c *Copy) Indexes() (s state.IndexStatus, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

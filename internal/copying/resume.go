@@ -42,7 +42,7 @@ func (c *Copy) onResume(ctx context.Context, t snapshot.Table) error {
 	c.mu.Lock()
 	name := catalog.Name{Schema: t.Schema, Name: t.Name}
 	w := c.windows[name]
-	w.To++ // for Mixed; what it will be is read when the copy is done
+	w.To++ // for Mixed; its value is read when the copy is done
 	c.windows[name] = w
 	c.mu.Unlock()
 	if c.Archive == nil {
@@ -77,10 +77,10 @@ select coalesce(min(x.relname::text), '') from pg_class c join pg_index i on i.i
 			return schema.Build(ctx, conn, present, x)
 		}
 	}
-	return nil // then the target has no such index, and the table is copied anew
+	return nil // then the target has no such index, and the table is copied again
 }
 
-// Windows are as of when each table was copied.
+// Windows returns as of when each table was copied.
 func (c *Copy) Windows() map[catalog.Name]decoder.Window {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Ask puts a request to the running migrate and waits for its answer. onStep gets
-// each line that the runner reports meanwhile. When ctx ends, a cutover is taken back, and the
-// answer is waited for all the same: what was done by then is undone, or it was sealed.
+// Ask puts a request to the running migrate and waits for its answer. onStep gets each line that
+// the runner reports meanwhile. When ctx ends, a cutover is taken back, and the answer is waited
+// for all the same: what was done by then is undone, or it was sealed.
 func (m Mailbox) Ask(ctx context.Context, kind string, args Args, onStep func(string)) (a Answer, err error) {
 	r, err := m.store.LoadAlive(ctx)
 	if err != nil {
@@ -44,11 +44,11 @@ type asking struct {
 	box     Mailbox
 	request *Request
 	onStep  func(string)
-	shown   int // steps that were told
+	shown   int // steps that were reported
 }
 
-// write is not under ctx: whoever is interrupted must know whether he has asked. A request is only
-// taken once its asker has looked at it, so that one whose writing came to no answer is not.
+// write is not under ctx: an interrupted caller must know whether it has asked. A request is only
+// taken once its asker has looked at it, so that one whose writing was never answered is not.
 func (q *asking) write(ctx context.Context, args string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -57,8 +57,8 @@ insert into walferry.request (migration, kind, args, requested_at, seen_at) sele
 		[]any{q.box.store.name, q.request.Kind, args}, &q.request.ID)
 }
 
-// look tells the runner that the asker lives, and returns all that he has to know: what was reported,
-// the answer, and whether there is still somebody who will give it.
+// look tells the runner that the asker is alive, and returns all that the asker has to know: what
+// was reported, the answer, and whether there is still a runner to give it.
 const look = `
 update walferry.request r set seen_at = clock_timestamp() where id = $1
 returning steps, ok, answer::text, exists(select from walferry.migration where name = r.migration and (` + fresh + ` or `
@@ -101,7 +101,7 @@ func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 	}
 }
 
-// readAnswer is an answer as it was written.
+// readAnswer reads an answer as it was written.
 func readAnswer(ok bool, raw []byte) (a Answer, err error) {
 	if len(raw) > 0 {
 		if err := json.Unmarshal(raw, &a); err != nil {
@@ -114,11 +114,11 @@ func readAnswer(ok bool, raw []byte) (a Answer, err error) {
 	return a, a.err()
 }
 
-// takeBackPatience is how long who has taken a cutover back waits to hear what has become of it;
+// takeBackPatience is how long a caller that has taken a cutover back waits to hear the outcome;
 // undoing has a minute.
 const takeBackPatience = 90 * time.Second
 
-// takeBack takes a request back whose asker has been told to end, and says what has become of it.
+// takeBack takes back a request whose asker has been told to end, and reports the outcome.
 func (q *asking) takeBack(ctx context.Context, why error) (a Answer, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackPatience)
 	defer cancel()
@@ -142,8 +142,8 @@ update walferry.request set withdrawn_at = clock_timestamp(),
 	return q.wait(ctx)
 }
 
-// unanswered is what becomes of a request whose runner has ended without an answer: it is
-// taken back, so that no later run carries it out.
+// unanswered is the outcome of a request whose runner has ended without an answer: it is taken
+// back, so that no later run carries it out.
 func (m Mailbox) unanswered(ctx context.Context, q *Request) (a Answer, err error) {
 	if q.Kind == "abort" {
 		return a, ErrUnanswered
@@ -168,8 +168,8 @@ func (m Mailbox) unanswered(ctx context.Context, q *Request) (a Answer, err erro
 	return a, a.err()
 }
 
-// Outcome reads into a value what a cutover that is done has measured, for whoever asks once it is. While
-// the migrate that has cut over still compares, it is waited for.
+// Outcome reads into a value what a finished cutover has measured, for whoever asks afterwards.
+// While the migrate that has cut over still compares, it is waited for.
 func (m Mailbox) Outcome(ctx context.Context, onStep func(string), into any) error {
 	for told := false; ; told = true {
 		r, err := m.store.Load(ctx)

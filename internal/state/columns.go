@@ -51,19 +51,19 @@ create table if not exists walferry.request (
 );
 `
 
-// later are the columns that came after it, in their order. A record that lacks some is given them
-// by whoever takes the migration over; until then it is read without them.
+// later are the columns that were added since, in their order. A record that lacks some is given
+// them by the process that takes the migration over; until then it is read without them.
 var later = []struct{ table, column, definition string }{
 	{"migration", "cutover", "jsonb"},                       // what it has measured, once it is done
 	{"migration", "comparison", "jsonb"},                    // what verify has found last, while it follows
 	{"migration", "sequences", "jsonb"},                     // the source's as they were defined; null: not known
 	{"migration", "refused", "jsonb not null default '[]'"}, // objects of the dump that the target does not take
-	{"migration", "run", "text not null default ''"},        // which process has it
+	{"migration", "run", "text not null default ''"},        // which process runs it
 	{"request", "taken_at", "timestamptz"},                  // the runner has begun to carry it out
 	{"request", "withdrawn_at", "timestamptz"},              // the asking process has taken it back
 }
 
-// addLater gives the tables what a version before this one has not made.
+// addLater adds to the tables what an earlier version has not created.
 func addLater() string {
 	var sql strings.Builder
 	for _, c := range later {
@@ -72,7 +72,7 @@ func addLater() string {
 	return sql.String()
 }
 
-// upgrade gives a record that an older version has made what it lacks.
+// upgrade adds to a record of an older version what it lacks.
 func (s *Store) upgrade(ctx context.Context) error {
 	return s.home.Do(ctx, func(conn *pgx.Conn) error {
 		var there bool
@@ -87,7 +87,7 @@ func (s *Store) upgrade(ctx context.Context) error {
 	})
 }
 
-// laterThere is a query that tells whether no column is missing.
+// laterThere is a query that reports whether no column is missing.
 func laterThere() string {
 	var tables []string
 	columns := map[string][]string{}

@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// GateError says that a condition was not met and that everything is as before:
-// exit code 4.
+// GateError says that a condition was not met and that everything is as before: exit code 4.
 type GateError struct {
 	Problem string
 	Advice  string
@@ -42,8 +41,8 @@ func NoMigration(name string, known []string) error {
 }
 
 var (
-	// ErrOvertaken ends what a process does that stood still while another one took the
-	// migration over: its lock was gone, as after a restart of the target, and it did not know.
+	// ErrOvertaken ends what a process does that stood still while another one took the migration
+	// over: its lock was gone, as after a restart of the target, and it did not know.
 	ErrOvertaken = &GateError{
 		"another process has taken this migration over meanwhile: this one leaves everything as that one has it",
 		"`walferry status` shows where it stands",
@@ -58,18 +57,18 @@ var (
 	// ErrUnanswered is that of a request whose runner has ended.
 	ErrUnanswered = &RunError{"the running migrate ended before it answered", "look at its output and at `walferry status`"}
 
-	// ErrDone is that of a cutover that was asked for, whose runner has ended without an answer:
-	// it is done, and Outcome has what it has measured.
+	// ErrDone is that of a cutover that was asked for, whose runner has ended without an answer: it
+	// is done, and Outcome has what it has measured.
 	ErrDone = errors.New("the cutover is done")
 
-	// ErrNotBegun is what an asker is told that was interrupted before anything was done.
+	// ErrNotBegun is returned to an asker that was interrupted before anything was done.
 	ErrNotBegun = &GateError{"the cutover was taken back before it began: everything is as before", "ask again when it is wanted"}
 
 	// ErrWithdrawn ends a cutover whose asker has taken it back.
-	ErrWithdrawn = &GateError{"the cutover was taken back by who asked for it", "ask again when it is wanted"}
+	ErrWithdrawn = &GateError{"the cutover was taken back by the process that asked for it", "ask again when it is wanted"}
 
-	// ErrDeserted ends a cutover whose asker was killed, or is cut off from the target: nobody would
-	// see what becomes of it.
+	// ErrDeserted ends a cutover whose asker was killed, or is cut off from the target: nobody
+	// would see its outcome.
 	ErrDeserted = &GateError{"the cutover was taken back: the process that asked for it has been silent for " + staleAfter.String(), "ask again when it is wanted"}
 
 	// ErrAborting ends a cutover when the migration is to be given up.

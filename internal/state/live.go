@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 )
 
-// Live is what a running migrate tells of itself, for whoever looks at the record.
+// Live is what a running migrate reports of itself, for whoever looks at the record.
 type Live struct {
 	Host    string      `json:"host,omitempty"`
 	PID     int         `json:"pid,omitempty"`
@@ -17,13 +17,13 @@ type Live struct {
 	Received   string  `json:"received_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
 	Goroutines int     `json:"goroutines"`
-	Ended      bool    `json:"ended,omitempty"` // the run has ended by itself
+	Ended      bool    `json:"ended,omitempty"` // the run has ended on its own
 
 	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
-	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, as it grows now; -1: it does not, or there is no limit
+	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, at the rate of now; -1: it does not grow, or there is no limit
 	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
 
-	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version tells none
+	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version records none
 }
 
 // View is where a running migrate shows what it does. Whoever looks finds it in the record.
@@ -32,7 +32,7 @@ type View struct{ store *Store }
 // View returns where a running migrate shows what it does.
 func (s *Store) View() View { return View{s} }
 
-// Set shows what the running migrate does, and that it lives.
+// Set shows what the running migrate does, and that it is alive.
 func (v View) Set(ctx context.Context, live Live) error {
 	text, err := json.Marshal(live)
 	if err != nil {
@@ -41,7 +41,7 @@ func (v View) Set(ctx context.Context, live Live) error {
 	return v.store.home.Exec(ctx, `update walferry.migration set live = $2::text::jsonb, seen_at = clock_timestamp() where name = $1 and run = $3`, v.store.name, string(text), v.store.run)
 }
 
-// Touch writes something small to the record, as what measures a commit there does.
+// Touch writes something small to the record, to measure a commit there.
 func (v View) Touch(ctx context.Context) error {
 	return v.store.home.Exec(ctx, `update walferry.migration set seen_at = clock_timestamp() where name = $1`, v.store.name)
 }

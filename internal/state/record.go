@@ -32,8 +32,8 @@ const (
 	Aborted   Phase = "aborted"   // given up; the target's data are unfit
 )
 
-// Record is what is kept of a migration and read whenever one is looked at. Values that are large,
-// or wanted in one place only, are kept beside it: see Value.
+// Record is what is kept of a migration and read whenever it is looked at. Values that are large,
+// or needed in one place only, are kept beside it: see Value.
 type Record struct {
 	Name        string
 	Phase       Phase
@@ -54,7 +54,7 @@ type Record struct {
 	PauseMS                         *int64
 	SeenAt                          time.Time // when a running migrate last wrote Live, by the home's clock
 	Alive                           bool      // a migrate holds the lock now
-	Fresh                           bool      // or has written Live a moment ago, and not that it ends: it may be taking the lock again
+	Fresh                           bool      // or has written Live a moment ago, and not that it is ending: it may be taking the lock again
 }
 
 // Options are what is remembered for a run that resumes: the first four must stay what they
@@ -70,7 +70,7 @@ type Options struct {
 	Verify         bool     `json:"verify,omitempty"`
 	MaxRetainedWAL int64    `json:"max_retained_wal,omitempty"` // bytes; 0: no limit
 	OnNewTable     string   `json:"on_new_table,omitempty"`
-	Timeout        float64  `json:"timeout,omitempty"` // seconds, of a cutover by itself
+	Timeout        float64  `json:"timeout,omitempty"` // seconds, of an automatic cutover
 	MaxLag         float64  `json:"max_lag,omitempty"` // seconds
 	Without        []string `json:"without,omitempty"`
 }
@@ -213,12 +213,12 @@ func (s *Store) SetOptions(ctx context.Context, o Options) error {
 	return nil
 }
 
-// SetError records why the run has ended; empty: it is at work.
+// SetError records why the run has ended; empty: it is in progress.
 func (s *Store) SetError(ctx context.Context, text string) error {
 	return s.home.Exec(ctx, `update walferry.migration set error = $2 where name = $1 and run = $3`, s.name, text, s.run)
 }
 
-// GiveUp records that the migration was given up by itself, and why.
+// GiveUp records that walferry has given the migration up, and why.
 func (s *Store) GiveUp(ctx context.Context, why string) error {
 	return s.home.Exec(ctx, `update walferry.migration set phase = 'aborted', error = $2 where name = $1`, s.name, why)
 }
@@ -233,7 +233,7 @@ func (s *Store) SetDrained(ctx context.Context, at time.Time) error {
 	return s.home.Exec(ctx, `update walferry.migration set drained_at = $2 where name = $1`, s.name, at)
 }
 
-// SetUnfenced forgets both: a cutover was taken back.
+// SetUnfenced forgets both: a cutover was undone.
 func (s *Store) SetUnfenced(ctx context.Context) error {
 	return s.home.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, s.name)
 }

@@ -18,7 +18,7 @@ type Request struct {
 type Args struct {
 	LSN     string  `json:"lsn,omitempty"`
 	Token   string  `json:"token,omitempty"`   // of one verify
-	Asker   string  `json:"asker,omitempty"`   // who that is, for people
+	Asker   string  `json:"asker,omitempty"`   // its name, for people
 	Timeout float64 `json:"timeout,omitempty"` // seconds
 	MaxLag  float64 `json:"max_lag,omitempty"` // seconds
 	DryRun  bool    `json:"dry_run,omitempty"`
@@ -29,19 +29,19 @@ type Args struct {
 	AllowDifferences bool `json:"allow_differences,omitempty"`
 }
 
-// Answer is what a request got.
+// Answer is the answer to a request.
 type Answer struct {
 	Error  string `json:"error,omitempty"`
 	Hint   string `json:"hint,omitempty"`
 	Gate   bool   `json:"gate,omitempty"`   // nothing was changed, or everything is as before
-	Holder string `json:"holder,omitempty"` // who holds the applier: it is to be had later
+	Holder string `json:"holder,omitempty"` // who holds the applier: try again later
 
 	Cutover json.RawMessage `json:"cutover,omitempty"` // what a cutover has measured, as in Result
 
 	Progress Progress `json:"progress"` // of a held applier
 }
 
-// err is the error that an answer is.
+// err is the error that an answer amounts to.
 func (a Answer) err() error {
 	if a.Gate {
 		return &GateError{a.Error, a.Hint}
@@ -56,11 +56,11 @@ type Mailbox struct{ store *Store }
 // Mailbox returns the requests to the running migrate.
 func (s *Store) Mailbox() Mailbox { return Mailbox{s} }
 
-// staleAfter is the time after which a request whose asker is silent is void: its
-// process was killed, and nobody would read the answer.
+// staleAfter is the time after which a request whose asker is silent is void: its process was
+// killed, and nobody would read the answer.
 const staleAfter = 15 * time.Second
 
-// Next takes the oldest open request of the migration but those of a kind, or returns nil.
+// Next takes the oldest open request of the migration, except those of a kind, or returns nil.
 func (m Mailbox) Next(ctx context.Context, later string) (*Request, error) {
 	r := &Request{}
 	var args []byte
@@ -93,10 +93,10 @@ func (m Mailbox) Answer(ctx context.Context, id int64, ok bool, a Answer) error 
 	return m.store.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
 }
 
-// AnswerOld answers what was asked of an earlier runner, which has left a phase.
+// AnswerOld answers what was asked of an earlier runner, which ended in a phase.
 func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
 	a := Answer{Error: "the migrate that was asked has ended", Gate: true}
-	if phase == Fenced || phase == Drained { // this run finishes the cutover, or takes it back
+	if phase == Fenced || phase == Drained { // this run finishes the cutover, or undoes it
 		a.Gate, a.Hint = false, "`walferry status` shows what has become of it"
 	}
 	text, err := json.Marshal(a)
@@ -107,9 +107,9 @@ func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
  where migration = $1 and answered_at is null`, m.store.name, string(text))
 }
 
-// AnswerRest answers what nobody has begun to carry out when a run ends in a phase, so that whoever
-// asked learns how things are. An abort is left alone: it goes on by itself. cutover is what one
-// that is done has measured, for whoever has asked for it; nil: there is none.
+// AnswerRest answers what nobody has begun to carry out when a run ends in a phase, so that the
+// askers learn how things are. An abort is left alone: its asker does it itself. cutover is what a
+// finished one has measured, for whoever has asked for it; nil: there is none.
 func (m Mailbox) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMessage) error {
 	for {
 		q, err := m.Next(ctx, "abort")
@@ -123,8 +123,8 @@ func (m Mailbox) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMe
 	}
 }
 
-// answerAfter is the answer to a request that no run has begun to carry out, by the phase in
-// which the last one has ended. cutover is what it has measured.
+// answerAfter is the answer to a request that no run has begun to carry out, by the phase in which
+// the last one has ended. cutover is what it has measured.
 func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
 	asked := q.Kind == "cutover" && !q.Args.DryRun
 	switch {
@@ -137,16 +137,17 @@ func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
 	case phase == Aborted:
 		return Answer{Error: "the migration was aborted meanwhile", Hint: "`walferry cleanup` removes what is left of it", Gate: true}
 	case (phase == Fenced || phase == Drained) && q.Kind == "cutover":
-		return Answer{Error: "the running migrate ended within a cutover", Hint: "run `walferry migrate` again: it finishes it, or takes it back"}
+		return Answer{Error: "the running migrate ended within a cutover", Hint: "run `walferry migrate` again: it finishes it, or undoes it"}
 	}
 	return Answer{Error: "the running migrate ended before it could begin: nothing was changed", Hint: ErrNoRunner.Advice, Gate: true}
 }
 
-// lookInterval is how often an asker looks for its answer, and a runner whether it is still wanted.
+// lookInterval is how often an asker looks for its answer, and a runner whether the asker still
+// wants it.
 const lookInterval = 100 * time.Millisecond
 
-// unwanted reports of request $1 whether its asker has taken it back, whether the asker is silent, and whether
-// the migration $2 is to be aborted.
+// unwanted reports of request $1 whether its asker has taken it back, whether the asker is silent,
+// and whether the migration $2 is to be aborted.
 const unwanted = `
 select coalesce(bool_or(id = $1 and withdrawn_at is not null), false), coalesce(bool_or(id = $1 and ` + silent + `), false),
        coalesce(bool_or(kind = 'abort' and answered_at is null and withdrawn_at is null and not ` + silent + `), false)
@@ -154,12 +155,13 @@ select coalesce(bool_or(id = $1 and withdrawn_at is not null), false), coalesce(
 
 const silent = `seen_at < clock_timestamp() - $3::float8 * interval '1 second'`
 
-// desertedLooks is how often in a row an asker must be silent: when the target was away for longer than
-// staleAfter, the asker needs a moment to say that it lives.
+// desertedLooks is how often in a row an asker must be silent: if the target was away for longer
+// than staleAfter, the asker needs a moment to show that it is alive.
 const desertedLooks = 50
 
-// WhileWanted is ctx until a request is taken back, deserted, or overtaken by one to abort: its cause is
-// ErrWithdrawn, ErrDeserted or ErrAborting then. An id of 0 is what nobody has asked for: only an abort ends it.
+// WhileWanted returns ctx until a request is taken back, deserted, or overtaken by one to abort:
+// its cause is ErrWithdrawn, ErrDeserted or ErrAborting then. An id of 0 is what nobody has asked
+// for: only an abort ends it.
 func (m Mailbox) WhileWanted(ctx context.Context, id int64) (wanted context.Context, stop func()) {
 	wanted, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -176,7 +178,7 @@ func (m Mailbox) WhileWanted(ctx context.Context, id int64) (wanted context.Cont
 				deserted++
 			}
 			switch {
-			case err != nil: // the next look may say more
+			case err != nil: // the next look may succeed
 			case withdrawn:
 				cancel(ErrWithdrawn)
 			case aborting:

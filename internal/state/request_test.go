@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Whoever has asked a run that ended before it could begin learns how things are by now, and
-// whether anything was changed.
+// An asker of a run that ended before it could begin learns how things are by now, and whether
+// anything was changed.
 func TestAnswerAfter(t *testing.T) {
 	done := json.RawMessage(`{"pause_ms":7}`)
 	for _, c := range []struct {

@@ -1,5 +1,5 @@
 // Package state is what a migration keeps: its record, what other processes ask of the one that
-// runs, and what that tells of itself while it does. All of it is in one schema of one server, the
+// runs, and what that shows of itself meanwhile. All of it is in one schema of one server, the
 // store's home; this package alone knows the tables migration and request there.
 package state
 
@@ -25,16 +25,16 @@ type Store struct {
 	reading bool   // see Read
 }
 
-// At is the store of a migration in the schema walferry of the server that home is connected
-// to. It uses home as long as it is used itself, and does not close it.
+// At returns the store of a migration in the schema walferry of the server that home is connected
+// to. The store uses home for as long as it is used itself, and does not close it.
 func At(home *session.Link, migration string) *Store { return &Store{home: home, name: migration} }
 
 // Name is the migration's.
 func (s *Store) Name() string { return s.name }
 
-// Has reports whether the home has a table of the schema. Before anything of it is read it
-// makes sure that nobody else has a hand in it: it might be a view, and run functions of
-// whoever made it.
+// Has reports whether the home has a table of the schema. Before anything of it is read it makes
+// sure that nobody else has a hand in it: it might be a view, and run functions of whoever created
+// it.
 func (s *Store) Has(ctx context.Context, conn *pgx.Conn, table string) (yes bool, err error) {
 	if !s.trusted && !s.reading {
 		if err := catalog.Trust(ctx, conn); err != nil {
@@ -55,7 +55,7 @@ func (s *Store) Has(ctx context.Context, conn *pgx.Conn, table string) (yes bool
 	return true, nil
 }
 
-// Read runs f, which only reads, with any role that may: also as a superuser where the
+// Read runs f, which only reads, with any role that may read: also as a superuser where the
 // migration is another role's. What Has looks at stays as it is until f has ended.
 func (s *Store) Read(ctx context.Context, f func() error) error {
 	if err := s.home.Exec(ctx, `begin read only`); err != nil {
@@ -78,7 +78,7 @@ func (s *Store) exists(ctx context.Context) (yes bool, err error) {
 	return yes, err
 }
 
-// Known are the names of the migrations that the home has.
+// Known returns the names of the migrations that the home has.
 func (s *Store) Known(ctx context.Context) (names []string, err error) {
 	ok, err := s.exists(ctx)
 	if err != nil || !ok {
@@ -116,7 +116,7 @@ func ReadProgress(ctx context.Context, row func(ctx context.Context, sql string,
 	return p, nil
 }
 
-// none makes of a row that is not there no error.
+// none ignores that there is no row.
 func none(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil

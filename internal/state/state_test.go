@@ -34,8 +34,8 @@ func begin(t *testing.T, s *Store) {
 	}
 }
 
-// A record that the first version has made is read as it is, and has what later ones added once it
-// is taken over: the same columns as one that is made now.
+// A record of the first version is read as it is, and has what was added since once it is taken
+// over: the same columns as a new one.
 func TestTake_FirstVersion(t *testing.T) {
 	t.Parallel()
 	s, target := newStore(t)
@@ -65,7 +65,7 @@ from pg_attribute where attrelid in ('walferry.migration'::regclass, 'walferry.r
 	}
 }
 
-// One that stood still while another process took the migration over changes nothing any more.
+// A process that stood still while another one took the migration over changes nothing any more.
 func TestMine_Overtaken(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
@@ -84,7 +84,7 @@ func TestMine_Overtaken(t *testing.T) {
 	}
 }
 
-// runs makes it look as if a migrate were at work, until its lock is let go.
+// runs makes it look as if a migrate were at work, until its lock is released.
 func runs(t *testing.T, target string) (end func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), target)
@@ -97,8 +97,8 @@ func runs(t *testing.T, target string) (end func()) {
 	return func() { conn.Close(t.Context()) } //nolint:errcheck // the test's server goes with it
 }
 
-// An asker learns the steps while they are taken, and the answer; a request that its runner has left
-// behind, without a word for long, is taken back.
+// An asker learns the steps while they are taken, and the answer; a request that its runner has
+// left without a word for long is taken back.
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	s, target := newStore(t)

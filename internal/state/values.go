@@ -45,7 +45,7 @@ type Values struct{ store *Store }
 // Values returns what is kept beside the record.
 func (s *Store) Values() Values { return Values{s} }
 
-// Get reads a value, and reports whether there is one. Without one, into stays as it is.
+// Get reads a value, and reports whether there is one. If not, into stays as it is.
 func (k Values) Get(ctx context.Context, v Value, into any) (found bool, err error) {
 	err = k.store.home.Do(ctx, func(conn *pgx.Conn) error {
 		if v == Result { // a record of an older version has no place for it
@@ -67,7 +67,7 @@ func (k Values) Get(ctx context.Context, v Value, into any) (found bool, err err
 	return found, nil
 }
 
-// Put keeps a value, in the place of the one before.
+// Put keeps a value, instead of the one before.
 func (k Values) Put(ctx context.Context, v Value, what any) error {
 	return k.store.home.Do(ctx, func(conn *pgx.Conn) error { return k.PutIn(ctx, conn, v, what) })
 }
@@ -125,7 +125,8 @@ func (k Values) Dump(ctx context.Context) (archive []byte, err error) {
 	return archive, nil
 }
 
-// PutDumpIn keeps the dump of the source's schema, in the transaction of the home that makes the tables of it.
+// PutDumpIn keeps the dump of the source's schema, in the transaction of the home that creates the
+// tables from it.
 func (k Values) PutDumpIn(ctx context.Context, q catalog.Querier, archive []byte) error {
 	if _, err := q.Exec(ctx, `update walferry.migration set schema_dump = $2 where name = $1`, k.store.name, archive); err != nil {
 		return fmt.Errorf("keep the schema dump on the target: %w", err)
@@ -133,9 +134,10 @@ func (k Values) PutDumpIn(ctx context.Context, q catalog.Querier, archive []byte
 	return nil
 }
 
-// FinishSQL is the statement that records the end of a switch: the phase that it ends in, when that was, how long writes were refused, what is
-// held still, and what is known of the cutover by then. It is run in the transaction that opens the target.
-// It fails, and what opens the target with it, where another process has taken over.
+// FinishSQL returns the statement that records the end: when that was, how long writes were
+// refused, what is still held, and what is known of the cutover by then. It is run in the
+// transaction that opens the target. If another process has taken over it fails, and the opening
+// with it.
 func (s *Store) FinishSQL(phase Phase, at time.Time, pauseMS int64, onOpen []string, result any) (string, error) {
 	text, err := json.Marshal(result)
 	if err != nil {
@@ -151,7 +153,7 @@ select 1 / count(*) from mine`,
 		catalog.Literal(string(phase)), catalog.Literal(at.UTC().Format(time.RFC3339Nano)), pauseMS, strings.Join(literals, ", "), catalog.Literal(string(text)), catalog.Literal(s.name), catalog.Literal(s.run)), nil
 }
 
-// OnOpen reads what the opening of the target runs there, as whoever recorded it wrote it.
+// OnOpen reads what the opening of the target runs there, in the form in which it was recorded.
 func OnOpen(ctx context.Context, q catalog.Querier, migration string) (elements []string, err error) {
 	if err := q.QueryRow(ctx, `select on_open from walferry.migration where name = $1`, migration).Scan(&elements); err != nil {
 		return nil, fmt.Errorf("read what is held until the opening: %w", err)
@@ -159,7 +161,7 @@ func OnOpen(ctx context.Context, q catalog.Querier, migration string) (elements 
 	return elements, nil
 }
 
-// PutOnOpen records it, in the place of what was there.
+// PutOnOpen records it, instead of what was there.
 func PutOnOpen(ctx context.Context, q catalog.Querier, migration string, elements []string) error {
 	if _, err := q.Exec(ctx, `update walferry.migration set on_open = $2::text[] where name = $1`, migration, elements); err != nil {
 		return fmt.Errorf("record what is held until the opening: %w", err)

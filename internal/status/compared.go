@@ -12,14 +12,14 @@ import (
 	"github.com/walferry/walferry/internal/verify"
 )
 
-// LastComparison is what verify has found last while the migration followed. A comparison of some tables
-// leaves what was found of the others.
+// LastComparison is what verify found last while the migration followed. A comparison of some
+// tables keeps what was found of the others.
 type LastComparison struct {
 	At       time.Time `json:"at"`       // by the clock of the host that compared
 	Position string    `json:"position"` // of the source, as an LSN
 	Compared int       `json:"compared"` // tables, by the last one
 	Differ   []string  `json:"differ"`   // tables, by the last one that compared each
-	// Hints explain the differences of those of these tables where that is known: only generated
+	// Hints explain the differences of those of these tables where they are known: only generated
 	// columns differ.
 	Hints map[string]string `json:"hints"`
 }
@@ -43,7 +43,7 @@ func (l *LastComparison) fill() {
 	}
 }
 
-// Add takes in what another comparison has found.
+// Add adds what another comparison has found.
 func (l *LastComparison) Add(v *verify.Verified, at time.Time) {
 	l.fill()
 	l.At, l.Position, l.Compared = at.UTC().Truncate(time.Second), v.Position, v.Compared
@@ -66,8 +66,8 @@ func (l *LastComparison) Add(v *verify.Verified, at time.Time) {
 	}
 }
 
-// Gate is the error of a cutover for which no table may differ; nil: none does. Tables of which a
-// hint explains the differences have no rows to repair.
+// Gate is the error of a cutover for which no table may differ; nil: none does. Tables whose
+// differences a hint explains have no rows to repair.
 func (l *LastComparison) Gate() error {
 	if len(l.Differ) == 0 {
 		return nil
@@ -83,7 +83,7 @@ func (l *LastComparison) Gate() error {
 		if len(repair) < len(l.Differ) {
 			rows = "the rows of " + catalog.List(repair)
 		}
-		advice = append(advice, "repair "+rows+" (`walferry verify` names them), verify again, and ask again; or go on over them with --allow-differences")
+		advice = append(advice, "repair "+rows+" (`walferry verify` names them), verify again, and ask again; or cut over all the same with --allow-differences")
 	}
 	for _, name := range l.Differ {
 		if hint := l.Hints[name]; hint != "" {

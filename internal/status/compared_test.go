@@ -12,8 +12,8 @@ import (
 	"github.com/walferry/walferry/internal/verify"
 )
 
-// What a comparison says of a table replaces what the one before said of that alone, and tables
-// in which only generated columns differ have no rows to repair.
+// What a comparison finds of a table replaces what the one before found of that table alone, and
+// tables in which only generated columns differ have no rows to repair.
 func TestLastComparison(t *testing.T) {
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	var last LastComparison
@@ -56,7 +56,7 @@ func TestLastComparison(t *testing.T) {
 	}
 }
 
-// Where nothing differs programs get an empty list, also of what an older version has recorded.
+// If nothing differs programs get an empty list, also of what an older version has recorded.
 func TestLastComparison_Nothing(t *testing.T) {
 	var last, old LastComparison
 	if err := json.Unmarshal([]byte(`{"at": "2026-11-30T12:00:00Z", "position": "0/1", "compared": 1, "differ": null}`), &old); err != nil {

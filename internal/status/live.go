@@ -21,7 +21,7 @@ func (st *Status) Follow(s flow.Status) {
 	st.Note = s.Note
 }
 
-// Live is what of a status other processes cannot find out for themselves.
+// Live is the part of a status that other processes cannot find out for themselves.
 func (st *Status) Live() state.Live {
 	l := state.Live{
 		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
@@ -39,7 +39,7 @@ func (st *Status) Live() state.Live {
 	return l
 }
 
-// fromLive is the opposite of Live.
+// fromLive is the inverse of Live.
 func (st *Status) fromLive(l *state.Live) {
 	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
 	st.Stream.ReceivedLSN, st.Cutover.Steps = l.Received, l.Steps

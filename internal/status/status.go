@@ -21,8 +21,8 @@ import (
 	"github.com/walferry/walferry/snapshot"
 )
 
-// Status is where a migration stands. Read makes it of what the two servers hold, for any
-// process; the running migrate of what it knows. Its JSON is stable.
+// Status is where a migration stands. Read makes it of what the two servers hold, for any process;
+// the running migrate of what it knows. Its JSON is stable.
 type Status struct {
 	Name    string      `json:"name"`
 	Phase   state.Phase `json:"phase"`
@@ -30,9 +30,9 @@ type Status struct {
 	Running bool        `json:"running"` // a migrate is at work
 	Runner  string      `json:"runner,omitempty"`
 	Note    string      `json:"note,omitempty"`
-	// Options are what a resumed migrate goes on with, as on a command line, but for what is usual.
+	// Options are those that a resumed migrate has, as on a command line, without defaults.
 	Options string `json:"options,omitempty"`
-	// Known are the migrations that the target has, where it has none of this name.
+	// Known are the migrations that the target has, if it has none of this name.
 	Known []string `json:"known,omitempty"`
 
 	Source  SourceStatus      `json:"source"`
@@ -42,18 +42,18 @@ type Status struct {
 	Stream  StreamStatus      `json:"stream"`
 	Cutover CutoverStatus     `json:"cutover"`
 
-	// InsertOnlyBroken are --insert-only tables that were updated or deleted from
-	// since they were copied; they are copied again while following.
+	// InsertOnlyBroken are --insert-only tables that were updated or deleted from since they were
+	// copied; they are copied again while following.
 	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
 
-	// LastComparison is what verify has found last; nil: nobody has compared.
+	// LastComparison is what verify found last; nil: nobody has compared.
 	LastComparison *LastComparison `json:"last_comparison"`
 
 	// Refused are objects of the source that the target does not take, and why.
 	Refused []schema.Refused `json:"refused,omitempty"`
 
 	// Unvalidated are statements that look at rows of foreign keys which the cutover has created
-	// without that: the target is open, and migrate is at it, or is to be run again.
+	// without that: the target is open, and migrate runs them, or is to be run again.
 	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
 
 	// NewTables were created on the source after the migration had begun; they are not followed.
@@ -69,10 +69,10 @@ type Status struct {
 type Doing struct {
 	Step     string                   `json:"-"` // within the phase
 	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
-	ByItself bool                     `json:"-"` // when it has caught up it ends, or cuts over, unasked
+	ByItself bool                     `json:"-"` // once it has caught up it ends, or cuts over, unasked
 }
 
-// SourceStatus is what the source says. Error is set when it could not be asked.
+// SourceStatus is what the source reports. Error is set if it could not be asked.
 type SourceStatus struct {
 	Version       string `json:"version"`
 	Database      string `json:"database"`
@@ -81,8 +81,9 @@ type SourceStatus struct {
 	WALStatus     string `json:"wal_status"`     // reserved, extended, unreserved, lost; missing: no slot; empty before version 13
 	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds back
 
-	// What a running migrate knows of the limit for that, --max-retained-wal or the server's
-	// own, and in how many seconds it is reached at the present rate. Nil: there is none, it is not.
+	// What a running migrate knows of the limit for that, --max-retained-wal or the server's own,
+	// and in how many seconds it is reached at the present rate. Nil: there is none, or it is not
+	// reached.
 	RetainedLimit *int64   `json:"retained_limit_bytes"`
 	RetainedLeft  *float64 `json:"retained_left_seconds"`
 
@@ -91,18 +92,19 @@ type SourceStatus struct {
 	Error string `json:"error,omitempty"`
 }
 
-// TargetStatus is what the target says.
+// TargetStatus is what the target reports.
 type TargetStatus struct {
 	Version  string `json:"version"`
 	Database string `json:"database"`
 }
 
-// FenceStatus is what stands of the fence. One that is neither closed nor sealed lets everybody pass.
+// FenceStatus is what stands of the fence. One that is neither closed nor sealed lets everybody
+// pass.
 type FenceStatus struct {
 	Tables   int        `json:"tables"` // that have its trigger
 	Closed   bool       `json:"closed"`
 	Sealed   bool       `json:"sealed"`
-	Deadline *time.Time `json:"deadline"` // when it opens by itself; nil: it does not
+	Deadline *time.Time `json:"deadline"` // when it opens on its own; nil: it does not
 }
 
 // readFence asks the source for the fence. One whose deadline is past is open.
@@ -119,8 +121,8 @@ func (st *Status) readFence(ctx context.Context, conn *pgx.Conn, name string) er
 	return err
 }
 
-// StreamStatus is the stream's positions, as text LSNs; empty before there is one. Each is
-// read before the one that it is never ahead of: acked <= applied <= source.
+// StreamStatus is the stream's positions, as text LSNs; empty before there is one. Each is read
+// before the one that it is never ahead of: acked <= applied <= source.
 type StreamStatus struct {
 	ReceivedLSN  string   `json:"received_lsn"`
 	AppliedLSN   string   `json:"applied_lsn"`
@@ -144,9 +146,8 @@ type CutoverStatus struct {
 	*cutover.Comparison // both sides as of the cutover; nil: not asked for, or not done
 }
 
-// Read asks both servers. A source that cannot be reached is no error: it is
-// told in Status.Source.Error. A target that knows no such migration gives an
-// empty Phase.
+// Read asks both servers. A source that cannot be reached is not an error: it is reported in
+// Status.Source.Error. A target that knows no such migration gives an empty Phase.
 func Read(ctx context.Context, source, target session.Config, name string) (st Status, r *state.Record, err error) {
 	st.Name = name
 	to, err := session.OpenLink(ctx, target, nil)
@@ -266,16 +267,16 @@ func (st *Status) ReadProgress(ctx context.Context, target *session.Link, s *sta
 }
 
 // The positions of a Status are text, as it is JSON. oneForm writes one as versions up to 18 do:
-// later ones fill its second half with zeros.
+// later ones pad its second half with zeros.
 func oneForm(lsn string) string { return parseLSN(lsn).String() }
 
-// parseLSN is the position that such a text means; 0 where there is none.
+// parseLSN returns the position that such a text means; 0 if there is none.
 func parseLSN(s string) decoder.LSN {
 	lsn, _ := pglogrepl.ParseLSN(s)
 	return lsn
 }
 
-// readSlot asks the source who it is, and for the slot.
+// readSlot asks the source what it is, and for the slot.
 func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record) error {
 	var recovering bool
 	err := conn.QueryRow(ctx, `select current_setting('server_version'), current_database(), pg_is_in_recovery()`).Scan(&st.Source.Version, &st.Source.Database, &recovering)
@@ -307,8 +308,8 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
 	return nil
 }
 
-// readSource asks the source where it is, after the target was asked where it is, and for
-// what makes a lag of that.
+// readSource asks the source for its position, after the target was asked for its own, and for what
+// makes a lag of that.
 func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *state.Record) error {
 	var position decoder.LSN
 	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {

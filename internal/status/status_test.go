@@ -16,7 +16,7 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "write testdata/status.json anew")
 
-// Programs read what status --json prints: none of it may change its name, its type or its place.
+// Programs read what status --json prints: nothing of it may change its name, type or place.
 func TestStatus_JSON(t *testing.T) {
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	number, seconds, yes := int64(7), 1.5, true
@@ -64,8 +64,8 @@ func TestStatus_JSON(t *testing.T) {
 	}
 }
 
-// What a running migrate knows of itself arrives in the status that others read, also what it does
-// not know.
+// What a running migrate knows of itself arrives in the status that others read, including what it
+// does not know.
 func TestStatus_Live(t *testing.T) {
 	limit, seconds := int64(7), 1.5
 	for _, st := range []Status{
