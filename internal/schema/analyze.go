@@ -23,11 +23,11 @@ func analyze(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return nil
 }
 
-// Analyze gathers statistics of tables of the target, jobs at a time, the
-// largest first. Partitioned tables, which autovacuum never analyzes, are among
-// those that should be given. Before version 18 they take their partitions with
-// them, which are then left out of the list. So are those of done, for which AnalyzeTable
-// was called when they had their rows and indexes, but for what they lacked then: statistics objects, and the rows of children.
+// Analyze gathers statistics of tables of the target, jobs at a time, the largest first.
+// Partitioned tables, which autovacuum never analyzes, should be among those given. Before version
+// 18 analyzing them includes their partitions, which are then left out of the list. So are those of
+// done, for which AnalyzeTable was called when they had their rows and indexes, except for what
+// they lacked then: statistics objects, and the rows of children.
 func Analyze(ctx context.Context, targetDSN string, tables, done []catalog.Name, jobs int) error {
 	if len(tables) == 0 {
 		return nil
@@ -68,8 +68,8 @@ func analyzeStatements(ctx context.Context, targetDSN string, tables, done []cat
 	defer conn.Close(context.WithoutCancel(ctx))
 	namespaces, names := parts(tables)
 	doneNamespaces, doneNames := parts(done)
-	// A parent's statistics need a look at all its partitions, so that it is as
-	// large as they are together.
+	// A parent's statistics need a look at all its partitions, so that it counts as large as they
+	// are together.
 	rows, err := conn.Query(ctx, `
 with recursive
 wanted as (
@@ -98,7 +98,7 @@ select case when w.relkind = 'p' and $3 then 'analyze only ' else 'analyze ' end
 	return statements, nil
 }
 
-// parts are the schemas and the names of tables.
+// parts returns the schemas and the names of tables.
 func parts(tables []catalog.Name) (namespaces, names []string) {
 	namespaces, names = make([]string, len(tables)), make([]string, len(tables))
 	for i, t := range tables {

@@ -47,7 +47,7 @@ func (e *FormatError) Error() string {
 	return fmt.Sprintf("read pg_dump archive at byte %d: %s", e.Offset, e.What)
 }
 
-// Hint names what can be done.
+// Hint returns what the operator can do.
 func (e *FormatError) Hint() string {
 	return "make the dump with pg_dump of version 10 to 19, or create the schema on the target yourself and use --schema none"
 }

@@ -20,14 +20,14 @@ type BuilderConfig struct {
 	Jobs        int    // how many it has
 
 	// Beside is for a Builder that works while rows are still being copied. What a target that
-	// crashes forgets of it is built once the copy is done.
+	// crashes loses of its work is built once the copy is done.
 	Beside bool
 
 	// Analyze reports whether a table's statistics are gathered once its indexes are there.
 	Analyze func(table catalog.Name) bool
 
-	// Refused is told what the target does not take. It is tried again when the rest of the
-	// schema is brought.
+	// Refused is told what the target does not take. It is tried again when the rest of the schema
+	// is created.
 	Refused func(Refused)
 
 	// Built and Analyzed are told of each table that has its indexes, or its statistics.
@@ -53,8 +53,8 @@ type Builder struct {
 	ended  bool
 }
 
-// indexTask is work for one session: the constraints of a table, which each need it for
-// themselves, or one index, which others may be built beside.
+// indexTask is work for one session: the constraints of a table, each of which needs it
+// exclusively, or one index, which others may be built beside.
 type indexTask struct {
 	table   catalog.Name
 	indexes []Index
@@ -73,7 +73,7 @@ func NewBuilder(ctx context.Context, dump *Dump, c BuilderConfig) *Builder {
 			err := b.work(ctx)
 			if err != nil {
 				b.mu.Lock()
-				if b.failed == nil { // those after it have only been told to end
+				if b.failed == nil { // later ones have only been told to end
 					b.failed = err
 				}
 				b.mu.Unlock()
@@ -131,11 +131,12 @@ func (b *Builder) work(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		if conn == nil { // a session is opened by whoever has something to do
+		if conn == nil { // a session is opened once there is work for it
 			var err error
 			config := session.Config{DSN: b.c.Target, Application: b.c.Application}
 			if b.c.Beside {
-				// What a target that crashes forgets is built when the copy is done: the record of that is flushed, and what comes before it.
+				// What a target that crashes loses is built when the copy is done: the record of
+				// that is flushed, and what precedes it.
 				config.Settings = map[string]string{"synchronous_commit": "off"}
 			}
 			if conn, err = online.Open(ctx, config); err != nil {
@@ -172,7 +173,7 @@ func (b *Builder) do(ctx context.Context, conn *pgx.Conn, task indexTask) error 
 	return nil
 }
 
-// present is read by the first worker that has something to do, for all of them.
+// present is read by the first worker that has work, for all of them.
 func (b *Builder) present(ctx context.Context, conn *pgx.Conn) (found Present, err error) {
 	b.loading.Lock()
 	defer b.loading.Unlock()
@@ -224,7 +225,7 @@ func (b *Builder) done(task indexTask) {
 	b.more.Broadcast() // it may have been the last
 }
 
-// Wait returns when every table that was handed over is done, or at once with abandon.
+// Wait returns once every table that was handed over is done, or at once with abandon.
 func (b *Builder) Wait(abandon bool) error {
 	if b == nil {
 		return nil

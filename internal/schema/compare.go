@@ -30,12 +30,11 @@ func (d Difference) String() string {
 	return text
 }
 
-// Compare tells what keeps the rows of the source's tables from being copied and
-// followed into the target's: tables, columns, enum labels and extensions that the
-// target lacks, columns of another type, stricter, or generated otherwise, and
-// keys that differ. tables are those of the source.
-// What the target has more is fine as long as it has a default or may be null, and
-// so is a wider type.
+// Compare returns what keeps the rows of the source's tables from being copied and followed into
+// the target's: tables, columns, enum labels and extensions that the target lacks, columns of
+// another type, stricter, or generated otherwise, and keys that differ. tables are those of the
+// source. Anything more on the target is fine as long as it has a default or may be null, and so is
+// a wider type.
 func Compare(ctx context.Context, source, target catalog.Querier, tables []catalog.Table) ([]Difference, error) {
 	there, err := catalog.Tables(ctx, target)
 	if err != nil {
@@ -75,12 +74,12 @@ func Compare(ctx context.Context, source, target catalog.Querier, tables []catal
 	return c.differences, nil
 }
 
-// column is what catalog.Column does not tell: the type beneath a domain, and
-// the enum that it is in the end.
+// column is what catalog.Column does not have: the type beneath a domain, and the enum that it is
+// in the end.
 type column struct {
 	base string // format_type of the base type with its modifier
 	enum string // name of the enum type beneath domains and arrays; empty: none
-	// loose: its collation takes texts for equal that differ.
+	// loose: its collation considers texts equal that differ.
 	loose bool
 }
 
@@ -202,7 +201,7 @@ var wider = map[string][]string{
 	"json":     {"text"},
 }
 
-// fits tells whether every text of a value of one type is one of the other.
+// fits reports whether every text of a value of one type is one of the other.
 func fits(from, to string) bool {
 	if from == to || slices.Contains(wider[from], to) {
 		return true
@@ -233,7 +232,7 @@ func (c *comparison) keys(name string, s, t *catalog.Table) {
 	}
 	for _, column := range s.Identity {
 		if id := name + "." + column; c.target[id].loose && !c.source[id].loose {
-			c.add(name, column, "identifies a row on the source, and its collation on the target takes texts for equal that the source tells apart", "")
+			c.add(name, column, "identifies a row on the source, and its collation on the target considers texts equal that the source tells apart", "")
 		}
 	}
 	if len(t.PrimaryKey) > 0 && !sameColumns(t.PrimaryKey, s.PrimaryKey) && !sameColumns(t.PrimaryKey, s.Identity) {

@@ -16,8 +16,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// passed are the keywords of a connection string that pg_dump gets as they are,
-// and the major version of libpq that knows them first.
+// passed are the keywords of a connection string that pg_dump gets as they are, and the first major
+// version of libpq that knows them.
 var passed = map[string]int{
 	"channel_binding": 13, "connect_timeout": 10, "hostaddr": 10, "gssencmode": 12, "keepalives": 10,
 	"keepalives_idle": 10, "keepalives_interval": 10, "keepalives_count": 10, "tcp_user_timeout": 12,
@@ -26,10 +26,10 @@ var passed = map[string]int{
 	"sslkey": 10, "sslmode": 10, "sslnegotiation": 17, "sslrootcert": 10, "sslsni": 14, "target_session_attrs": 10,
 }
 
-// conninfo is a connection as libpq programs are given it. The password is in the
-// environment of the one process that needs it, which only this user and root can read
-// and which ends with the process: a file would stay behind when we are killed
-// (decision 022). On the command line everybody would see it.
+// conninfo is a connection as libpq programs are given it. The password is in the environment of
+// the one process that needs it, which only this user and root can read and which ends with the
+// process: a file would be left behind if walferry is killed (decision 022). On the command line
+// everybody would see it.
 type conninfo struct {
 	text    string   // keyword = value pairs without a password
 	env     []string // besides what childEnv gives
@@ -65,8 +65,8 @@ func newConninfo(dsn string, major int) (*conninfo, error) {
 			}
 		}
 	}
-	// The archive must not have texts that a target of version 19 cannot read. What stands here
-	// beats what the database or the role sets.
+	// The archive must not have texts that a target of version 19 cannot read. What is set here
+	// overrides what the database or the role sets.
 	out["options"] = strings.TrimSpace(cmp.Or(out["options"], os.Getenv("PGOPTIONS")) + " -c standard_conforming_strings=on")
 	trust(out, major)
 	// The passfile, if there is one, has been read: what it says of this server is in cfg.
@@ -105,8 +105,8 @@ var caBundles = []string{
 	"/opt/homebrew/etc/openssl@3/cert.pem",
 }
 
-// trust lets libpq believe the authorities that pgx believes when sslrootcert is
-// missing: those of the system, where libpq would want ~/.postgresql/root.crt.
+// trust makes libpq trust the authorities that pgx trusts when sslrootcert is missing: those of the
+// system, where libpq would want ~/.postgresql/root.crt.
 func trust(settings map[string]string, major int) {
 	mode := settings["sslmode"]
 	if mode == "" {
@@ -149,8 +149,8 @@ func pairs(settings map[string]string) string {
 	return strings.Join(text, " ")
 }
 
-// childEnv is our environment without what holds secrets, or would change what a
-// client program does. The other variables of libpq stay: they are part of the DSN.
+// childEnv is our environment without what holds secrets, or would change what a client program
+// does. The other variables of libpq stay: they are part of the DSN.
 func childEnv() []string {
 	drop := []string{"PGPASSWORD", "PGPASSFILE", "PGSSLPASSWORD", "PGAPPNAME", "PGCLIENTENCODING", "PGDATABASE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER"}
 	env := []string{"LC_ALL=C"}

@@ -1,12 +1,10 @@
-// Package schema brings the schema of the source to the target: what must be
-// there before the data, the indexes of a table as soon as its rows are, and
-// the rest.
+// Package schema creates the schema of the source on the target: what must be there before the
+// data, the indexes of a table as soon as it has its rows, and the rest.
 //
-// The source is read by pg_dump, which knows every object of every version. The
-// archive it writes (-Fc) is a list of SQL statements, each with its kind, name,
-// owner and the entries it depends on. This package reads that list and executes
-// the statements over its own connections, where pg_restore would be one more
-// program to install, to give a password to and to agree with the target about
+// The source is read by pg_dump, which knows every object of every version. The archive it writes
+// (-Fc) is a list of SQL statements, each with its kind, name, owner and the entries it depends on.
+// This package reads that list and executes the statements over its own connections; pg_restore
+// would be one more program to install, to give a password to and to agree with the target about
 // settings:
 //
 //   - what comes before the data is one transaction, and the caller's: it can
@@ -18,9 +16,9 @@
 //   - no text goes through psql or a shell: the meta-commands that a hostile
 //     source could hide in a dump (CVE-2025-8714) mean nothing here.
 //
-// Everything after PreData can be repeated: what is there is passed over. [Lost]
-// compares both catalogues afterwards, whatever brought the schema; [Compare] says
-// whether the rows of the source fit into the tables of the target.
+// Everything after PreData can be repeated: what is there is skipped. [Lost] compares both
+// catalogues afterwards, however the schema was created; [Compare] reports whether the rows of the
+// source fit into the tables of the target.
 //
 // Not part of a schema, and so neither dumped nor compared: roles, settings of
 // roles and of the database (ALTER ... SET), tablespaces, publications,

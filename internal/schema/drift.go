@@ -8,9 +8,9 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Alterations are what the source has done to its tables since the migration began
-// and the target has not: was are the tables as they were, source and target as they are now.
-// brought says that somebody else has made the target's schema.
+// Alterations returns what the source has done to its tables since the migration began and the
+// target has not: was are the tables as they were, source and target as they are now. brought says
+// that somebody else has created the target's schema.
 func Alterations(was []state.Table, source, target []catalog.Table, brought bool) (found []string) {
 	now, there := map[catalog.Name]*catalog.Table{}, map[catalog.Name]*catalog.Table{}
 	for i := range source {
@@ -22,7 +22,7 @@ func Alterations(was []state.Table, source, target []catalog.Table, brought bool
 	for _, table := range was {
 		s, t := now[table.Name], there[table.Name]
 		if s == nil || t == nil {
-			continue // told by package identity, or by Compare
+			continue // reported by package identity, or by Compare
 		}
 		found = append(found, alterations(table.Columns, s, t)...)
 		if !brought {
@@ -32,10 +32,10 @@ func Alterations(was []state.Table, source, target []catalog.Table, brought bool
 	return found
 }
 
-// alterations are the columns that the source has dropped, renamed or given another
-// type since they were as in was, and the target has not. That both types fit is not
-// enough then: the source has written its rows anew. What was different all along is
-// not looked at, and what is missing on the target is told by Compare.
+// alterations returns the columns that the source has dropped, renamed or given another type since
+// they were as in was, and the target has not. That both types fit is not enough then: the source
+// has rewritten its rows. What was different from the beginning is not looked at, and what is
+// missing on the target is reported by Compare.
 func alterations(was []state.Column, s, t *catalog.Table) (found []string) {
 	now, there := s.ColumnsByName(), t.ColumnsByName()
 	for _, old := range was {
@@ -51,7 +51,7 @@ func alterations(was []state.Column, s, t *catalog.Table) (found []string) {
 	return found
 }
 
-// newGenerated are the generated columns of the source that the target lacks.
+// newGenerated returns the generated columns of the source that the target lacks.
 func newGenerated(s, t *catalog.Table) (found []string) {
 	there := t.ColumnsByName()
 	for i := range s.Columns {
@@ -62,7 +62,8 @@ func newGenerated(s, t *catalog.Table) (found []string) {
 	return found
 }
 
-// AlteredIndexes are the indexes that Alterations does not look at. tables are those of the source that are migrated.
+// AlteredIndexes returns the altered indexes that Alterations does not look at. tables are those of
+// the source that are migrated.
 func AlteredIndexes(ctx context.Context, was []state.Table, tables []catalog.Table, source, target catalog.Querier, brought bool) ([]string, error) {
 	from, err := IndexForms(ctx, source)
 	if err != nil {
@@ -75,9 +76,9 @@ func AlteredIndexes(ctx context.Context, was []state.Table, tables []catalog.Tab
 	return indexAlterations(was, tables, from, to, brought), nil
 }
 
-// indexAlterations are the indexes of both sides that are not the same under the same name. What each side writes of an
-// expression in its own way, and, with brought, an index that the user has made otherwise
-// from the beginning, counts only where the source's was made anew since.
+// indexAlterations returns the indexes of both sides that are not the same under the same name.
+// What each side writes of an expression in its own way, and, with brought, an index that the user
+// has created otherwise from the beginning, counts only if the source's was created again since.
 func indexAlterations(was []state.Table, tables []catalog.Table, source, target []IndexForm, brought bool) (found []string) {
 	there := map[string]IndexForm{}
 	for _, t := range target {

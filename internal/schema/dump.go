@@ -16,20 +16,19 @@ import (
 
 // Options say what of the source's schema is wanted.
 type Options struct {
-	// Exclude are tables (schema, name) that do not move. Whatever depends on
-	// one, such as a view or a foreign key, stays behind with it and is listed
-	// in the report of PreData or Finish. Zero: everything moves.
+	// Exclude are tables (schema, name) that do not move. Whatever depends on one, such as a view
+	// or a foreign key, stays behind with it and is listed in the report of PreData or Finish.
+	// Zero: everything moves.
 	Exclude []catalog.Name
 
-	// Refused are the names of objects that the target has refused, see Refused. Finish tries
-	// those of before the data again.
+	// Refused are the names of objects that the target has refused, see Refused. Finish tries those
+	// of before the data again.
 	Refused []string
 }
 
 // Dump is the schema of a source. Its methods may be used by several goroutines.
 type Dump struct {
-	// Archive is what pg_dump wrote. Whoever keeps it can go on with it on
-	// another machine, see Open.
+	// Archive is what pg_dump wrote. It can be kept and used on another machine, see Open.
 	Archive []byte
 
 	Source string // version of the server it was made of
@@ -80,8 +79,7 @@ func (t Tools) Dump(ctx context.Context, sourceDSN string, o Options) (*Dump, er
 	return Open(stdout.Bytes(), o)
 }
 
-// limited keeps the beginning of what is written to it: a server's messages can
-// be of any length.
+// limited keeps the beginning of what is written to it: a server's messages can have any length.
 type limited struct{ *bytes.Buffer }
 
 func (l *limited) Write(p []byte) (int, error) {
@@ -228,7 +226,7 @@ var managedOwners = map[string]bool{
 	"cloudsqladmin": true, "cloudsqlagent": true, "azuresu": true,
 }
 
-// leftOut tells of entries that have no place on the target, without a word.
+// leftOut reports whether an entry has no place on the target; it is not reported.
 func leftOut(e *entry) bool {
 	switch e.kind {
 	case "DATABASE", "DATABASE PROPERTIES", // always in an archive, for pg_restore --create

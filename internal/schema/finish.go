@@ -11,13 +11,13 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// stage is when Finish brings an entry; within a stage the archive's order holds.
+// stage is when Finish creates an entry; within a stage the archive's order holds.
 type stage int
 
 const (
 	elsewhere    stage = iota // before the data, or by ForeignKeys
-	structure                 // indexes and constraints that are missing, statistics objects, rules
-	guard                     // triggers, policies, row security: none must act on what comes before
+	structure                 // missing indexes and constraints, statistics objects, rules
+	guard                     // triggers, policies, row security: none may act on what comes before
 	privilege                 // after owners: a privilege is given in the owner's name
 	matview                   // rows of materialized views, read with their owners' rights; their order is that of their dependencies
 	ofMatview                 // their indexes
@@ -69,18 +69,16 @@ type finish struct {
 	failed  []error
 }
 
-// Finish brings the rest, in this order: indexes, constraints, statistics
-// objects and rules that are still missing; triggers with their states,
-// policies, row security; owners; privileges, default privileges; the rows and indexes of the
-// materialized views that the source has filled; comments,
-// security labels; event triggers. Foreign keys are left to ForeignKeys.
+// Finish creates the rest, in this order: indexes, constraints, statistics objects and rules that
+// are still missing; triggers with their states, policies, row security; owners; privileges,
+// default privileges; the rows and indexes of the materialized views that the source has filled;
+// comments, security labels; event triggers. Foreign keys are left to ForeignKeys.
 //
-// It is called when every table has its rows. What is there is passed over, so
-// that it can be repeated. Roles that the target lacks, owners that the connected
-// role cannot give objects to, and what it has no right to create are reported.
-// Everything is tried; the error joins the *ObjectErrors of what failed for
-// other reasons, see Refusals. What was refused before the data is tried again, and is in
-// the report, with what depends on it, if it is refused again.
+// It is called when every table has its rows. What is there is skipped, so that it can be repeated.
+// Roles that the target lacks, owners that the connected role cannot give objects to, and what it
+// has no right to create are reported. Everything is tried; the error joins the *ObjectErrors of
+// what failed for other reasons, see Refusals. What was refused before the data is tried again, and
+// is in the report, with what depends on it, if it is refused again.
 func (d *Dump) Finish(ctx context.Context, conn *pgx.Conn) (Report, error) {
 	f := &finish{dump: d, conn: conn, denied: map[string][]string{}, out: map[int]bool{}}
 	f.do = func(ctx context.Context, sql string) error { return d.do(ctx, conn, sql) }
@@ -124,7 +122,7 @@ func (f *finish) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// all brings the entries of a stage. Its error means that no more can be done.
+// all creates the entries of a stage. Its error means that no more can be done.
 func (f *finish) all(ctx context.Context, s stage) error {
 	for _, e := range f.dump.entries {
 		if f.dump.stage(e) != s || f.out[e.id] {
@@ -150,8 +148,8 @@ func (f *finish) all(ctx context.Context, s stage) error {
 	return nil
 }
 
-// late tries again what the target has refused before the data: a function that it needs may
-// have been repaired there, or somebody has made it by hand.
+// late tries again what the target has refused before the data: a function that it needs may have
+// been fixed there, or somebody has created it by hand.
 func (f *finish) late(ctx context.Context) error {
 	for _, e := range f.dump.late() {
 		if f.out[e.id] {
@@ -191,7 +189,7 @@ func (f *finish) failing(ctx context.Context, err error) error {
 	return nil
 }
 
-// create brings one entry, unless it is there.
+// create creates one entry, unless it is there.
 func (f *finish) create(ctx context.Context, e *entry) error {
 	k := e.key()
 	if s, ok := f.present[k]; ok && (s.ok || k.kind == "CONSTRAINT") && !f.dump.ambiguous[k] {

@@ -14,13 +14,12 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// ForeignKeys adds the foreign keys, first without looking at the rows and then,
-// jobs at a time, each by VALIDATE, which lets others write meanwhile. Indexes
-// that are still missing, such as those of partitioned tables, are built before.
-// A foreign key that was NOT VALID on the source stays so; those of partitioned
-// tables, where older versions know no NOT VALID, look at the rows at once.
-// What is there is passed over. All foreign keys are tried; the error joins
-// the *ObjectErrors of those that failed.
+// ForeignKeys adds the foreign keys, first without looking at the rows and then, jobs at a time,
+// each by VALIDATE, which lets others write meanwhile. Indexes that are still missing, such as
+// those of partitioned tables, are built first. A foreign key that was NOT VALID on the source
+// stays so; those of partitioned tables, where older versions know no NOT VALID, look at the rows
+// at once. What is there is skipped. All foreign keys are tried; the error joins the *ObjectErrors
+// of those that failed.
 func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) error {
 	conn, err := online.Open(ctx, session.Config{DSN: targetDSN, Application: "foreign keys"})
 	if err != nil {
@@ -64,8 +63,8 @@ func (d *Dump) ForeignKeys(ctx context.Context, targetDSN string, jobs int) erro
 	return errors.Join(append(failed, validateAll(ctx, targetDSN, validate, jobs))...)
 }
 
-// withoutCheck adds NOT VALID to a foreign key, so that the rows are looked at
-// later; later is false where they are not to be looked at, or must be at once.
+// withoutCheck adds NOT VALID to a foreign key, so that the rows are looked at later; later is
+// false if they are not to be looked at, or must be at once.
 func withoutCheck(e *entry) (sql string, later bool) {
 	body, ok := strings.CutSuffix(strings.TrimRight(e.sql, " \n"), ";")
 	_, _, only, known := e.target()
@@ -75,14 +74,14 @@ func withoutCheck(e *entry) (sql string, later bool) {
 	return body + " NOT VALID;\n", true
 }
 
-// loose reports whether the source itself does not vouch for the rows of a foreign key.
+// loose reports whether the source itself does not guarantee that its rows satisfy a foreign key.
 func loose(e *entry) bool {
 	body := strings.TrimSuffix(strings.TrimRight(e.sql, " \n"), ";")
 	return strings.HasSuffix(body, " NOT VALID") || strings.HasSuffix(body, " NOT ENFORCED")
 }
 
-// unchecked reports whether a foreign key that is there is still to be validated. From version 18 on that may
-// be one of a partitioned table.
+// unchecked reports whether an existing foreign key is still to be validated. From version 18 on
+// that may be one of a partitioned table.
 func unchecked(e *entry, there presence) bool {
 	_, _, _, known := e.target()
 	return known && !there.ok && !loose(e)

@@ -12,8 +12,8 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Index is an index of a table, or a constraint with an index: a primary key,
-// unique or exclusion constraint.
+// Index is an index of a table, or a constraint with an index: a primary key, unique or exclusion
+// constraint.
 type Index struct {
 	Table catalog.Name
 	Name  string
@@ -22,14 +22,14 @@ type Index struct {
 	entry *entry
 }
 
-// Indexes lists the indexes of a table, those of its constraints first. Each can
-// be built by itself once the table has its rows; several of one table at the
-// same time, where constraints wait for each other.
+// Indexes lists the indexes of a table, those of its constraints first. Each can be built on its
+// own once the table has its rows; several of one table at the same time, except that constraints
+// wait for each other.
 func (d *Dump) Indexes(table catalog.Name) []Index {
 	return d.indexes[table.String()]
 }
 
-// isIndex tells whether an entry creates an index.
+// isIndex reports whether an entry creates an index.
 func isIndex(e *entry) bool { return e.kind == "INDEX" || e.kind == "CONSTRAINT" }
 
 // index sorts the indexes of the dump by table.
@@ -45,13 +45,12 @@ func (d *Dump) index() {
 	}
 }
 
-// Constraint tells whether it is a constraint's. Adding one keeps everybody from the
-// table, also whoever builds another index.
+// Constraint reports whether it is a constraint's. Adding one locks everybody out of the table,
+// including whoever builds another index.
 func (x Index) Constraint() bool { return x.entry.kind == "CONSTRAINT" }
 
-// Build builds indexes one after the other. Those that are present are left
-// alone; an invalid one, which somebody's CREATE INDEX CONCURRENTLY left, is dropped first.
-// Its error is an *ObjectError.
+// Build builds indexes one after the other. Those that are present are left alone; an invalid one,
+// left by somebody's CREATE INDEX CONCURRENTLY, is dropped first. Its error is an *ObjectError.
 func Build(ctx context.Context, conn *pgx.Conn, present Present, indexes ...Index) error {
 	for _, x := range indexes {
 		if err := x.build(ctx, conn, present); err != nil {
@@ -75,11 +74,10 @@ func (x Index) build(ctx context.Context, conn *pgx.Conn, found Present) error {
 	return nil
 }
 
-// Tune lets a session build indexes with what the server can spare when jobs
-// sessions do so at the same time: together they use as much memory as
-// shared_buffers, which is a quarter of the machine's on RDS and in the manual's
-// advice, and all of max_parallel_workers. Less than the server's own settings
-// is never set, nor parallel workers where they are switched off.
+// Tune lets a session build indexes with what the server can spare when jobs sessions do so at the
+// same time: together they use as much memory as shared_buffers, which is a quarter of the
+// machine's on RDS and in the manual's advice, and all of max_parallel_workers. It never sets less
+// than the server's own settings, nor parallel workers where they are switched off.
 func Tune(ctx context.Context, conn *pgx.Conn, jobs int) error {
 	var buffersKB, memoryKB, workers, parallel int64
 	err := conn.QueryRow(ctx, `
@@ -105,8 +103,8 @@ select (select setting::int8 * 8 from pg_catalog.pg_settings where name = 'share
 	return nil
 }
 
-// attach joins the indexes of partitions to that of their parent, which becomes
-// valid with the last one. The error joins the *ObjectErrors of what failed.
+// attach attaches the indexes of partitions to that of their parent, which becomes valid with the
+// last one. The error joins the *ObjectErrors of what failed.
 func (d *Dump) attach(ctx context.Context, conn *pgx.Conn) error {
 	var failed []error
 	for _, e := range d.entries {
@@ -134,9 +132,8 @@ select coalesce((select h.inhparent is not null from pg_catalog.pg_class c join 
 	return errors.Join(failed...)
 }
 
-// remaining builds the indexes that nobody has asked for yet: those of
-// partitioned tables, and of whatever else has no rows of its own to copy. The error joins
-// the *ObjectErrors of what failed.
+// remaining builds the indexes that nobody has asked for yet: those of partitioned tables, and of
+// whatever else has no rows of its own to copy. The error joins the *ObjectErrors of what failed.
 func (d *Dump) remaining(ctx context.Context, conn *pgx.Conn) error {
 	present, err := LoadPresent(ctx, conn)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// IndexForm is what an index is, apart from its name and where and how it is stored.
+// IndexForm is what an index is, apart from its name and from where and how it is stored.
 type IndexForm struct {
 	OID        uint32 // of the table
 	Name       string // as SQL
@@ -60,11 +60,11 @@ select x.indrelid, quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_c
 	return forms, nil
 }
 
-// SameDefinition tells whether two servers mean the same by what each has written: expressions, bounds
-// and keys of partitions. That they differ proves nothing where the servers are of different majors.
+// SameDefinition reports whether two servers mean the same by what each has written: expressions,
+// bounds and keys of partitions. A difference shows nothing if the servers are of different majors.
 func SameDefinition(a, b string) bool { return a == b || normalize(a) == normalize(b) }
 
-// Sum is as much of an index's form as tells that it is another one.
+// Sum is as much of an index's form as shows that it is another one.
 func (f IndexForm) Sum() string {
 	sum := fnv.New64a()
 	io.WriteString(sum, f.Form) //nolint:errcheck // a hash takes everything

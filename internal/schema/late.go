@@ -16,9 +16,9 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// LateKeys are foreign keys that are created in two steps: Add looks at no row, so that it
-// takes the same time whatever the tables hold, and holds for what is written from then
-// on; Later looks at what was there, while others write.
+// LateKeys are foreign keys that are created in two steps: Add looks at no row, so that it takes
+// the same time whatever the tables hold, and holds for what is written from then on; Later looks
+// at what was there, while others write.
 type LateKeys struct {
 	Add   []string
 	Later []Validation
@@ -36,9 +36,9 @@ type Validation struct {
 	Whole bool `json:"whole,omitempty"`
 }
 
-// LateForeignKeys lists what the target has not of the foreign keys, or has not validated. Indexes
-// that they need and that are missing are built first. Sources' keys that are NOT VALID stay
-// so. Partitioned tables of version 11 know no other way than to look at the rows at once.
+// LateForeignKeys lists the foreign keys that the target lacks or has not validated. Missing
+// indexes that they need are built first. Keys that are NOT VALID on the source stay so.
+// Partitioned tables of version 11 can only look at the rows at once.
 func (d *Dump) LateForeignKeys(ctx context.Context, conn *pgx.Conn) (*LateKeys, error) {
 	if err := errors.Join(d.remaining(ctx, conn), d.attach(ctx, conn)); err != nil {
 		return nil, err
@@ -91,13 +91,13 @@ func validation(table catalog.Name, name string) Validation {
 	return Validation{Table: table.String(), SQL: fmt.Sprintf("alter table %s validate constraint %s", table.String(), catalog.Quote(name))}
 }
 
-// notValid is withoutCheck where the statement may not leave out partitions.
+// notValid is withoutCheck if the statement may not leave out partitions.
 func notValid(e *entry) string {
 	return strings.TrimSuffix(strings.TrimRight(e.sql, " \n"), ";") + " NOT VALID;\n"
 }
 
-// partitions gives each partition of a table the foreign key. The table's own, which then takes
-// theirs, comes last. It returns false where there are none.
+// partitions gives each partition of a table the foreign key. The table's own, which then adopts
+// theirs, comes last. It returns false if there are none.
 func (l *LateKeys) partitions(ctx context.Context, conn *pgx.Conn, e *entry, table catalog.Name, name string, found Present) (bool, error) {
 	rows, err := conn.Query(ctx, `
 select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclass) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
@@ -130,13 +130,13 @@ select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclas
 	return len(leaves) > 0, nil
 }
 
-// Create does the first step, in one transaction and one message. When it fails, with an
-// *ObjectError where a statement did, there is none of them.
+// Create does the first step, in one transaction and one message. If it fails, with an *ObjectError
+// if a statement did, none of them exists.
 func (l *LateKeys) Create(ctx context.Context, conn *pgx.Conn) error {
 	return l.run(ctx, conn, "commit")
 }
 
-// Rehearse does the first step and takes it back.
+// Rehearse does the first step and rolls it back.
 func (l *LateKeys) Rehearse(ctx context.Context, conn *pgx.Conn) error {
 	return l.run(ctx, conn, "rollback")
 }
@@ -167,9 +167,9 @@ func (l *LateKeys) run(ctx context.Context, conn *pgx.Conn, end string) error {
 	return fmt.Errorf("create foreign keys: %w", err)
 }
 
-// Validate does the second step, jobs statements at a time, none of which refuses anybody's
-// writes for longer than a moment. done is called after each, with its error; for those of
-// Whole when all others are done without one.
+// Validate does the second step, jobs statements at a time, none of which keeps anybody from
+// writing for longer than a moment. done is called after each, with its error; for those of Whole
+// once all others are done without one.
 func Validate(ctx context.Context, targetDSN string, list []Validation, jobs int, done func(Validation, error)) error {
 	var tables []string
 	of := map[string][]Validation{}

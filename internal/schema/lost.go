@@ -11,7 +11,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Loss is something that the source has and the target has not, or has otherwise.
+// Loss is something that the source has and the target lacks, or has otherwise.
 type Loss struct {
 	Kind   string // as in "index", "column default", "privileges"
 	Object string // its name as SQL
@@ -28,24 +28,24 @@ func (l Loss) String() string {
 	return fmt.Sprintf("%s %s is %q on the source and %q on the target", l.Kind, l.Object, l.Source, l.Target)
 }
 
-// Name is the object's kind and name as an operator writes them, as that of Refused.
+// Name is the object's kind and name as an operator writes them, like that of Refused.
 func (l Loss) Name() string {
 	return strings.ReplaceAll(l.Kind, " ", "-") + ":" + strings.ReplaceAll(l.Object, `"`, "")
 }
 
-// NotValid reports whether it is a check that is valid on the source and holds for new rows only
-// on the target: rows may have satisfied it when they were written and break it now.
+// NotValid reports whether it is a check that is valid on the source and holds for new rows only on
+// the target: rows may have satisfied it when they were written and violate it now.
 func (l Loss) NotValid() bool {
 	return l.Kind == "constraint" && l.Source == "check" && l.Target == "check, not valid"
 }
 
-// Lost compares the catalogues of both servers and returns what of the source's
-// schema the target lacks; what the target has more is no loss, but for privileges
-// of PUBLIC. What depends on an excluded table is listed, and was in the Report. Roles that only one side has are left out,
-// see Roles. Expressions are compared without casts and parentheses,
-// which PostgreSQL itself adds and removes when it reads back what it wrote, and the
-// texts of views, rules and SQL-standard function bodies only between servers of the
-// same major version. Both connections need the settings of package session.
+// Lost compares the catalogues of both servers and returns what of the source's schema the target
+// lacks; anything more on the target is no loss, except for privileges of PUBLIC. What depends on
+// an excluded table is listed, and was in the Report. Roles that only one side has are left out,
+// see Roles. Expressions are compared without casts and parentheses, which PostgreSQL itself adds
+// and removes when it reads back what it wrote, and the texts of views, rules and SQL-standard
+// function bodies only between servers of the same major version. Both connections need the
+// settings of package session.
 func Lost(ctx context.Context, source, target catalog.Querier, o Options) ([]Loss, error) {
 	return lost(ctx, source, target, o, allQueries)
 }
@@ -128,8 +128,8 @@ func lost(ctx context.Context, source, target catalog.Querier, o Options, querie
 // relationKinds are the kinds of facts that stand for a whole relation.
 var relationKinds = []string{"table", "partitioned table", "view", "materialized view", "foreign table", "sequence"}
 
-// partOf is the kind and object that a fact says more of. Every object has an
-// owner and privileges of PUBLIC, be there none.
+// partOf is the kind and object that a fact says more of. Every object has an owner and privileges
+// of PUBLIC, even if there are none.
 func partOf(f fact) string {
 	switch f.kind {
 	case "owner":

@@ -25,7 +25,7 @@ func (s server) since(major int, sql, before string) string {
 	return before
 }
 
-// same tells whether both sides write expressions in the same way.
+// same reports whether both sides write expressions in the same way.
 func (s server) same() bool { return s.major == s.other }
 
 // member is the condition that an object belongs to an extension.

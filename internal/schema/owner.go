@@ -59,9 +59,9 @@ var owned = []string{
 	"SEQUENCE", "SERVER", "STATISTICS", "TABLE", "TEXT SEARCH CONFIGURATION", "TEXT SEARCH DICTIONARY", "TYPE", "VIEW",
 }
 
-// owners gives the objects to the roles that own them on the source. Schemas
-// come first, with their privileges: an owner must be allowed to create in the
-// schema. Sequences come last: those of a table have followed it.
+// owners gives the objects to the roles that own them on the source. Schemas come first, with their
+// privileges: an owner must be allowed to create in the schema. Sequences come last: those of a
+// table have followed it.
 func (f *finish) owners(ctx context.Context) error {
 	pass := func(e *entry) int {
 		switch {
@@ -93,10 +93,10 @@ func (f *finish) owners(ctx context.Context) error {
 	return nil
 }
 
-// ownersEarly gives a superuser's objects to their owners in the transaction of tx that has made
-// them, before there are rows. From then on the server itself runs what users have made, as
-// the expressions of an index that is built, with the rights of the table's owner and not
-// with a superuser's. For another role that would gain little, and it owns what it fills.
+// ownersEarly gives a superuser's objects to their owners in the transaction of tx that has created
+// them, before there are rows. From then on the server itself runs what users have written, such as
+// the expressions of an index that is built, with the rights of the table's owner and not with a
+// superuser's. For another role that would gain little, and it owns what it fills.
 //
 // What is denied is reported by Finish, which does all of it again.
 func (d *Dump) ownersEarly(ctx context.Context, conn *pgx.Conn, q catalog.Querier, out map[int]bool) error {
@@ -134,7 +134,7 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 	case !exists:
 		f.deny("the target has no role "+e.owner+", which owns them on the source", e.String())
 		return nil
-	case !may && f.roles.super[e.owner]: // whose member nobody should be made for this
+	case !may && f.roles.super[e.owner]: // of whom nobody should be made a member for this
 		if e.kind != "SCHEMA" || e.tag != "public" { // which the target has, with an owner of its own
 			f.deny("only a superuser of the target can give objects to "+e.owner+", who is one", e.String())
 		}
@@ -158,8 +158,8 @@ func (f *finish) own(ctx context.Context, e *entry) error {
 	return objectError(e, sql, err)
 }
 
-// privileges runs the GRANT and REVOKE of an entry, and without those that
-// concern roles the target lacks.
+// privileges runs the GRANT and REVOKE of an entry, except those that concern roles the target
+// lacks.
 func (f *finish) privileges(ctx context.Context, e *entry) error {
 	err := f.do(ctx, e.sql)
 	if err == nil || !tolerable(err) {

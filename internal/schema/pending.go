@@ -16,9 +16,9 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// validationDDL is on the target: statements that look at the rows of foreign keys which
-// were created inside the fence without that. They are run when the target is open, and
-// stay until they have worked.
+// validationDDL is for the target: statements that look at the rows of foreign keys that were
+// created inside the fence without that. They are run once the target is open, and stay until they
+// have succeeded.
 const validationDDL = `
 create table if not exists walferry.validation (
     migration  text not null,
@@ -32,8 +32,7 @@ create table if not exists walferry.validation (
 `
 
 // Pending are foreign keys that a role without session_replication_role gets inside the fence, and
-// what of them is to be validated when the target is open. That is recorded in
-// walferry.validation.
+// what of them is to be validated once the target is open. That is recorded in walferry.validation.
 type Pending struct {
 	Link  *session.Link // to the target
 	DSN   string        // of the target
@@ -68,11 +67,11 @@ func (p *Pending) Prepare(ctx context.Context, dump *Dump) (*Prepared, error) {
 
 // Close ends the connection.
 func (k *Prepared) Close(ctx context.Context) {
-	k.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
+	k.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is in progress on it
 }
 
-// Create creates, inside the fence, what Prepare has found, without looking at the rows; what is
-// left to be validated is recorded before.
+// Create creates, inside the fence, what Prepare has found, without looking at the rows; what
+// remains to be validated is recorded before.
 func (k *Prepared) Create(ctx context.Context, tell func(string)) error {
 	name := k.of.Store.Name()
 	err := k.of.Link.Do(ctx, func(conn *pgx.Conn) error {
@@ -90,17 +89,17 @@ func (k *Prepared) Create(ctx context.Context, tell func(string)) error {
 		return err
 	}
 	if n := len(k.Add); n > 0 {
-		tell(fmt.Sprintf("created %d foreign keys, which this role could not have while rows came; they are validated when everything else is done", n))
+		tell(fmt.Sprintf("created %d foreign keys, which this role could not have while rows arrived; they are validated once everything else is done", n))
 	}
 	return nil
 }
 
-// Rehearse creates the keys outside of the fence, takes that back, and returns how long it has taken.
+// Rehearse creates the keys outside of the fence, rolls that back, and returns how long it took.
 func (k *Prepared) Rehearse(ctx context.Context) (time.Duration, error) {
 	if len(k.Add) == 0 {
 		return 0, nil
 	}
-	// Nobody, the applier neither, waits behind it for longer than this.
+	// Nobody, including the applier, waits behind it for longer than this.
 	if _, err := k.conn.Exec(ctx, `set lock_timeout = '2s'`); err != nil {
 		return 0, err
 	}
@@ -109,7 +108,7 @@ func (k *Prepared) Rehearse(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// List are the statements that are still to be run, and why the last try failed.
+// List returns the statements that are still to be run, and why the last attempt failed.
 func (p *Pending) List(ctx context.Context) (list []Validation, failures []string, err error) {
 	err = p.Link.Do(ctx, func(conn *pgx.Conn) error {
 		list, failures = nil, nil
@@ -137,7 +136,7 @@ func (p *Pending) List(ctx context.Context) (list []Validation, failures []strin
 	return list, failures, nil
 }
 
-// Left are the statements that are still to be run, for somebody who does it by hand.
+// Left returns the statements that are still to be run, to run them by hand.
 func (p *Pending) Left(ctx context.Context) ([]string, error) {
 	list, _, err := p.List(ctx)
 	return Statements(list), err
@@ -200,7 +199,7 @@ func (p *Pending) Validate(ctx context.Context, step func(string)) error {
 		unrecorded = errors.Join(unrecorded, recorded)
 	})
 	if err := errors.Join(err, unrecorded); err != nil {
-		return fmt.Errorf("validate the foreign keys (the same command goes on with it): %w", err)
+		return fmt.Errorf("validate the foreign keys (the same command continues): %w", err)
 	}
 	if len(failed) > 0 {
 		for _, f := range failed {
@@ -220,7 +219,7 @@ func list1(texts []string) string {
 	return fmt.Sprintf("%s; and %d more", texts[0], len(texts)-1)
 }
 
-// Statements are what is to be run by hand.
+// Statements returns what is to be run by hand.
 func Statements(list []Validation) (sql []string) {
 	for _, v := range list {
 		sql = append(sql, strings.TrimSuffix(v.SQL, ";"))

@@ -10,7 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// key identifies what is created after the data, the same way on both sides.
+// key identifies what is created after the data, in the same way on both sides.
 type key struct {
 	kind, namespace, table, name string
 }
@@ -44,10 +44,11 @@ type presence struct {
 	ok bool // an index is valid, a constraint validated, a materialized view filled
 }
 
-// Present is what of a schema after the data the target has.
+// Present is what the target has of a schema after the data.
 type Present map[key]presence
 
-// LoadPresent reads it, of all tables at once. The tag of a trigger, a rule or a policy is "table name".
+// LoadPresent reads it, of all tables at once. The tag of a trigger, a rule or a policy is "table
+// name".
 func LoadPresent(ctx context.Context, q catalog.Querier) (Present, error) {
 	rows, err := q.Query(ctx, `
 with r as (

@@ -12,7 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 )
 
-// Refused is an object of the source that the target does not take, and why. It stops no
+// Refused is an object of the source that the target does not take, and why. It does not stop a
 // migration: rows can do without it.
 type Refused struct {
 	Object string `json:"object"` // its kind and name, as in view:public.mon
@@ -41,8 +41,8 @@ func (e *entry) name() string {
 	return kind + ":" + e.namespace + "." + tag
 }
 
-// Refusals takes apart an error that joins *ObjectErrors: what the target refuses for good, and
-// the rest, which is nil where there is nothing else.
+// Refusals splits an error that joins *ObjectErrors: what the target refuses for good, and the
+// rest, which is nil if there is nothing else.
 func Refusals(err error) (refused []Refused, rest error) {
 	var others []error
 	for _, err := range flat(err) {
@@ -56,7 +56,7 @@ func Refusals(err error) (refused []Refused, rest error) {
 	return refused, errors.Join(others...)
 }
 
-// flat are the errors that errors.Join has joined, however deep.
+// flat returns the errors that errors.Join has joined, however deep.
 func flat(err error) (list []error) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
@@ -70,7 +70,7 @@ func flat(err error) (list []error) {
 	return list
 }
 
-// needed are the entries that tables cannot be without: their types, sequences, the functions
+// needed returns the entries that tables cannot be without: their types, sequences, the functions
 // of their defaults and checks.
 func (d *Dump) needed() map[int]bool {
 	byID := map[int]*entry{}
@@ -97,8 +97,8 @@ func (d *Dump) needed() map[int]bool {
 	return needed
 }
 
-// leave adds to what is left out an entry that the target has refused, and all that depends on
-// it, and returns what an operator should know of.
+// leave adds to what is left out an entry that the target has refused, and all that depends on it,
+// and returns what an operator should know of.
 func (d *Dump) leave(out map[int]bool, e *entry, why string) []Refused {
 	refused := []Refused{{e.name(), why}}
 	gone := map[int]*behind{e.id: {on: e}}
@@ -116,7 +116,7 @@ func (d *Dump) leave(out map[int]bool, e *entry, why string) []Refused {
 	return refused
 }
 
-// late are the entries from before the data that the target has refused.
+// late returns the entries from before the data that the target has refused.
 func (d *Dump) late() (list []*entry) {
 	for _, e := range d.entries {
 		if e.section == sectionPreData && slices.Contains(d.refused, e.name()) {
@@ -126,7 +126,7 @@ func (d *Dump) late() (list []*entry) {
 	return list
 }
 
-// exists asks whether an object is there which has no key: somebody may have made it by hand.
+// exists reports whether an object that has no key exists: somebody may have created it by hand.
 func (e *entry) exists(ctx context.Context, q catalog.Querier) (bool, error) {
 	if kind := map[string]string{"VIEW": "v", "MATERIALIZED VIEW": "m", "FOREIGN TABLE": "f"}[e.kind]; kind != "" {
 		var found bool
@@ -153,8 +153,8 @@ select exists(select from pg_catalog.pg_class c join pg_catalog.pg_namespace n o
 	return found, nil
 }
 
-// Missing are those of refused that the target still lacks: what somebody has made by hand since
-// is taken as it is.
+// Missing returns those of refused that the target still lacks: what somebody has created by hand
+// since is accepted as it is.
 func (d *Dump) Missing(ctx context.Context, q catalog.Querier, refused []Refused) (missing []Refused, err error) {
 	if len(refused) == 0 {
 		return nil, nil
@@ -188,8 +188,8 @@ func (d *Dump) Missing(ctx context.Context, q catalog.Querier, refused []Refused
 	return missing, nil
 }
 
-// try creates an entry before the data in the caller's transaction. refused says that the
-// target does not take it; nothing of it is left then. What is there by hand is taken.
+// try creates an entry before the data in the caller's transaction. refused says that the target
+// does not take it; nothing of it is left then. What somebody has created by hand is accepted.
 func (d *Dump) try(ctx context.Context, conn *pgx.Conn, e *entry, sql string) (refused bool, err error) {
 	err = execute(ctx, conn, "savepoint entry;\n"+sql+"\n;release savepoint entry")
 	if err == nil || !catalog.LastWord(err) || conn.IsClosed() {
@@ -204,9 +204,9 @@ func (d *Dump) try(ctx context.Context, conn *pgx.Conn, e *entry, sql string) (r
 	return true, err
 }
 
-// Rehearse makes the whole schema in the caller's transaction, which is to be rolled back: what
-// the target refuses is in the report. Rows decide what else will be refused. Event
-// triggers are not made: they would fire.
+// Rehearse creates the whole schema in the caller's transaction, which is to be rolled back: what
+// the target refuses is in the report. Rows decide what else will be refused. Event triggers are
+// not created: they would fire.
 func (d *Dump) Rehearse(ctx context.Context, tx pgx.Tx) (Report, error) {
 	report, err := d.PreData(ctx, tx)
 	if err != nil {

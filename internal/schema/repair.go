@@ -12,9 +12,9 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// RepairColumns is the DDL for columns of a table that was so when the migration began. filenode is
-// where the source had its rows when they were copied; empty: not known. It is text for the
-// operator: nothing of it is ever run.
+// RepairColumns returns the DDL for columns of a table that was so when the migration began.
+// filenode is where the source stored its rows when they were copied; empty: not known. It is text
+// for the operator: none of it is ever run.
 func RepairColumns(ctx context.Context, source *pgx.Conn, target *session.Link, was state.Table, columns []string, filenode string) (Repair, error) {
 	table := was.String()
 	rows, err := source.Query(ctx, `
@@ -81,13 +81,13 @@ type alteredColumn struct {
 	constant   bool   // every row that was there has the default, which was kept once for all
 }
 
-// Repair is the DDL that gives the target's table the columns that the source's has by now.
+// Repair is the DDL that gives the target's table the columns that the source's has now.
 type Repair struct {
-	SQL       []string // none: there is nothing to be said
-	Rewritten bool     // and what the source has written is not what the DDL makes of the target's rows
+	SQL       []string // none: there is nothing to do
+	Rewritten bool     // and the source has written something else than the DDL makes of the target's rows
 	Again     bool     // the last column was dropped and added again under its name
 	Back      bool     // the target has dropped a column that it needs for a while
-	Gone      bool     // the same, but where it was can be told
+	Gone      bool     // the same, but where it was is known
 }
 
 // repair writes it, for the columns that a drift is about.
@@ -95,7 +95,7 @@ type repair struct {
 	Repair
 	table   string // as SQL
 	columns []string
-	moved   bool              // the source has written the table's rows anew
+	moved   bool              // the source has rewritten the table's rows
 	target  map[string]string // pg_attribute.attgenerated of the target's columns
 	major   int               // of the target
 	types   map[string]string // of the source's columns, as they were
@@ -123,7 +123,7 @@ func (m *repair) concerns(name string) bool { return slices.Contains(m.columns, 
 func (m *repair) byNumber(was []state.Column, now []alteredColumn) {
 	var renamed [][2]string
 	pending := slices.Clone(was)
-	for more := true; more; { // who takes a name is as much part of it as who gave it up
+	for more := true; more; { // the column that takes a name is as much part of it as the one that gave it up
 		more = false
 		pending = slices.DeleteFunc(pending, func(w state.Column) bool {
 			i := slices.IndexFunc(now, func(c alteredColumn) bool { return c.number == w.Number })
@@ -139,7 +139,7 @@ func (m *repair) byNumber(was []state.Column, now []alteredColumn) {
 		if m.concerns(w.Name) && !slices.ContainsFunc(now, func(c alteredColumn) bool { return c.number == w.Number }) {
 			if _, there := m.target[w.Name]; there || m.target == nil {
 				m.alter("drop column %s", catalog.Quote(w.Name))
-			} else if last(was, now, w.Number) { // what this has for it is of no use to anybody
+			} else if last(was, now, w.Number) { // its values are of no use to anybody
 				m.alter("add column %s %s", catalog.Quote(w.Name), m.types[w.Name])
 				m.Back = true
 			} else {
@@ -167,8 +167,8 @@ func (m *repair) byNumber(was []state.Column, now []alteredColumn) {
 	}
 }
 
-// last tells whether no column is left of those that stood after another one: the stream does not show then that it was
-// made again, so that some rows may have gone into the old one.
+// last reports whether no column is left of those that stood after another one: then the stream
+// does not show that it was created again, so that some rows may have gone into the old one.
 func last(was []state.Column, now []alteredColumn, number int16) bool {
 	return !slices.ContainsFunc(was, func(w state.Column) bool {
 		return w.Number > number && slices.ContainsFunc(now, func(c alteredColumn) bool { return c.number == w.Number })
@@ -194,7 +194,7 @@ func (m *repair) rename(pairs [][2]string) {
 	}
 }
 
-// byName has nothing but the names to go by: a record of an older version.
+// byName has only the names to go by: a record of an older version.
 func (m *repair) byName(was []state.Column, now []alteredColumn) {
 	var added []alteredColumn
 	var dropped []string

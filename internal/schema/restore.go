@@ -13,9 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// setup is what the statements of an archive rely on; pg_restore begins with
-// much the same. The archive's own STDSTRINGS is added, as its strings are
-// written the way the source reads them.
+// setup is what the statements of an archive rely on; pg_restore begins with much the same. The
+// archive's own STDSTRINGS is added, as its strings are written the way the source reads them.
 const setup = `
 set local search_path = '';
 set local check_function_bodies = off;
@@ -70,7 +69,7 @@ func (e *ObjectError) why() string {
 
 func (e *ObjectError) Unwrap() error { return e.Err }
 
-// Hint names what can be done.
+// Hint returns what the operator can do.
 func (e *ObjectError) Hint() string {
 	const byHand = "create it on the target by hand, in a form that its version takes, and run the same command again"
 	switch code := catalog.State(e.Err); {
@@ -97,14 +96,14 @@ func (e *ObjectError) Hint() string {
 	return "change the object on the source, or " + byHand
 }
 
-// present tells whether an error says that the object is there already.
+// present reports whether an error says that the object exists already.
 func present(err error) bool {
 	code := catalog.State(err)
 	return code == catalog.DuplicateObject || code == catalog.DuplicateTable
 }
 
-// tolerable tells whether an error is about a role or a right: then the object
-// is reported and the rest goes on.
+// tolerable reports whether an error is about a role or a right: then the object is reported and
+// the rest continues.
 func tolerable(err error) bool {
 	code := catalog.State(err)
 	var pg *pgconn.PgError
@@ -138,14 +137,13 @@ func (d *Dump) do(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return err
 }
 
-// PreData creates what must be there before the rows: schemas, extensions,
-// types, functions, tables with their defaults and checks, sequences, views. It
-// does so in the caller's transaction, so that all of it is there or nothing,
-// and the caller can record in the same transaction that it is. Everything
-// belongs to the connected role until Finish, or to its owner at once where the role is a
-// superuser. Schemas and extensions that exist are used. What the target refuses and tables
-// can be without is left out, with what depends on it, and is in the report. After an error,
-// an *ObjectError, the transaction is aborted.
+// PreData creates what must be there before the rows: schemas, extensions, types, functions, tables
+// with their defaults and checks, sequences, views. It does so in the caller's transaction, so that
+// all of it is there or nothing, and the caller can record in the same transaction that it is.
+// Everything belongs to the connected role until Finish, or to its owner at once if the role is a
+// superuser. Schemas and extensions that exist are used. What the target refuses and tables can be
+// without is left out, with what depends on it, and is in the report. After an error, an
+// *ObjectError, the transaction is aborted.
 func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 	report := Report{Skipped: append([]Skipped(nil), d.left...)}
 	conn := tx.Conn()
@@ -204,7 +202,7 @@ func (d *Dump) PreData(ctx context.Context, tx pgx.Tx) (Report, error) {
 	if err := d.ownersEarly(ctx, conn, tx, out); err != nil {
 		return report, err
 	}
-	// The rest of the caller's transaction is his again.
+	// The rest of the transaction is the caller's again.
 	if err := execute(ctx, conn, "set local standard_conforming_strings = on"); err != nil {
 		return report, fmt.Errorf("reset session after schema: %w", err)
 	}

@@ -18,16 +18,16 @@ type Role struct {
 	CanOwn  bool // the target's connected role may make it an owner
 }
 
-// Roles lists the roles that the schema of the source names, and what the target
-// knows of them. walferry creates no roles: without one, its objects belong to
-// the connected role and its privileges and policies are left out.
+// Roles lists the roles that the schema of the source names, and what the target knows of them.
+// walferry creates no roles: if one is missing, its objects belong to the connected role and its
+// privileges and policies are left out.
 func Roles(ctx context.Context, source, target catalog.Querier) ([]Role, error) {
 	known, err := loadRoles(ctx, target)
 	if err != nil {
 		return nil, fmt.Errorf("compare roles: target: %w", err)
 	}
-	// What belongs to the superuser that initdb made (oid 10) is in no pg_shdepend:
-	// of his, the relations are counted.
+	// What belongs to the superuser that initdb created (oid 10) is not in pg_shdepend: of its
+	// objects, the relations are counted.
 	rows, err := source.Query(ctx, `
 select r.rolname::text,
        count(*) filter (where d.kind = 'o'), count(*) filter (where d.kind <> 'o')

@@ -60,9 +60,8 @@ func (s *scanner) qualified() (catalog.Name, bool) {
 	return catalog.Name{Schema: namespace, Name: name}, ok
 }
 
-// target is the table that an index or a constraint belongs to, and its name.
-// only tells whether the statement leaves partitions out. ok is false where the
-// statement is of another form.
+// target returns the table that an index or a constraint belongs to, and its name. only reports
+// whether the statement leaves partitions out. ok is false if the statement is of another form.
 func (e *entry) target() (table catalog.Name, name string, only, ok bool) {
 	s := scanner{strings.TrimLeft(e.sql, " \n\t")}
 	switch e.kind {
@@ -103,8 +102,8 @@ func (e *entry) target() (table catalog.Name, name string, only, ok bool) {
 	return table, name, only, ok
 }
 
-// partOf tells whether the entry belongs to the relation that r creates, as an
-// index or a trigger does.
+// partOf reports whether the entry belongs to the relation that r creates, as an index or a trigger
+// does.
 func (e *entry) partOf(r *entry) bool {
 	if table, _, _, ok := e.target(); ok {
 		return table.Schema == r.namespace && table.Name == r.tag
@@ -147,11 +146,10 @@ func statements(sql string) []string {
 // (dumpTableSchema in pg_dump.c), whose values are numbers.
 var attributeOptions = regexp.MustCompile(`(?m)^(ALTER (?:FOREIGN )?TABLE ONLY .+ ALTER COLUMN .+ SET \()([a-z_]+=[^(),]+(?:, [a-z_]+=[^(),]+)*)(\);)\n`)
 
-// withoutVersions takes pg_attver out of the options of columns. The minor
-// releases of November 2026 (seen in 15.20) keep it among them for each column
-// of a relation, as a mark of their own: they neither let it be set nor have
-// their pg_dump write it. A pg_dump of before does write it, and a server of
-// before refuses it.
+// withoutVersions removes pg_attver from the options of columns. The minor releases of November
+// 2026 (seen in 15.20) keep it among them for each column of a relation, as a mark of their own:
+// they neither let it be set nor have their pg_dump write it. An earlier pg_dump does write it, and
+// an earlier server refuses it.
 func withoutVersions(sql string) string {
 	if !strings.Contains(sql, "pg_attver=") {
 		return sql

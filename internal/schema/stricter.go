@@ -12,9 +12,9 @@ import (
 )
 
 // Stricter lists the unique indexes and the unique and exclusion constraints of the target by which
-// it may refuse rows that the source takes: those that the source has not, and those that the source
-// checks at the end of a transaction and the target with each row. A primary key that the
-// source has not is one of [Compare]. tables are those of the source.
+// it may refuse rows that the source takes: those that the source lacks, and those that the source
+// checks at the end of a transaction and the target with each row. A primary key that the source
+// lacks is one of [Compare]. tables are those of the source.
 func Stricter(ctx context.Context, source, target catalog.Querier, tables []catalog.Table) ([]Difference, error) {
 	from, err := uniques(ctx, source)
 	if err != nil {
@@ -55,14 +55,14 @@ func Stricter(ctx context.Context, source, target catalog.Querier, tables []cata
 // uniqueIndex is an index that refuses rows because of others.
 type uniqueIndex struct {
 	index, constraint   string // as SQL; constraint is empty where there is none
-	definition          string // what it is over, to be compared
+	definition          string // what it covers, to be compared
 	primary, deferrable bool
 }
 
 // included are columns that an index only carries.
 var included = regexp.MustCompile(`INCLUDE ?\([^)]*\)`)
 
-// uniques are those of all tables, by the table's name as SQL.
+// uniques returns those of all tables, by the table's name as SQL.
 func uniques(ctx context.Context, q catalog.Querier) (map[string][]uniqueIndex, error) {
 	rows, err := q.Query(ctx, `
 select `+quoted("n.nspname", "c.relname")+`, `+quoted("n.nspname", "x.relname")+`,

@@ -85,13 +85,13 @@ func choose(found []Tools, sourceMajor, targetMajor int) (Tools, error) {
 	return best, nil
 }
 
-// candidates are the paths of every pg_dump there is, that of PATH first.
+// candidates returns the paths of every pg_dump there is, that of PATH first.
 func candidates() []string {
 	var paths []string
 	add := func(path string) {
 		real, err := filepath.EvalSymlinks(path)
-		// Debian's wrapper chooses a version by the local cluster that it takes
-		// the connection to be for, and not the one it says.
+		// Debian's wrapper chooses a version by the local cluster that it takes the connection to
+		// be for, and not the one it reports.
 		if err != nil || filepath.Base(real) == "pg_wrapper" || slices.Contains(paths, real) {
 			return
 		}
