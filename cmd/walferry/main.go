@@ -95,17 +95,15 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 
 func exitCode(err error) int {
 	var (
-		config  *migration.UsageError
 		check   *migration.CheckError
 		foreign *catalog.StrangersError
-		gate    *migration.GateError
 	)
 	switch {
-	case fail.Is(err, fail.Usage), errors.As(err, &config):
+	case fail.Is(err, fail.Usage):
 		return exitUsage
 	case errors.As(err, &check), errors.As(err, &foreign):
 		return exitBlocked
-	case errors.As(err, &gate):
+	case fail.Is(err, fail.Gate):
 		return exitUnchanged
 	case fail.Is(err, fail.Difference):
 		return exitDifference

@@ -14,6 +14,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 )
 
@@ -116,7 +117,7 @@ func TestLog_JSON(t *testing.T) {
 		u.note("caught up")
 		u.step("drained")
 		u.logger.Info("at", "lsn", decoder.LSN(0x1600000001), "pause", 1500*time.Millisecond)
-		u.fail(&migration.GateError{Problem: "it lags", Advice: "wait"})
+		u.fail(&fail.Error{Kind: fail.Gate, Problem: "it lags", Advice: "wait"})
 	})
 	want := []map[string]any{
 		{"finding": "wal-level", "severity": "block", "level": "ERROR", "do": "set it"},
@@ -222,7 +223,7 @@ func TestNamed_Printed(t *testing.T) {
 			if err := u.setLog("", format, "m1"); err != nil {
 				t.Fatal(err)
 			}
-			u.fail(&migration.GateError{Problem: "see " + command, Advice: "run " + command})
+			u.fail(&fail.Error{Kind: fail.Gate, Problem: "see " + command, Advice: "run " + command})
 			u.note("run %s", command)
 			u.logger.Warn("run "+command, "hint", command)
 			if err := u.finished(migration.Outcome{Phase: migration.Finished}); err != nil {

@@ -8,10 +8,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 )
 
 // Ended is a migration that has ended, and its servers.
@@ -27,7 +27,7 @@ type Ended struct {
 // are still disabled: what they were is known from the record alone.
 func (e *Ended) Remove(ctx context.Context) (left []Left, err error) {
 	if sql, err := e.Opening.EnableRest(ctx, 10*time.Second); len(sql) > 0 {
-		return nil, &state.GateError{Problem: err.Error() + "; nothing was removed", Advice: "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
+		return nil, &fail.Error{Kind: fail.Gate, Problem: err.Error() + "; nothing was removed", Advice: "run on the target: " + strings.Join(sql, "; ") + "; then clean up again"}
 	} else if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package compare
 
 import (
-	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -9,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
@@ -72,8 +72,8 @@ func TestBoth_Over(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = Gate(t.Context(), store, false)
-		var gate *state.GateError
-		if said := errors.As(err, &gate); said != (step.gate != "") || said && !strings.Contains(strings.ReplaceAll(err.Error(), `"`, ""), step.gate) {
+		gate := fail.Find(err, fail.Gate)
+		if said := gate != nil; said != (step.gate != "") || said && !strings.Contains(strings.ReplaceAll(err.Error(), `"`, ""), step.gate) {
 			t.Errorf("%q: the gate says %v, want %q", step.sql, err, step.gate)
 		}
 		if err := Gate(t.Context(), store, true); err != nil {

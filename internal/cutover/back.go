@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -19,7 +20,8 @@ type WayBack interface {
 	// Disarm takes it away again. What cannot go now is recorded for the next run: it keeps nobody from going on.
 	Disarm(ctx context.Context)
 	// Begin returns To's position, from which on everything flows to From, when that is durable on both servers. It is called when To
-	// has the last change of From, and before To opens. A *state.GateError says that somebody has written to To before.
+	// has the last change of From, and before To opens. An error of kind fail.Gate says
+	// that somebody has written to To before.
 	Begin(ctx context.Context) (decoder.LSN, error)
 }
 
@@ -46,7 +48,7 @@ func (s *Switch) arm(ctx context.Context) error {
 		err = fmt.Errorf("%w: %w", context.Cause(within), err)
 	}
 	if s.NeedWayBack || ctx.Err() != nil {
-		gate := &state.GateError{Problem: "the way back cannot be armed: " + err.Error(), Advice: "fix that, or switch without a way back: --fall-back off"}
+		gate := &fail.Error{Kind: fail.Gate, Problem: "the way back cannot be armed: " + err.Error(), Advice: "fix that, or switch without a way back: --fall-back off"}
 		var hint interface{ Hint() string }
 		if errors.As(err, &hint) && hint.Hint() != "" {
 			gate.Advice = hint.Hint()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -126,8 +127,8 @@ func TestSwitch_WayBackNotArmed(t *testing.T) {
 	m, w = newWayBack(t)
 	w.arm, m.NeedWayBack = errors.New("wal_level is replica"), true
 	_, err = m.Run(t.Context(), t.Context())
-	var gate *state.GateError
-	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, "wal_level is replica") || !strings.Contains(gate.Problem, "everything is as before") {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(gate.Problem, "wal_level is replica") || !strings.Contains(gate.Problem, "everything is as before") {
 		t.Errorf("it ended with %v", err)
 	}
 	w.want("arm disarm", "none none")
@@ -152,10 +153,10 @@ func (w slowWayBack) Arm(ctx context.Context, _ func(string)) error {
 // A switch that is taken back gives its way back up when the source is open again; so does a rehearsal at its end.
 func TestSwitch_WayBackTakenBack(t *testing.T) {
 	m, w := newWayBack(t)
-	w.begin = &state.GateError{Problem: "somebody has written to the target", Advice: "end it"}
+	w.begin = &fail.Error{Kind: fail.Gate, Problem: "somebody has written to the target", Advice: "end it"}
 	_, err := m.Run(t.Context(), t.Context())
-	var gate *state.GateError
-	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, "somebody has written to the target; un-fenced, everything is as before") {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(gate.Problem, "somebody has written to the target; un-fenced, everything is as before") {
 		t.Errorf("it ended with %v", err)
 	}
 	w.want("arm begin disarm", "none raised none")

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -125,7 +126,7 @@ func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.Sequence
 	alter := t.Alter(was, s.SequenceDefinition)
 	if alter == "" {
 		if s.LastValue < t.Min || s.LastValue > t.Max {
-			return &state.GateError{Problem: fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue), Advice: fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max)}
+			return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue), Advice: fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max)}
 		}
 		return nil
 	}
@@ -139,7 +140,7 @@ func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.Sequence
 	}
 	err := c.Alter(ctx, patience, sql)
 	if err != nil {
-		return &state.GateError{Problem: fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err), Advice: "on the target: " + sql + "; then ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err), Advice: "on the target: " + sql + "; then ask again"}
 	}
 	tell("altered on the target, as on the source: " + sql)
 	return nil

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
-	"github.com/walferry/walferry/internal/state"
 )
 
 // IdentityGate: From is what it is known as.
@@ -29,7 +29,7 @@ func (s *Switch) LagGate(ctx context.Context) error {
 		s.result.LagMS = lag.Milliseconds()
 		return nil
 	}
-	gate := &state.GateError{Problem: fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", s.MaxLag), Advice: "wait until `walferry status` shows less lag, or allow more"}
+	gate := &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", s.MaxLag), Advice: "wait until `walferry status` shows less lag, or allow more"}
 	if holders := s.Flow.InApplierWay(ctx); len(holders) > 0 {
 		gate.Problem += "; the applier waits for a lock on the target, held by " + online.List(holders)
 		gate.Advice = "on the target, " + online.EndHint(holders) + "; then ask again"
@@ -54,7 +54,7 @@ func noPrepared(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("look for prepared transactions: %w", err)
 	}
 	if len(prepared) > 0 {
-		return &state.GateError{Problem: "the source has prepared transactions: " + catalog.List(prepared), Advice: "COMMIT PREPARED or ROLLBACK PREPARED them"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the source has prepared transactions: " + catalog.List(prepared), Advice: "COMMIT PREPARED or ROLLBACK PREPARED them"}
 	}
 	return nil
 }
@@ -73,7 +73,7 @@ func (s *Switch) writersUnseen(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	if len(feeds) > 0 {
-		return &state.GateError{Problem: "the source has subscriptions that write to migrated tables, and would do so after the cutover: " + catalog.List(feeds), Advice: "on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the source has subscriptions that write to migrated tables, and would do so after the cutover: " + catalog.List(feeds), Advice: "on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's"}
 	}
 	var above []string
 	for _, p := range fence.Parents {
@@ -82,7 +82,7 @@ func (s *Switch) writersUnseen(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	if len(above) > 0 {
-		return &state.GateError{Problem: "a statement on a table that is not migrated would change rows of its children, which are, past the fence: " + catalog.List(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
+		return &fail.Error{Kind: fail.Gate, Problem: "a statement on a table that is not migrated would change rows of its children, which are, past the fence: " + catalog.List(above), Advice: "walferry fences such parents, too, and must own them for it: make its role a member of their owner, or detach the children"}
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 		}
 		s.say("the target has no statistics of some tables, as after a crash; gathering them: " + catalog.List(bare))
 		if err := schema.Analyze(ctx, s.To.DSN, tables, nil, s.Jobs); err != nil {
-			return &state.GateError{Problem: "tables of the target have no statistics, and they could not be gathered: " + err.Error(), Advice: "ANALYZE them on the target: " + catalog.List(bare)}
+			return &fail.Error{Kind: fail.Gate, Problem: "tables of the target have no statistics, and they could not be gathered: " + err.Error(), Advice: "ANALYZE them on the target: " + catalog.List(bare)}
 		}
 		bare, err = s.withoutStatistics(ctx)
 	}
@@ -113,7 +113,7 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 		return err
 	}
 	if len(bare) > 0 {
-		return &state.GateError{Problem: "tables of the target have no statistics: " + catalog.List(bare), Advice: "ANALYZE them on the target"}
+		return &fail.Error{Kind: fail.Gate, Problem: "tables of the target have no statistics: " + catalog.List(bare), Advice: "ANALYZE them on the target"}
 	}
 	return nil
 }

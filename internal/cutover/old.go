@@ -8,8 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
-	"github.com/walferry/walferry/internal/state"
 )
 
 // WaitForOld waits until no transaction that can have changed the tables is older than age: Raise
@@ -80,7 +80,8 @@ func (s *Switch) quietMoment(ctx context.Context) error {
 			return err
 		}
 		if err := s.fence.WaitForOld(ctx, s.conn, tooOld, last); errors.As(err, &waited) {
-			return &state.GateError{
+			return &fail.Error{
+				Kind:    fail.Gate,
 				Problem: waited.Problem + ": the fence would refuse everybody else until they do",
 				Advice:  waited.Hint() + "; or ask again with a longer --timeout, or when they have ended",
 			}

@@ -135,7 +135,7 @@ func (r *Result) Verdict() error {
 	}
 	late := r.Late
 	if late == nil && len(r.Unvalidated) > 0 {
-		late = &state.RunError{Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` continues, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
+		late = &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` continues, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
 	}
 	return errors.Join(err, late)
 }

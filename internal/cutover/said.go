@@ -37,8 +37,7 @@ func (s *Switch) line(t state.Taken) string {
 func explainStop(stop *StopError) error {
 	err := stop.Err
 	if !stop.Touched {
-		var gate *state.GateError
-		if !errors.As(err, &gate) && errors.As(stop.Ended, &gate) {
+		if !fail.Is(err, fail.Gate) && fail.Is(stop.Ended, fail.Gate) {
 			return gateOf(stop.Ended, err) // its time was over at a gate: nothing has failed
 		}
 		return err
@@ -52,25 +51,24 @@ func explainStop(stop *StopError) error {
 		if closed := (*StillFencedError)(nil); errors.As(stop.Back, &closed) {
 			advice = "writes may be refused: run the SQL that was printed on the source; migrate keeps trying, too"
 		}
-		return &state.RunError{Problem: fmt.Sprintf("%v; NOT everything could be undone: %v", err, stop.Back), Advice: advice}
+		return &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("%v; NOT everything could be undone: %v", err, stop.Back), Advice: advice}
 	}
 	gate := gateOf(stop.Ended, err)
-	return &state.GateError{Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
+	return &fail.Error{Kind: fail.Gate, Problem: gate.Problem + "; un-fenced, everything is as before", Advice: gate.Advice}
 }
 
 // gateOf is the gate that has stopped a switch: that of err, or of what had ended its context; nil:
 // there was none.
-func gateOf(ended, err error) *state.GateError {
-	var deadline, own *state.GateError
-	over := errors.As(ended, &deadline)
-	if errors.As(err, &own) && own != deadline {
+func gateOf(ended, err error) *fail.Error {
+	deadline := fail.Find(ended, fail.Gate)
+	if own := fail.Find(err, fail.Gate); own != nil && own != deadline {
 		return own
 	}
-	if !over {
-		return &state.GateError{Problem: err.Error(), Advice: cmp.Or(fail.Hint(err), "fix it and ask again")}
+	if deadline == nil {
+		return &fail.Error{Kind: fail.Gate, Problem: err.Error(), Advice: cmp.Or(fail.Hint(err), "fix it and ask again")}
 	}
 	// Most of what was being done then ends with the same words.
-	gate := &state.GateError{Problem: deadline.Problem, Advice: deadline.Advice}
+	gate := &fail.Error{Kind: fail.Gate, Problem: deadline.Problem, Advice: deadline.Advice}
 	if doing := strings.TrimSuffix(strings.TrimSuffix(err.Error(), deadline.Problem), ": "); doing != "" {
 		gate.Problem += ": " + doing
 	}

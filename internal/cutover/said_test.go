@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/fail"
 )
 
 // The end of a cutover's time is reported once, whatever was being done then.
 func TestGateOf(t *testing.T) {
-	deadline := &state.GateError{Problem: "the cutover was not done within 25s", Advice: "give a longer --timeout"}
+	deadline := &fail.Error{Kind: fail.Gate, Problem: "the cutover was not done within 25s", Advice: "give a longer --timeout"}
 	for _, c := range []struct {
 		ended, err            error
 		want, wantedByWhoAsks string
@@ -19,8 +19,8 @@ func TestGateOf(t *testing.T) {
 		{deadline, deadline, "the cutover was not done within 25s", "give a longer --timeout"},
 		{deadline, fmt.Errorf("drain: %w", deadline), "the cutover was not done within 25s: drain", "give a longer --timeout"},
 		{deadline, errors.New("drain: no answer"), "the cutover was not done within 25s: drain: no answer", "give a longer --timeout"},
-		{deadline, &state.GateError{Problem: "a writer goes on", Advice: "end him"}, "a writer goes on", "end him"},
-		{nil, fmt.Errorf("finish: %w", &state.GateError{Problem: "a table is gone", Advice: "look for it"}), "a table is gone", "look for it"},
+		{deadline, &fail.Error{Kind: fail.Gate, Problem: "a writer goes on", Advice: "end him"}, "a writer goes on", "end him"},
+		{nil, fmt.Errorf("finish: %w", &fail.Error{Kind: fail.Gate, Problem: "a table is gone", Advice: "look for it"}), "a table is gone", "look for it"},
 		{nil, errors.New("no answer"), "no answer", "fix it and ask again"},
 	} {
 		if got := gateOf(c.ended, c.err); got.Problem != c.want || got.Advice != c.wantedByWhoAsks {
@@ -32,10 +32,10 @@ func TestGateOf(t *testing.T) {
 // A cutover whose time was over at a gate has changed nothing, and nothing has failed: that is a
 // gate, too.
 func TestExplainStop_Untouched(t *testing.T) {
-	deadline := &state.GateError{Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
-	var gate *state.GateError
+	deadline := &fail.Error{Kind: fail.Gate, Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
 	err := explainStop(&StopError{Step: "opening", Ended: deadline, Err: fmt.Errorf("list triggers: %w", context.DeadlineExceeded)})
-	if want := "the cutover was not done within 3s: list triggers: context deadline exceeded"; !errors.As(err, &gate) || gate.Problem != want {
+	gate := fail.Find(err, fail.Gate)
+	if want := "the cutover was not done within 3s: list triggers: context deadline exceeded"; gate == nil || gate.Problem != want {
 		t.Errorf("got %v, want the gate %q", err, want)
 	}
 	failed := errors.New("no answer")
@@ -46,11 +46,10 @@ func TestExplainStop_Untouched(t *testing.T) {
 
 // If not everything could be undone nothing is as before, whatever has stopped the switch.
 func TestExplainStop_NotUndone(t *testing.T) {
-	stopped := &state.GateError{Problem: "the cutover was taken back", Advice: "ask again"}
+	stopped := &fail.Error{Kind: fail.Gate, Problem: "the cutover was taken back", Advice: "ask again"}
 	err := explainStop(&StopError{Step: "drain", Touched: true, Err: stopped, Back: &StillFencedError{errors.New("no connection")}})
-	var gate *state.GateError
-	var failed *state.RunError
-	if errors.As(err, &gate) || !errors.As(err, &failed) || failed.Problem != "the cutover was taken back; NOT everything could be undone: no connection" {
-		t.Errorf("got %v (%T), want a RunError that says both", err, err)
+	failed := fail.Find(err, fail.Run)
+	if fail.Is(err, fail.Gate) || failed == nil || failed.Problem != "the cutover was taken back; NOT everything could be undone: no connection" {
+		t.Errorf("got %v (%T), want a failure that says both", err, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -91,7 +92,8 @@ func (w *sourceWay) end(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || len(w.last) == 0 || errors.As(err, &named) || errors.Is(err, state.ErrOvertaken) {
 		return err
 	}
-	return &state.GateError{
+	return &fail.Error{
+		Kind:    fail.Gate,
 		Problem: fmt.Sprintf("%v; it waits for a lock on the source, held by %s", err, online.List(w.last)),
 		Advice:  "on the source, " + online.EndHint(w.last) + "; then ask again",
 	}

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
-	"github.com/walferry/walferry/internal/state"
 )
 
 // A cutover whose time is over while it waited names who was in the way. Any other error, and one
@@ -34,11 +34,11 @@ func TestSourceWay_End(t *testing.T) {
 		close(done)
 		w := &sourceWay{stop: func() {}, done: done, last: c.last}
 		got := w.end(c.ctx, c.err)
-		var gate *state.GateError
+		gate := fail.Find(got, fail.Gate)
 		switch {
 		case c.says == "" && got != c.err: //nolint:errorlint // the very same
 			t.Errorf("%s: got %v, want %v", c.name, got, c.err)
-		case c.says != "" && (!errors.As(got, &gate) || gate.Problem != c.says || !strings.Contains(gate.Advice, "pg_terminate_backend(7)")):
+		case c.says != "" && (gate == nil || gate.Problem != c.says || !strings.Contains(gate.Advice, "pg_terminate_backend(7)")):
 			t.Errorf("%s: got %#v, want a gate: %s", c.name, got, c.says)
 		}
 	}

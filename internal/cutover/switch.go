@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
@@ -149,7 +150,8 @@ type Opening interface {
 // opens on its own, by the clock of From, if this process dies. After the seal there is only the
 // way forward, also for the next run.
 func (s *Switch) Run(whole, wanted context.Context) (*Result, error) {
-	until, cancel := context.WithTimeoutCause(wanted, s.Timeout, &state.GateError{
+	until, cancel := context.WithTimeoutCause(wanted, s.Timeout, &fail.Error{
+		Kind:    fail.Gate,
 		Problem: fmt.Sprintf("the cutover was not done within %s", s.Timeout), Advice: "give a longer --timeout, or try when there is less load",
 	})
 	defer cancel()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/schema"
@@ -208,7 +209,7 @@ func TestSwitch(t *testing.T) {
 
 // Whatever stops a switch before its seal, and wherever, everything is as before afterwards.
 func TestSwitch_TakenBack(t *testing.T) {
-	withdrawn := &state.GateError{Problem: "taken back", Advice: "ask again"}
+	withdrawn := &fail.Error{Kind: fail.Gate, Problem: "taken back", Advice: "ask again"}
 	for name, c := range map[string]struct {
 		stop func(m *move, cancel context.CancelCauseFunc)
 		says string
@@ -250,8 +251,8 @@ func TestSwitch_TakenBack(t *testing.T) {
 			defer cancel(nil)
 			c.stop(m, cancel)
 			result, err := m.Run(t.Context(), wanted)
-			var gate *state.GateError
-			if !errors.As(err, &gate) || !strings.HasPrefix(gate.Problem, c.says) || !strings.HasSuffix(gate.Problem, "; un-fenced, everything is as before") {
+			gate := fail.Find(err, fail.Gate)
+			if gate == nil || !strings.HasPrefix(gate.Problem, c.says) || !strings.HasSuffix(gate.Problem, "; un-fenced, everything is as before") {
 				t.Errorf("it ended with %v", err)
 			}
 			if result.Sealed || !result.Touched || outcomes(result.Steps)[c.step] != state.Undone {
@@ -349,7 +350,7 @@ func TestSwitch_Gates(t *testing.T) {
 		}, `sequence "public"."t_id_seq" of the target goes from 1 to 100`, GateSequences},
 		"the source is another": {func(m *move) {
 			m.Identity = func(context.Context, session.Lender) (string, error) {
-				return "", &state.GateError{Problem: "t is another table", Advice: "start over"}
+				return "", &fail.Error{Kind: fail.Gate, Problem: "t is another table", Advice: "start over"}
 			}
 		}, "t is another table", GateIdentity},
 	} {
@@ -357,8 +358,8 @@ func TestSwitch_Gates(t *testing.T) {
 			m := newMove(t)
 			c.bar(m)
 			result, err := m.Run(t.Context(), t.Context())
-			var gate *state.GateError
-			if !errors.As(err, &gate) || !strings.HasPrefix(gate.Problem, c.says) {
+			gate := fail.Find(err, fail.Gate)
+			if gate == nil || !strings.HasPrefix(gate.Problem, c.says) {
 				t.Errorf("it ended with %v", err)
 			}
 			if result.Touched || outcomes(result.Steps)[c.step] != state.Failed || len(m.phases) > 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -155,8 +156,8 @@ create view v as select (a !!) from t`)
 
 func wantGate(t *testing.T, err error, says string) {
 	t.Helper()
-	var gate *state.GateError
-	if !errors.As(err, &gate) || !strings.Contains(err.Error(), says) {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(err.Error(), says) {
 		t.Errorf("the gate says %v, want %q", err, says)
 	}
 }

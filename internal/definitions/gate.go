@@ -9,6 +9,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -48,13 +49,13 @@ func (c *Carrier) Gate(ctx context.Context, was []state.Table, without []string)
 		return err
 	}
 	if len(found.altered) > 0 {
-		return &state.GateError{Problem: "the tables of both sides do not fit any more: " + catalog.List(found.altered), Advice: "alter the target's as the source's were, and ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the tables of both sides do not fit any more: " + catalog.List(found.altered), Advice: "alter the target's as the source's were, and ask again"}
 	}
 	if len(found.missing) > 0 {
-		return &state.GateError{Problem: "the target lacks sequences: " + catalog.List(found.missing), Advice: "create them on the target as the source has them, or drop them on the source, and ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the target lacks sequences: " + catalog.List(found.missing), Advice: "create them on the target as the source has them, or drop them on the source, and ask again"}
 	}
 	if len(found.denied) > 0 {
-		return &state.GateError{Problem: "the role of the target may not read and set the sequences " + catalog.List(found.denied), Advice: "GRANT SELECT, UPDATE ON SEQUENCE to it, and ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the role of the target may not read and set the sequences " + catalog.List(found.denied), Advice: "GRANT SELECT, UPDATE ON SEQUENCE to it, and ask again"}
 	}
 	return c.missingGate(ctx, found.lost, without)
 }
@@ -137,7 +138,7 @@ func (c *Carrier) missingGate(ctx context.Context, lost []schema.Loss, without [
 	if len(names) == 0 {
 		return nil
 	}
-	return &state.GateError{Problem: "the target lacks objects of the source: " + catalog.List(texts), Advice: "create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without ")}
+	return &fail.Error{Kind: fail.Gate, Problem: "the target lacks objects of the source: " + catalog.List(texts), Advice: "create them on the target by hand, as the source has them, and ask again; or go without them: walferry cutover --without " + strings.Join(quoted(names), " --without ")}
 }
 
 // missingLogins returns the roles that have sessions on the source and cannot log in to the target.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -42,9 +43,9 @@ func (a *asker) gate(t *testing.T, words string) {
 	case <-time.After(patience):
 		t.Fatal("the asker has not ended")
 	}
-	var gate *migration.GateError
-	if !errors.As(a.err, &gate) || !strings.Contains(gate.Problem, words) {
-		t.Fatalf("the asker ended with %v, want a GateError with %q", a.err, words)
+	gate := fail.Find(a.err, fail.Gate)
+	if gate == nil || !strings.Contains(gate.Problem, words) {
+		t.Fatalf("the asker ended with %v, want a gate with %q", a.err, words)
 	}
 }
 
@@ -292,9 +293,8 @@ func TestCutover_TakenBackLate(t *testing.T) {
 	r := through.start()
 	r.m = m
 	r.waitFor(migration.Following)
-	var gate *migration.GateError
 	_, err := migration.Cutover(context.Background(), m.Config, nil)
-	if !back.Load() || err == nil || errors.As(err, &gate) || !strings.Contains(err.Error(), "NOT everything could be undone") {
+	if !back.Load() || err == nil || fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), "NOT everything could be undone") {
 		t.Errorf("its record was cut off: %v; the cutover ended with %v, want that not everything could be undone", back.Load(), err)
 	}
 	r.waitFor(migration.Following)

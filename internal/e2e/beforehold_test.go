@@ -2,12 +2,12 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -17,8 +17,8 @@ func (m *moving) refusesToHold(words, advice string) {
 	m.t.Helper()
 	asked := one[int](m.t, m.Target, `select count(*) from walferry.request where kind = 'hold'`)
 	_, err := migration.Verify(m.t.Context(), m.Config, migration.VerifyOptions{Patience: 2 * time.Second})
-	var gate *migration.GateError
-	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, words) || !strings.Contains(gate.Advice, advice) {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(gate.Problem, words) || !strings.Contains(gate.Advice, advice) {
 		m.t.Errorf("verify ended with %v, hint %s; want a gate with %q, %q", err, hint(err), words, advice)
 	}
 	if got := one[int](m.t, m.Target, `select count(*) from walferry.request where kind = 'hold'`); got != asked {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -35,9 +36,9 @@ func TestCutover_RefusesDrift(t *testing.T) {
 	} {
 		pgtest.Exec(t, source, drift.ddl)
 		_, err := migration.Cutover(context.Background(), m.Config, nil)
-		var gate *migration.GateError
-		if !errors.As(err, &gate) || !strings.Contains(gate.Problem, drift.names) {
-			t.Errorf("cutover after %q: %v, want a GateError that names %s", drift.ddl, err, drift.names)
+		gate := fail.Find(err, fail.Gate)
+		if gate == nil || !strings.Contains(gate.Problem, drift.names) {
+			t.Errorf("cutover after %q: %v, want a gate that names %s", drift.ddl, err, drift.names)
 		}
 		if n := one[int](t, source, `select count(*) from pg_trigger where tgname = 'walferry_fence'`); n != 0 {
 			t.Errorf("after %q the source has %d triggers of a fence", drift.ddl, n)

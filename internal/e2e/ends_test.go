@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -133,9 +134,9 @@ func TestEnds_AbortWhileFinishing(t *testing.T) {
 	}
 	close(release)
 	err := <-aborted
-	var gate *migration.GateError
-	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, "the cutover is done") {
-		t.Errorf("abort: %v, want a GateError that says that the cutover is done", err)
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(gate.Problem, "the cutover is done") {
+		t.Errorf("abort: %v, want a gate that says that the cutover is done", err)
 	}
 	if !m.fenceOf().Sealed {
 		t.Error("abort has opened the source of a cutover that was done")

@@ -2,13 +2,13 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"strings"
 	"testing"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -58,8 +58,8 @@ func atEnd(t *testing.T, dsn string, statements ...string) {
 
 // refusedGate tells whether an error is a gate's, and says something.
 func refusedGate(err error, say string) bool {
-	var gate *migration.GateError
-	return errors.As(err, &gate) && strings.Contains(gate.Problem+" "+gate.Advice, say)
+	gate := fail.Find(err, fail.Gate)
+	return gate != nil && strings.Contains(gate.Problem+" "+gate.Advice, say)
 }
 
 // Whoever passes the fence by a way that no trigger sees is seen in the stream: the cutover

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -201,9 +201,9 @@ func TestHeld_Refused(t *testing.T) {
 	refused := func(names ...string) {
 		t.Helper()
 		_, err := migration.Cutover(t.Context(), m.Config, nil)
-		var gate *migration.GateError
-		if !errors.As(err, &gate) {
-			t.Fatalf("cutover: %v, want a GateError", err)
+		gate := fail.Find(err, fail.Gate)
+		if gate == nil {
+			t.Fatalf("cutover: %v, want a gate", err)
 		}
 		for _, name := range names {
 			if !strings.Contains(gate.Problem, name) {

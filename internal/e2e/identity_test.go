@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -60,9 +60,9 @@ func followIdentity(t *testing.T, label string, from, to int) (*moving, *run) {
 func (m *moving) refuses(why, names string) {
 	m.t.Helper()
 	_, err := migration.Cutover(context.Background(), m.Config, nil)
-	var gate *migration.GateError
-	if !errors.As(err, &gate) || !strings.Contains(gate.Problem, names) || gate.Advice == "" {
-		m.t.Errorf("cutover after %q: %v; want a GateError that names %q, and what to do", why, err, names)
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(gate.Problem, names) || gate.Advice == "" {
+		m.t.Errorf("cutover after %q: %v; want a gate that names %q, and what to do", why, err, names)
 	}
 	if n := one[int](m.t, m.Source, `select count(*) from pg_trigger where tgname = 'walferry_fence'`); n != 0 {
 		m.t.Errorf("after %q the source has %d triggers of a fence", why, n)
@@ -297,9 +297,9 @@ func TestIdentity_InsideTheFence(t *testing.T) {
 			r.m = m
 			r.waitFor(migration.Following)
 			_, err := migration.Cutover(context.Background(), m.Config, nil)
-			var gate *migration.GateError
-			if !errors.As(err, &gate) || !strings.Contains(gate.Problem, c.names) || !strings.Contains(gate.Problem, "un-fenced, everything is as before") {
-				t.Fatalf("cutover: %v; want a GateError that names %q, and that it has un-fenced", err, c.names)
+			gate := fail.Find(err, fail.Gate)
+			if gate == nil || !strings.Contains(gate.Problem, c.names) || !strings.Contains(gate.Problem, "un-fenced, everything is as before") {
+				t.Fatalf("cutover: %v; want a gate that names %q, and that it has un-fenced", err, c.names)
 			}
 			if n := one[int](t, source, `select count(*) from pg_trigger where tgname = 'walferry_fence'`); n != 0 {
 				t.Errorf("the source has %d triggers of a fence", n)

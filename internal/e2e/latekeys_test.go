@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -75,8 +75,7 @@ func TestLateForeignKeys(t *testing.T) {
 		c := m.Config
 		c.Cut.MaxLag, c.Cut.Timeout = patience, 20*time.Second
 		busy := hold(t, target, `lock table parent in row exclusive mode`)
-		var gate *migration.GateError
-		if _, err := migration.Cutover(context.Background(), c, nil); !errors.As(err, &gate) || !strings.Contains(err.Error(), "everything is as before") {
+		if _, err := migration.Cutover(context.Background(), c, nil); !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), "everything is as before") {
 			t.Fatalf("cutover that cannot lock a table of the target: %v", err)
 		}
 		busy.rollback()

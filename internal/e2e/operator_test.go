@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -188,8 +188,7 @@ func TestCutover_AfterAbort(t *testing.T) {
 	<-r.done
 	c := m.Config
 	c.Until = migration.UntilCopied // which nothing would ever end any more
-	var gate *migration.GateError
-	if _, err := migration.Migrate(t.Context(), c, migration.Observer{}); !errors.As(err, &gate) {
+	if _, err := migration.Migrate(t.Context(), c, migration.Observer{}); !fail.Is(err, fail.Gate) {
 		t.Errorf("a one-time copy of what follows: %v", err)
 	}
 	if err := migration.Abort(t.Context(), m.Config); err != nil {
@@ -272,9 +271,8 @@ func TestCutover_NotWithAnOldWriter(t *testing.T) {
 	if err := <-written; err != nil {
 		t.Errorf("another writer: %v", err)
 	}
-	var gate *migration.GateError
 	who := fmt.Sprintf("pid %d (", pid)
-	if !errors.As(err, &gate) || !strings.Contains(err.Error(), who) || !strings.Contains(err.Error(), "everything is as before") || !strings.Contains(hint(err), fmt.Sprintf("pg_terminate_backend(%d)", pid)) {
+	if !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), who) || !strings.Contains(err.Error(), "everything is as before") || !strings.Contains(hint(err), fmt.Sprintf("pg_terminate_backend(%d)", pid)) {
 		t.Errorf("got %v\nhint: %s\nwant that %s goes on", err, hint(err), who)
 	}
 	if all := strings.Join(steps, "\n"); strings.Contains(all, "fenced 2 tables") || !strings.Contains(all, "the fence is not closed yet, and waits for transactions that can have written to the tables: "+who) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -29,12 +30,12 @@ func (m *moving) refused() (names []string) {
 }
 
 // gate asks for a cutover that must be refused before the fence, and returns its error.
-func (m *moving) gate() *migration.GateError {
+func (m *moving) gate() *fail.Error {
 	m.t.Helper()
 	_, err := migration.Cutover(context.Background(), m.Config, nil)
-	var gate *migration.GateError
-	if !errors.As(err, &gate) {
-		m.t.Fatalf("cutover: %v, want a GateError", err)
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil {
+		m.t.Fatalf("cutover: %v, want a gate", err)
 	}
 	if n := one[int](m.t, m.Source, `select count(*) from pg_trigger where tgname = 'walferry_fence'`); n != 0 {
 		m.t.Errorf("the source has %d triggers of a fence", n)

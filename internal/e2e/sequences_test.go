@@ -1,10 +1,10 @@
 package e2e
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -83,9 +83,9 @@ func TestSequences_Refused(t *testing.T) {
 	refused := func(sql string) {
 		t.Helper()
 		_, err := migration.Cutover(t.Context(), m.Config, nil)
-		var gate *migration.GateError
-		if !errors.As(err, &gate) || !strings.Contains(gate.Advice, sql) {
-			t.Fatalf("cutover: %v, hint %q; want a GateError with %s", err, hint(err), sql)
+		gate := fail.Find(err, fail.Gate)
+		if gate == nil || !strings.Contains(gate.Advice, sql) {
+			t.Fatalf("cutover: %v, hint %q; want a gate with %s", err, hint(err), sql)
 		}
 		if n := one[int](t, source, `select count(*) from pg_trigger where tgname = 'walferry_fence'`); n != 0 {
 			t.Errorf("the source has %d triggers of a fence", n)

@@ -2,12 +2,12 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -44,8 +44,8 @@ func TestCopyAgainThatDoesNotEnd(t *testing.T) {
 	c := m.Config
 	c.Cut.MaxLag, c.Cut.Timeout = patience, 20*time.Second // the gates before need some of it on a busy machine
 	_, err := migration.Cutover(context.Background(), c, nil)
-	var gate *migration.GateError
-	if !errors.As(err, &gate) || !strings.Contains(err.Error(), `"public"."log"`) {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(err.Error(), `"public"."log"`) {
 		t.Fatalf("cutover: %v, want a gate that names the table", err)
 	}
 	if got, want := one[string](t, m.Target, countLog), "5000 rows, 1 to 5000"; got != want {
@@ -149,8 +149,8 @@ insert into parent values (1), (100); alter table parent add constraint small ch
 	c := m.Config
 	c.Cut.MaxLag, c.Cut.Timeout = patience, patience
 	_, err := migration.Cutover(context.Background(), c, nil)
-	var gate *migration.GateError
-	if !errors.As(err, &gate) || !strings.Contains(err.Error(), "inherited") || !strings.Contains(gate.Hint(), "drop it on the target") {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(err.Error(), "inherited") || !strings.Contains(gate.Hint(), "drop it on the target") {
 		t.Fatalf("cutover: %v, want a gate that says what to do", err)
 	}
 	if got := one[string](t, target, `select string_agg(a::text, ' ' order by a) from leaf`); got != "1 100" {

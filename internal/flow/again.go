@@ -14,7 +14,6 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -241,7 +240,8 @@ func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step fu
 	if len(broken) > 0 {
 		step("copying again, before anything is fenced, as they were updated despite --insert-only: " + catalog.List(tableNames(broken)))
 	}
-	late := &state.GateError{
+	late := &fail.Error{
+		Kind:    fail.Gate,
 		Problem: "--insert-only tables that were updated are being copied again: " + catalog.List(tableNames(broken)),
 		Advice:  "ask again once `walferry status` no longer names them, or give a longer --timeout",
 	}
@@ -257,7 +257,7 @@ func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step fu
 		return late
 	}
 	if err != nil {
-		return &state.GateError{Problem: err.Error(), Advice: cmp.Or(fail.Hint(err), "fix it and ask again; nothing was changed")}
+		return &fail.Error{Kind: fail.Gate, Problem: err.Error(), Advice: cmp.Or(fail.Hint(err), "fix it and ask again; nothing was changed")}
 	}
 	return nil
 }

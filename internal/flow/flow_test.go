@@ -12,9 +12,9 @@ import (
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -111,8 +111,7 @@ func TestFlow_BothWays(t *testing.T) {
 			t.Errorf("%s: status %+v, and %s is applied", way.f.Name, s, applied)
 		}
 		// Whether somebody has passed a fence shows in what was changed.
-		var gate *state.GateError
-		if err := way.r.Passed(0); !errors.As(err, &gate) {
+		if err := way.r.Passed(0); !fail.Is(err, fail.Gate) {
 			t.Errorf("%s: a change after the fence: %v", way.f.Name, err)
 		}
 		if err := way.r.Passed(applied); err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -62,11 +63,11 @@ func (h *hold) may(who Holder, advance bool) (holder string, err error) {
 	defer h.mu.Unlock()
 	switch {
 	case h.alone:
-		return "", &state.GateError{Problem: "a cutover is under way", Advice: "compare after it"}
+		return "", &fail.Error{Kind: fail.Gate, Problem: "a cutover is under way", Advice: "compare after it"}
 	case advance && (h.by == nil || h.by.Token != who.Token):
-		return "", &state.GateError{Problem: "the applier is no longer held for this verify", Advice: "verify again"}
+		return "", &fail.Error{Kind: fail.Gate, Problem: "the applier is no longer held for this verify", Advice: "verify again"}
 	case h.by != nil && h.by.Token != who.Token:
-		return h.by.Name, &state.GateError{Problem: h.by.Name + " holds the applier", Advice: "verify again when it has released it"}
+		return h.by.Name, &fail.Error{Kind: fail.Gate, Problem: h.by.Name + " holds the applier", Advice: "verify again when it has released it"}
 	}
 	return "", nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
@@ -59,7 +60,7 @@ func (f *Flow) Meet(ctx context.Context, store *state.Store, sides Sides, patien
 		return at, 0, err
 	}
 	if seen != there.Progress {
-		return at, 0, &state.GateError{Problem: fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), Advice: "verify again"}
+		return at, 0, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the target has moved on from %s to %s before it could be compared", there.Progress.Applied, seen.Applied), Advice: "verify again"}
 	}
 	return at, 0, nil
 }

@@ -9,15 +9,15 @@ import (
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 )
 
 // ErrEnding ends what is done beside a flow when its run ends: a cutover that is not sealed is
 // undone.
-var ErrEnding = &state.GateError{Problem: "the running migrate is ending", Advice: "start `walferry migrate` again to resume, and ask again"}
+var ErrEnding = &fail.Error{Kind: fail.Gate, Problem: "the running migrate is ending", Advice: "start `walferry migrate` again to resume, and ask again"}
 
 // Running is a flow that was started: its applier, and who waits for it or holds it.
 type Running struct {
@@ -152,7 +152,8 @@ func (r *Running) Passed(position decoder.LSN) error {
 	if r.written == nil || r.writtenAt < position {
 		return nil
 	}
-	return &state.GateError{
+	return &fail.Error{
+		Kind: fail.Gate,
 		Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write had to be before %s",
 			r.written.Table().String(), r.writtenAt, position),
 		Advice: "find out who disabled the fence's trigger, or writes without statements (a subscription, an extension), then ask again; nothing is lost: the change is on the target, too",

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -149,7 +150,8 @@ func (w *Words) hold(ctx context.Context) error {
 	if err != nil || len(broken) == 0 {
 		return err
 	}
-	return &state.GateError{
+	return &fail.Error{
+		Kind:    fail.Gate,
 		Problem: "updated or deleted from despite --insert-only since they were copied: " + catalog.List(slices.Sorted(slices.Values(tableNames(broken)))),
 		Advice:  "ask again: they are copied again before the next fence; if that happens all the time the table needs a key or REPLICA IDENTITY FULL, and a migration without --insert-only for it",
 	}

@@ -7,9 +7,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -97,7 +97,8 @@ func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(s
 		return err
 	}
 	if len(stayed) > 0 {
-		return &state.GateError{
+		return &fail.Error{
+			Kind:    fail.Gate,
 			Problem: "the snapshot of the source has to wait for transactions that have written, and they do not end: " + online.List(stayed),
 			Advice:  "the applier was not held for them. On the source, " + online.EndHint(stayed) + "; then ask again",
 		}
@@ -108,7 +109,8 @@ func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(s
 		case len(holders) == 0:
 			return nil
 		case time.Since(began) > patience:
-			return &state.GateError{
+			return &fail.Error{
+				Kind:    fail.Gate,
 				Problem: "the applier waits for a lock on the target, held by " + online.List(holders),
 				Advice:  "on the target, " + online.EndHint(holders) + "; then ask again",
 			}

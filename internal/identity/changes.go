@@ -16,14 +16,6 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// goneError ends a run because something that is followed is not what it was.
-type goneError struct{ problem, advice string }
-
-func (e *goneError) Error() string { return e.problem }
-
-// Hint returns what the operator can do.
-func (e *goneError) Hint() string { return e.advice }
-
 // anew is how to start a migration over.
 const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
 
@@ -33,11 +25,11 @@ const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry 
 func (c Changes) MustEnd() error {
 	switch {
 	case len(c.Replaced) > 0:
-		return &goneError{strings.Join(c.Replaced, "; "), "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
 	case c.Published != nil:
 		return ExplainGap(c.Published)
 	case len(c.Renamed) > 0:
-		return &goneError{strings.Join(c.Renamed, "; "), "give them their old names back on the source; the slot is kept, and the same command goes on"}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Renamed, "; "), Advice: "give them their old names back on the source; the slot is kept, and the same command goes on"}
 	}
 	return nil
 }
@@ -45,16 +37,16 @@ func (c Changes) MustEnd() error {
 // gate returns why a cutover must not go on; nil: it may.
 func (c Changes) gate() error {
 	if err := c.MustEnd(); err != nil {
-		return &state.GateError{Problem: err.Error(), Advice: fail.Hint(err)}
+		return &fail.Error{Kind: fail.Gate, Problem: err.Error(), Advice: fail.Hint(err)}
 	}
 	if len(c.Swapped) > 0 {
-		return &state.GateError{Problem: strings.Join(c.Swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: strings.Join(c.Swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
 	}
 	if len(c.Exchanged) > 0 {
-		return &state.GateError{Problem: "tables of the target have each other's names: " + catalog.List(c.Exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: "tables of the target have each other's names: " + catalog.List(c.Exchanged), Advice: "give them on the target the names that they had when they were copied, as they have on the source, and ask again"}
 	}
 	if len(c.Places) > 0 {
-		return &state.GateError{Problem: "tables have another place than they had: " + catalog.List(c.Places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
+		return &fail.Error{Kind: fail.Gate, Problem: "tables have another place than they had: " + catalog.List(c.Places), Advice: "attach and detach (ATTACH PARTITION, DETACH PARTITION, INHERIT, NO INHERIT) on the target as was done on the source, or take it back on the source, and ask again; " +
 			"rows of a table that is not migrated do not come with it"}
 	}
 	return nil
@@ -125,7 +117,8 @@ func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, 
 		found.Added = nil
 	}
 	if len(found.Added) > 0 {
-		return "", &state.GateError{
+		return "", &fail.Error{
+			Kind:    fail.Gate,
 			Problem: "the source has got tables that this migration does not follow: " + catalog.List(found.Added),
 			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
 		}

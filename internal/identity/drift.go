@@ -9,20 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
 )
-
-// driftError is a SchemaError with the DDL that fixes the target.
-type driftError struct {
-	error
-	advice string
-}
-
-func (e *driftError) Unwrap() error { return e.error }
-
-// Hint returns what the operator can do.
-func (e *driftError) Hint() string { return e.advice }
 
 // ExplainDrift adds to an error about altered columns the DDL for the target. It is text for the
 // operator: none of it is ever run.
@@ -40,11 +30,11 @@ func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 	case explained != nil:
 		return err
 	case m.Gone:
-		return &driftError{err, "both sides have dropped the column, and this is of before: the target's had to be there until it was applied; begin anew: " + anew}
+		return &fail.Error{Kind: fail.Run, Advice: "both sides have dropped the column, and this is of before: the target's had to be there until it was applied; begin anew: " + anew, Err: err}
 	case len(m.SQL) == 0:
 		return err
 	case m.Again:
-		return &driftError{err, "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; begin anew: " + anew}
+		return &fail.Error{Kind: fail.Run, Advice: "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; begin anew: " + anew, Err: err}
 	}
 	advice := "on the target: " + strings.Join(m.SQL, " ")
 	if m.Back {
@@ -54,7 +44,7 @@ func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 		advice += " But the source has written the rows of this table anew, for a default or an expression that is not constant: those values do not come by themselves. " +
 			"Bring them over by hand (`walferry verify --table` names the rows), or begin anew;"
 	}
-	return &driftError{err, advice + " then the same command: it goes on where it stopped"}
+	return &fail.Error{Kind: fail.Run, Advice: advice + " then the same command: it goes on where it stopped", Err: err}
 }
 
 // repair returns the DDL for the columns of a drift.

@@ -6,19 +6,9 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/slot"
 )
-
-// gapError is an error after which the migration has to start over.
-type gapError struct {
-	error
-	advice string
-}
-
-func (e *gapError) Unwrap() error { return e.error }
-
-// Hint returns what the operator can do.
-func (e *gapError) Hint() string { return e.advice }
 
 // ExplainGap adds how to start over to an error by which the decoder or the applier says that the
 // copy has to be made again.
@@ -32,7 +22,7 @@ func ExplainGap(err error) error {
 	)
 	switch {
 	case errors.As(err, &unusable) && unusable.Reason == slot.Foreign:
-		advice = "gap: the migration's slot is gone, and another has its name: that of a migration of another database of this server, then begin with another --name; or, if nobody needs it, select pg_drop_replication_slot(" + catalog.Literal(unusable.Slot) + "); then begin anew"
+		advice = "gap: the migration's slot is gone, and another has its name: that of a migration of another database of this server, then begin with another --name; or, if nobody needs it, select pg_drop_replication_slot(" + catalog.Literal(unusable.Slot) + "); then start over"
 	case errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead):
 		advice = unusable.Hint()
 	case errors.As(err, &publication) && !publication.Exists && !publication.Renamed:
@@ -44,5 +34,5 @@ func ExplainGap(err error) error {
 	default:
 		return err
 	}
-	return &gapError{err, advice + ": `walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"}
+	return &fail.Error{Kind: fail.Run, Advice: advice + ": " + anew, Err: err}
 }

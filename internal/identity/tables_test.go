@@ -1,13 +1,13 @@
 package identity
 
 import (
-	"errors"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -133,8 +133,8 @@ func names(tables []catalog.Table) (names []string) {
 
 func wantGate(t *testing.T, err error, says string) {
 	t.Helper()
-	var gate *state.GateError
-	if !errors.As(err, &gate) || !strings.Contains(err.Error(), says) {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(err.Error(), says) {
 		t.Errorf("the gate says %v, want %q", err, says)
 	}
 }

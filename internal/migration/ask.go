@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -17,7 +18,7 @@ import (
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each
-// step as it is reported. *GateError: nothing was changed, or everything is as before. With a
+// step as it is reported. An error of kind fail.Gate: nothing was changed, or everything is as before. With a
 // result and another error it is done, and they say what is known. One that was done before is no error: it is what was asked for.
 func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
 	c, err := c.fill()
@@ -46,7 +47,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			return nil, aborted(c.Name)
 		}
 		if r.Phase == Finished && c.Cut.DryRun {
-			return nil, &GateError{Problem: "the cutover is done already", Advice: "see `walferry status`"}
+			return nil, &fail.Error{Kind: fail.Gate, Problem: "the cutover is done already", Advice: "see `walferry status`"}
 		}
 		if r.Phase == Finished {
 			result, err := cutover.AwaitResult(ctx, s, keys, onStep)
@@ -102,7 +103,7 @@ func awaitFollowing(ctx context.Context, s *state.Store, patient bool, onStep fu
 		}
 		where := farness(r)
 		if !patient || !r.Alive {
-			return r, &GateError{Problem: "the migration does not follow yet: " + where, Advice: "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
+			return r, &fail.Error{Kind: fail.Gate, Problem: "the migration does not follow yet: " + where, Advice: "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
 		}
 		if where != told && onStep != nil {
 			onStep("waiting until it follows: " + where)

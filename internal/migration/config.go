@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
 )
@@ -113,40 +114,40 @@ func (c Config) fill() (Config, error) {
 		} else if c.Target == "" {
 			missing = "the source and the target"
 		}
-		return c, &UsageError{"no connection string for " + missing, "give --source and --target, or WALFERRY_SOURCE and WALFERRY_TARGET, or --config"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: "no connection string for " + missing, Advice: "give --source and --target, or WALFERRY_SOURCE and WALFERRY_TARGET, or --config"}
 	}
 	if c.Name == "" {
 		c.Name = "default"
 	}
 	if !nameRule.MatchString(c.Name) {
-		return c, &UsageError{fmt.Sprintf("%q cannot be a migration's name", c.Name), "use 1 to 40 of a-z, 0-9 and _: slot and publication are named after it"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("%q cannot be a migration's name", c.Name), Advice: "use 1 to 40 of a-z, 0-9 and _: slot and publication are named after it"}
 	}
 	if suffix := flow.Taken(c.Name); suffix != "" {
-		return c, &UsageError{fmt.Sprintf("%q cannot be a migration's name: %q would have objects of the same names", c.Name, strings.TrimSuffix(c.Name, suffix)), "take a name that does not end in " + suffix}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("%q cannot be a migration's name: %q would have objects of the same names", c.Name, strings.TrimSuffix(c.Name, suffix)), Advice: "take a name that does not end in " + suffix}
 	}
 	if c.Schema != "" && c.Schema != "dump" && c.Schema != "none" {
-		return c, &UsageError{fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), "dump lets pg_dump carry the schema; none says that the target has it already"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), Advice: "dump lets pg_dump carry the schema; none says that the target has it already"}
 	}
 	if c.Until != "" && c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
-		return c, &UsageError{fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), "see `walferry migrate --help`"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), Advice: "see `walferry migrate --help`"}
 	}
 	if c.OnNewTable != "" && c.OnNewTable != StopOnNewTable && c.OnNewTable != IgnoreNewTables {
-		return c, &UsageError{fmt.Sprintf("--on-new-table %q is neither ignore nor stop", c.OnNewTable), "it says what becomes of tables that are created on the source while the migration runs"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--on-new-table %q is neither ignore nor stop", c.OnNewTable), Advice: "it says what becomes of tables that are created on the source while the migration runs"}
 	}
 	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit {
-		return c, &UsageError{"a size must not be negative", "give --piece-size and --max-retained-wal as 512MB or 100GB"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size and --max-retained-wal as 512MB or 100GB"}
 	}
 	if c.Jobs == 0 {
 		c.Jobs = 4
 	}
 	if c.Jobs < 1 || c.Jobs > 256 {
-		return c, &UsageError{fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), "it is how many tables are copied at a time; each takes a connection on both sides"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), Advice: "it is how many tables are copied at a time; each takes a connection on both sides"}
 	}
 	if c.IndexJobs == 0 {
 		c.IndexJobs = c.Jobs
 	}
 	if c.IndexJobs < 1 || c.IndexJobs > 256 {
-		return c, &UsageError{fmt.Sprintf("--index-jobs %d is not between 1 and 256", c.IndexJobs), "it is how many indexes are built at a time; each takes a connection to the target"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--index-jobs %d is not between 1 and 256", c.IndexJobs), Advice: "it is how many indexes are built at a time; each takes a connection to the target"}
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 5 * time.Second

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/cleanup"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -37,8 +38,8 @@ func Abort(ctx context.Context, c Config) error {
 			return fmt.Errorf("wait for the running migrate to end: %w", err)
 		}
 	} else if err := e.take(ctx, state.LockPatience); err != nil {
-		var held *GateError
-		if errors.As(err, &held) {
+		held := fail.Find(err, fail.Gate)
+		if held != nil {
 			held.Advice = "stop it first (SIGINT), then abort"
 		}
 		return err
@@ -74,7 +75,7 @@ func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error 
 	case rec == nil:
 		return store.Missing(ctx)
 	case rec.Phase == Finished:
-		return &GateError{Problem: "the cutover is done: the target is the database now", Advice: "`walferry cleanup` removes what walferry left"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the cutover is done: the target is the database now", Advice: "`walferry cleanup` removes what walferry left"}
 	}
 	return nil
 }
@@ -116,7 +117,7 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 // mayCleanUp returns an error if a migration must keep what it has.
 func mayCleanUp(rec *state.Record) error {
 	if rec.Phase != Finished && rec.Phase != Aborted {
-		return &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", rec.Name, rec.Phase), Advice: "cut over or abort first"}
+		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q is in phase %s", rec.Name, rec.Phase), Advice: "cut over or abort first"}
 	}
 	return nil
 }

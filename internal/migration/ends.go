@@ -79,7 +79,7 @@ func openEnds(ctx context.Context, c Config) (*ends, error) {
 	}
 	if e.rec, err = e.store.Load(ctx); err == nil {
 		if err = e.openSource(ctx); err != nil && e.rec != nil && e.rec.Phase == Finished {
-			err = &sourceGoneError{err}
+			err = sourceGone(err)
 		}
 	}
 	if err == nil && e.rec != nil {

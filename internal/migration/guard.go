@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/wait"
@@ -25,29 +26,27 @@ const (
 // identityInterval is how many heartbeats lie between two looks at what is followed.
 const identityInterval = 12
 
-// retainedError gives the migration up so that the source survives.
-type retainedError struct{ retained, limit int64 }
+// errRetained is the cause of the error that gives a migration up so that the source survives.
+var errRetained = errors.New("the slot held back too much WAL")
 
-func (e *retainedError) Error() string {
-	return fmt.Sprintf("the slot held back %d MB of WAL on the source, more than the %d MB of --max-retained-wal: "+
-		"THE MIGRATION IS GIVEN UP so that the source does not run out of space; slot and publication are dropped, the target's data are unfit", e.retained>>20, e.limit>>20)
+// retained gives the migration up.
+func retained(bytes, limit int64) error {
+	return &fail.Error{
+		Kind: fail.Run,
+		Problem: fmt.Sprintf("the slot held back %d MB of WAL on the source, more than the %d MB of --max-retained-wal: "+
+			"THE MIGRATION IS GIVEN UP so that the source does not run out of space; slot and publication are dropped, the target's data are unfit", bytes>>20, limit>>20),
+		Advice: "find out what held it up (`walferry status`, the target's locks, the network), allow more, and start over: `walferry cleanup`, empty the target, `walferry migrate`",
+		Err:    errRetained,
+	}
 }
 
-// Hint is what the operator can do.
-func (e *retainedError) Hint() string {
-	return "find out what held it up (`walferry status`, the target's locks, the network), allow more, and begin anew: `walferry cleanup`, empty the target, `walferry migrate`"
-}
-
-// newTablesError ends a run because of tables that it cannot follow.
-type newTablesError struct{ tables []string }
-
-func (e *newTablesError) Error() string {
-	return "the source has got tables that this migration does not follow: " + list(e.tables)
-}
-
-// Hint is what the operator can do.
-func (e *newTablesError) Hint() string {
-	return "drop them on the source; or leave them behind with --on-new-table ignore, and move them by a second migration (--name, --include); the slot is kept, and the same command goes on"
+// newTables ends a run because of tables that it cannot follow.
+func newTables(tables []string) error {
+	return &fail.Error{
+		Kind:    fail.Run,
+		Problem: "the source has got tables that this migration does not follow: " + list(tables),
+		Advice:  "drop them on the source; or leave them behind with --on-new-table ignore, and move them by a second migration (--name, --include); the slot is kept, and the same command resumes",
+	}
 }
 
 // guard watches what may end a migration from outside while a run goes on: the WAL that
@@ -97,7 +96,7 @@ func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 		}
 	})
 	if g.c.MaxRetainedWAL > 0 && now.Bytes >= g.c.MaxRetainedWAL && g.mayGiveUp() {
-		stop(&retainedError{now.Bytes, g.c.MaxRetainedWAL})
+		stop(retained(now.Bytes, g.c.MaxRetainedWAL))
 	}
 	return nil
 }
@@ -148,7 +147,7 @@ func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) erro
 		g.c.Logger.Warn("the source has got tables that this migration does not follow", "tables", names)
 	}
 	if len(added) > 0 && g.c.OnNewTable == StopOnNewTable {
-		stop(&newTablesError{added})
+		stop(newTables(added))
 	}
 	return nil
 }

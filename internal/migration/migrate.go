@@ -13,6 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
@@ -71,8 +72,8 @@ type runner struct {
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
 // ends it finishes the transaction in hand and returns an Outcome with Stopped.
-// Errors: *UsageError, *CheckError, *GateError; anything else failed while
-// running and is recorded, so that status shows it.
+// Errors: those of kind fail.Usage and fail.Gate, *CheckError; anything else failed while running
+// and is recorded, so that status shows it.
 func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	c, err := c.fill()
 	if err != nil {
@@ -130,9 +131,8 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		outcome.Stopped = ctx.Err() != nil && len(r.cutover.Unvalidated) > 0
 		return outcome, r.cutover.Verdict()
 	}
-	var retained *retainedError
 	switch {
-	case errors.As(err, &retained):
+	case errors.Is(err, errRetained):
 		outcome.Phase = Aborted
 		return outcome, errors.Join(err, r.giveUp(clean, err))
 	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
@@ -141,7 +141,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		outcome.Stopped = true
 		return outcome, nil
 	case errors.Is(err, errAborted):
-		return outcome, &RunError{Problem: "the migration was aborted", Advice: "`walferry cleanup` removes what is left of it"}
+		return outcome, &fail.Error{Kind: fail.Run, Problem: "the migration was aborted", Advice: "`walferry cleanup` removes what is left of it"}
 	}
 	if recordErr := r.store.SetError(clean, err.Error()); recordErr != nil {
 		c.Logger.Error("record the error on the target", "error", recordErr)
@@ -209,7 +209,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	}
 	r.c.settle(r.rec.Options)
 	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
-		return Outcome{}, true, &GateError{Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and begin anew"}
+		return Outcome{}, true, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and begin anew"}
 	}
 	if err := proveSource(ctx, r.c, r.rec); err != nil {
 		return Outcome{}, true, err
@@ -217,8 +217,8 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	return Outcome{}, false, nil
 }
 
-func aborted(name string) *GateError {
-	return &GateError{Problem: fmt.Sprintf("migration %q was aborted: the target's data are unfit", name), Advice: "run `walferry cleanup`, empty the target, and start again"}
+func aborted(name string) *fail.Error {
+	return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q was aborted: the target's data are unfit", name), Advice: "run `walferry cleanup`, empty the target, and start again"}
 }
 
 // begin records a new migration, before anything else is made: from here on slot
@@ -240,7 +240,7 @@ func (r *runner) begin(ctx context.Context) error {
 		}
 		now, err := r.store.Load(ctx)
 		if err == nil && (now == nil || now.Phase != r.rec.Phase) {
-			err = &GateError{Problem: "the migration has gone on while this process looked at both servers: another one was at work", Advice: "run the same command again"}
+			err = &fail.Error{Kind: fail.Gate, Problem: "the migration has gone on while this process looked at both servers: another one was at work", Advice: "run the same command again"}
 		}
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -32,17 +33,19 @@ func (c *Config) resume(was state.Options) error {
 		was    []string
 	}{{"--include", &c.Include, was.Include}, {"--exclude", &c.Exclude, was.Exclude}, {"--insert-only", &c.InsertOnly, was.InsertOnly}} {
 		if len(*o.given) > 0 && !slices.Equal(*o.given, o.was) {
-			return &UsageError{
-				fmt.Sprintf("migration %q was begun with %s", c.Name, listed(o.option, o.was)),
-				"leave " + o.option + " out, as it is remembered, or give the same; with others: abort and start over",
+			return &fail.Error{
+				Kind:    fail.Usage,
+				Problem: fmt.Sprintf("migration %q was begun with %s", c.Name, listed(o.option, o.was)),
+				Advice:  "leave " + o.option + " out, as it is remembered, or give the same; with others: abort and start over",
 			}
 		}
 		*o.given = o.was
 	}
 	if c.Schema != "" && c.Schema != was.Schema {
-		return &UsageError{
-			fmt.Sprintf("migration %q was begun with --schema %s", c.Name, was.Schema),
-			"leave --schema out, as it is remembered, or give the same; with another: abort and start over",
+		return &fail.Error{
+			Kind:    fail.Usage,
+			Problem: fmt.Sprintf("migration %q was begun with --schema %s", c.Name, was.Schema),
+			Advice:  "leave --schema out, as it is remembered, or give the same; with another: abort and start over",
 		}
 	}
 	c.Schema = was.Schema

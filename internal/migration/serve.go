@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -42,12 +43,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 			return
 		}
 		if err != nil {
-			var gate *GateError
-			a.Error, a.Gate = err.Error(), errors.As(err, &gate)
-			var hint interface{ Hint() string }
-			if errors.As(err, &hint) {
-				a.Hint = hint.Hint()
-			}
+			a.Error, a.Hint, a.Gate = err.Error(), fail.Hint(err), fail.Is(err, fail.Gate)
 			f.r.c.Logger.Warn(q.Kind+" was not done", "reason", err)
 		}
 		done := err == nil
@@ -83,9 +79,8 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 			return a, nil, errLeaveIt
 		}
 		if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
-			var gate *GateError
-			if errors.As(err, &gate) || !result.Touched { // everything is as before
-				err = &GateError{Problem: why.Problem + ": everything is as before", Advice: why.Advice}
+			if fail.Is(err, fail.Gate) || !result.Touched { // everything is as before
+				err = &fail.Error{Kind: fail.Gate, Problem: why.Problem + ": everything is as before", Advice: why.Advice}
 			}
 		}
 		if result.Sealed {
@@ -120,7 +115,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		// One that is 0 would let the applier stop where it is: short of what is compared.
 		lsn, err := pglogrepl.ParseLSN(q.Args.LSN)
 		if err != nil || lsn == 0 || lsn.String() != q.Args.LSN { // which ignores what follows a position
-			return a, nil, &GateError{Problem: fmt.Sprintf("the request's position %q is not one", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
+			return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the request's position %q is not one", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
 		}
 		a.Progress, err = f.running.Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, lsn)
 		return a, nil, err
@@ -128,12 +123,12 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		f.running.Release(q.Args.Token)
 		return a, nil, nil
 	}
-	return a, nil, &GateError{Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}
+	return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}
 }
 
 // unwanted is why the context of a cutover has ended, where nobody wants it any more; otherwise nil.
-func unwanted(wanted context.Context) *GateError {
-	for _, why := range []*GateError{state.ErrWithdrawn, state.ErrDeserted, state.ErrAborting} {
+func unwanted(wanted context.Context) *fail.Error {
+	for _, why := range []*fail.Error{state.ErrWithdrawn, state.ErrDeserted, state.ErrAborting} {
 		if errors.Is(context.Cause(wanted), why) {
 			return why
 		}

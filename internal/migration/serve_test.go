@@ -1,10 +1,10 @@
 package migration
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -13,8 +13,8 @@ func TestAdvance_Malformed(t *testing.T) {
 	for _, lsn := range []string{"", "0/0", "0", "0/16B3748 ", "0/16B37G8", "1/2/3"} {
 		q := &state.Request{Kind: "advance", Args: state.Args{LSN: lsn, Token: "t"}}
 		_, end, err := (&following{}).carryOut(t.Context(), q)
-		var gate *GateError
-		if !errors.As(err, &gate) || !strings.Contains(gate.Problem, "position") || end != nil {
+		gate := fail.Find(err, fail.Gate)
+		if gate == nil || !strings.Contains(gate.Problem, "position") || end != nil {
 			t.Errorf("%q: %v, want that it is refused", lsn, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -71,7 +72,7 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	case <-wanted.Done():
 		return &CutoverResult{DryRun: o.DryRun}, context.Cause(wanted)
 	case <-time.After(o.Timeout):
-		return &CutoverResult{DryRun: o.DryRun}, &GateError{Problem: "another cutover is under way", Advice: "`walferry status` shows where it stands"}
+		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another cutover is under way", Advice: "`walferry status` shows where it stands"}
 	}
 	result, err := s.Run(whole, wanted)
 	if phase := f.r.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
@@ -98,7 +99,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 
 func (r *runner) phaseGate(context.Context) error {
 	if phase := r.live.phase(); phase != Following {
-		return &GateError{Problem: "the migration is in phase " + string(phase) + ", not following", Advice: "wait until it follows"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the migration is in phase " + string(phase) + ", not following", Advice: "wait until it follows"}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/compare"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 )
@@ -70,7 +71,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 	case e.rec.Phase == Following:
 		return v, state.ErrNoRunner
 	default:
-		return v, &GateError{Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, e.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
+		return v, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, e.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
 	}
 	both := &compare.Both{
 		Flow: e.flow, Store: e.store, Over: e.rec.Phase == Finished, Jobs: c.Jobs, Patience: o.Patience, Progress: o.Progress,

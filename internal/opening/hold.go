@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -47,7 +47,7 @@ func (t *Target) Hold(ctx context.Context) (fresh []catalog.Firing, err error) {
 	}
 	for _, f := range fresh {
 		if !f.Holding {
-			return nil, &state.RunError{Problem: fmt.Sprintf("%s acts on the rows that are copied and applied, and this role may not disable it until the cutover", f.Action), Advice: "run as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the copies of a trigger that partitions have); or: " + f.Enable("D")}
+			return nil, &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("%s acts on the rows that are copied and applied, and this role may not disable it until the cutover", f.Action), Advice: "run as the owner of the table, or as a superuser (who alone may disable triggers of foreign keys and, before version 13, the copies of a trigger that partitions have); or: " + f.Enable("D")}
 		}
 	}
 	if err := t.hold(ctx, fresh); err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -30,7 +30,7 @@ func (t *Target) Gate(ctx context.Context, patience time.Duration, step func(str
 		for _, f := range fresh {
 			which = append(which, f.Action.String())
 		}
-		return &state.GateError{Problem: "on the target, what was to be disabled until the cutover was enabled or created meanwhile, and has acted on rows that were applied: " + catalog.List(which), Advice: "it is disabled now, and will be enabled as it was when the target opens; see by `walferry verify` whether it has changed anything, and ask again"}
+		return &fail.Error{Kind: fail.Gate, Problem: "on the target, what was to be disabled until the cutover was enabled or created meanwhile, and has acted on rows that were applied: " + catalog.List(which), Advice: "it is disabled now, and will be enabled as it was when the target opens; see by `walferry verify` whether it has changed anything, and ask again"}
 	}
 	return t.tryAll(ctx, patience, step)
 }
@@ -92,7 +92,7 @@ func (t *Target) try(ctx context.Context, patience time.Duration, statements []S
 	case ctx.Err() != nil || !catalog.LostLock(err):
 		return fmt.Errorf("try what the opening of the target needs: %w", err)
 	}
-	return &state.GateError{Problem: fmt.Sprintf("%s of the target cannot be locked, which its opening needs, to run %s; held by %s", table, first.SQL, t.blockers(ctx, table, exclusive)), Advice: "end those transactions on the target (pg_terminate_backend), and ask again"}
+	return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s of the target cannot be locked, which its opening needs, to run %s; held by %s", table, first.SQL, t.blockers(ctx, table, exclusive)), Advice: "end those transactions on the target (pg_terminate_backend), and ask again"}
 }
 
 // Prepare enables what is held in a transaction, and leaves it open. It keeps trying until ctx

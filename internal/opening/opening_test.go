@@ -1,7 +1,6 @@
 package opening
 
 import (
-	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -108,8 +108,7 @@ func TestTarget_EnabledMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	pgtest.Exec(t, target.DSN, `alter table a enable always trigger usual`)
-	var gate *state.GateError
-	if err := target.Gate(t.Context(), time.Second, func(string) {}); !errors.As(err, &gate) || !strings.Contains(err.Error(), "usual") {
+	if err := target.Gate(t.Context(), time.Second, func(string) {}); !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), "usual") {
 		t.Errorf("the gate says %v", err)
 	}
 	if got, want := states(t, target), "acts D, usual D, rule D"; got != want {
@@ -133,9 +132,9 @@ func TestTarget_Locked(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
-	var gate *state.GateError
 	err = target.Gate(t.Context(), time.Millisecond, func(text string) { said = append(said, text) })
-	if !errors.As(err, &gate) || !strings.Contains(err.Error(), "cannot be locked") {
+	gate := fail.Find(err, fail.Gate)
+	if gate == nil || !strings.Contains(err.Error(), "cannot be locked") {
 		t.Errorf("the gate says %v, and before %q", err, said)
 	}
 	sql, err := target.EnableRest(t.Context(), 0)

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
@@ -205,7 +206,7 @@ func (p *Pending) Validate(ctx context.Context, step func(string)) error {
 		for _, f := range failed {
 			step("not validated: " + f)
 		}
-		return &state.RunError{Problem: fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)), Advice: "they hold for what is written from now on; fix the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(Statements(list), "; ")}
+		return &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("the target is open, but %d foreign keys could not be validated: %s", len(failed), list1(failed)), Advice: "they hold for what is written from now on; fix the rows that they name, then `walferry migrate` again, or run on the target: " + strings.Join(Statements(list), "; ")}
 
 	}
 	step("the foreign keys are validated")

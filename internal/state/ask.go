@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -191,7 +192,7 @@ func (m Mailbox) Outcome(ctx context.Context, onStep func(string), into any) err
 	}
 	found, err := m.store.Values().Get(ctx, Result, into)
 	if err == nil && !found {
-		err = &GateError{"the migration is finished", "see `walferry status`"}
+		err = &fail.Error{Kind: fail.Gate, Problem: "the migration is finished", Advice: "see `walferry status`"}
 	}
 	return err
 }

@@ -2,12 +2,12 @@ package state
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -26,15 +26,14 @@ const LockPatience = 5 * time.Second
 
 // Lock takes the lock, retrying for as long as patience, not counting how long the attempts take.
 // It changes nothing else. dsn is that of the home. If another process has the lock, the error is a
-// *GateError.
+// gate's.
 func (s *Store) Lock(ctx context.Context, dsn string, patience time.Duration) (*Lock, error) {
 	const pause = 200 * time.Millisecond
 	l := &Lock{store: s, dsn: dsn}
 	left := patience / pause
 	err := wait.Again(ctx, wait.Every(pause), func() error { return l.take(ctx) }, func(err error) bool {
-		var held *GateError
 		left--
-		return errors.As(err, &held) && left >= 0
+		return fail.Is(err, fail.Gate) && left >= 0
 	}, nil)
 	if err != nil {
 		return nil, err
@@ -55,7 +54,7 @@ func (l *Lock) take(ctx context.Context) error {
 	case err != nil:
 		err = fmt.Errorf("lock migration %q: %w", name, err)
 	case !ok:
-		err = &GateError{Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", name), Advice: "watch it with `walferry status`; for a second migration between the same servers give another --name"}
+		err = &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("another migrate is running migration %q (it holds the lock on the target)", name), Advice: "watch it with `walferry status`; for a second migration between the same servers give another --name"}
 	}
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))
@@ -83,7 +82,7 @@ func (l *Lock) Guard(ctx context.Context, stop context.CancelCauseFunc) {
 
 // keep takes the lock again if it is lost. It returns an error if somebody else has it, or has had
 // it meanwhile; a home that cannot be reached is tried again the next time.
-func (l *Lock) keep(ctx context.Context) *GateError {
+func (l *Lock) keep(ctx context.Context) *fail.Error {
 	if l.Held(ctx) || ctx.Err() != nil {
 		return nil
 	}
@@ -92,9 +91,7 @@ func (l *Lock) keep(ctx context.Context) *GateError {
 	if err == nil {
 		err = l.store.Mine(ctx)
 	}
-	var gate *GateError
-	errors.As(err, &gate)
-	return gate
+	return fail.Find(err, fail.Gate)
 }
 
 // Close releases the lock.

@@ -1,9 +1,9 @@
 package state
 
 import (
-	"errors"
 	"testing"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -17,8 +17,7 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := At(s.home, "test")
-	var gate *GateError
-	if _, err := other.Lock(t.Context(), target, 0); !errors.As(err, &gate) {
+	if _, err := other.Lock(t.Context(), target, 0); !fail.Is(err, fail.Gate) {
 		t.Errorf("a second process, while the first has the lock: %v", err)
 	}
 	if another, err := At(s.home, "another").Lock(t.Context(), target, 0); err != nil {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/walferry/walferry/internal/fail"
 )
 
 // Request is what another process asks of the running migrate.
@@ -44,9 +46,9 @@ type Answer struct {
 // err is the error that an answer amounts to.
 func (a Answer) err() error {
 	if a.Gate {
-		return &GateError{a.Error, a.Hint}
+		return &fail.Error{Kind: fail.Gate, Problem: a.Error, Advice: a.Hint}
 	}
-	return &RunError{a.Error, a.Hint}
+	return &fail.Error{Kind: fail.Run, Problem: a.Error, Advice: a.Hint}
 }
 
 // Mailbox holds what other processes ask of the running migrate, and its answers. Those that ask use

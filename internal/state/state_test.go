@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/session"
 )
@@ -122,8 +123,8 @@ func TestAsk(t *testing.T) {
 		}()
 		var steps []string
 		_, err := asker.Mailbox().Ask(t.Context(), "cutover", Args{}, func(step string) { steps = append(steps, step) })
-		var gate *GateError
-		if !errors.As(err, &gate) || gate.Problem != "it lags" || fmt.Sprint(steps) != "[first]" {
+		gate := fail.Find(err, fail.Gate)
+		if gate == nil || gate.Problem != "it lags" || fmt.Sprint(steps) != "[first]" {
 			t.Errorf("got %v after the steps %v", err, steps)
 		}
 		if err := <-runner; err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 )
@@ -94,7 +95,8 @@ func (l *LastComparison) Gate() error {
 			break
 		}
 	}
-	return &state.GateError{
+	return &fail.Error{
+		Kind:    fail.Gate,
 		Problem: fmt.Sprintf("the last comparison, at %s, has found that tables differ: %s", l.Position, catalog.List(l.Differ)),
 		Advice:  strings.Join(advice, "; "),
 	}

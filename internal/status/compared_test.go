@@ -2,13 +2,12 @@ package status
 
 import (
 	"encoding/json"
-	"errors"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/verify"
 )
 
@@ -49,8 +48,8 @@ func TestLastComparison(t *testing.T) {
 			}
 			continue
 		}
-		var gate *state.GateError
-		if !errors.As(err, &gate) || !strings.Contains(gate.Advice, c.advice) || c.never != "" && strings.Contains(gate.Advice, c.never) {
+		gate := fail.Find(err, fail.Gate)
+		if gate == nil || !strings.Contains(gate.Advice, c.advice) || c.never != "" && strings.Contains(gate.Advice, c.never) {
 			t.Errorf("%s: %v\nadvice %q\nwant %q, never %q", c.what, err, gate.Advice, c.advice, c.never)
 		}
 	}
