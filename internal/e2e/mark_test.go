@@ -2,11 +2,17 @@ package e2e
 
 import (
 	"context"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 )
@@ -122,3 +128,80 @@ func TestMark_Onwards(t *testing.T) {
 	}
 	sourceHasNothing(t, second)
 }
+
+// What walferry writes to the tables of the target is marked, also what is not the applier's: a table
+// of --insert-only that is copied again.
+func TestMark_CopiedAgain(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 13, 15)
+	pgtest.Exec(t, source, `create table t (id int primary key); create table log (v text); insert into log select 'x' from generate_series(1, 10)`)
+	m := newMoving(t, "mark_again", source, target)
+	m.InsertOnly = []string{"public.log"}
+	r := m.start()
+	r.waitFor(migration.Following)
+	const name = "mark_again_looks"
+	pgtest.Exec(t, target, `alter table log replica identity full; create publication `+name+` for table t, log, walferry.progress`)
+	pgtest.Exec(t, target, `select pg_create_logical_replication_slot('`+name+`', 'pgoutput')`)
+	defer pgtest.Exec(t, target, `select pg_drop_replication_slot('`+name+`')`)
+	pgtest.Exec(t, source, `insert into t values (1); update log set v = 'y'`)
+	m.caughtUp(r)
+	m.cutover(r)
+	if got := one[string](t, target, `select string_agg(distinct v, ' ') from log`); got != "y" {
+		t.Fatalf("the target has %s in the table that was updated, want y", got)
+	}
+	pgtest.Exec(t, target, `insert into t values (2)`)
+	decoded := &decodedSlot{t: t}
+	for _, row := range pgtest.Query(t, target, `select encode(data, 'hex') from pg_logical_slot_peek_binary_changes('`+name+`', null, null, 'proto_version', '1', 'publication_names', '`+name+`')`) {
+		decoded.add(row[0])
+	}
+	filter := applier.NewFilter(decoded, applier.FilterConfig{Stream: m.Name})
+	var tables []string
+	for {
+		tx, err := filter.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range tx.Changes {
+			tables = append(tables, c.Relation.Name)
+		}
+	}
+	if !slices.Equal(tables, []string{"t"}) || filter.Counts().Echoes < 2 {
+		t.Errorf("changes of %q are somebody else's, want one of t; %d echoes", tables, filter.Counts().Echoes)
+	}
+}
+
+// decodedSlot is an applier.Source of what was read from a slot.
+type decodedSlot struct {
+	t       *testing.T
+	decoder decoder.Decoder
+	txs     []*decoder.Tx
+}
+
+func (d *decodedSlot) add(text string) {
+	d.t.Helper()
+	message, err := hex.DecodeString(text)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	tx, err := d.decoder.Decode(message)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if tx != nil {
+		d.txs = append(d.txs, tx)
+	}
+}
+
+func (d *decodedSlot) Next(context.Context) (*decoder.Tx, error) {
+	if len(d.txs) == 0 {
+		return nil, io.EOF
+	}
+	tx := d.txs[0]
+	d.txs = d.txs[1:]
+	return tx, nil
+}
+
+func (d *decodedSlot) Ack(decoder.LSN) {}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
@@ -197,6 +198,9 @@ func (r *Running) openAgain(ctx context.Context, source, target *pgx.Conn, t cat
 	}
 	if _, err := target.PgConn().Exec(ctx, `begin isolation level repeatable read; set local lock_timeout = '20s'`).ReadAll(); err != nil {
 		return nil, fmt.Errorf("begin on the target: %w", err)
+	}
+	if err := applier.Mark(ctx, target, r.flow.Name.String()); err != nil { // a flow back has not to bring it
+		return nil, err
 	}
 	replacement, err := snapshot.NewReplacement(ctx, source, target, snapshot.Table{Schema: t.Schema, Name: t.Name.Name})
 	if err != nil {

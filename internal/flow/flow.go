@@ -46,6 +46,7 @@ type Followed struct {
 	Originals map[catalog.Name]applier.Original
 	Windows   *applier.Windows // nil: all tables are as of the stream's first position
 	Words     Words            // of --insert-only
+	Start     decoder.LSN      // applier.FilterConfig.Start: NotOpen while the flow is armed only
 }
 
 // OriginalsOf returns, for the applier, what the source's tables were, and where they were copied to.
@@ -90,7 +91,7 @@ func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
 		conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
-	r := &Running{flow: f, applier: a, pulse: newPulse(f.Name, f.From.Link, a.Applied), hold: newHold(), words: &what.Words}
+	r := &Running{flow: f, applier: a, pulse: newPulse(f.Name, f.From.Link, a.Applied), hold: newHold(), words: &what.Words, start: what.Start}
 	if len(r.words.Tables) > 0 {
 		r.keeper = &keeper{r: r, words: r.words, turns: make(chan turn)}
 	}

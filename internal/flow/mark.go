@@ -21,23 +21,26 @@ import (
 // So whether a flow sees it is decided here, when its publications are made, and kept with them in
 // the record (Marked). Those of an older version have none.
 
-// MakeMark makes, on a server of which publications are about to be made and that has the schema
-// walferry, what goes into them for the mark. It is nothing where the role may not publish that, and
-// where somebody's publication FOR ALL TABLES would publish it, too: subscribers that have no such
-// table would stop. That it is there already is the word that they have it, or it is that of the
-// migrations whose target the server is.
+// MakeMark makes, on a server of which publications are about to be made, what goes into them for the
+// mark. It is nothing where the role may not publish that, and where somebody's publication FOR ALL
+// TABLES would publish it, too: subscribers that have no such table would stop. That it is there
+// already is the word that they have it, or it is that of the migrations whose target the server is.
 func MakeMark(ctx context.Context, conn *pgx.Conn) (tables []pgx.Identifier, err error) {
-	var there, may, everywhere bool
+	var there, may, everywhere, schema bool
 	err = conn.QueryRow(ctx, `
-select c.oid is not null, case when c.oid is null then has_schema_privilege(n.oid, 'CREATE') else pg_has_role(c.relowner, 'USAGE') end,
-       exists(select from pg_publication where puballtables)
-  from pg_namespace n left join pg_class c on c.relnamespace = n.oid and c.relname = 'progress' where n.nspname = 'walferry'`).Scan(&there, &may, &everywhere)
+select c.oid is not null, case when c.oid is not null then pg_has_role(c.relowner, 'USAGE') else coalesce(has_schema_privilege(n.oid, 'CREATE'), true) end,
+       exists(select from pg_publication where puballtables), n.oid is not null
+  from (select 'walferry'::name as name) s left join pg_namespace n on n.nspname = s.name left join pg_class c on c.relnamespace = n.oid and c.relname = 'progress'`).Scan(&there, &may, &everywhere, &schema)
 	if err == nil {
 		if !may || everywhere && !there { // who does not own a table cannot publish it
 			return nil, nil
 		}
+		sql := applier.ProgressTableSQL
+		if !schema {
+			sql = `create schema walferry;` + sql
+		}
 		if !there {
-			err = online.Own(ctx, conn, applier.ProgressTableSQL)
+			err = online.Own(ctx, conn, sql)
 		}
 	}
 	if err != nil {

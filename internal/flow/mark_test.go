@@ -66,11 +66,6 @@ func TestMakeMark(t *testing.T) {
 					role = plainDSN(t, dsn)
 				}
 				conn := connect(t, role)
-				if !strings.Contains(test.before, "create schema") {
-					if _, err := conn.Exec(t.Context(), `create schema walferry`); err != nil {
-						t.Fatal(err)
-					}
-				}
 				for range 2 { // as when a run begins again
 					marks, err := MakeMark(t.Context(), conn)
 					if err != nil {

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,8 +31,11 @@ type Running struct {
 
 	mu        sync.Mutex
 	stream    *decoder.Stream
-	writtenAt decoder.LSN       // CommitLSN of the last transaction that changed a table that is followed
-	written   *decoder.Relation // a table that it changed; nil: none was changed
+	filter    *applier.Filter      // of that stream; nil: none was opened
+	leftOut   applier.FilterCounts // by the filters before
+	start     decoder.LSN          // of the filters
+	writtenAt decoder.LSN          // CommitLSN of the last transaction that changed a table that is followed
+	written   *decoder.Relation    // a table that it changed; nil: none was changed
 }
 
 // Helper does something beside a flow until ctx ends; it may stop the flow.
@@ -103,8 +107,52 @@ func (r *Running) applyStream(ctx context.Context) error {
 	r.mu.Lock()
 	r.stream = stream
 	r.mu.Unlock()
-	filter := applier.NewFilter(stream, applier.FilterConfig{Stream: r.flow.Name.Reverse().String()})
-	return r.applier.Run(ctx, &watched{filter, r})
+	return r.applier.Run(ctx, &watched{r.filtered(stream), r})
+}
+
+// filtered is a stream without what the flow in the other direction has written.
+func (r *Running) filtered(stream applier.Source) *applier.Filter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leftOut = r.leftOutNow()
+	r.filter = applier.NewFilter(stream, applier.FilterConfig{Stream: r.flow.Name.Reverse().String(), Start: r.start})
+	return r.filter
+}
+
+// LeftOut returns what was not applied because the flow in the other direction has written it, or
+// somebody who was not to write yet.
+func (r *Running) LeftOut() applier.FilterCounts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leftOutNow()
+}
+
+func (r *Running) leftOutNow() applier.FilterCounts {
+	c := r.leftOut
+	if r.filter != nil {
+		now := r.filter.Counts()
+		c.Echoes += now.Echoes
+		c.Strays += now.Strays
+		c.Last = cmp.Or(now.Last, c.Last)
+	}
+	return c
+}
+
+// Open ends the time of applier.NotOpen: whatever commits from at on goes through. The error means
+// that somebody has written after it already; see applier.Filter.Begin.
+func (r *Running) Open(at decoder.LSN) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.leftOut.Last; s != nil && s.LSN >= at {
+		return fmt.Errorf("begin at %s: left out already: %s", at, s)
+	}
+	if r.filter != nil {
+		if err := r.filter.Begin(at); err != nil {
+			return err
+		}
+	}
+	r.start = at
+	return nil
 }
 
 // watched is the stream on its way to the applier. It remembers the last transaction that changed a
