@@ -106,6 +106,7 @@ func statusText(s migration.Status) string {
 	}
 	p.slot(s.Source)
 	p.moved(s)
+	p.requests(s)
 	p.findings(s)
 	p.cutover(s)
 	return p.String()
@@ -190,6 +191,30 @@ func (p *statusPage) moved(s migration.Status) {
 	p.row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
 	if s.Phase == migration.Following {
 		p.row("lag", "%s", lagText(s.Stream))
+	}
+}
+
+// requests adds what the running migrate is asked for, and whom that waits for.
+func (p *statusPage) requests(s migration.Status) {
+	for i, r := range s.Requests {
+		text := "by itself"
+		if r.AskedSeconds != nil {
+			text = "asked for " + secondsText(*r.AskedSeconds) + " ago"
+		}
+		switch holding := r.Holding(); {
+		case !r.Begun && i > 0:
+			text += ": waits for the " + s.Requests[i-1].Kind + " before it"
+		case !r.Begun && s.Note != "":
+			text += ": waits: the applier is " + s.Note
+		case holding != "":
+			text += ": " + holding
+		case r.Step != "":
+			text += "; step: " + r.Step
+		}
+		p.row(r.Kind, "%s", text)
+	}
+	if s.Verifying != nil && *s.Verifying {
+		p.row("verify", "a comparison reads the source")
 	}
 }
 

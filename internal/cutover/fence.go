@@ -47,7 +47,7 @@ type Fence struct {
 	Parents []catalog.Parent // that are not migrated; statements on them reach rows of Tables
 	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
 	Pass    string           // what PassSetting must hold to be let through: a secret. Empty: nobody is let through
-	Waits   func(string)     // told for whom Prepare and Raise wait, when that takes longer than a moment; may be nil
+	Waits   online.Waits     // told for whom Prepare and Raise wait, when that takes longer than a moment; may be nil
 }
 
 // WaitError means that others kept a step of the fence from completing in the time there was.
@@ -245,7 +245,7 @@ func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("raise fence: list the transactions that write: %w", err)
 	}
-	told := f.Waits == nil
+	told := false
 	began, pauses := time.Now(), wait.Pauses{First: time.Millisecond, Longest: 20 * time.Millisecond}
 	for n := 0; len(before) > 0; n++ {
 		now, err := writers(ctx, conn, f.oids())
@@ -259,9 +259,9 @@ func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
 			if before = still; len(before) == 0 {
 				return nil
 			}
-			if !told && time.Since(began) > time.Second {
+			if f.Waits != nil && time.Since(began) > time.Second {
+				f.Waits(online.Wait{For: "the fence is closed, and waits for transactions that wrote before it: ", Holders: holdersOf(before)}, !told)
 				told = true
-				f.Waits("the fence is closed, and waits for transactions that wrote before it: " + online.List(holdersOf(before)))
 			}
 			if err = wait.Sleep(ctx, pauses.After(n)); err == nil {
 				continue

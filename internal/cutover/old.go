@@ -18,7 +18,7 @@ import (
 // beginning.
 func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration, until time.Time) error {
 	hidden := map[string]bool{}
-	told := f.Waits == nil
+	told := false
 	began := time.Now()
 	for first := true; ; first = false {
 		all, err := writers(ctx, conn, f.oids())
@@ -41,9 +41,9 @@ func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration
 		if time.Now().After(until) {
 			return &WaitError{Problem: "transactions that can have written to the tables do not end: " + online.List(holders), Holders: holders}
 		}
-		if !told && time.Since(began) > time.Second {
+		if f.Waits != nil && time.Since(began) > time.Second {
+			f.Waits(online.Wait{For: "the fence is not closed yet, and waits for transactions that can have written to the tables: ", Holders: holders}, !told)
 			told = true
-			f.Waits("the fence is not closed yet, and waits for transactions that can have written to the tables: " + online.List(holders))
 		}
 		select {
 		case <-ctx.Done():
@@ -72,7 +72,7 @@ func (s *Switch) quietMoment(ctx context.Context) error {
 		last = deadline.Add(-s.forFence())
 	}
 	for end := time.Now().Add(s.Timeout / 4); ; {
-		if err := s.Flow.AwaitWriters(ctx, time.Until(end), s.say); err != nil {
+		if err := s.Flow.AwaitWriters(ctx, time.Until(end), s.waits); err != nil {
 			return err
 		}
 		var waited *WaitError

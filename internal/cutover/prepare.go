@@ -87,7 +87,7 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 	var tell func([]online.Holder)
 	if f.Waits != nil {
 		tell = func(holders []online.Holder) {
-			f.Waits(fmt.Sprintf("waiting for a lock of %s on the source; held by %s", table, online.List(holders)))
+			f.Waits(online.Wait{For: fmt.Sprintf("waiting for a lock of %s on the source; held by ", table), Holders: holders}, true)
 		}
 	}
 	err := online.RunTelling(ctx, conn, lock, sql, tell)

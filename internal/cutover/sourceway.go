@@ -33,14 +33,14 @@ func (s *Switch) watchSource(ctx context.Context) *sourceWay {
 	w := &sourceWay{stop: stop, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
-		if err := w.look(ctx, s.From.DSN, s.Name, s.say); err != nil && ctx.Err() == nil {
+		if err := w.look(ctx, s.From.DSN, s.Name, s.waits); err != nil && ctx.Err() == nil {
 			s.Logger.Debug("look for who is in the way on the source", "error", err)
 		}
 	}()
 	return w
 }
 
-func (w *sourceWay) look(ctx context.Context, dsn, name string, tell func(string)) error {
+func (w *sourceWay) look(ctx context.Context, dsn, name string, tell online.Waits) error {
 	wait.Sleep(ctx, 3*time.Second) //nolint:errcheck // the next query sees that ctx has ended
 	conn, err := session.Open(ctx, session.Config{DSN: dsn, Application: name + " look"})
 	if err != nil {
@@ -77,8 +77,12 @@ select `+online.HolderColumns+`
 		w.mu.Lock()
 		w.last = stay
 		w.mu.Unlock()
+		const why = "waiting for a lock on the source, held by "
+		if len(stay) > 0 {
+			tell(online.Wait{For: why, Holders: stay}, false)
+		}
 		if len(fresh) > 0 {
-			tell("waiting for a lock on the source, held by " + online.List(fresh))
+			tell(online.Wait{For: why, Holders: fresh}, true)
 		}
 	}
 	return nil

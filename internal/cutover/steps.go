@@ -121,7 +121,7 @@ func (s *Switch) connect(ctx context.Context) (err error) {
 
 func (s *Switch) look(ctx context.Context) (err error) {
 	s.fence, _, err = NewFence(ctx, s.conn, s.Name, s.Tables())
-	s.fence.Waits, s.fence.Run, s.fence.Pass = s.say, s.Store.Run(), s.Pass
+	s.fence.Waits, s.fence.Run, s.fence.Pass = s.waits, s.Store.Run(), s.Pass
 	return err
 }
 

@@ -65,7 +65,8 @@ type Switch struct {
 	Jobs              int // how many things are done at a time, where several can be
 
 	Observers []Observer
-	Told      func(string) // of each line for people
+	InWay     func(online.Wait) // told whom it waits for at each look; nil: nobody wants to know
+	Told      func(string)      // of each line for people
 	Logger    *slog.Logger
 
 	recipe Recipe
@@ -105,7 +106,7 @@ type Flow interface {
 	// called.
 	StandStill(ctx context.Context, moment time.Duration) (goOn func())
 	// AwaitWriters waits, with patience, for transactions of From that have written.
-	AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error
+	AwaitWriters(ctx context.Context, patience time.Duration, tell online.Waits) error
 	// InApplierWay returns those whose locks on To the applier waits for.
 	InApplierWay(ctx context.Context) []online.Holder
 
@@ -200,6 +201,16 @@ func (s *Switch) run(whole, until context.Context) error {
 
 // say tells people a line.
 func (s *Switch) say(line string) { s.Told(line) }
+
+// waits notes whom it waits for, and tells people.
+func (s *Switch) waits(w online.Wait, say bool) {
+	if s.InWay != nil {
+		s.InWay(w)
+	}
+	if say {
+		s.say(w.String())
+	}
+}
 
 // close releases what a switch has had, however it has ended.
 func (s *Switch) close(ctx context.Context) {

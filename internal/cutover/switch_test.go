@@ -132,7 +132,7 @@ func (m *move) DropKeys(context.Context) error                      { return nil
 func (m *move) RefreshViews(context.Context) (int, error)           { return 0, nil }
 func (m *move) EnableEach(context.Context) (_, _ []string, _ error) { return nil, nil, nil }
 
-func (m *move) AwaitWriters(context.Context, time.Duration, func(string)) error { return nil }
+func (m *move) AwaitWriters(context.Context, time.Duration, online.Waits) error { return nil }
 
 func (m *move) SettleWords(context.Context, <-chan struct{}, func(string)) error { return nil }
 

@@ -108,7 +108,38 @@ func TestCutover_SaysForWhomItWaits(t *testing.T) {
 	begin()
 	c := m.Config
 	c.Cut.MaxLag, c.Cut.Timeout = patience, 20*time.Second
-	_, err = cut(c, "")
+	first := m.ask(c)
+	m.eventually("status to say for whom it waits", func() bool {
+		st := status(t, m.Config)
+		if len(st.Requests) == 0 || !st.Requests[0].Begun || st.Requests[0].Kind != "cutover" || st.Requests[0].Step == "" {
+			return false
+		}
+		for _, h := range st.Requests[0].Holders {
+			if h.PID == int32(writer.PgConn().PID()) && h.Role == role && h.Application == "nightly" && h.Seconds == nil {
+				return true
+			}
+		}
+		return false
+	})
+	second, forget := context.WithCancel(context.Background())
+	before := ""
+	_, err = migration.Cutover(second, c, func(step string) {
+		if strings.HasPrefix(step, "waiting for the cutover that was asked for ") {
+			before = step
+			if st := status(t, m.Config); len(st.Requests) != 2 || st.Requests[1].Begun || st.Requests[1].Kind != "cutover" {
+				t.Errorf("status has the requests %+v, want two cutovers, of which the second has not begun", st.Requests)
+			}
+			forget()
+		}
+	})
+	if forget(); before == "" || err == nil || !strings.Contains(err.Error(), "taken back before it began") {
+		t.Errorf("the second cutover said %q, and ended with %v", before, err)
+	}
+	<-first.done
+	err = first.err
+	if st := status(t, m.Config); st.Requests == nil || len(st.Requests) > 0 {
+		t.Errorf("status has the requests %+v, want none", st.Requests)
+	}
 	if err == nil || !strings.Contains(err.Error(), pid) || !strings.Contains(hint(err), fmt.Sprintf("select pg_terminate_backend(%d)", writer.PgConn().PID())) {
 		t.Errorf("after its time: %v\nhint: %s\nwant %s", err, hint(err), pid)
 	}

@@ -173,7 +173,7 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 
 // openAgain brings both sides' transactions to one position while the applier stands there.
 func (r *Running) openAgain(ctx context.Context, source, target *pgx.Conn, t catalog.Table) (*snapshot.Replacement, error) {
-	if err := r.flow.ClearWay(ctx, time.Minute, func(text string) { r.flow.Logger.Warn(text) }); err != nil {
+	if err := r.flow.ClearWay(ctx, time.Minute, online.Saying(func(text string) { r.flow.Logger.Warn(text) })); err != nil {
 		return nil, err
 	}
 	if err := r.hold.take(ctx); err != nil { // until verify has released it

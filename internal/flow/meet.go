@@ -10,6 +10,7 @@ import (
 
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
@@ -77,7 +78,7 @@ type meeting struct {
 func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duration) (exported *slot.Exported, since time.Time, err error) {
 	log := m.f.Logger
 	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
-		if err := m.f.ClearWay(ctx, patience, func(text string) { log.Warn(text) }); err != nil {
+		if err := m.f.ClearWay(ctx, patience, online.Saying(func(text string) { log.Warn(text) })); err != nil {
 			return nil, since, err
 		}
 		if err := sides.Connect(ctx); err != nil {
@@ -104,7 +105,7 @@ func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duratio
 // and then HoldLimit.
 func (m *meeting) hold(ctx context.Context) error {
 	for began, told := time.Now(), false; ; told = true {
-		a, err := m.store.Mailbox().Ask(ctx, "hold", m.me, nil)
+		a, err := m.store.Mailbox().Ask(ctx, "hold", m.me, func(text string) { m.f.Logger.Info(text) })
 		if err == nil || a.Holder == "" || time.Since(began) > 2*HoldLimit {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 )
@@ -244,7 +245,7 @@ func (r *Running) Applied(ctx context.Context) (decoder.LSN, error) { return r.f
 
 // AwaitWriters waits, with patience, until no transaction that has written to the server that the
 // flow comes from is older than a second. tell, which may be nil, is told whom it waits for.
-func (r *Running) AwaitWriters(ctx context.Context, patience time.Duration, tell func(string)) error {
+func (r *Running) AwaitWriters(ctx context.Context, patience time.Duration, tell online.Waits) error {
 	_, err := awaitWriters(ctx, r.flow.From.Link, patience, tell)
 	return err
 }
@@ -265,7 +266,7 @@ func (r *Running) status() (s Status) {
 		s.Received = stream.Received()
 	}
 	if held := r.hold.holder(); held != nil {
-		s.Note = "held for " + held.Name
+		s.Note = state.HeldFor + held.Name
 	}
 	if note := r.keeper.note(); note != "" {
 		s.Note = note

@@ -23,9 +23,9 @@ type openWriter struct {
 // then with those that were there all the time. The age of other roles' transactions is hidden from
 // a role without pg_read_all_stats: those that are there at the beginning are waited for, whatever
 // it is. tell, which may be nil, is told whom it waits for.
-func awaitWriters(ctx context.Context, source *session.Link, patience time.Duration, tell func(string)) (stayed []online.Holder, err error) {
+func awaitWriters(ctx context.Context, source *session.Link, patience time.Duration, tell online.Waits) (stayed []online.Holder, err error) {
 	var first map[string]bool // at the beginning
-	told := tell == nil
+	told := false
 	for began := time.Now(); time.Since(began) < patience; {
 		all, err := openWriters(ctx, source)
 		if err != nil {
@@ -50,9 +50,9 @@ func awaitWriters(ctx context.Context, source *session.Link, patience time.Durat
 		if len(old) == 0 {
 			return nil, nil
 		}
-		if !told && time.Since(began) > time.Second {
+		if tell != nil && time.Since(began) > time.Second {
+			tell(online.Wait{For: "waiting for transactions of the source that have written: ", Holders: old}, !told)
 			told = true
-			tell("waiting for transactions of the source that have written: " + online.List(old))
 		}
 		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {
 			return nil, err
@@ -91,7 +91,7 @@ select 0, '', '', extract(epoch from clock_timestamp() - prepared)::float8, '', 
 // the source has written, which the temporary slot would wait for, and nobody holds a lock on the
 // target that the applier waits for. What stays for as long as patience is named in the error,
 // which is a gate's.
-func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(string)) error {
+func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell online.Waits) error {
 	stayed, err := awaitWriters(ctx, f.From.Link, patience, tell)
 	if err != nil {
 		return err
@@ -114,9 +114,9 @@ func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell func(s
 				Problem: "the applier waits for a lock on the target, held by " + online.List(holders),
 				Advice:  "on the target, " + online.EndHint(holders) + "; then ask again",
 			}
-		case !told && time.Since(began) > time.Second:
+		case time.Since(began) > time.Second:
+			tell(online.Wait{For: "the applier waits for a lock on the target, held by ", Holders: holders}, !told)
 			told = true
-			tell("the applier waits for a lock on the target, held by " + online.List(holders))
 		}
 		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {
 			return err

@@ -31,7 +31,8 @@ func Abort(ctx context.Context, c Config) error {
 	}
 	if e.rec.Alive && e.rec.Phase == Following {
 		// Where it has ended meanwhile, what is recorded under the lock says what can be done.
-		if _, err := e.store.Mailbox().Ask(ctx, "abort", state.Args{}, nil); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
+		tell := func(text string) { e.c.Logger.Info("abort: " + text) }
+		if _, err := e.store.Mailbox().Ask(ctx, "abort", state.Args{}, tell); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
 			return err
 		}
 		if err := e.take(ctx, 30*time.Second); err != nil {

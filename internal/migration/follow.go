@@ -68,7 +68,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	}
 	wanted, end := f.r.store.Mailbox().WhileWanted(ctx, 0)
 	defer end()
-	_, err = f.cutover(ctx, wanted, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
+	_, err = f.cutover(ctx, wanted, false, f.r.c.Cut, func(step string) { f.r.c.Logger.Info("cutover: " + step) })
 	switch {
 	case err == nil:
 		err = errFinished

@@ -74,7 +74,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		}
 		wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
 		defer stop()
-		result, err := f.cutover(ctx, wanted, options.fill(), step)
+		result, err := f.cutover(ctx, wanted, true, options.fill(), step)
 		if err != nil && !result.Sealed && f.r.live.phase() == Finished {
 			return a, nil, errLeaveIt
 		}

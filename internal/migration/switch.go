@@ -10,6 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -33,10 +34,14 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 	if r.c.Prove == On {
 		s.Proof = &cutover.Proof{Tables: r.tables.Migrated}
 	}
-	s.Observers = []cutover.Observer{func(context.Context, state.Taken) error {
-		r.live.set(func(st *Status) { st.Cutover.Steps = s.Taken() })
+	s.Observers = []cutover.Observer{func(_ context.Context, t state.Taken) error {
+		r.live.set(func(st *Status) {
+			st.Cutover.Steps = s.Taken()
+			st.Begins(t)
+		})
 		return nil
 	}}
+	s.InWay = func(w online.Wait) { r.live.set(func(st *Status) { st.WaitsFor(w) }) }
 	s.Gates = []cutover.Step{
 		{Name: cutover.GatePhase, Do: r.phaseGate},
 		// Before the barrier, which does not come back where the publication was altered.
@@ -58,7 +63,7 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 }
 
 // cutover switches from the source to the target. See cutover.Switch.
-func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, step func(string)) (*CutoverResult, error) {
+func (f *following) cutover(whole, wanted context.Context, asked bool, o CutoverOptions, step func(string)) (*CutoverResult, error) {
 	s := f.r.newSwitch(o, step)
 	s.Flow = f.running
 	s.Closed = func() {
@@ -74,6 +79,8 @@ func (f *following) cutover(whole, wanted context.Context, o CutoverOptions, ste
 	case <-time.After(o.Timeout):
 		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another cutover is under way", Advice: "`walferry status` shows where it stands"}
 	}
+	f.r.live.set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
+	defer f.r.live.set(func(st *Status) { st.Under = nil })
 	result, err := s.Run(whole, wanted)
 	if phase := f.r.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
 		f.mu.Lock()

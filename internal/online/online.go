@@ -308,6 +308,27 @@ select `+HolderColumns+`
 	return holders, nil
 }
 
+// Wait is whom somebody waits for, as of one look.
+type Wait struct {
+	For     string // up to the holders, as in "waiting for a lock of t, held by "
+	Holders []Holder
+}
+
+func (w Wait) String() string { return w.For + List(w.Holders) }
+
+// Waits is told of each look that finds somebody to wait for; say: people are to be told of it, which is
+// once. nil: nobody is told.
+type Waits func(w Wait, say bool)
+
+// Saying returns a Waits that tells people.
+func Saying(tell func(string)) Waits {
+	return func(w Wait, say bool) {
+		if say {
+			tell(w.String())
+		}
+	}
+}
+
 // EndHint is the SQL that ends transactions.
 func EndHint(holders []Holder) string {
 	var sql []string

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/walferry/walferry/internal/fail"
@@ -62,12 +63,19 @@ insert into walferry.request (migration, kind, args, requested_at, seen_at) sele
 // was reported, the answer, and whether there is still a runner to give it.
 const look = `
 update walferry.request r set seen_at = clock_timestamp() where id = $1
-returning steps, ok, answer::text, exists(select from walferry.migration where name = r.migration and (` + fresh + ` or `
+returning steps, ok, answer::text, exists(select from walferry.migration where name = r.migration and (` + fresh + ` or %s)), ` + ahead
+
+// ahead is what the request waits for that the runner has not taken: the oldest one before it, as an
+// array, and what the runner says of itself.
+const ahead = `
+       case when r.taken_at is null then (select array[r.kind, coalesce(r.args ->> 'dry_run', 'false'), extract(epoch from clock_timestamp() - r.requested_at)::int::text]
+              from walferry.request r where r.migration = $2 and r.id < $1 and ` + waiting + ` order by r.id limit 1) end,
+       case when r.taken_at is null then (select coalesce(live ->> 'note', '') from walferry.migration where name = r.migration) end`
 
 // wait returns the answer, or the cause of ctx when that has ended.
 func (q *asking) wait(ctx context.Context) (a Answer, err error) {
-	sql := look + fmt.Sprintf(locked, "r.migration") + `))`
-	for failed, silent := 0, 0; ; {
+	sql := fmt.Sprintf(look, fmt.Sprintf(locked, "r.migration"))
+	for failed, silent, behind := 0, 0, 0; ; {
 		if err := wait.Sleep(ctx, lookInterval); err != nil {
 			return a, err
 		}
@@ -75,7 +83,9 @@ func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 		var ok *bool
 		var raw []byte
 		var runs bool
-		err := q.box.store.home.Row(ctx, sql, []any{q.request.ID}, &steps, &ok, &raw, &runs)
+		var before []string
+		var note *string
+		err := q.box.store.home.Row(ctx, sql, []any{q.request.ID, q.box.store.name}, &steps, &ok, &raw, &runs, &before, &note)
 		if ctx.Err() != nil {
 			return a, context.Cause(ctx)
 		}
@@ -91,6 +101,12 @@ func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 				q.onStep(steps[q.shown])
 			}
 		}
+		// Most of what is before it is done in a moment.
+		if text := queued(before, note); text != "" {
+			if behind++; behind == 5 && q.onStep != nil {
+				q.onStep(text)
+			}
+		}
 		if ok != nil {
 			return readAnswer(*ok, raw)
 		}
@@ -101,6 +117,21 @@ func (q *asking) wait(ctx context.Context) (a Answer, err error) {
 		}
 	}
 }
+
+// queued says what a request waits for that the runner has not taken; empty: nothing that is known.
+func queued(before []string, note *string) string {
+	if len(before) == 3 {
+		o := Open{Kind: before[0], DryRun: before[1] == "true"}
+		return fmt.Sprintf("waiting for the %s that was asked for %s s ago", o.What(), before[2])
+	}
+	if note != nil && strings.HasPrefix(*note, HeldFor) {
+		return "waiting: the applier is " + *note
+	}
+	return ""
+}
+
+// HeldFor begins the note of a runner whose applier is held.
+const HeldFor = "held for "
 
 // readAnswer reads an answer as it was written.
 func readAnswer(ok bool, raw []byte) (a Answer, err error) {

@@ -3,6 +3,9 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"time"
+
+	"github.com/walferry/walferry/internal/online"
 )
 
 // Live is what a running migrate reports of itself, for whoever looks at the record.
@@ -24,6 +27,21 @@ type Live struct {
 	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
 
 	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version records none
+
+	Under *Under `json:"under,omitempty"` // nil: no cutover is under way; an older version records none
+}
+
+// Under is a cutover or rehearsal that is under way.
+type Under struct {
+	Asked  bool   `json:"asked,omitempty"` // by a request; otherwise the runner makes it by itself
+	DryRun bool   `json:"dry_run,omitempty"`
+	Step   string `json:"step,omitempty"` // that was begun last
+
+	// WaitsFor and Holders are whom it waits for, as of Looked, which is a time of the runner's; no
+	// holders: it is not known to wait for anybody.
+	WaitsFor string          `json:"waits_for,omitempty"`
+	Holders  []online.Holder `json:"holders,omitempty"`
+	Looked   time.Time       `json:"looked,omitzero"`
 }
 
 // View is where a running migrate shows what it does. Whoever looks finds it in the record.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/walferry/walferry/internal/fail"
 )
 
@@ -79,6 +81,57 @@ returning id, kind, args::text`, []any{m.store.name, staleAfter.Seconds(), later
 		return nil, err
 	}
 	return r, json.Unmarshal(args, &r.Args)
+}
+
+// Open is a request that was not answered yet.
+type Open struct {
+	Kind    string
+	DryRun  bool
+	Seconds float64 // since it was asked
+	Taken   bool    // the runner has begun to carry it out
+}
+
+// What is the kind of request that people know.
+func (o Open) What() string {
+	switch {
+	case o.Kind == "cutover" && o.DryRun:
+		return "rehearsal"
+	case o.Kind == "hold" || o.Kind == "advance" || o.Kind == "release":
+		return "verify"
+	}
+	return o.Kind
+}
+
+// waiting is the condition on a request r that it has no answer and will get one: the runner has it, or
+// its asker lives and wants it.
+const waiting = `r.answered_at is null and (r.taken_at is not null
+        or r.withdrawn_at is null and r.seen_at > r.requested_at and r.seen_at > clock_timestamp() - interval '15 seconds')`
+
+// openColumns are those of an Open, of a request r.
+const openColumns = `r.kind, coalesce((r.args ->> 'dry_run')::bool, false), extract(epoch from clock_timestamp() - r.requested_at)::float8, r.taken_at is not null`
+
+// Open lists the requests that the runner has not answered, in their order. A record of an older
+// version tells none.
+func (m Mailbox) Open(ctx context.Context) (list []Open, err error) {
+	err = m.store.home.Do(ctx, func(conn *pgx.Conn) error {
+		there, err := m.store.Has(ctx, conn, "request")
+		if err == nil && there {
+			err = conn.QueryRow(ctx, laterThere()).Scan(&there)
+		}
+		if err != nil || !there {
+			return err
+		}
+		rows, err := conn.Query(ctx, `select `+openColumns+` from walferry.request r where r.migration = $1 and `+waiting+` order by r.id`, m.store.name)
+		if err != nil {
+			return err
+		}
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Open])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what was asked: %w", err)
+	}
+	return list, nil
 }
 
 // AddStep reports to the asker what was done.

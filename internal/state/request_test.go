@@ -38,3 +38,24 @@ func TestAnswerAfter(t *testing.T) {
 		}
 	}
 }
+
+// Whoever asks learns what is before it, in words that people know.
+func TestQueued(t *testing.T) {
+	held, other := "held for a verify on h (pid 1)", "copying public.t again"
+	for _, c := range []struct {
+		before []string
+		note   *string
+		want   string
+	}{
+		{nil, nil, ""},
+		{nil, &other, ""},
+		{nil, &held, "waiting: the applier is held for a verify on h (pid 1)"},
+		{[]string{"cutover", "false", "12"}, &held, "waiting for the cutover that was asked for 12 s ago"},
+		{[]string{"cutover", "true", "0"}, nil, "waiting for the rehearsal that was asked for 0 s ago"},
+		{[]string{"hold", "false", "1"}, nil, "waiting for the verify that was asked for 1 s ago"},
+	} {
+		if got := queued(c.before, c.note); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.before, got, c.want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
@@ -25,6 +26,7 @@ func (st *Status) Follow(s flow.Status) {
 func (st *Status) Live() state.Live {
 	l := state.Live{
 		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
+		Under:      older(st.Under, time.Now()),
 		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
 	}
 	if !l.LagUnknown {
@@ -42,7 +44,7 @@ func (st *Status) Live() state.Live {
 // fromLive is the inverse of Live.
 func (st *Status) fromLive(l *state.Live) {
 	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
-	st.Stream.ReceivedLSN, st.Cutover.Steps = l.Received, l.Steps
+	st.Stream.ReceivedLSN, st.Cutover.Steps, st.Under = l.Received, l.Steps, l.Under
 	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
 	if !l.LagUnknown {
 		st.Stream.LagSeconds = &l.LagSeconds

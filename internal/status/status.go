@@ -18,6 +18,7 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
 
@@ -41,6 +42,13 @@ type Status struct {
 	Indexes state.IndexStatus `json:"indexes"`
 	Stream  StreamStatus      `json:"stream"`
 	Cutover CutoverStatus     `json:"cutover"`
+
+	// Requests are what the running migrate was asked for and has not answered, in the order in which
+	// it carries them out. nil: none runs.
+	Requests []Request `json:"requests"`
+
+	// Verifying reports that sessions of a comparison read the source's database; nil: it was not asked.
+	Verifying *bool `json:"verifying"`
 
 	// InsertOnlyBroken are --insert-only tables that were updated or deleted from since they were
 	// copied; they are copied again while following.
@@ -69,6 +77,7 @@ type Status struct {
 type Doing struct {
 	Step     string                   `json:"-"` // within the phase
 	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
+	Under    *state.Under             `json:"-"` // the cutover that is under way; nil: none is. It is replaced, not changed
 	ByItself bool                     `json:"-"` // once it has caught up it ends, or cuts over, unasked
 }
 
@@ -188,7 +197,11 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 		err := s.Read(ctx, func() error {
 			list, _, err := (&schema.Pending{Link: to, Store: s}).List(ctx)
 			st.Unvalidated = schema.Statements(list)
-			return errors.Join(err, st.ReadProgress(ctx, to, s))
+			err = errors.Join(err, st.ReadProgress(ctx, to, s))
+			if err == nil && r.Alive {
+				err = st.readRequests(ctx, s, r.Live.Under)
+			}
+			return err
 		})
 		if err != nil {
 			return st, r, err
@@ -316,6 +329,12 @@ func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r
 		return fmt.Errorf("ask the source: %w", err)
 	}
 	st.Stream.SourceLSN = position.String()
+	if name != verify.Application { // whose own sessions are called so
+		err := conn.QueryRow(ctx, `select exists(select from pg_stat_activity where datname = current_database() and application_name = $1)`, "walferry "+verify.Application).Scan(&st.Verifying)
+		if err != nil {
+			return fmt.Errorf("ask the source who compares: %w", err)
+		}
+	}
 	if err := st.readFence(ctx, conn, name); err != nil {
 		return err
 	}

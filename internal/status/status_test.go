@@ -37,6 +37,12 @@ func TestStatus_JSON(t *testing.T) {
 			FencedAt: &at, DrainedAt: &at, FinishedAt: &at, PauseMS: &number,
 			Comparison: &cutover.Comparison{Equal: &yes, Compared: 1, NotCompared: 2, Rows: 3, Error: "it ended"},
 		},
+		Requests: []Request{{
+			Kind: "cutover", AskedSeconds: &seconds, Begun: true, Step: "quiet moment", For: "waiting for writers: ",
+			Holders: []Holder{{PID: 1, Role: "web", Application: "cron", Seconds: &seconds, State: "idle in transaction", Statement: "UPDATE"}, {PID: 2, Role: "app"}},
+		}},
+		Verifying: &yes,
+
 		InsertOnlyBroken: []string{"public.log"},
 		LastComparison:   &LastComparison{At: at, Position: "0/1", Compared: 1, Differ: []string{"public.t"}, Hints: map[string]string{"public.t": "only generated columns differ"}},
 		Refused:          []schema.Refused{{Object: "view:public.v", Why: "no such function"}},
@@ -77,6 +83,7 @@ func TestStatus_Live(t *testing.T) {
 			Indexes: state.IndexStatus{Tables: 1},
 			Stream:  StreamStatus{ReceivedLSN: "0/4", LagSeconds: &seconds},
 			Cutover: CutoverStatus{Steps: []state.Taken{{Name: "fence"}}},
+			Doing:   Doing{Under: &state.Under{DryRun: true, Step: "fence"}},
 		},
 	} {
 		live, got := st.Live(), Status{}

@@ -32,13 +32,16 @@ type session struct {
 	until   time.Time       // when they are released
 }
 
+// Application is what the sessions of a comparison are called.
+const Application = "verify"
+
 // connect opens n connections, so that open need not wait for them.
 func (s *side) connect(ctx context.Context, dsn string, n int) error {
 	if len(s.sessions) > 0 {
 		return nil
 	}
 	for range n {
-		conn, err := pinned.Open(ctx, pinned.Config{DSN: dsn, Application: "verify", Settings: map[string]string{
+		conn, err := pinned.Open(ctx, pinned.Config{DSN: dsn, Application: Application, Settings: map[string]string{
 			"work_mem":                        "64MB", // for the sorts of the second pass
 			"max_parallel_workers_per_gather": fmt.Sprint(n),
 			"constraint_exclusion":            "off", // no CHECK is evaluated to plan a read of one whole table
