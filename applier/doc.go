@@ -19,8 +19,13 @@
 // [Applier.Run] reads them from a [Source], commits several together while there is a backlog,
 // retries after transient errors, and acknowledges.
 //
-// Where an Applier goes in each direction between two servers, a [Filter] in front of each leaves
+// Where an Applier runs in each direction between two servers, a [Filter] in front of each leaves
 // out what the other one has written.
+//
+// Errors that a caller may want to tell apart are types, for errors.As: [ConflictError] and
+// [SchemaError], which say where applying has stopped and resume once the target is repaired,
+// [ProgressError], and [RestartError], after which Run is called again with a new stream. Each has
+// a Hint for the operator.
 //
 // # How changes are applied
 //

@@ -233,7 +233,7 @@ func (f *filtered) pendingUntil() decoder.LSN {
 	return f.pending
 }
 
-// A position comes by itself when the interval is over, though the source sends nothing more.
+// A position comes on its own once the interval is over, though the source sends nothing more.
 func TestFilter_PositionComesByItself(t *testing.T) {
 	t.Parallel()
 	f := newFiltered(t, FilterConfig{Interval: 50 * time.Millisecond})

@@ -9,8 +9,8 @@ import (
 )
 
 // fold turns the changes of a group into the net effect that they have on each row, so that a table
-// takes one statement for many of them. A change whose net effect is not certain stays by itself,
-// in its place among the others of its table.
+// takes one statement for many of them. A change whose net effect is not certain stays separate, in
+// its place among the others of its table.
 //
 // The order between tables is given up, which is allowed only in replica role, where neither
 // foreign keys nor triggers depend on it.

@@ -22,7 +22,7 @@ type Original struct {
 	Target uint32
 
 	// Columns are its columns without generated ones. A column that has been dropped or renamed
-	// since, or has another type, must have been altered likewise on the target. Nil: unknown.
+	// since, or has another type, must have been altered in the same way on the target. Nil: unknown.
 	Columns []OriginalColumn
 }
 
@@ -68,20 +68,20 @@ func (c *Config) identify(t *table, target *targetTable) (Original, error) {
 	unlike := func(advice, reason string, args ...any) error {
 		return &SchemaError{Place: Place{Table: t.label()}, Reason: fmt.Sprintf(reason, args...), advice: advice}
 	}
-	const anew = "what has been written to it before, or to the one that it was, is not on the target: start the migration over with a new copy"
+	const again = "what has been written to it before, or to the one that it was, is not on the target: start the migration over with a new copy"
 	renamed := name != r.Table()
 	restore := fmt.Sprintf("give the source's tables their old names back. What was changed under others comes under these, so that "+
-		"the target's must be renamed likewise (%s to %s.%s) until that is applied; start again: it resumes where it stopped", old, r.Namespace, r.Name)
+		"the target's must be renamed in the same way (%s to %s.%s) until that is applied; start again: it resumes where it stopped", old, r.Namespace, r.Name)
 	switch {
 	case replaced:
-		return was, unlike(anew, "the source's table is another one (oid %d) than it was when it was copied (oid %d): it was dropped and made again, or another one has its name", r.OID, c.Originals[name].OID)
+		return was, unlike(again, "the source's table is another one (oid %d) than it was when it was copied (oid %d): it was dropped and created again, or another one has its name", r.OID, c.Originals[name].OID)
 	case target == nil && renamed:
 		return was, unlike(restore, "the target has no such table; when it was copied the source's was called %s", old)
 	case target == nil:
 		return was, unlike("", "the target has no such table")
 	case renamed && was.Target == 0:
 		if _, taken := c.Originals[r.Table()]; taken {
-			return was, unlike(anew, "when it was copied the source's table was called %s, and another one had this name: they were renamed", old)
+			return was, unlike(again, "when it was copied the source's table was called %s, and another one had this name: they were renamed", old)
 		}
 	case was.Target == 0 || was.Target == target.oid:
 	case renamed:

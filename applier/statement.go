@@ -90,7 +90,7 @@ func (t *table) shape(c *decoder.Change, assert bool, s shape) (shape, error) {
 		return nil, &inputError{fmt.Sprintf("read change of %s: unknown operation %q", t.label(), c.Op)}
 	}
 	if (c.Op != decoder.Delete && len(c.New) != n) || (c.Old != nil && len(c.Old) != n) || (c.Op == decoder.Delete && c.Old == nil) {
-		return nil, &inputError{fmt.Sprintf("read %c of %s: the row has not the %d columns of its relation", c.Op, t.label(), n)}
+		return nil, &inputError{fmt.Sprintf("read %c of %s: the row does not have the %d columns of its relation", c.Op, t.label(), n)}
 	}
 	by := byte(byNew)
 	if c.Op != decoder.Insert && c.Old != nil {
@@ -125,7 +125,7 @@ func (t *table) shape(c *decoder.Change, assert bool, s shape) (shape, error) {
 		case t.relation.ReplicaIdentity != decoder.IdentityFull:
 			return nil, &SchemaError{Reason: "the source's table has no replica identity"}
 		case !c.OldFull:
-			return nil, &inputError{fmt.Sprintf("read %c of %s: no old row in spite of REPLICA IDENTITY FULL", c.Op, t.label())}
+			return nil, &inputError{fmt.Sprintf("read %c of %s: no old row despite REPLICA IDENTITY FULL", c.Op, t.label())}
 		}
 	}
 	return s, nil

@@ -32,6 +32,10 @@
 //
 // Decoder does the decoding without a connection, for messages from elsewhere.
 //
+// Errors that a consumer may want to tell apart are types, for errors.As: [ProtocolError],
+// [IdentityError], [RefusedError], and the [SlotError] and [PublicationError] of package slot.
+// Nothing after them can be read without the operator.
+//
 // # Caveats
 //
 // Values are the text of the type's output function, under the settings that walferry pins (ISO

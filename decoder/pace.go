@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// The walsender sends each message by itself. As long as the receiver's TCP window is open, each of
-// them travels alone, through the kernels of both sides: four fifths of the cost of a small
-// message. If it is full, sending merely appends to the socket's queue, and the kernel moves large
-// chunks of that later. So a receiver that is behind lets it fill, and then reads everything at
-// once; one that is not reads immediately. Measured in docs/benchmarks.md, S0.
+// The walsender sends each message on its own. As long as the socket's window is open at the
+// receiver, each of them travels alone, through the kernels of both sides: four fifths of the cost
+// of a small message. If it is full, sending merely appends to the socket's queue, and the kernel
+// moves large chunks of that later. So a receiver that is behind lets it fill, and then reads
+// everything at once; one that is not reads immediately. Measured in docs/benchmarks.md, S0.
 const (
 	paceBuffer = 256 << 10             // read at a time, at most
 	paceNap    = 30 * time.Millisecond // from one drain of a backlog to the next
@@ -26,7 +26,7 @@ const (
 	paceReads = 8000
 	paceStay  = 1 << 20 // and this many that there still is one
 
-	// A small window limits the throughput of a long path: this one to about 100 MB/s.
+	// A small socket's window limits the throughput of a long path: this one to about 100 MB/s.
 	paceRTT = 500 * time.Microsecond
 )
 
@@ -34,7 +34,7 @@ const (
 type pacedConn struct {
 	net.Conn
 	nap      time.Duration
-	full     *net.TCPConn // whose kernel is told to report nothing less than a full window during a nap; nil: it is not
+	full     *net.TCPConn // whose kernel is told to report nothing less than a full socket's window during a nap; nil: it is not
 	buf      []byte
 	from, to int // buf[from:to] is read and not taken
 
@@ -75,7 +75,7 @@ func (c *pacedConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// pause lets a backlog fill the window.
+// pause lets a backlog fill the socket's window.
 func (c *pacedConn) pause() {
 	if c.to >= paceMore {
 		return
@@ -101,8 +101,8 @@ func (c *pacedConn) pause() {
 	c.since, c.bytes, c.reads = now, 0, 0
 }
 
-// sleep lets the window fill. Without the low-water mark each message would wake Go's poller, which
-// costs both sides more than the message.
+// sleep lets the socket's window fill. Without the low-water mark each message would wake Go's
+// poller, which costs both sides more than the message.
 func (c *pacedConn) sleep(d time.Duration) {
 	if c.full != nil {
 		lowWater(c.full, paceWindow)

@@ -22,7 +22,7 @@ func roundTrip(c *net.TCPConn) (rtt time.Duration, ok bool) {
 }
 
 // lowWater sets how many bytes must have arrived to be reported, SO_RCVLOWAT in
-// https://man7.org/linux/man-pages/man7/socket.7.html. The kernel caps it at the window.
+// https://man7.org/linux/man-pages/man7/socket.7.html. The kernel caps it at the socket's window.
 func lowWater(c *net.TCPConn, bytes int) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// Blocker is a transaction that a new slot has to wait for. What the role may not
-// see of other roles' sessions is empty.
+// Blocker is a transaction that a new slot has to wait for. What the role may not see of other
+// roles' sessions is empty.
 type Blocker struct {
 	PID         int32         // 0 for a prepared transaction
 	GID         string        // of a prepared transaction
@@ -49,7 +49,7 @@ func (b Blocker) String() string {
 	return s.String()
 }
 
-// End is the SQL that ends the transaction, to be run in its database.
+// End returns the SQL that ends the transaction, to be run in its database.
 func (b Blocker) End() string {
 	if b.GID != "" {
 		return "rollback prepared " + catalog.Literal(b.GID) + "; /* in database " + catalog.Quote(b.Database) + " */"
@@ -74,7 +74,7 @@ select * from (
       from pg_prepared_xacts) b
  order by age desc`
 
-// findBlockers lists who has been writing for at least the given time.
+// findBlockers lists the transactions that have been writing for at least the given time.
 func findBlockers(ctx context.Context, dsn string, since time.Duration) ([]Blocker, error) {
 	conn, err := session.Open(ctx, session.Config{DSN: dsn, Application: "export"})
 	if err != nil {

@@ -23,7 +23,7 @@ const (
 	Pending Reason = "pending" // it is still being created
 )
 
-// Error says why a slot cannot be used, or a stream cannot go on with it.
+// Error says why a slot cannot be used, or why a stream cannot continue with it.
 type Error struct {
 	Slot   string
 	Reason Reason
@@ -57,8 +57,8 @@ func (e *Error) Hint() string {
 	}
 }
 
-// PublicationError says that a publication is not there, or not what it was.
-// Changes made since then may be missing in the stream for ever.
+// PublicationError says that a publication does not exist, or is not what it was. Changes made
+// since then may be missing in the stream for ever.
 type PublicationError struct {
 	Name    string
 	Reason  string // a clause
@@ -81,8 +81,8 @@ func (e *PublicationError) Hint() string {
 	return "gap: a publication must stay as it was when the slot was created, or changes get lost without an error; copy again with a new publication and slot"
 }
 
-// BlockedError means that no slot could be created in the time given, because
-// transactions that had written before did not end. No slot is left.
+// BlockedError means that no slot could be created in the time given, because transactions that had
+// written before did not end. No slot is left.
 type BlockedError struct {
 	Slot     string
 	Waited   time.Duration
@@ -98,7 +98,7 @@ func (e *BlockedError) Error() string {
 		e.Slot, e.Waited.Round(time.Second), strings.Join(names, "; "))
 }
 
-// Hint is the SQL that ends the blockers.
+// Hint returns the SQL that ends the blockers.
 func (e *BlockedError) Hint() string {
 	var sql []string
 	for _, b := range e.Blockers {
@@ -114,7 +114,7 @@ func (e *ExistsError) Error() string {
 	return fmt.Sprintf("create slot %s: a slot of this name exists already", e.Slot)
 }
 
-// Hint says how to get rid of the slot.
+// Hint returns how to get rid of the slot.
 func (e *ExistsError) Hint() string {
 	return fmt.Sprintf("choose another name, or if nothing uses the slot: select pg_drop_replication_slot('%s');", e.Slot)
 }

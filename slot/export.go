@@ -22,20 +22,20 @@ type ExportConfig struct {
 	// Slot is the name: 1 to 63 lower-case letters, digits and underscores.
 	Slot string
 
-	// Temporary makes the slot end with the connection, that is with Close. Its
-	// changes can be read by nobody else: for a copy that is not followed.
+	// Temporary makes the slot end with the connection, that is with Close. Nobody else can read
+	// its changes: it is for a copy that is not followed.
 	Temporary bool
 
-	// LockTimeout is how long the first attempt waits for a single transaction to end before
-	// it gives way and the blockers are named. Later attempts wait twice as
-	// long each, up to two minutes. Zero means 10 seconds.
+	// LockTimeout is how long the first attempt waits for a single transaction to end before it
+	// gives up and the blockers are named. Each later attempt waits twice as long, up to two
+	// minutes. Zero means 10 seconds.
 	LockTimeout time.Duration
 
 	// Wait is how long to keep trying in all. Zero means 10 minutes.
 	Wait time.Duration
 
-	// OnBlocked is called after every attempt that had to give way, with the
-	// transactions in question, the oldest first. nil: they are only logged.
+	// OnBlocked is called after every attempt that gave up, with the transactions in question, the
+	// oldest first. nil: they are only logged.
 	OnBlocked func([]Blocker)
 
 	// Logger gets what happens. nil: silence.
@@ -46,8 +46,8 @@ type ExportConfig struct {
 type Exported struct {
 	Slot string
 
-	// Name of the snapshot, for SET TRANSACTION SNAPSHOT in the same database.
-	// It can be imported until Close; who has imported it by then keeps it.
+	// Name of the snapshot, for SET TRANSACTION SNAPSHOT in the same database. It can be imported
+	// until Close; sessions that have imported it by then keep it.
 	Name string
 
 	// ConsistentPoint is where the snapshot stands: the transactions whose commit record starts
@@ -71,11 +71,11 @@ const longestLockTimeout = 2 * time.Minute
 // Export creates a slot for pgoutput on the server of dsn, in its database, and exports the
 // snapshot of the slot's first position.
 //
-// The server makes the slot wait until every transaction that has written, in
-// any database, prepared ones too, has ended; nobody has to wait for the slot. An
-// attempt that waits too long lets go, and is repeated until c.Wait is over: then the error
-// is a *BlockedError. A slot of that name that exists already is a *ExistsError.
-// When Export fails, or ctx ends, no slot of it stays.
+// The server makes the slot wait until every transaction that has written, in any database,
+// prepared ones too, has ended; nobody has to wait for the slot. An attempt that waits too long
+// gives up, and is repeated until c.Wait is over: then the error is a *BlockedError. If a slot of
+// that name exists already the error is a *ExistsError. When Export fails, or ctx ends, no slot of
+// it is left.
 //
 // The connection that holds the snapshot has every timeout of the server switched off and
 // TCP keepalives on.
@@ -150,9 +150,9 @@ func export(ctx context.Context, conn *pgconn.PgConn, dsn string, c ExportConfig
 	}
 }
 
-// raced tells errors that come from what other transactions do at that moment:
-// "initial slot snapshot too large", and a race with the server's own oldest xid
-// that minors before the end of 2025 have.
+// raced reports whether an error comes from what other transactions do at that moment: "initial
+// slot snapshot too large", and a race with the server's own oldest xid that minors before the end
+// of 2025 have.
 func raced(err *pgconn.PgError) bool {
 	return err.Code == catalog.SerializationFailure || strings.Contains(err.Message, "oldest safe xid")
 }
@@ -166,9 +166,9 @@ func createSlot(c ExportConfig) string {
 	return sql + " LOGICAL pgoutput EXPORT_SNAPSHOT"
 }
 
-// tryExport makes one attempt. It always hears the server's answer out: were the
-// connection only cut, a walsender could go on waiting with a half-made slot that
-// keeps WAL (until the blocker ends), or finish it for nobody.
+// tryExport makes one attempt. It always waits for the server's answer: if the connection were
+// merely cut, a walsender could wait on with a half-made slot that keeps WAL (until the blocker
+// ends), or complete it for nobody.
 func tryExport(ctx context.Context, conn *pgconn.PgConn, slot, sql string, lockTimeout time.Duration) (*Exported, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -186,7 +186,7 @@ func tryExport(ctx context.Context, conn *pgconn.PgConn, slot, sql string, lockT
 		request, cancel := context.WithTimeout(answer, 10*time.Second)
 		defer cancel()
 		if conn.CancelRequest(request) != nil {
-			giveUp() // no way to reach the server: it will notice by itself
+			giveUp() // no way to reach the server: it will notice on its own
 		}
 	})
 	results, err := conn.Exec(answer, sql).ReadAll()
@@ -224,7 +224,7 @@ func readSlot(results []*pgconn.Result) (*Exported, error) {
 	return &Exported{Slot: string(row[0]), Name: string(row[2]), ConsistentPoint: point}, nil
 }
 
-// dropSlot drops the slot that this very connection has just made.
+// dropSlot drops the slot that this very connection has just created.
 func dropSlot(ctx context.Context, conn *pgconn.PgConn, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// Names are what a migration's objects on its source are called.
+// Names are the names of a migration's objects on its source.
 type Names struct {
 	Slot        string
 	Publication string
@@ -17,7 +17,7 @@ type Names struct {
 // name may end in it.
 const InsertsSuffix = "_insert"
 
-// NamesOf are the names that belong to a migration's.
+// NamesOf returns the names that belong to a migration's.
 func NamesOf(migration string) Names {
 	name := "walferry_" + migration
 	return Names{Slot: name, Publication: name, Inserts: name + InsertsSuffix}

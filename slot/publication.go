@@ -19,9 +19,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// PublicationIdentity is what must not change of a publication while a slot is
-// read with it: a publication that was dropped and made again, or altered, has
-// lost changes without an error.
+// PublicationIdentity is what must not change of a publication while a slot is read with it: a
+// publication that was dropped and created again, or altered, has lost changes without an error.
 type PublicationIdentity struct {
 	OID     uint32
 	Publish string   // "insert,update,delete,truncate" or fewer of them; with ",root" when published via partition roots, ",generated" with generated columns
@@ -31,12 +30,12 @@ type PublicationIdentity struct {
 	// has recorded, of which only the fields above are compared.
 	Entries []PublicationEntry
 	Version string // of its row in the catalogue: another one after every ALTER PUBLICATION that concerns no table
-	Beyond  string // what it holds beside Entries: "all tables", "tables in schema s"
+	Beyond  string // what it has besides Entries: "all tables", "tables in schema s"
 }
 
 // PublicationEntry is a table of a publication: a row of pg_publication_rel.
 type PublicationEntry struct {
-	OID     uint32 // another one when the table was taken out and put back, or got another filter or column list
+	OID     uint32 // another one if the table was dropped from it and added again, or got another filter or column list
 	Table   uint32 // oid of the table
 	Name    string // "schema"."table", always quoted
 	Filter  string `json:",omitempty"` // the row filter, from version 15 on
@@ -50,7 +49,7 @@ func (p PublicationIdentity) equal(other PublicationIdentity) bool {
 	return p.Entries == nil || p.Version == other.Version && p.Beyond == other.Beyond && slices.Equal(p.Entries, other.Entries)
 }
 
-// difference says how got, which is not equal to p, differs from it.
+// difference returns how got, which is not equal to p, differs from it.
 func (p PublicationIdentity) difference(name string, got PublicationIdentity) *PublicationError {
 	reason := ""
 	switch {
@@ -87,8 +86,8 @@ func beside(what string) string {
 	return what
 }
 
-// entryDifference says how the tables that were given by name differ; renamed tells that a
-// name is all that does.
+// entryDifference returns how the tables that were given by name differ; renamed reports that only
+// a name does.
 func (p PublicationIdentity) entryDifference(got PublicationIdentity) (renamed bool, reason string) {
 	byOID, byTable, byName := map[uint32]PublicationEntry{}, map[uint32]bool{}, map[string]bool{}
 	for _, e := range got.Entries {
@@ -115,15 +114,14 @@ func (p PublicationIdentity) entryDifference(got PublicationIdentity) (renamed b
 	return names != "", names
 }
 
-// Publication reads a publication. The error is a *PublicationError when there is
-// none of that name.
+// Publication reads a publication. The error is a *PublicationError if there is none of that name.
 func Publication(ctx context.Context, conn *pgx.Conn, name string) (PublicationIdentity, error) {
 	found, err := Publications(ctx, conn.PgConn(), []string{name})
 	return found[name], err
 }
 
 // CheckPublications compares publications with what is expected of them, as Open and every
-// reconnect do. The error is a *PublicationError where one is not what it was.
+// reconnect do. The error is a *PublicationError if one is not what it was.
 func CheckPublications(ctx context.Context, conn *pgx.Conn, expect map[string]PublicationIdentity) error {
 	if len(expect) == 0 {
 		return nil
@@ -150,7 +148,7 @@ func ComparePublications(found, expect map[string]PublicationIdentity) error {
 }
 
 // Publications reads publications by name; the connection may be a walsender's. The error is a
-// *PublicationError when there is none of a name.
+// *PublicationError if there is none of a name.
 func Publications(ctx context.Context, conn *pgconn.PgConn, names []string) (map[string]PublicationIdentity, error) {
 	literals := make([]string, len(names))
 	for i, name := range names {
@@ -225,15 +223,15 @@ select p.pubname, r.oid, r.prrelid, n.nspname, c.relname,
 // PUBLICATION; empty means every kind of change. Version 10 does not know
 // truncate, which is left out there; see CreateTruncationTriggers.
 //
-// Each table is locked (SHARE UPDATE EXCLUSIVE) for a moment, and only a few are at the same
-// time: no transaction of an application waits for one of them while another is waited for.
-// A table whose lock is not to be had is tried until ctx ends.
+// Each table is locked (SHARE UPDATE EXCLUSIVE) for a moment, and only a few at the same time: no
+// transaction of an application waits for one of them while another is waited for. A table whose
+// lock cannot be had is tried until ctx ends.
 //
-// A slot must be created after the publication is committed: decoding looks the
-// publication up as of the change. Nothing alters one that was returned from here.
+// A slot must be created after the publication is committed: decoding looks the publication up as
+// of the change. Nothing alters a publication that was returned from here.
 //
-// The error is a *PublicationError with Exists when there is one of that name. After another
-// one there is none.
+// The error is a *PublicationError with Exists if there is one of that name. After any other error
+// there is none.
 func CreatePublication(ctx context.Context, conn *pgx.Conn, name string, tables []pgx.Identifier, publish string) (uint32, error) {
 	sql := createPublicationSQL(session.Major(conn.PgConn()), name, publish)
 	if err := online.Run(ctx, conn, "", sql); err != nil {
@@ -264,9 +262,9 @@ func CreatePublication(ctx context.Context, conn *pgx.Conn, name string, tables 
 	return p.OID, nil
 }
 
-// Publish makes a migration's publications in the place of those that are there: of all changes of
-// some tables and, where there are any, of inserts and truncates of others. It returns what they
-// are known by. On version 10 the first has [TruncationTable], too, which must be there.
+// Publish creates a migration's publications instead of existing ones: of all changes of some
+// tables and, if there are any, of inserts and truncates of others. It returns their identities. On
+// version 10 the first includes [TruncationTable], which must exist.
 func Publish(ctx context.Context, conn *pgx.Conn, names Names, tables, inserts []pgx.Identifier) (map[string]PublicationIdentity, error) {
 	const truncate = ", truncate"
 	all, some := "insert, update, delete"+truncate, "insert"+truncate
@@ -282,7 +280,7 @@ func Publish(ctx context.Context, conn *pgx.Conn, names Names, tables, inserts [
 		if err := DropPublication(ctx, conn, p.name); err != nil {
 			return nil, err
 		}
-		if len(p.tables) == 0 && p.name != names.Publication { // without tables, too, a stream needs one
+		if len(p.tables) == 0 && p.name != names.Publication { // a stream needs one even without tables
 			continue
 		}
 		if _, err := CreatePublication(ctx, conn, p.name, p.tables, p.publish); err != nil {
@@ -297,12 +295,12 @@ func Publish(ctx context.Context, conn *pgx.Conn, names Names, tables, inserts [
 	return publications, nil
 }
 
-// publishedAtOnce is how many tables one transaction adds at most: as many as it can in a
-// part of the time for which it may hold their locks.
+// publishedAtOnce is how many tables one transaction adds at most: as many as it can in a fraction
+// of the time for which it may hold their locks.
 const publishedAtOnce = 64
 
-// addTables adds tables in one transaction, or, where that does not get all locks in a
-// moment, each half of them by itself.
+// addTables adds tables in one transaction or, if that does not get all locks within a moment, each
+// half of them on its own.
 func addTables(ctx context.Context, conn *pgx.Conn, publication string, tables []pgx.Identifier) error {
 	names := make([]string, len(tables))
 	for i, table := range tables {
@@ -336,9 +334,8 @@ func createPublicationSQL(major int, name, publish string) string {
 	return "create publication " + catalog.Quote(name) + " with (publish = " + catalog.Literal(publish) + ")"
 }
 
-// DropPublication drops a publication; that there is none is fine. A slot that is
-// read with it is of no use afterwards, also when a publication of the same name
-// is created again.
+// DropPublication drops a publication; it is not an error if there is none. A slot that is read
+// with it is of no use afterwards, even if a publication of the same name is created again.
 func DropPublication(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err := online.Exec(ctx, conn, "drop publication if exists "+catalog.Quote(name)); err != nil {
 		return fmt.Errorf("drop publication %q: %w", name, err)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What a publication that has changed is said to be.
+// How a publication that has changed is described.
 func TestPublicationIdentity_Difference(t *testing.T) {
 	publication := func(change func(*PublicationIdentity)) PublicationIdentity {
 		p := PublicationIdentity{

@@ -31,11 +31,11 @@ type Info struct {
 	Confirmed pglogrepl.LSN // what the consumer has confirmed; 0 while the slot is being created
 
 	WALStatus string // reserved, extended, unreserved or lost; empty before version 13
-	Invalid   string // why it is of no use any more (16 and newer); empty: it is not
+	Invalid   string // why it is of no use any more (16 and newer); empty: it still is
 }
 
-// Read reads what the server knows of a slot; the connection may be a walsender's. The error is an
-// *Error with Missing when there is none of that name.
+// Read returns what the server knows of a slot; the connection may be a walsender's. The error is
+// an *Error with Missing if there is none of that name.
 func Read(ctx context.Context, conn *pgconn.PgConn, name string) (Info, error) {
 	rows, err := session.Simple(ctx, conn, readSQL(session.Major(conn), name))
 	if err != nil {
@@ -77,8 +77,8 @@ func readSQL(major int, name string) string {
  where s.slot_name = ` + catalog.Literal(name)
 }
 
-// Usable reports whether a stream can start from the slot at start, zero being the
-// slot's own position.
+// Usable returns an error unless a stream can start from the slot at start, zero being the slot's
+// own position.
 func (s Info) Usable(start pglogrepl.LSN) error {
 	fail := func(reason Reason, detail string, args ...any) error {
 		return &Error{
@@ -123,10 +123,9 @@ const (
 	dropLimit    = 30 * time.Second // before Drop gives up
 )
 
-// Drop drops a logical slot of this database; that there is none is fine. A
-// walsender of walferry (by its application_name) that still reads it is given a
-// second and then terminated; another consumer's is left alone, and the error
-// after half a minute is an *Error with Active.
+// Drop drops a logical slot of this database; it is not an error if there is none. A walsender of
+// walferry (by its application_name) that still reads it is given a second and then terminated;
+// another consumer's is left alone, and the error after half a minute is an *Error with Active.
 func Drop(ctx context.Context, conn *pgx.Conn, name string) error {
 	began := time.Now()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
@@ -159,7 +158,7 @@ func Drop(ctx context.Context, conn *pgx.Conn, name string) error {
 			if err := Terminate(ctx, conn.PgConn(), info.PID); err != nil {
 				return fmt.Errorf("drop replication slot %q: %w", name, err)
 			}
-			pause = 20 * time.Millisecond // its stream will connect again in a second: the slot is to be gone by then
+			pause = 20 * time.Millisecond // its stream will connect again in a second: the slot has to be gone by then
 		}
 		if err := wait.Sleep(ctx, pause); err != nil {
 			return fmt.Errorf("drop replication slot %q: %w", name, err)
@@ -167,7 +166,7 @@ func Drop(ctx context.Context, conn *pgx.Conn, name string) error {
 	}
 }
 
-// Terminate ends a server process that we know for a walsender of ours.
+// Terminate ends a server process that is known to be a walsender of ours.
 func Terminate(ctx context.Context, conn *pgconn.PgConn, pid int32) error {
 	if _, err := session.Simple(ctx, conn, fmt.Sprintf("select pg_catalog.pg_terminate_backend(%d)", pid)); err != nil {
 		return fmt.Errorf("terminate walsender %d: %w", pid, err)

@@ -11,11 +11,11 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// TruncationTable is the table that CreateTruncationTriggers makes: what goes into
-// the publication and into Config.Truncations.
+// TruncationTable is the table that CreateTruncationTriggers creates: it goes into the publication
+// and into Config.Truncations.
 const TruncationTable = "walferry.truncation"
 
-// TruncationTableSQL makes that table.
+// TruncationTableSQL creates that table.
 const TruncationTableSQL = `create table if not exists walferry.truncation (
     id          bigserial primary key,
     schema_name text not null,
@@ -24,9 +24,8 @@ const TruncationTableSQL = `create table if not exists walferry.truncation (
     relid       oid
 )`
 
-// The function runs as its owner, so that whoever may truncate a table needs no
-// right on ours; that is why its search_path is pinned and nobody else may attach
-// it to a table.
+// The function runs as its owner, so that whoever may truncate a table needs no right on ours; that
+// is why its search_path is pinned and nobody else may attach it to a table.
 const createTruncation = `
 create schema if not exists walferry;
 ` + TruncationTableSQL + `;
@@ -49,16 +48,14 @@ create trigger walferry_truncation before truncate on %[1]s for each statement e
 alter table %[1]s enable always trigger walferry_truncation;
 `
 
-// CreateTruncationTriggers makes TRUNCATE visible on a source of version 10, which
-// does not decode it: a trigger on each table writes a row to TruncationTable, in
-// the same transaction. That table must be in the publication, so this comes before
-// CreatePublication. Each table has a transaction of its own; run again, it adds
-// tables.
+// CreateTruncationTriggers makes TRUNCATE visible on a source of version 10, which does not decode
+// it: a trigger on each table writes a row to TruncationTable, in the same transaction. That table
+// must be in the publication, so this comes before CreatePublication. Each table has a transaction
+// of its own; run again, it adds tables.
 //
-// It takes a SHARE ROW EXCLUSIVE lock on each table, one at a time, and tries until
-// ctx ends. The role must own the tables or have the TRIGGER right on them, and own them for
-// ALTER TABLE. Newer versions decode TRUNCATE and are refused, for it would be
-// applied twice.
+// It takes a SHARE ROW EXCLUSIVE lock on each table, one at a time, and tries until ctx ends. The
+// role must own the tables or have the TRIGGER right on them, and own them for ALTER TABLE. Newer
+// versions decode TRUNCATE and are refused: it would be applied twice.
 func CreateTruncationTriggers(ctx context.Context, conn *pgx.Conn, tables []pgx.Identifier) error {
 	if major := session.Major(conn.PgConn()); major != 10 {
 		return fmt.Errorf("create triggers on truncate: PostgreSQL %d decodes it and needs none", major)
@@ -79,8 +76,8 @@ func CreateTruncationTriggers(ctx context.Context, conn *pgx.Conn, tables []pgx.
 	return nil
 }
 
-// DropTruncationTriggers removes what CreateTruncationTriggers made, except the
-// schema. That there is nothing is fine.
+// DropTruncationTriggers removes what CreateTruncationTriggers created, except the schema. It is
+// not an error if there is nothing.
 func DropTruncationTriggers(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
 select n.nspname::text, c.relname::text

@@ -26,6 +26,10 @@
 // with Config.Resume, under a later one; a piece is never copied twice. [Windows] then returns
 // which changes each table still needs.
 //
+// Errors that a caller may want to tell apart are types, for errors.As: [SnapshotLostError] and
+// [RewrittenError], after which a Run under a later snapshot continues, [ChangedError],
+// [StateError], [SchemaError] and [RowCountError]; [ReplaceError] is that of a [Replacement].
+//
 // # Caveats
 //
 // The snapshot holds back vacuum on the source as long as it exists, and the slot retains WAL.

@@ -66,7 +66,7 @@ func (u *ui) printSQL(r check.Report, side string) error {
 		blocks := f.Severity == check.Block
 		blocked[f.On] = blocked[f.On] || blocks
 		run := f.On == side && len(f.SQL) > 0
-		tell := blocks && (f.On == side || f.On == "tool") // what is no server's is told for both
+		tell := blocks && (f.On == side || f.On == "tool") // what belongs to neither server is shown for both
 		if !run && !tell {
 			continue
 		}

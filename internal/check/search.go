@@ -42,7 +42,7 @@ func (r *run) stemmers(ctx context.Context) error {
 	for i := range r.tables {
 		t := &r.tables[i]
 		if t.IsPartition {
-			continue // told of the table that it is a partition of
+			continue // reported for the table that it is a partition of
 		}
 		var plain []string
 		for j := range t.Columns {

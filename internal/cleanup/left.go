@@ -57,7 +57,7 @@ func (e *LeftError) Hint() string {
 // leftoversSQL lists objects with their migrations: $1 is the migration whose source the server is,
 // $2 the one whose target it is. What all share has a null. Replication origins belong to a server
 // and not to a database, so only the one with this name can be attributed. A temporary slot goes
-// away by itself.
+// away on its own.
 const leftoversSQL = `
 select 'schema walferry', null from pg_namespace where nspname = 'walferry'
 union all select 'publication ' || pubname, case when $1 <> '' and pubname in ('walferry_' || $1, 'walferry_' || $1 || '_insert')

@@ -182,7 +182,7 @@ func (a *arena) sessions(dsn, do string) {
 	})
 }
 
-// role changes the mover's role for a while; sessions that there are begin anew.
+// role changes the mover's role for a while; existing sessions start over.
 func (a *arena) role(dsn string, r *rand.Rand, on, off string) {
 	a.session(dsn, func(do func(string)) { do(on) })
 	a.sessions(dsn, "pg_terminate_backend")

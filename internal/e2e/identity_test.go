@@ -184,7 +184,7 @@ var gaps = []struct {
 	{"made again on the target", "target", `drop table b; create table b (id int primary key, v text, w text, n int)`, `"public"."b" was dropped on the target and made again`, [2]int{15, 18}},
 }
 
-// After a gap the cutover refuses, and a run that begins ends at once; both say that it must begin anew.
+// After a gap the cutover refuses, and a run that begins ends at once; both say that it must start over.
 func TestIdentity_Gaps(t *testing.T) {
 	t.Parallel()
 	turns := make(chan struct{}, 2)
@@ -201,7 +201,7 @@ func TestIdentity_Gaps(t *testing.T) {
 			r.end() //nolint:errcheck // it was stopped, or has met the gap itself
 			r = m.start()
 			if _, err := r.end(); err == nil || !strings.Contains(err.Error(), gap.names) || !strings.Contains(hint(err), "walferry abort") {
-				t.Errorf("the next run ended with %v, hint %q; want that it says %q and to begin anew", err, hint(err), gap.names)
+				t.Errorf("the next run ended with %v, hint %q; want that it says %q and to start over", err, hint(err), gap.names)
 			}
 			if err := migration.Abort(t.Context(), m.Config); err != nil {
 				t.Error(err)

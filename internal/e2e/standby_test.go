@@ -101,7 +101,7 @@ func TestTargetFailsOver(t *testing.T) {
 			r = m.start()
 		}
 		if _, err := r.end(); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(hint(err), "walferry abort") {
-			t.Errorf("run %d on a target that has lost rows ended with %v, hint: %s; want %q and to begin anew", i+1, err, hint(err), want)
+			t.Errorf("run %d on a target that has lost rows ended with %v, hint: %s; want %q and to start over", i+1, err, hint(err), want)
 		}
 	}
 	if got := one[string](t, at(late, target), `select string_agg(id::text, ',' order by id) from t`); got != "1" {
@@ -140,7 +140,7 @@ func TestSourceFailsOver(t *testing.T) {
 			r = m.start()
 		}
 		if _, err := r.end(); err == nil || !strings.Contains(err.Error(), "slot") || !strings.Contains(hint(err), "walferry abort") {
-			t.Errorf("run %d on a promoted standby ended with %v, hint: %s; want that the slot is missing, and to begin anew", i+1, err, hint(err))
+			t.Errorf("run %d on a promoted standby ended with %v, hint: %s; want that the slot is missing, and to start over", i+1, err, hint(err))
 		}
 	}
 	if n := one[int](t, at(next, source), `select count(*) from pg_replication_slots`); n != 0 {

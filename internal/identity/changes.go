@@ -16,25 +16,25 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// anew is how to start a migration over.
-const anew = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
+// startOver is how to start a migration over.
+const startOver = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
 
-// MustEnd returns why the run cannot go on; nil: it can. Columns that were swapped, or created
+// MustEnd returns why the run cannot continue; nil: it can. Columns that were swapped, or created
 // again, do not end it: changes from before that may still be on their way, for the columns as they
 // were. The applier ends the run at the first change from after it.
 func (c Changes) MustEnd() error {
 	switch {
 	case len(c.Replaced) > 0:
-		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; begin anew: " + anew}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over:  " + startOver}
 	case c.Published != nil:
 		return ExplainGap(c.Published)
 	case len(c.Renamed) > 0:
-		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Renamed, "; "), Advice: "give them their old names back on the source; the slot is kept, and the same command goes on"}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Renamed, "; "), Advice: "give them their old names back on the source; the slot is kept, and the same command resumes"}
 	}
 	return nil
 }
 
-// gate returns why a cutover must not go on; nil: it may.
+// gate returns why a cutover must not continue; nil: it may.
 func (c Changes) gate() error {
 	if err := c.MustEnd(); err != nil {
 		return &fail.Error{Kind: fail.Gate, Problem: err.Error(), Advice: fail.Hint(err)}
@@ -120,7 +120,7 @@ func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, 
 		return "", &fail.Error{
 			Kind:    fail.Gate,
 			Problem: "the source has got tables that this migration does not follow: " + catalog.List(found.Added),
-			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and begin anew",
+			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and start over",
 		}
 	}
 	return mark, nil
@@ -148,7 +148,7 @@ func (t *Tables) Marks(ctx context.Context) (string, error) {
 	return source + "; " + target, nil
 }
 
-// CheckAgain returns an error if a run that resumes must not go on, as what it would follow is not
+// CheckAgain returns an error if a run that resumes must not continue, as what it would follow is not
 // what it was.
 func (t *Tables) CheckAgain(ctx context.Context) error {
 	publications, err := t.Publications(ctx)

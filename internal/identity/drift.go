@@ -30,21 +30,21 @@ func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 	case explained != nil:
 		return err
 	case m.Gone:
-		return &fail.Error{Kind: fail.Run, Advice: "both sides have dropped the column, and this is of before: the target's had to be there until it was applied; begin anew: " + anew, Err: err}
+		return &fail.Error{Kind: fail.Run, Advice: "both sides have dropped the column, and this is from before: the target's had to be there until it was applied; start over:  " + startOver, Err: err}
 	case len(m.SQL) == 0:
 		return err
 	case m.Again:
-		return &fail.Error{Kind: fail.Run, Advice: "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; begin anew: " + anew, Err: err}
+		return &fail.Error{Kind: fail.Run, Advice: "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; start over:  " + startOver, Err: err}
 	}
 	advice := "on the target: " + strings.Join(m.SQL, " ")
 	if m.Back {
-		advice += " Both sides have dropped it, and this is of before; drop it again once it is applied;"
+		advice += " Both sides have dropped it, and this is from before; drop it again once it is applied;"
 	}
 	if m.Rewritten {
-		advice += " But the source has written the rows of this table anew, for a default or an expression that is not constant: those values do not come by themselves. " +
-			"Bring them over by hand (`walferry verify --table` names the rows), or begin anew;"
+		advice += " But the source has rewritten the rows of this table, for a default or an expression that is not constant: those values do not arrive on their own. " +
+			"Bring them over by hand (`walferry verify --table` names the rows), or start over;"
 	}
-	return &fail.Error{Kind: fail.Run, Advice: advice + " then the same command: it goes on where it stopped", Err: err}
+	return &fail.Error{Kind: fail.Run, Advice: advice + " then run the same command: it resumes where it stopped", Err: err}
 }
 
 // repair returns the DDL for the columns of a drift.

@@ -34,5 +34,5 @@ func ExplainGap(err error) error {
 	default:
 		return err
 	}
-	return &fail.Error{Kind: fail.Run, Advice: advice + ": " + anew, Err: err}
+	return &fail.Error{Kind: fail.Run, Advice: advice + ": " + startOver, Err: err}
 }

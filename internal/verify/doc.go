@@ -9,7 +9,7 @@
 //	err = v.OpenSource(ctx, exported.Name) // the exporter may go now
 //	// the applier advances to exactly that LSN and holds
 //	err = v.OpenTarget(ctx)
-//	// the applier goes on
+//	// the applier resumes
 //	report, err := v.Compare(ctx)
 //
 // For two databases without writers, [Run] does it all.

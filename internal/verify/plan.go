@@ -316,7 +316,7 @@ const (
 	largestPart  = 65536 // 512 MB
 )
 
-// parts divides the table's pages on one side. From version 14 a range of ctid is read by itself;
+// parts divides the table's pages on one side. From version 14 a range of ctid is read on its own;
 // before, it takes a scan of the whole table, which is left to one session and the server's
 // parallel workers.
 func (t *table) parts(which int, s *side, jobs int) []part {
