@@ -13,7 +13,8 @@ func TestProgress_Narrow(t *testing.T) {
 	var copying, following migration.Status
 	copying.Phase = migration.Copying
 	copying.Copy.Tables, copying.Copy.TablesDone, copying.Copy.Rows, copying.Copy.Bytes, copying.Copy.BytesTotal = 40, 12, 12_345_678, 5<<30, 12<<30
-	copying.Copy.ETASeconds = 125
+	eta := 125.0
+	copying.Copy.ETASeconds = &eta
 	copying.Indexes.TablesDone = 9
 	lag, behind := 1.5, int64(3<<20)
 	following.Phase, following.Note = migration.Following, "held for a verify"

@@ -99,10 +99,10 @@ func (p *progress) line(v migration.Status, width int) string {
 
 // etaText is how long the copy still takes; empty: nobody knows.
 func etaText(v migration.Status) string {
-	if v.Copy.ETASeconds <= 0 {
+	if v.Copy.ETASeconds == nil {
 		return ""
 	}
-	return "about " + secondsText(v.Copy.ETASeconds) + " left"
+	return "about " + secondsText(*v.Copy.ETASeconds) + " left"
 }
 
 func (p *progress) log() {

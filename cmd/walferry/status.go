@@ -31,6 +31,9 @@ func statusCommand(ui *ui) *cli.Command {
 				if err == nil && st.Phase == "" {
 					return state.NoMigration(st.Name, st.Known)
 				}
+				if err == nil && !c.Bool("watch") {
+					err = partly(st)
+				}
 				if err != nil || !c.Bool("watch") {
 					return writeErr(err) // a reader that has closed the pipe has seen enough
 				}
@@ -40,6 +43,26 @@ func statusCommand(ui *ui) *cli.Command {
 			}
 		}),
 	}
+}
+
+// partlyError reports that a status lacks what the source would have said. What is known was printed; but a
+// script that watches the slot, the fence and the lag must not take it for a look at them.
+type partlyError struct{ problem string }
+
+func (e *partlyError) Error() string { return "the status is not complete: " + e.problem }
+
+// Hint implements the hint of an error.
+func (e *partlyError) Hint() string {
+	return "slot, fence and lag are not known until the source answers; what is shown is the target's"
+}
+
+// partly returns the error of a status without its source's part, as long as the migration needs the source. One that
+// has ended may have been shut down.
+func partly(st migration.Status) error {
+	if st.Source.Error == "" || st.Phase == migration.Finished || st.Phase == migration.Aborted {
+		return nil
+	}
+	return &partlyError{st.Source.Error}
 }
 
 // status prints a status: as indented JSON, or on one line if another follows; for people, in place
@@ -143,7 +166,7 @@ func (p *statusPage) migration(s migration.Status) {
 }
 
 func (p *statusPage) slot(s migration.SourceStatus) {
-	if s.Slot == "" || s.Error != "" {
+	if s.Slot == "" || s.RetainedBytes == nil && s.WALStatus == "" {
 		return
 	}
 	if s.WALStatus == "missing" {
@@ -151,13 +174,13 @@ func (p *statusPage) slot(s migration.SourceStatus) {
 		return
 	}
 	state := "not in use"
-	if s.SlotActive {
+	if s.Active() {
 		state = "active"
 	}
 	if s.WALStatus != "" {
 		state += ", WAL " + s.WALStatus
 	}
-	held := bytesText(s.RetainedBytes)
+	held := bytesText(*s.RetainedBytes)
 	if s.RetainedLimit != nil {
 		held += " of at most " + bytesText(*s.RetainedLimit)
 	}
@@ -171,8 +194,8 @@ func (p *statusPage) slot(s migration.SourceStatus) {
 func (p *statusPage) moved(s migration.Status) {
 	if s.Copy.Tables > 0 || s.Copy.PiecesDone > 0 {
 		copied := fmt.Sprintf("%d of %d tables, %s rows, %s of %s", s.Copy.TablesDone, s.Copy.Tables, countText(s.Copy.Rows), bytesText(s.Copy.Bytes), bytesText(s.Copy.BytesTotal))
-		if s.Copy.ETASeconds > 0 {
-			copied += ", about " + secondsText(s.Copy.ETASeconds) + " left"
+		if s.Copy.ETASeconds != nil {
+			copied += ", about " + secondsText(*s.Copy.ETASeconds) + " left"
 		}
 		p.row("copy", "%s", copied)
 		p.row("indexes", "%d of %d tables", s.Indexes.TablesDone, s.Indexes.Tables)

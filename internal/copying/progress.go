@@ -42,7 +42,8 @@ func copyStatus(p snapshot.Progress, elapsed time.Duration) state.CopyStatus {
 		Rows: p.Rows, Bytes: p.Bytes, BytesTotal: p.BytesTotal,
 	}
 	if left := s.BytesTotal - s.Bytes; s.TablesDone < s.Tables && s.Bytes > 0 && left > 0 {
-		s.ETASeconds = elapsed.Seconds() * float64(left) / float64(s.Bytes)
+		eta := elapsed.Seconds() * float64(left) / float64(s.Bytes)
+		s.ETASeconds = &eta
 	}
 	return s
 }

@@ -111,7 +111,7 @@ func (r *run) waitFor(phase migration.Phase) {
 			return false
 		}
 		st, err := migration.ReadStatus(context.Background(), r.m.Config)
-		return err == nil && st.Phase == phase && (phase != migration.Following || st.Running && st.Source.SlotActive)
+		return err == nil && st.Phase == phase && (phase != migration.Following || st.Running && st.Source.Active())
 	})
 }
 

@@ -86,7 +86,7 @@ func follows(t *testing.T, c migration.Config, more int64) {
 			return false, "phase " + now
 		}
 		st := status(t, c)
-		return st.Phase == migration.Following && st.Running && st.Source.SlotActive && st.Stream.Transactions >= more, fmt.Sprintf("%+v", st)
+		return st.Phase == migration.Following && st.Running && st.Source.Active() && st.Stream.Transactions >= more, fmt.Sprintf("%+v", st)
 	})
 }
 

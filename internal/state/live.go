@@ -66,14 +66,15 @@ func (v View) Touch(ctx context.Context) error {
 
 // CopyStatus is how far the copy is. Bytes are those of the tables on the source.
 type CopyStatus struct {
-	Tables     int     `json:"tables"`
-	TablesDone int     `json:"tables_done"`
-	Pieces     int     `json:"pieces"`
-	PiecesDone int     `json:"pieces_done"`
-	Rows       int64   `json:"rows"`
-	Bytes      int64   `json:"bytes"`
-	BytesTotal int64   `json:"bytes_total"` // an estimate until the copy is done
-	ETASeconds float64 `json:"eta_seconds"`
+	Tables     int   `json:"tables"`
+	TablesDone int   `json:"tables_done"`
+	Pieces     int   `json:"pieces"`
+	PiecesDone int   `json:"pieces_done"`
+	Rows       int64 `json:"rows"`
+	Bytes      int64 `json:"bytes"`
+	BytesTotal int64 `json:"bytes_total"` // an estimate until the copy is done
+
+	ETASeconds *float64 `json:"eta_seconds"` // until it is done; nil: not known, or it is done
 }
 
 // IndexStatus is how many tables have their indexes.

@@ -52,23 +52,23 @@ type Status struct {
 
 	// InsertOnlyBroken are --insert-only tables that were updated or deleted from since they were
 	// copied; they are copied again while following.
-	InsertOnlyBroken []string `json:"insert_only_broken,omitempty"`
+	InsertOnlyBroken []string `json:"insert_only_broken"`
 
 	// LastComparison is what verify found last; nil: nobody has compared.
 	LastComparison *LastComparison `json:"last_comparison"`
 
 	// Refused are objects of the source that the target does not take, and why.
-	Refused []schema.Refused `json:"refused,omitempty"`
+	Refused []schema.Refused `json:"refused"`
 
 	// Unvalidated are statements that look at rows of foreign keys which the cutover has created
 	// without that: the target is open, and migrate runs them, or is to be run again.
-	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
+	Unvalidated []string `json:"foreign_keys_to_validate"`
 
 	// NewTables were created on the source after the migration had begun; they are not followed.
-	NewTables []string `json:"new_tables,omitempty"`
+	NewTables []string `json:"new_tables"`
 
 	// Disabled is the SQL that enables on the target what the opening could not.
-	Disabled []string `json:"disabled,omitempty"`
+	Disabled []string `json:"disabled"`
 
 	Doing // known to the running migrate alone
 }
@@ -86,9 +86,9 @@ type SourceStatus struct {
 	Version       string `json:"version"`
 	Database      string `json:"database"`
 	Slot          string `json:"slot"`
-	SlotActive    bool   `json:"slot_active"`
+	SlotActive    *bool  `json:"slot_active"`    // nil: not known
 	WALStatus     string `json:"wal_status"`     // reserved, extended, unreserved, lost; missing: no slot; empty before version 13
-	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds back
+	RetainedBytes *int64 `json:"retained_bytes"` // WAL that the slot holds back; nil: not known
 
 	// What a running migrate knows of the limit for that, --max-retained-wal or the server's own,
 	// and in how many seconds it is reached at the present rate. Nil: there is none, or it is not
@@ -223,7 +223,30 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 	if err != nil {
 		st.Source.Error = err.Error()
 	}
+	if r != nil {
+		st.lists(r)
+	}
 	return st, r, nil
+}
+
+// lists makes empty lists of those that are known to have nothing, for programs; what is not known stays
+// nil.
+func (st *Status) lists(r *state.Record) {
+	known := []*[]string{&st.Unvalidated, &st.Disabled}
+	if r.Alive || !follows(r) {
+		known = append(known, &st.NewTables) // which the running migrate looks for
+	}
+	if st.Source.Error == "" || !follows(r) {
+		known = append(known, &st.InsertOnlyBroken)
+	}
+	for _, list := range known {
+		if *list == nil {
+			*list = []string{}
+		}
+	}
+	if st.Refused == nil {
+		st.Refused = []schema.Refused{}
+	}
 }
 
 func (st *Status) fromRecord(r *state.Record) {
@@ -232,7 +255,7 @@ func (st *Status) fromRecord(r *state.Record) {
 	st.fromLive(&r.Live)
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
 	if !r.Alive {
-		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", 0, nil // nobody is at work
+		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", nil, nil // nobody is at work
 	}
 	if !r.Alive || !follows(r) {
 		st.Stream.LagSeconds = nil
@@ -289,6 +312,9 @@ func parseLSN(s string) decoder.LSN {
 	return lsn
 }
 
+// Active reports whether the slot is known to be in use.
+func (s *SourceStatus) Active() bool { return s.SlotActive != nil && *s.SlotActive }
+
 // readSlot asks the source what it is, and for the slot.
 func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record) error {
 	var recovering bool
@@ -312,7 +338,7 @@ select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, 
   from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &acked, &st.Source.RetainedBytes)
 	switch {
 	case err == pgx.ErrNoRows:
-		st.Source.WALStatus = "missing"
+		st.Source.WALStatus, st.Source.SlotActive, st.Source.RetainedBytes = "missing", new(bool), new(int64)
 	case err != nil:
 		return fmt.Errorf("ask the source for the slot: %w", err)
 	case acked != "":
@@ -341,8 +367,10 @@ func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r
 	if !follows(r) {
 		return nil
 	}
-	lag := max(0, int64(position)-int64(parseLSN(st.Stream.AppliedLSN)))
-	st.Stream.LagBytes = &lag
+	if applied := parseLSN(st.Stream.AppliedLSN); applied != 0 {
+		lag := max(0, int64(position)-int64(applied))
+		st.Stream.LagBytes = &lag
+	}
 	if !r.Alive {
 		err := conn.QueryRow(ctx, `select greatest(0, extract(epoch from clock_timestamp() - $1::timestamptz))::float8`, r.SeenAt).Scan(&st.Stream.LagSeconds)
 		if err != nil {

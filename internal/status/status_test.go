@@ -24,11 +24,11 @@ func TestStatus_JSON(t *testing.T) {
 		Name: "default", Phase: state.Following, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
 		Known: []string{"other"},
 		Source: SourceStatus{
-			Version: "15.1", Database: "d", Slot: "walferry_default", SlotActive: true, WALStatus: "reserved", RetainedBytes: 1,
+			Version: "15.1", Database: "d", Slot: "walferry_default", SlotActive: &yes, WALStatus: "reserved", RetainedBytes: &number,
 			RetainedLimit: &number, RetainedLeft: &seconds, Fence: &FenceStatus{Tables: 1, Closed: true, Sealed: true, Deadline: &at}, Error: "it is gone",
 		},
 		Target:  TargetStatus{Version: "18.0", Database: "d"},
-		Copy:    state.CopyStatus{Tables: 1, TablesDone: 2, Pieces: 3, PiecesDone: 4, Rows: 5, Bytes: 6, BytesTotal: 7, ETASeconds: 8.5},
+		Copy:    state.CopyStatus{Tables: 1, TablesDone: 2, Pieces: 3, PiecesDone: 4, Rows: 5, Bytes: 6, BytesTotal: 7, ETASeconds: &seconds},
 		Indexes: state.IndexStatus{Tables: 1, TablesDone: 2},
 		Stream: StreamStatus{
 			ReceivedLSN: "0/4", AppliedLSN: "0/3", AckedLSN: "0/2", SourceLSN: "0/5", LagBytes: &number, LagSeconds: &seconds, Transactions: 1, Changes: 2,
