@@ -25,7 +25,7 @@ const startOver = "`walferry abort`, `walferry cleanup`, empty the target, `walf
 func (c Changes) MustEnd() error {
 	switch {
 	case len(c.Replaced) > 0:
-		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over:  " + startOver}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over: " + startOver}
 	case c.Published != nil:
 		return ExplainGap(c.Published)
 	case len(c.Renamed) > 0:
@@ -161,7 +161,7 @@ func (t *Tables) CheckAgain(ctx context.Context) error {
 	}
 	if older {
 		t.Logger.Warn("the migration was begun by an older version, which did not remember what tables are known by: " +
-			"a table, column or publication that was made again, swapped or attached is noticed only where that version had noticed it")
+			"a table, column or publication that was created again, swapped or attached is noticed only where that version had noticed it")
 	}
 	found, err := t.Changes(ctx, t.From)
 	if err != nil {

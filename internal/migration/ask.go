@@ -17,9 +17,10 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// Cutover asks the running migrate to cut over and waits for it. onStep gets each
-// step as it is reported. An error of kind fail.Gate: nothing was changed, or everything is as before. With a
-// result and another error it is done, and they say what is known. One that was done before is no error: it is what was asked for.
+// Cutover asks the running migrate to cut over and waits for it. onStep gets each step as it is
+// reported. An error of kind fail.Gate: nothing was changed, or everything is as before. With a
+// result and another error the cutover is done, and they say what is known. One that was done
+// before is not an error: it is what was asked for.
 func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
 	c, err := c.fill()
 	if err != nil {
@@ -57,7 +58,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 			result.Already = true
 			return result, result.Verdict()
 		}
-		if err := proveSource(ctx, c, r); err != nil && ctx.Err() != nil {
+		if err := checkSource(ctx, c, r); err != nil && ctx.Err() != nil {
 			return nil, state.ErrNotBegun
 		} else if err != nil {
 			return nil, err
@@ -81,7 +82,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	return result, err
 }
 
-// measured is what an answer says of a cutover, or nil.
+// measured returns what an answer reports of a cutover, or nil.
 func measured(a state.Answer) (result *CutoverResult, err error) {
 	if len(a.Cutover) == 0 {
 		return nil, nil
@@ -89,9 +90,9 @@ func measured(a state.Answer) (result *CutoverResult, err error) {
 	return result, json.Unmarshal(a.Cutover, &result)
 }
 
-// awaitFollowing reads the record of a migration that is to be cut over. One that does not follow
-// yet is a gate, with how far it is: nothing is switched hours after somebody has asked for it. With
-// patient it is waited for.
+// awaitFollowing reads the record of a migration that is to be cut over. If it does not follow yet
+// the error is a gate's, with how far it is: nothing is switched hours after somebody has asked for
+// it. With patient it is waited for.
 func awaitFollowing(ctx context.Context, s *state.Store, patient bool, onStep func(string)) (*state.Record, error) {
 	for told := ""; ; {
 		r, err := s.LoadAlive(ctx)
@@ -115,7 +116,7 @@ func awaitFollowing(ctx context.Context, s *state.Store, patient bool, onStep fu
 	}
 }
 
-// farness says how far a migration is that does not follow yet.
+// farness describes how far a migration is that does not follow yet.
 func farness(r *state.Record) string {
 	switch c := r.Live.Copy; r.Phase {
 	case Copying:

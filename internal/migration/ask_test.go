@@ -6,7 +6,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Whoever asks for a cutover too early learns how far the migration is, also before anything of that is known.
+// Asking for a cutover too early tells how far the migration is, even before anything of that is
+// known.
 func TestFarness(t *testing.T) {
 	var r state.Record
 	r.Phase, r.Alive = Copying, true

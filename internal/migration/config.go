@@ -1,6 +1,5 @@
-// Package migration puts the steps of a move in order: the phases, what is
-// persisted between them, and what another process may ask of a running migrate.
-// Nothing else knows the phases.
+// Package migration puts the steps of a move in order: the phases, what is persisted between them,
+// and what another process may ask of a running migrate. Nothing else knows the phases.
 package migration
 
 import (
@@ -22,7 +21,7 @@ type Until string
 const (
 	UntilCutover  Until = "cutover"   // the zero value's meaning: when the cutover is done
 	UntilCopied   Until = "copied"    // a plain one-time copy; slot and publication are dropped after it
-	UntilCaughtUp Until = "caught-up" // when the target has caught up; the slot stays, the same command goes on
+	UntilCaughtUp Until = "caught-up" // when the target has caught up; the slot stays, the same command resumes
 )
 
 // NoLimit is a MaxRetainedWAL that only warns.
@@ -57,17 +56,18 @@ type Config struct {
 	// copied. Zero: as many as Jobs.
 	IndexJobs int
 
-	// What follows is remembered: where it is not given to a run that resumes, that takes what
-	// the migration has had so far, and what is said here of the zero value is of one that begins.
+	// What follows is remembered: if it is not given to a run that resumes, the run takes what the
+	// migration has had so far, and what is said here of the zero value holds for a new one.
 
-	// MaxRetainedWAL is how many bytes of WAL the slot may hold back on the source; with
-	// more the migration is given up: slot and publication are dropped. Zero: NoLimit.
+	// MaxRetainedWAL is how many bytes of WAL the slot may hold back on the source; with more the
+	// migration is given up: slot and publication are dropped. Zero: NoLimit.
 	MaxRetainedWAL int64
 	// OnNewTable is what becomes of tables that the source gets later. Empty: StopOnNewTable.
 	OnNewTable OnNewTable
-	// Until is where Migrate ends. Empty: UntilCutover. UntilCaughtUp is remembered until that is reached.
+	// Until is where Migrate ends. Empty: UntilCutover. UntilCaughtUp is remembered until it is
+	// reached.
 	Until Until
-	// Auto makes Migrate cut over by itself once it has caught up.
+	// Auto makes Migrate cut over on its own once it has caught up.
 	Auto Switch
 	// Cut is used by Auto: its Timeout, MaxLag and Without.
 	Cut CutoverOptions
@@ -76,7 +76,7 @@ type Config struct {
 	// itself runs when the target is in use.
 	Prove Switch
 
-	// Heartbeat is the interval of the canary row. Zero: 5 s.
+	// Heartbeat is the interval between beats. Zero: 5 s.
 	Heartbeat time.Duration
 
 	ToolVersion string
@@ -85,8 +85,8 @@ type Config struct {
 
 // CutoverOptions bound a cutover.
 type CutoverOptions struct {
-	// Timeout is how long the source may be fenced, and how long it may take to get
-	// there. When it ends first, the source is un-fenced. Zero: 60 s.
+	// Timeout is how long it may take until the source is fenced and sealed. When it ends first,
+	// the source is un-fenced. Zero: 60 s.
 	Timeout time.Duration
 	// MaxLag is the lag above which it does not begin. Zero: 5 s.
 	MaxLag time.Duration
@@ -97,7 +97,7 @@ type CutoverOptions struct {
 	// Without are objects of the source that the target lacks and need not have: kind and name,
 	// as in view:public.mon.
 	Without []string
-	// AllowDifferences lets a cutover go on over what the last comparison has found.
+	// AllowDifferences lets a cutover ignore the differences that the last comparison has found.
 	AllowDifferences bool
 	// Wait makes Cutover wait for a migrate that does not follow yet. Timeout begins after it.
 	Wait bool
@@ -158,7 +158,7 @@ func (c Config) fill() (Config, error) {
 	return c, nil
 }
 
-// selection says which tables are migrated.
+// selection returns which tables are migrated.
 func (c Config) selection() identity.Selection {
 	return identity.Selection{Include: c.Include, Exclude: c.Exclude, Brought: c.Schema == "none", Lenient: c.OnNewTable == IgnoreNewTables}
 }

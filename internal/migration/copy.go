@@ -9,7 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 )
 
-// newCopy is the copy of the migration's tables.
+// newCopy returns the copy of the migration's tables.
 func (r *runner) newCopy() *copying.Copy {
 	c := &copying.Copy{
 		Flow: r.flow, Tables: r.tables.WithRows, Archive: r.definitions.Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
@@ -21,8 +21,8 @@ func (r *runner) newCopy() *copying.Copy {
 	return c
 }
 
-// beginCopy is run when the phase is Prepared. A run that was stopped since has
-// lost the snapshot; then the slot is made again.
+// beginCopy runs in phase Prepared. A run that was stopped since has lost the snapshot; then the
+// slot is created again.
 func (r *runner) beginCopy(ctx context.Context) error {
 	if r.rows.Holds() {
 		return nil
@@ -48,7 +48,8 @@ func (r *runner) index(ctx context.Context) error {
 	if err := r.rows.Read(ctx); err != nil {
 		return err
 	}
-	// What a run brought that did not come as far as to hold it must not act on what converge applies.
+	// If an earlier run created triggers and did not get as far as holding them, they must not act
+	// on what converge applies.
 	if _, err := r.opening.Hold(ctx); err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func (r *runner) index(ctx context.Context) error {
 	return schema.Analyze(ctx, r.c.Target, namesOf(r.tables.Selected()), r.rows.Analyzed(), r.c.Jobs)
 }
 
-// converge applies the changes that bring all tables to one commit, when they were copied under
+// converge applies the changes that bring all tables to one commit, if they were copied under
 // several snapshots.
 func (r *runner) converge(ctx context.Context) error {
 	tell := func() { r.live.step("bring all tables to one commit") }

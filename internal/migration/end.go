@@ -11,8 +11,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// Abort gives a migration up: the source is un-fenced, and has nothing of it any longer by what a
-// query finds; otherwise the error is a *LeftError. The target keeps its data, marked unfit. A
+// Abort gives a migration up: the source is un-fenced, and has nothing of it any longer according
+// to a query; otherwise the error is a *LeftError. The target keeps its data, marked unfit. A
 // running migrate is told to end.
 func Abort(ctx context.Context, c Config) error {
 	c, err := c.fill()
@@ -24,13 +24,13 @@ func Abort(ctx context.Context, c Config) error {
 		return err
 	}
 	defer e.close(ctx)
-	// Before the lock for those who are not to wait for it, and under it for what holds:
-	// meanwhile a cutover may have come to its end.
+	// Before the lock for a caller that must not wait for it, and under it because only that is
+	// certain: meanwhile a cutover may have completed.
 	if err := mayAbort(ctx, e.store, e.rec); err != nil {
 		return err
 	}
 	if e.rec.Alive && e.rec.Phase == Following {
-		// Where it has ended meanwhile, what is recorded under the lock says what can be done.
+		// If it has ended meanwhile, what is recorded says, under the lock, what can be done.
 		tell := func(text string) { e.c.Logger.Info("abort: " + text) }
 		if _, err := e.store.Mailbox().Ask(ctx, "abort", state.Args{}, tell); err != nil && !errors.Is(err, state.ErrUnanswered) && !errors.Is(err, state.ErrNoRunner) {
 			return err
@@ -130,5 +130,5 @@ type (
 	LeftError = cleanup.LeftError
 )
 
-// NewLeftError is nil where everything that is left belongs to other migrations.
+// NewLeftError returns nil if everything that is left belongs to other migrations.
 func NewLeftError(left []Left) error { return cleanup.NewLeftError(left) }

@@ -84,7 +84,7 @@ func openEnds(ctx context.Context, c Config) (*ends, error) {
 	}
 	if err == nil && e.rec != nil {
 		e.tables.Remember(e.rec.Tables)
-		err = proveSource(ctx, c, e.rec)
+		err = checkSource(ctx, c, e.rec)
 	}
 	if err != nil {
 		e.close(ctx)
@@ -110,8 +110,8 @@ func (e *ends) close(ctx context.Context) {
 	e.target.Close()
 }
 
-// proveSource returns an error if c.Source is not the source of a migration.
-func proveSource(ctx context.Context, c Config, rec *state.Record) error {
+// checkSource returns an error if c.Source is not the source of a migration.
+func checkSource(ctx context.Context, c Config, rec *state.Record) error {
 	return identity.CheckSource(ctx, session.Config{DSN: c.Source, Application: c.Name}, rec.SystemID, rec.Database)
 }
 

@@ -14,11 +14,11 @@ import (
 type following struct {
 	r       *runner
 	running *flow.Running
-	cutting chan struct{} // full while a cutover is under way
+	cutting chan struct{} // full while a cutover is in progress
 
 	mu      sync.Mutex
-	closed  bool // a cutover that was taken back could not un-fence
-	halfway bool // one that was taken back could not drop its foreign keys, or record that it follows
+	closed  bool // a cutover that was undone could not un-fence
+	halfway bool // one that was undone could not drop its foreign keys, or record that it follows
 }
 
 // following applies changes until the cutover is done, the migration is aborted,
@@ -46,8 +46,7 @@ func (r *runner) following(ctx context.Context) error {
 	})
 }
 
-// onceCaughtUp waits for the first canary that comes back in time, then ends the
-// run, or cuts over.
+// onceCaughtUp waits for the first canary that comes back in time, then ends the run, or cuts over.
 func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFunc) {
 	err := wait.Until(ctx, wait.Every(time.Second), func() (bool, error) {
 		lag, err := f.running.Canary(ctx)
@@ -59,7 +58,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	f.r.c.Logger.Info("caught up")
 	if f.r.c.Until == UntilCaughtUp {
 		options := f.r.c.options()
-		options.Until = string(UntilCutover) // reached: the next run goes on, unless it is given again
+		options.Until = string(UntilCutover) // reached: the next run continues, unless it is given again
 		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.SetOptions(ctx, options) }); err != nil {
 			f.r.c.Logger.Warn("the next migrate will stop here again", "reason", err)
 		}

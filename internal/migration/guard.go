@@ -13,8 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// OnNewTable says what becomes of a table that the source gets after the migration has begun:
-// it is in no publication, so that it is not followed.
+// OnNewTable says what to do about a table that the source gets after the migration has begun: it
+// is in no publication, so that it is not followed.
 type OnNewTable string
 
 // The answers.
@@ -49,15 +49,15 @@ func newTables(tables []string) error {
 	}
 }
 
-// guard watches what may end a migration from outside while a run goes on: the WAL that
-// the slot holds back, what has become of the tables, and tables that are new.
+// guard watches what may end a run from outside: the WAL that the slot holds back, what has become
+// of the tables, and tables that are new.
 type guard struct {
 	c         Config
 	live      *live
 	migrated  *identity.Tables
 	retention *flow.Retention
 
-	tables  string // new ones that were told last
+	tables  string // new ones that were reported last
 	places  string // likewise
 	swapped string
 	marks   string // of both catalogues, when all of them was read last
@@ -101,7 +101,7 @@ func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 	return nil
 }
 
-// mayGiveUp reports whether no cutover is under way, which takes seconds.
+// mayGiveUp reports whether no cutover is in progress, which takes seconds.
 func (g *guard) mayGiveUp() bool {
 	switch g.live.phase() {
 	case Prepared, Copying, Indexing, Following:
@@ -152,7 +152,7 @@ func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) erro
 	return nil
 }
 
-// giveUp leaves nothing of the migration on the source.
+// giveUp removes everything of the migration from the source.
 func (r *runner) giveUp(ctx context.Context, why error) error {
 	return wait.Within(ctx, time.Minute, func(ctx context.Context) error {
 		if err := r.store.Mine(ctx); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// live is what a run shows of itself while it goes on: its phase, and what it does.
+// live is what a run shows of itself: its phase, and what it does.
 type live struct {
 	flow *flow.Flow
 	rows *copying.Copy // nil: nobody looks yet

@@ -24,17 +24,17 @@ import (
 type Observer struct {
 	// Checked gets the preflight's report, also when it blocks.
 	Checked func(check.Report)
-	// Started gets the runner once the migration is locked; Watch is asked for what
-	// it does now by whoever draws it.
+	// Started is called once the migration is locked, with a function that returns what the run is
+	// doing now, for whoever draws it.
 	Started func(watch func() Status)
 }
 
-// CheckError says that the preflight found something that blocks: exit code 3.
+// CheckError means that the preflight found something that blocks: exit code 3.
 type CheckError struct{ Report check.Report }
 
 func (e *CheckError) Error() string { return "the preflight found something that blocks" }
 
-// Hint is what the operator can do.
+// Hint returns what the operator can do.
 func (e *CheckError) Hint() string {
 	return "fix what is marked BLOCK, by the SQL where it is given, and run the same command again"
 }
@@ -43,7 +43,7 @@ func (e *CheckError) Hint() string {
 type Outcome struct {
 	Phase   Phase
 	Until   Until          // what this run was to reach, as given or remembered; empty: there was nothing to do
-	Stopped bool           // by its context; the same command goes on
+	Stopped bool           // by its context; the same command resumes
 	Cutover *CutoverResult // when it cut over, in this run or one before; also beside an error, such as one of fail.Difference
 
 	Rows         int64 // copied
@@ -149,7 +149,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	return outcome, identity.ExplainGap(r.tables.ExplainDrift(clean, err))
 }
 
-// settled is called when it is known what is migrated, and how.
+// settled is called once it is known what is migrated, and how.
 func (r *runner) settled() {
 	r.tables.Selection = r.c.selection()
 	r.definitions.Brought, r.definitions.Step = r.tables.Brought, r.live.step
@@ -209,9 +209,9 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	}
 	r.c.settle(r.rec.Options)
 	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
-		return Outcome{}, true, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and begin anew"}
+		return Outcome{}, true, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and start over"}
 	}
-	if err := proveSource(ctx, r.c, r.rec); err != nil {
+	if err := checkSource(ctx, r.c, r.rec); err != nil {
 		return Outcome{}, true, err
 	}
 	return Outcome{}, false, nil
@@ -221,8 +221,8 @@ func aborted(name string) *fail.Error {
 	return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q was aborted: the target's data are unfit", name), Advice: "run `walferry cleanup`, empty the target, and start again"}
 }
 
-// begin records a new migration, before anything else is made: from here on slot
-// and publication of this name are ours.
+// begin records a new migration, before anything else is created: from here on slot and publication
+// of this name are ours.
 func (r *runner) begin(ctx context.Context) error {
 	if err := r.tables.Select(ctx, r.rec != nil && r.rec.Phase != New); err != nil {
 		return err
@@ -230,7 +230,7 @@ func (r *runner) begin(ctx context.Context) error {
 	if r.rec != nil {
 		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", optionsText(r.c.options()))
 		if r.c.Auto == On {
-			r.c.Logger.Warn("begun with --cutover auto: it cuts over by itself as soon as it has caught up; --cutover manual takes that back")
+			r.c.Logger.Warn("begun with --cutover auto: it cuts over on its own as soon as it has caught up; --cutover manual reverts that")
 		}
 		r.live.set(func(st *Status) { // what an earlier run has copied and received stays what status shows
 			st.Copy, st.Indexes, st.Stream.ReceivedLSN = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
@@ -240,7 +240,7 @@ func (r *runner) begin(ctx context.Context) error {
 		}
 		now, err := r.store.Load(ctx)
 		if err == nil && (now == nil || now.Phase != r.rec.Phase) {
-			err = &fail.Error{Kind: fail.Gate, Problem: "the migration has gone on while this process looked at both servers: another one was at work", Advice: "run the same command again"}
+			err = &fail.Error{Kind: fail.Gate, Problem: "the migration has advanced while this process looked at both servers: another one is running it", Advice: "run the same command again"}
 		}
 		if err != nil {
 			return err
@@ -248,7 +248,7 @@ func (r *runner) begin(ctx context.Context) error {
 		if err := r.store.SetOptions(ctx, r.c.options()); err != nil {
 			return err
 		}
-		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is at work
+		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is in progress
 			return err
 		}
 		if err := r.store.Mailbox().AnswerOld(ctx, r.live.phase()); err != nil {
@@ -300,8 +300,8 @@ func (r *runner) guarded(ctx context.Context) error {
 	return err
 }
 
-// run walks the phases. Each case does its work so that doing it again is
-// harmless, then records the next phase.
+// run walks the phases. Each case does work that is harmless to repeat, then records the next
+// phase.
 func (r *runner) run(ctx context.Context) error {
 	defer r.live.keep(ctx, r.store)()
 	for {
@@ -336,9 +336,9 @@ func (r *runner) run(ctx context.Context) error {
 	}
 }
 
-// endCopy is the end of a one-time copy: the target gets what otherwise the cutover brings, as it is to
-// be used, and the source has nothing of ours any more. Sequences are read when the rows are
-// there: each row's number was drawn before.
+// endCopy is the end of a one-time copy: the target gets what a cutover would bring otherwise, to
+// be used, and the source has nothing of ours any more. Sequences are read once the rows are there:
+// each row's number was drawn before.
 func (r *runner) endCopy(ctx context.Context) error {
 	step := func(text string) { r.c.Logger.Info(text) }
 	r.live.step("set sequences, create late foreign keys, enable triggers")
@@ -367,7 +367,7 @@ func (r *runner) endCopy(ctx context.Context) error {
 	return r.ended().RemoveFromSource(ctx)
 }
 
-// advance records a phase and tells it.
+// advance records a phase and reports it.
 func (r *runner) advance(ctx context.Context, phase Phase) error {
 	// The step is done; a signal that arrives now must not make it undone.
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -380,15 +380,15 @@ func (r *runner) advance(ctx context.Context, phase Phase) error {
 	return context.Cause(ctx)
 }
 
-// Check runs the preflight alone. Of a migration that has begun it checks what going
-// on with it needs: its slot and its tables are no obstacle, and must not be dropped.
+// Check runs the preflight alone. Of a migration that has begun it checks what resuming it needs:
+// its slot and its tables are no obstacle, and must not be dropped.
 func Check(ctx context.Context, c Config) (check.Report, error) {
 	c, err := c.fill()
 	if err != nil {
 		return check.Report{}, err
 	}
 	begun := false
-	if target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: "check"}, nil); err == nil { // otherwise check.Run says why
+	if target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: "check"}, nil); err == nil { // otherwise check.Run reports why
 		defer target.Close()
 		r, err := home(target, c).Load(ctx)
 		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted

@@ -70,8 +70,8 @@ func query[T any](t *testing.T, dsn, sql string) T {
 	return v
 }
 
-// A database with rows is copied, followed, compared at one position, switched
-// over and cleaned up; the sequence goes on where the source's stood.
+// A database with rows is copied, followed, compared at one position, switched over and cleaned up;
+// the sequence continues where the source's stood.
 func TestMigrate_WholeWay(t *testing.T) {
 	source, target := pgtest.Pair(t, 15, 18)
 	pgtest.Exec(t, source, `

@@ -24,8 +24,8 @@ func (c Config) options() state.Options {
 	return o
 }
 
-// resume takes the options of which the copy depends as the migration was begun with, so that nobody
-// has to remember them; those that are given must be the same.
+// resume takes the options on which the copy depends as the migration was begun with, so that
+// nobody has to remember them; if they are given they must be the same.
 func (c *Config) resume(was state.Options) error {
 	for _, o := range []struct {
 		option string
@@ -59,8 +59,8 @@ func listed(option string, values []string) string {
 	return option + " " + strings.Join(values, " "+option+" ")
 }
 
-// settle sets the options that may change and were not given: to what they were, or else, as when a
-// migration begins, to their defaults.
+// settle sets the options that may change and were not given: to what they were or, for a new
+// migration, to their defaults.
 func (c *Config) settle(was state.Options) {
 	c.Until = cmp.Or(c.Until, Until(was.Until), UntilCutover)
 	c.OnNewTable = cmp.Or(c.OnNewTable, OnNewTable(was.OnNewTable), StopOnNewTable)
@@ -82,7 +82,7 @@ func switched(on bool) Switch {
 	return Off
 }
 
-// optionsText is the options as a shell takes them, without those that say what is so anyhow.
+// optionsText returns the options as a shell takes them, without defaults.
 func optionsText(o state.Options) string {
 	args := optionArgs(o)
 	for i, arg := range args {
@@ -93,7 +93,7 @@ func optionsText(o state.Options) string {
 	return strings.Join(args, " ")
 }
 
-// plainInShell are characters that mean themselves to a shell.
+// plainInShell are characters that have no meaning to a shell.
 const plainInShell = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:-"
 
 func optionArgs(o state.Options) (args []string) {
@@ -133,7 +133,7 @@ func optionArgs(o state.Options) (args []string) {
 	return args
 }
 
-// sizeArg is a size with the largest unit that it is a whole number of.
+// sizeArg returns a size in the largest unit that it is a whole number of.
 func sizeArg(n int64) string {
 	units := []string{"B", "kB", "MB", "GB", "TB"}
 	i := 0

@@ -9,7 +9,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// A run that resumes has what its migration was begun with, but for what is given anew.
+// A run that resumes has the options that its migration was begun with, except for those that are
+// given again.
 func TestSettle(t *testing.T) {
 	begun := Config{
 		Include: []string{"a.*"}, Until: UntilCaughtUp, OnNewTable: IgnoreNewTables, Auto: On, Prove: On, MaxRetainedWAL: 5 << 30,

@@ -12,9 +12,8 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// prepare makes the schema, then the publication, then the slot with its
-// snapshot. Run again, it begins anew: nothing has been copied under what an
-// earlier try left.
+// prepare creates the schema, then the publication, then the slot with its snapshot. Run again, it
+// starts over: nothing has been copied under what an earlier attempt left.
 func (r *runner) prepare(ctx context.Context) error {
 	if err := r.carrier().Remember(ctx); err != nil {
 		return err
@@ -47,9 +46,8 @@ func (r *runner) publish(ctx context.Context) error {
 	return r.store.Values().PutPublished(ctx, states, publications)
 }
 
-// export makes the slot and holds its snapshot, and sets applied to its
-// consistent point. A slot of our name is from a try that copied nothing that
-// stays.
+// export creates the slot and its snapshot, and sets applied to its consistent point. A slot of our
+// name is from an attempt that copied nothing that is kept.
 func (r *runner) export(ctx context.Context) error {
 	r.live.step("create the slot")
 	r.rows.Hold(ctx, nil)
@@ -79,7 +77,7 @@ func (r *runner) exportConfig() slot.ExportConfig {
 			for _, b := range blockers {
 				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
 			}
-			r.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be made", len(blockers)))
+			r.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be created", len(blockers)))
 		},
 	}
 }

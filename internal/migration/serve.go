@@ -16,9 +16,9 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// errLeaveIt is for a request that the end of the run answers: the cutover by itself of --cutover
-// auto was done first, and what is known of that is told then.
-var errLeaveIt = errors.New("the cutover was done by itself")
+// errLeaveIt is for a request that the end of the run answers: the automatic cutover of --cutover
+// auto was done first, and what is known of that is reported then.
+var errLeaveIt = errors.New("the cutover was done on its own")
 
 // serve carries out what other processes ask, one request after the other.
 func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
@@ -93,7 +93,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		a.Cutover = text
 		return a, end, cmp.Or(err, unwritten)
 	case "abort":
-		// A cutover that nobody has asked for, that of --cutover auto, is taken back first.
+		// A cutover that nobody has asked for, that of --cutover auto, is undone first.
 		select {
 		case f.cutting <- struct{}{}:
 			defer func() { <-f.cutting }()
@@ -112,10 +112,10 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		a.Progress, a.Holder, err = f.running.Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})
 		return a, nil, err
 	case "advance":
-		// One that is 0 would let the applier stop where it is: short of what is compared.
+		// A position of 0 would let the applier stop where it is: short of what is compared.
 		lsn, err := pglogrepl.ParseLSN(q.Args.LSN)
 		if err != nil || lsn == 0 || lsn.String() != q.Args.LSN { // which ignores what follows a position
-			return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the request's position %q is not one", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
+			return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the request's position %q is not a position", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
 		}
 		a.Progress, err = f.running.Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, lsn)
 		return a, nil, err
@@ -126,7 +126,8 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 	return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}
 }
 
-// unwanted is why the context of a cutover has ended, where nobody wants it any more; otherwise nil.
+// unwanted returns why the context of a cutover has ended, if nobody wants it any more; otherwise
+// nil.
 func unwanted(wanted context.Context) *fail.Error {
 	for _, why := range []*fail.Error{state.ErrWithdrawn, state.ErrDeserted, state.ErrAborting} {
 		if errors.Is(context.Cause(wanted), why) {

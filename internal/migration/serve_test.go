@@ -8,7 +8,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// A position that is none is refused: taken as 0 it would let the applier stop short of what is compared.
+// A malformed position is refused: taken as 0 it would let the applier stop short of what is
+// compared.
 func TestAdvance_Malformed(t *testing.T) {
 	for _, lsn := range []string{"", "0/0", "0", "0/16B3748 ", "0/16B37G8", "1/2/3"} {
 		q := &state.Request{Kind: "advance", Args: state.Args{LSN: lsn, Token: "t"}}

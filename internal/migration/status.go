@@ -16,9 +16,8 @@ type (
 	LastComparison = status.LastComparison
 )
 
-// ReadStatus asks both servers. A source that cannot be reached is no error: it is
-// told in Status.Source.Error. A target that knows no such migration gives an
-// empty Phase.
+// ReadStatus asks both servers. A source that cannot be reached is not an error: it is reported in
+// Status.Source.Error. A target that knows no such migration gives an empty Phase.
 func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	c, err := c.fill()
 	if err != nil {

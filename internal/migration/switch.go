@@ -44,14 +44,14 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 	s.InWay = func(w online.Wait) { r.live.set(func(st *Status) { st.WaitsFor(w) }) }
 	s.Gates = []cutover.Step{
 		{Name: cutover.GatePhase, Do: r.phaseGate},
-		// Before the barrier, which does not come back where the publication was altered.
+		// Before the beat, which comes back whatever has become of the publication.
 		{Name: cutover.GateIdentity, Do: s.IdentityGate},
 		{Name: cutover.GateLag, Do: s.LagGate},
 		{Name: cutover.GateWriters, Do: s.WritersGate},
 		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return compare.Gate(ctx, r.store, o.AllowDifferences) }},
 		{Name: cutover.GateStatistics, Do: s.StatisticsGate},
 		{Name: cutover.GateSchema, Do: func(ctx context.Context) error {
-			if err := r.tables.Select(ctx, true); err != nil { // as they are now, which is what the cutover goes on with
+			if err := r.tables.Select(ctx, true); err != nil { // as they are now, for the rest of the cutover
 				return err
 			}
 			return r.definitions.Gate(ctx, r.tables.Remembered(), o.Without)
@@ -77,7 +77,7 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	case <-wanted.Done():
 		return &CutoverResult{DryRun: o.DryRun}, context.Cause(wanted)
 	case <-time.After(o.Timeout):
-		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another cutover is under way", Advice: "`walferry status` shows where it stands"}
+		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another cutover is in progress", Advice: "`walferry status` shows where it stands"}
 	}
 	f.r.live.set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
 	defer f.r.live.set(func(st *Status) { st.Under = nil })
@@ -90,8 +90,9 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	return result, err
 }
 
-// afterInterruptedCutover decides for a run that finds the phase Fenced or Drained: the cutover is
-// finished where its fence is sealed. Otherwise the fence is taken down, and the migration follows on.
+// afterInterruptedCutover decides for a run that finds the phase Fenced or Drained: if the fence is
+// sealed the cutover is finished. Otherwise the fence is taken down, and the migration follows
+// again.
 func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
 	s := r.newSwitch(CutoverOptions{}.fill(), func(line string) { r.c.Logger.Info("cutover: " + line) })
 	done, err := s.Resume(ctx, r.live.phase() == Drained, r.rec.FencedAt, r.rec.DrainedAt)
@@ -129,7 +130,7 @@ func (r *runner) carrier() *cutover.Carrier {
 	}
 }
 
-// undoLate tries again what a cutover that was taken back could not undo then.
+// undoLate tries again what a cutover that was undone could not undo then.
 func (f *following) undoLate(ctx context.Context) {
 	f.mu.Lock()
 	closed, halfway := f.closed, f.halfway

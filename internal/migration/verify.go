@@ -17,7 +17,7 @@ type VerifyOptions struct {
 	Tables   []string // patterns; empty: every table of the migration
 	Progress func(verify.Progress)
 
-	// Patience is how long old transactions that would keep the applier held are waited for before it is.
+	// Patience is how long old transactions are waited for that would prolong the hold, before it.
 	// Zero means a minute.
 	Patience time.Duration
 }
@@ -27,10 +27,10 @@ type Verified = verify.Verified
 
 // Verify compares source and target at one position.
 //
-// While a migrate follows, its applier is held, a temporary slot gives a snapshot
-// of the source and the position it belongs to, the applier goes on to exactly
-// there, and the target's snapshots are taken; then it goes on, and the comparison
-// runs on the snapshots. A source that is fenced stands still by itself.
+// While a migrate follows, its applier is held, a temporary slot gives a snapshot of the source and
+// the position it belongs to, the applier advances to exactly that position, and the target's
+// snapshots are taken; then the applier resumes, and the comparison runs on the snapshots. A source
+// that is fenced stands still anyway.
 func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err error) {
 	if c, err = c.fill(); err != nil {
 		return v, err
