@@ -124,7 +124,7 @@ select t.evtname::text, t.evtevent::text, t.evtfoid::regproc::text, (`+online.Lo
 			f.SQL = []string{"alter event trigger " + name + " disable"}
 		case row[3] == "true":
 			f.Severity = Warn
-			f.Do = "it fires for walferry's own statements: a schema, a publication, the fence; if it writes to a migrated table or raises an error, the cutover fails. Disable it until cleanup, as its owner"
+			f.Do = "it fires for walferry's own statements: a schema, a table, a publication, the fence; if it writes to a migrated table or raises an error, the cutover fails. Disable it until cleanup, as its owner"
 			f.SQL = []string{"alter event trigger " + name + " disable"}
 		}
 		findings = append(findings, f)

@@ -279,10 +279,11 @@ func (b *both) quiet() {
 }
 
 // An open transaction on the server that a flow comes from, also a prepared one, keeps the slot from
-// being made. Then nothing of the flow stays, and the next attempt does not begin with it.
+// being made, and one that alters or vacuums a table the publication. Then nothing of the flow stays,
+// and the next attempt does not begin with it.
 func TestArm_Blocked(t *testing.T) {
 	t.Parallel()
-	for _, how := range []string{"open", "prepared"} {
+	for _, how := range []string{"open", "prepared", "altering"} {
 		for _, plain := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, plain roles %t", how, plain), func(t *testing.T) {
 				t.Parallel()
@@ -290,7 +291,10 @@ func TestArm_Blocked(t *testing.T) {
 				conn := connect(t, b.young)
 				sql := `begin; insert into own.t values (1)`
 				end := `rollback`
-				if how == "prepared" {
+				switch how {
+				case "altering": // it has written nothing
+					sql = `begin; lock table own.t in share update exclusive mode`
+				case "prepared":
 					sql += `; prepare transaction '` + b.back.Name.String() + `'`
 					end = `rollback prepared '` + b.back.Name.String() + `'`
 				}
@@ -312,9 +316,11 @@ func TestArm_Blocked(t *testing.T) {
 				if a, err := b.back.Arm(ctx, b.published, slot.ExportConfig{}); err == nil {
 					t.Errorf("armed: %+v", a)
 				}
-				_, err := b.back.Arm(t.Context(), b.published, slot.ExportConfig{Wait: 300 * time.Millisecond})
-				if blocked := new(slot.BlockedError); !errors.As(err, &blocked) {
-					t.Errorf("%v; want who is in the way", err)
+				if how != "altering" {
+					_, err := b.back.Arm(t.Context(), b.published, slot.ExportConfig{Wait: 300 * time.Millisecond})
+					if blocked := new(slot.BlockedError); !errors.As(err, &blocked) {
+						t.Errorf("%v; want who is in the way", err)
+					}
 				}
 				if left := b.left(); len(left) > 0 {
 					t.Errorf("left: %q", left)
