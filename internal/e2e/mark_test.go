@@ -13,8 +13,12 @@ import (
 
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/slot"
 )
 
 const marked = `select count(*) from pg_publication_tables where pubname like 'walferry%' and schemaname = 'walferry' and tablename = 'progress'`
@@ -171,6 +175,57 @@ func TestMark_CopiedAgain(t *testing.T) {
 	if !slices.Equal(tables, []string{"t"}) || filter.Counts().Echoes < 2 {
 		t.Errorf("changes of %q are somebody else's, want one of t; %d echoes", tables, filter.Counts().Echoes)
 	}
+}
+
+// A flow back that was armed goes with its migration, whichever way that ends, and with it the
+// positions that it has left.
+func TestMark_CleanupOfArmed(t *testing.T) {
+	t.Parallel()
+	for _, abort := range []bool{false, true} {
+		t.Run(fmt.Sprintf("abort %t", abort), func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, 13, 15)
+			pgtest.Exec(t, source, `create table t (id int primary key); create table log (v text)`)
+			m := newMoving(t, "mark_armed", source, target)
+			m.InsertOnly = []string{"public.log"}
+			r := m.start()
+			r.waitFor(migration.Following)
+			back := &flow.Flow{Name: flow.Name{Migration: m.Name, Direction: flow.Back}, From: endOf(t, target), To: endOf(t, source), Logger: m.Logger}
+			armed, err := back.Arm(t.Context(), flow.Published{
+				Tables: []catalog.Name{{Schema: "public", Name: "t"}}, Inserts: []catalog.Name{{Schema: "public", Name: "log"}},
+			}, slot.ExportConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			back.Expect = func(context.Context) (decoder.Identity, error) { return armed.Identity, nil }
+			running, err := back.Start(t.Context(), flow.Followed{Start: applier.NotOpen}) // it makes the replication origin
+			if err != nil {
+				t.Fatal(err)
+			}
+			running.Close(t.Context())
+			if abort {
+				if err := migration.Abort(t.Context(), m.Config); err != nil {
+					t.Fatal(err)
+				}
+				r.end() //nolint:errcheck // aborted
+			} else {
+				pgtest.Exec(t, source, `insert into t values (1)`)
+				m.caughtUp(r)
+				m.cutover(r)
+			}
+			m.cleanup()
+		})
+	}
+}
+
+func endOf(t *testing.T, dsn string) session.End {
+	t.Helper()
+	link, err := session.OpenLink(t.Context(), session.Config{DSN: dsn, Application: "test"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(link.Close)
+	return session.End{DSN: dsn, Link: link}
 }
 
 // decodedSlot is an applier.Source of what was read from a slot.
