@@ -84,13 +84,8 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 	if sql == "" {
 		return nil
 	}
-	var tell func([]online.Holder)
-	if f.Waits != nil {
-		tell = func(holders []online.Holder) {
-			f.Waits(online.Wait{For: fmt.Sprintf("waiting for a lock of %s on the source; held by ", table), Holders: holders}, true)
-		}
-	}
-	err := online.RunTelling(ctx, conn, lock, sql, tell)
+	why := fmt.Sprintf("waiting for a lock of %s on the source; held by ", table)
+	err := online.RunTelling(ctx, conn, lock, sql, why, f.Waits)
 	if err == nil {
 		return nil
 	}

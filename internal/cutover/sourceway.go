@@ -78,11 +78,11 @@ select `+online.HolderColumns+`
 		w.last = stay
 		w.mu.Unlock()
 		const why = "waiting for a lock on the source, held by "
-		if len(stay) > 0 {
-			tell(online.Wait{For: why, Holders: stay}, false)
-		}
 		if len(fresh) > 0 {
 			tell(online.Wait{For: why, Holders: fresh}, true)
+		}
+		if len(stay) > 0 {
+			tell(online.Wait{For: why, Holders: stay}, false)
 		}
 	}
 	return nil

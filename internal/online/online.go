@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -60,12 +59,13 @@ func TryPastVacuum(ctx context.Context, conn *pgx.Conn, table, sql string) error
 // Run tries until it succeeds, fails other than because something is busy, or ctx ends. With a
 // table, it does not wait for an autovacuum of that.
 func Run(ctx context.Context, conn *pgx.Conn, table, sql string) error {
-	return RunTelling(ctx, conn, table, sql, nil)
+	return RunTelling(ctx, conn, table, sql, "", nil)
 }
 
-// RunTelling is Run, and reports each holder of the table's locks that it waits for once.
-func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql string, tell func([]Holder)) error {
-	seen := map[int32]int{}
+// RunTelling is Run, and reports the holders of the table's locks that it waits for; why is what
+// Wait.For is.
+func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql, why string, tell Waits) error {
+	seen := looks{}
 	// An attempt in progress when ctx ends may finish, which is soon; the connection survives, to
 	// ask what was in the way.
 	attempt, cancel := Lingering(ctx)
@@ -85,7 +85,9 @@ func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql string, tell fun
 			return err
 		}
 		if tell != nil && table != "" && n >= 2 { // about a second
-			tellNew(attempt, conn, table, seen, tell)
+			if holders, err := Holders(attempt, conn, table); err == nil { // otherwise the next attempt reports what is wrong
+				seen.tell(holders, why, tell)
+			}
 		}
 		if Pause(ctx, n) != nil {
 			return err
@@ -236,25 +238,37 @@ func explain(ctx context.Context, conn *pgx.Conn, err error) error {
 	return err
 }
 
-// tellNew reports those holders of a table's locks that were there at the last look and the one
-// before: others come and go. seen counts the looks.
-func tellNew(ctx context.Context, conn *pgx.Conn, table string, seen map[int32]int, tell func([]Holder)) {
-	holders, err := Holders(ctx, conn, table)
-	if err != nil {
-		return // the next attempt has the same connection, and reports what is wrong
-	}
-	var fresh []Holder
-	now := map[int32]int{}
+// looks counts, by process, at how many looks in a row a holder was there; negative: after it was
+// reported to people.
+type looks map[int32]int
+
+// tell reports those holders that were there at the last look and the one before: others come and
+// go. People are told of each once.
+func (seen looks) tell(holders []Holder, why string, tell Waits) {
+	var stay, fresh []Holder
+	there := map[int32]bool{}
 	for _, h := range holders {
-		now[h.PID] = seen[h.PID] + 1
-		if now[h.PID] == 2 {
-			fresh = append(fresh, h)
+		there[h.PID] = true
+		switch n := seen[h.PID]; {
+		case n < 0:
+			stay = append(stay, h)
+		case n > 0:
+			stay, fresh = append(stay, h), append(fresh, h)
+			seen[h.PID] = -1 // also if it goes and comes again
+		default:
+			seen[h.PID] = 1
 		}
 	}
-	clear(seen)
-	maps.Copy(seen, now)
+	for pid, n := range seen {
+		if n > 0 && !there[pid] {
+			delete(seen, pid)
+		}
+	}
 	if len(fresh) > 0 {
-		tell(fresh)
+		tell(Wait{why, fresh}, true)
+	}
+	if len(stay) > 0 {
+		tell(Wait{why, stay}, false)
 	}
 }
 
@@ -316,8 +330,8 @@ type Wait struct {
 
 func (w Wait) String() string { return w.For + List(w.Holders) }
 
-// Waits is told of each look that finds somebody to wait for; say: people are to be told of it, which is
-// once. nil: nobody is told.
+// Waits is told of all whom each look finds, and, with say, once of those whom people are to be told
+// of. nil: nobody is told.
 type Waits func(w Wait, say bool)
 
 // Saying returns a Waits that tells people.

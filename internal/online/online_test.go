@@ -3,6 +3,7 @@ package online
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -170,5 +171,41 @@ func TestRun_OutOfTime(t *testing.T) {
 	defer cancel()
 	if err := Run(ctx, conn, "t", `alter table t add column a int`); !Busy(err) || conn.IsClosed() {
 		t.Errorf("%v, closed %v", err, conn.IsClosed())
+	}
+}
+
+// Who is in the way at two looks in a row is named to people once; others come and go. What is kept is all of
+// them, at each look.
+func TestLooks(t *testing.T) {
+	var said, kept []string
+	seen := looks{}
+	look := func(pids ...int32) {
+		var holders []Holder
+		for _, pid := range pids {
+			holders = append(holders, Holder{PID: pid})
+		}
+		seen.tell(holders, "", func(w Wait, say bool) {
+			text := ""
+			for _, h := range w.Holders {
+				text += fmt.Sprint(" ", h.PID)
+			}
+			if say {
+				said = append(said, text)
+			} else {
+				kept = append(kept, text)
+			}
+		})
+	}
+	look(1, 2)
+	look(1)       // 2 was passing
+	look(1, 2, 3) // 2 may be passing again
+	look(1, 3)
+	look(3)
+	look(1, 3) // known already
+	if got, want := fmt.Sprint(said), "[ 1  3]"; got != want {
+		t.Errorf("people were told of %s, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(kept), "[ 1  1  1 3  3  1 3]"; got != want {
+		t.Errorf("kept were %s, want %s", got, want)
 	}
 }
