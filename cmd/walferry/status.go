@@ -27,15 +27,14 @@ func statusCommand(ui *ui) *cli.Command {
 				if err != nil {
 					return err
 				}
-				err = ui.status(st, c.Bool("json"), c.Bool("watch"))
-				if err == nil && st.Phase == "" {
+				if err := ui.status(st, c.Bool("json"), c.Bool("watch")); err != nil {
+					return writeErr(err) // a reader that has closed the pipe has seen enough
+				}
+				if st.Phase == "" {
 					return state.NoMigration(st.Name, st.Known)
 				}
-				if err == nil && !c.Bool("watch") {
-					err = partly(st)
-				}
-				if err != nil || !c.Bool("watch") {
-					return writeErr(err) // a reader that has closed the pipe has seen enough
+				if !c.Bool("watch") {
+					return partly(st)
 				}
 				if wait.Sleep(c.Context, time.Second) != nil {
 					return nil

@@ -222,6 +222,7 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 	}
 	if err != nil {
 		st.Source.Error = err.Error()
+		st.Stream.LagSeconds = nil // what the running migrate measured last says nothing of a source that is away
 	}
 	if r != nil {
 		st.lists(r)
