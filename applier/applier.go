@@ -29,7 +29,8 @@ type Config struct {
 	// Table maps a table of the source to a schema and table of the target; false leaves its
 	// changes out. It is called once for each relation that the source announces and must always
 	// return the same answer. Two tables must not map to the same name: a TRUNCATE of one would
-	// empty both. Nil: every table keeps its name.
+	// empty both. Changes of walferry.progress, which a Filter needs, are always left out. Nil: every
+	// table keeps its name.
 	Table func(namespace, name string) (pgx.Identifier, bool)
 
 	// Originals describes the tables of the source as they were when they were copied, keyed by the
@@ -123,8 +124,13 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 		config := conn.Config()
 		c.Connect = func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, config) }
 	}
-	if c.Table == nil {
-		c.Table = func(namespace, name string) (pgx.Identifier, bool) { return pgx.Identifier{namespace, name}, true }
+	table := c.Table
+	if table == nil {
+		table = func(namespace, name string) (pgx.Identifier, bool) { return pgx.Identifier{namespace, name}, true }
+	}
+	c.Table = func(namespace, name string) (pgx.Identifier, bool) {
+		to, ok := table(namespace, name)
+		return to, ok && namespace+"."+name != ProgressTable
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

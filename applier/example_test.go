@@ -112,3 +112,27 @@ func Example() {
 	// 2 new
 	// 2 transactions, 3 changes
 }
+
+// Two servers that follow each other: this is the direction from b to a. The publication of b has
+// the table walferry.progress, too, by whose changes the Filter knows what "a_to_b" has written.
+func ExampleNewFilter() {
+	ctx := context.Background()
+	const a, b = "host=a dbname=shop", "host=b dbname=shop"
+	conn, err := pgx.Connect(ctx, a)
+	if err != nil {
+		log.Fatal(err)
+	}
+	target, err := applier.New(ctx, conn, applier.Config{Name: "b_to_a"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	stream, err := decoder.Open(ctx, b, decoder.Config{
+		Slot: "b_to_a", Publications: []string{"b_to_a"}, Start: target.Applied(),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stream.Close()
+	filter := applier.NewFilter(stream, applier.FilterConfig{Stream: "a_to_b"})
+	log.Fatal(target.Run(ctx, filter))
+}

@@ -305,3 +305,13 @@ func TestFilter_Errors(t *testing.T) {
 		t.Error("a position that was not due")
 	}
 }
+
+// Positions of the source's streams are none of the target's.
+func TestApply_NoPositions(t *testing.T) {
+	t.Parallel()
+	g := newTarget(t, `create table t (id int primary key)`)
+	g.exec(`insert into walferry.progress (stream, applied) values ('other', '0/7')`)
+	g.apply(mark("other"), mark("test"), insert(progressRelation, "new", "0/1"), insert(relation("t", 'd', "id*"), "1"))
+	g.want(`select stream, applied from walferry.progress where stream <> 'test'`, "other|0/7")
+	g.want(`select id from t`, "1")
+}
