@@ -31,13 +31,7 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	peers := []peer{{"native", b.copyNative}, {"psql pipes", b.copyPsql}}
-	if path, err := exec.LookPath("pgcopydb"); err == nil {
-		peers = append(peers, peer{"pgcopydb", func(ctx context.Context, source, target string) (run, error) {
-			return b.copyProgram(ctx, "pgcopydb", source, target, path, "clone", "--source", source, "--target", target,
-				"--table-jobs", "4", "--index-jobs", "4", "--split-tables-larger-than", "200MB", "--no-acl", "--no-owner", "--restart", "--not-consistent")
-		}})
-	}
+	peers := b.copyPeers()
 	targets := 0
 	defer func() {
 		for n := range targets {
@@ -100,6 +94,18 @@ func (b *bench) copy(ctx context.Context, w copyWorkload) ([]*result, error) {
 		}
 	}
 	return results, nil
+}
+
+// copyPeers are what the copy is compared with.
+func (b *bench) copyPeers() []peer {
+	peers := []peer{{"native", b.copyNative}, {"psql pipes", b.copyPsql}}
+	if path, err := exec.LookPath("pgcopydb"); err == nil {
+		peers = append(peers, peer{"pgcopydb", func(ctx context.Context, source, target string) (run, error) {
+			return b.copyProgram(ctx, "pgcopydb", source, target, path, "clone", "--source", source, "--target", target,
+				"--table-jobs", "4", "--index-jobs", "4", "--split-tables-larger-than", "200MB", "--no-acl", "--no-owner", "--restart", "--not-consistent")
+		}})
+	}
+	return peers
 }
 
 // targetName is the database of a copy's n-th run. A file system may look long for a place among

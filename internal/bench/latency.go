@@ -79,38 +79,9 @@ func (b *bench) latency(ctx context.Context) ([]*latencyResult, error) {
 				runs[0], runs[1] = runs[1], runs[0]
 			}
 			for _, one := range runs {
-				if err := execute(ctx, source, `truncate live_log`, `update live set n = 0`); err != nil {
-					return nil, err
-				}
-				target, err := b.fresh(ctx, b.target, "target", "template")
+				got, err := b.live(ctx, source, part.roundTrip, one.far, one.follow)
 				if err != nil {
-					return nil, err
-				}
-				if err := execute(ctx, source, `select pg_create_logical_replication_slot('`+slot+`', 'pgoutput')`); err != nil {
-					return nil, err
-				}
-				ends := []string{source, target}
-				for k, far := range one.far {
-					if far && part.roundTrip > 0 {
-						proxy, err := pgtest.NewProxy(ends[k])
-						if err != nil {
-							return nil, err
-						}
-						defer proxy.Close()
-						proxy.Set(pgtest.Network{Delay: part.roundTrip / 2})
-						ends[k] = proxy.Through(ends[k])
-					}
-				}
-				stop, err := one.follow(ctx, ends[0], ends[1])
-				if err != nil {
-					return nil, err
-				}
-				got, err := b.watch(ctx, source, target)
-				if err := errors.Join(err, stop()); err != nil {
 					return nil, fmt.Errorf("%s: %w", one.by, err)
-				}
-				if err := b.dropSlot(ctx, source, slot); err != nil {
-					return nil, err
 				}
 				*one.to = append(*one.to, got)
 				say("  %-4s %-12s p50 %.2f ms, p99 %.2f ms, max %.1f ms, behind %.1f ms", part.id, one.by, ms(got.p50), ms(got.p99), ms(got.max), ms(got.behind))
@@ -119,6 +90,41 @@ func (b *bench) latency(ctx context.Context) ([]*latencyResult, error) {
 		results = append(results, r)
 	}
 	return results, nil
+}
+
+// live is one run. far says whether the source and the target are a round trip away.
+func (b *bench) live(ctx context.Context, source string, roundTrip time.Duration, far []bool, follow func(context.Context, string, string) (func() error, error)) (l latencies, err error) {
+	if err := execute(ctx, source, `truncate live_log`, `update live set n = 0`); err != nil {
+		return l, err
+	}
+	target, err := b.fresh(ctx, b.target, "target", "template")
+	if err != nil {
+		return l, err
+	}
+	if err := execute(ctx, source, `select pg_create_logical_replication_slot('`+slot+`', 'pgoutput')`); err != nil {
+		return l, err
+	}
+	ends := []string{source, target}
+	for k, far := range far {
+		if far && roundTrip > 0 {
+			proxy, err := pgtest.NewProxy(ends[k])
+			if err != nil {
+				return l, err
+			}
+			defer proxy.Close()
+			proxy.Set(pgtest.Network{Delay: roundTrip / 2})
+			ends[k] = proxy.Through(ends[k])
+		}
+	}
+	stop, err := follow(ctx, ends[0], ends[1])
+	if err != nil {
+		return l, err
+	}
+	l, err = b.watch(ctx, source, target)
+	if err := errors.Join(err, stop()); err != nil {
+		return l, err
+	}
+	return l, b.dropSlot(ctx, source, slot)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -158,24 +164,13 @@ func (b *bench) watch(ctx context.Context, source, target string) (l latencies, 
 	begun := time.Now()
 	for c := range liveClients {
 		writers.Go(func() {
-			conn, err := pgx.Connect(ctx, source)
-			if err != nil {
-				failures <- err
-				return
-			}
-			defer conn.Close(context.WithoutCancel(ctx))
-			for n := 1; n <= total && ctx.Err() == nil; n++ {
-				time.Sleep(time.Until(begun.Add(time.Duration(n)*interval + time.Duration(c)*interval/liveClients)))
-				batch := &pgx.Batch{}
-				batch.Queue(`update live set n = $2 where client = $1`, c+1, n)
-				batch.Queue(`insert into live_log (client, n) values ($1, $2)`, c+1, n)
-				if err := conn.SendBatch(ctx, batch).Close(); err != nil { // one transaction
-					failures <- err
-					return
-				}
+			err := writeLive(ctx, source, c, total, begun, interval, func() {
 				mu.Lock()
 				committed[c] = append(committed[c], time.Now())
 				mu.Unlock()
+			})
+			if err != nil {
+				failures <- err
 			}
 		})
 	}
@@ -234,6 +229,27 @@ func (b *bench) watch(ctx context.Context, source, target string) (l latencies, 
 	}
 	slices.Sort(all)
 	return latencies{p50: all[len(all)/2], p99: all[len(all)*99/100], max: all[len(all)-1], behind: max(0, last.Sub(end))}, nil
+}
+
+// writeLive is a client of the source: it commits total transactions, one each interval, and calls
+// committed after each.
+func writeLive(ctx context.Context, source string, client, total int, begun time.Time, interval time.Duration, committed func()) error {
+	conn, err := pgx.Connect(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for n := 1; n <= total && ctx.Err() == nil; n++ {
+		time.Sleep(time.Until(begun.Add(time.Duration(n)*interval + time.Duration(client)*interval/liveClients)))
+		batch := &pgx.Batch{}
+		batch.Queue(`update live set n = $2 where client = $1`, client+1, n)
+		batch.Queue(`insert into live_log (client, n) values ($1, $2)`, client+1, n)
+		if err := conn.SendBatch(ctx, batch).Close(); err != nil { // one transaction
+			return err
+		}
+		committed()
+	}
+	return nil
 }
 
 var delays = []string{

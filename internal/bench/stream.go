@@ -57,26 +57,8 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	if err := w.setup(ctx, b, source); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	what := "all tables"
-	if w.peer != nil {
-		what = "tables in schema public" // it may have tables of its own
-	}
-	err = execute(ctx, source, doneTable, `create publication `+published+` for `+what,
-		`select pg_create_logical_replication_slot('`+backlogs+`', 'pgoutput')`)
-	if err != nil {
+	if err := b.prepareBacklog(ctx, w, source); err != nil {
 		return nil, err
-	}
-	if !w.decode {
-		template, err := b.fresh(ctx, b.target, "template", "")
-		if err != nil {
-			return nil, err
-		}
-		if err := b.dumpTo(ctx, source, template); err != nil {
-			return nil, fmt.Errorf("copy to the target: %w", err)
-		}
-		if err := execute(ctx, template, `vacuum analyze`); err != nil {
-			return nil, err
-		}
 	}
 	if w.way != nil { // the others are to go on without TLS
 		defer execute(context.WithoutCancel(ctx), b.source.URL("postgres"), `alter system reset ssl`, `select pg_reload_conf()`) //nolint:errcheck // the server is thrown away
@@ -87,18 +69,8 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 			return nil, nil
 		}
 	}
-	begun := time.Now()
-	if err := w.write(ctx, b, source); err != nil {
-		return nil, fmt.Errorf("write the backlog: %w", err)
-	}
-	if err := execute(ctx, source, writeDone); err != nil {
-		return nil, err
-	}
-	end, err := text(ctx, source, `select pg_current_wal_lsn()::text`) // of the last transaction
+	end, err := w.writeAll(ctx, b, source)
 	if err != nil {
-		return nil, err
-	}
-	if err := execute(ctx, source, `checkpoint`); err != nil {
 		return nil, err
 	}
 	r := &result{id: w.id, what: w.what, goal: w.goal, unit: w.unit, count: w.count(b), peer: "native"}
@@ -108,30 +80,80 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 	case w.peer != nil:
 		r.peer = w.peer.name
 	}
-	say("  backlog written in %.1f s", time.Since(begun).Seconds())
 	var want string
 	if !w.decode {
 		if want, err = contents(ctx, source); err != nil {
 			return nil, err
 		}
 	}
-	ours, theirs := b.followWalferry, b.followNative
-	switch {
-	case w.decode:
-		ours, theirs = b.decodeWalferry, b.decodePlain
-	case w.peer != nil:
-		theirs = func(ctx context.Context, source, target string) (run, error) {
-			r, err := w.peer.follow(b, ctx, source, target, end)
-			r.by = w.peer.name
-			return r, err
-		}
-	}
 	once := func(follow side, applies bool) (run, error) { return b.once(ctx, w, source, want, follow, applies) }
+	ours, theirs := b.sides(w, end)
 	if w.alone {
 		got, err := once(ours, true)
 		r.ours = []run{got}
 		return r, err
 	}
+	return b.pairsOf(ctx, w, r, ours, theirs, once)
+}
+
+// prepareBacklog creates the publication and the slot that keeps the backlog, and unless nothing is applied
+// the target's database as it is before.
+func (b *bench) prepareBacklog(ctx context.Context, w streamWorkload, source string) error {
+	what := "all tables"
+	if w.peer != nil {
+		what = "tables in schema public" // it may have tables of its own
+	}
+	err := execute(ctx, source, doneTable, `create publication `+published+` for `+what,
+		`select pg_create_logical_replication_slot('`+backlogs+`', 'pgoutput')`)
+	if err != nil || w.decode {
+		return err
+	}
+	template, err := b.fresh(ctx, b.target, "template", "")
+	if err != nil {
+		return err
+	}
+	if err := b.dumpTo(ctx, source, template); err != nil {
+		return fmt.Errorf("copy to the target: %w", err)
+	}
+	return execute(ctx, template, `vacuum analyze`)
+}
+
+// writeAll writes the backlog, and returns where its last transaction ends.
+func (w streamWorkload) writeAll(ctx context.Context, b *bench, source string) (end string, err error) {
+	begun := time.Now()
+	if err := w.write(ctx, b, source); err != nil {
+		return "", fmt.Errorf("write the backlog: %w", err)
+	}
+	if err := execute(ctx, source, writeDone); err != nil {
+		return "", err
+	}
+	if end, err = text(ctx, source, `select pg_current_wal_lsn()::text`); err != nil {
+		return "", err
+	}
+	if err := execute(ctx, source, `checkpoint`); err != nil {
+		return "", err
+	}
+	say("  backlog written in %.1f s", time.Since(begun).Seconds())
+	return end, nil
+}
+
+// sides returns what is compared in a workload whose backlog ends at a position.
+func (b *bench) sides(w streamWorkload, end string) (ours, theirs side) {
+	switch {
+	case w.decode:
+		return b.decodeWalferry, b.decodePlain
+	case w.peer != nil:
+		return b.followWalferry, func(ctx context.Context, source, target string) (run, error) {
+			r, err := w.peer.follow(b, ctx, source, target, end)
+			r.by = w.peer.name
+			return r, err
+		}
+	}
+	return b.followWalferry, b.followNative
+}
+
+// pairsOf runs both sides in turn, and adds the runs to r.
+func (b *bench) pairsOf(ctx context.Context, w streamWorkload, r *result, ours, theirs side, once func(follow side, applies bool) (run, error)) (*result, error) {
 	native := !w.decode && w.peer == nil
 	if native {
 		// The server's shared memory is touched for the first time and WAL files are made, which

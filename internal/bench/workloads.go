@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,24 +40,11 @@ alter table doc alter body set storage external;
 insert into doc select i, 0, (select string_agg(md5((i * 2000 + j)::text), '') from generate_series(1, 1563) j) from generate_series(1, %d) i`
 
 func streamWorkloads() []streamWorkload {
-	million := func(b *bench) int { return b.n(1_000_000) }
-	wide := `create table t (id int primary key, a int not null, b text, c timestamptz, d numeric(12,2))`
-	fill := func(ctx context.Context, b *bench, dsn string) error {
-		return execute(ctx, dsn, wide, fmt.Sprintf(`insert into t select i, i, 'row ' || i, now(), i / 7.0 from generate_series(1, %d) i`, million(b)))
-	}
-	full := func(index string) func(context.Context, *bench, string) error {
-		return func(ctx context.Context, b *bench, dsn string) error {
-			return execute(ctx, dsn, `create table f (id int not null, a int, b text)`, `alter table f replica identity full`,
-				`insert into f select i, i, 'row ' || i from generate_series(1, 2000) i`, index)
-		}
-	}
-	// Every row is updated in turn, one transaction each.
-	oneByOne := func(sql string, n func(*bench) int) func(context.Context, *bench, string) error {
-		return func(ctx context.Context, b *bench, dsn string) error {
-			return execute(ctx, dsn, `set synchronous_commit = off`,
-				fmt.Sprintf(`do $$ begin for i in 0..%d loop %s; commit; end loop; end $$`, n(b)-1, sql))
-		}
-	}
+	return slices.Concat(smallTransactions(), largeTransactions(), oneByOneWorkloads())
+}
+
+// smallTransactions are those of pgbench and of shop.
+func smallTransactions() []streamWorkload {
 	s1, s3 := scaled(200_000), scaled(60_000)
 	return []streamWorkload{
 		{
@@ -102,6 +90,17 @@ func streamWorkloads() []streamWorkload {
 			},
 			write: func(ctx context.Context, b *bench, dsn string) error { return writeShop(ctx, dsn, int64(s3(b))) },
 		},
+	}
+}
+
+// largeTransactions are of one transaction each.
+func largeTransactions() []streamWorkload {
+	million := func(b *bench) int { return b.n(1_000_000) }
+	wide := `create table t (id int primary key, a int not null, b text, c timestamptz, d numeric(12,2))`
+	fill := func(ctx context.Context, b *bench, dsn string) error {
+		return execute(ctx, dsn, wide, fmt.Sprintf(`insert into t select i, i, 'row ' || i, now(), i / 7.0 from generate_series(1, %d) i`, million(b)))
+	}
+	return []streamWorkload{
 		{
 			id: "S4i", what: "one transaction that inserts 1,000,000 rows", unit: "rows/s", goal: "≥ 1.5 × native; RSS ≤ 128 MiB", count: million,
 			setup: script(wide), write: func(ctx context.Context, b *bench, dsn string) error {
@@ -116,6 +115,25 @@ func streamWorkloads() []streamWorkload {
 			id: "S4d", what: "one transaction that deletes 1,000,000 rows", unit: "rows/s", goal: "≥ 1.5 × native; RSS ≤ 128 MiB", count: million,
 			setup: fill, write: script(`delete from t`),
 		},
+	}
+}
+
+// oneByOneWorkloads change rows of one kind, a transaction each.
+func oneByOneWorkloads() []streamWorkload {
+	full := func(index string) func(context.Context, *bench, string) error {
+		return func(ctx context.Context, b *bench, dsn string) error {
+			return execute(ctx, dsn, `create table f (id int not null, a int, b text)`, `alter table f replica identity full`,
+				`insert into f select i, i, 'row ' || i from generate_series(1, 2000) i`, index)
+		}
+	}
+	// Every row is updated in turn, one transaction each.
+	oneByOne := func(sql string, n func(*bench) int) func(context.Context, *bench, string) error {
+		return func(ctx context.Context, b *bench, dsn string) error {
+			return execute(ctx, dsn, `set synchronous_commit = off`,
+				fmt.Sprintf(`do $$ begin for i in 0..%d loop %s; commit; end loop; end $$`, n(b)-1, sql))
+		}
+	}
+	return []streamWorkload{
 		{
 			id: "S5u", what: "100,000 updates that leave 50 kB out-of-line values as they were", unit: "rows/s", goal: "≥ 1.2 × native", count: scaled(100_000),
 			setup: script(fmt.Sprintf(documents, 2000)),
