@@ -314,7 +314,7 @@ func firing(replica bool) []string {
 const tableQuery = `
 select distinct c.oid, n.nspname::text, c.relname::text, c.relkind::text,
        c.relrowsecurity, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled::text = any ($3) and not (g.tgisinternal and g.tgenabled = 'O')
-           and not exists (select from pg_proc p join pg_namespace f on f.oid = p.pronamespace where p.oid = g.tgfoid and f.nspname = 'walferry' and p.proname ~ '^fence_'))
+           and not ` + catalog.OfFence + `)
          or exists (select from pg_rewrite r where r.ev_class = c.oid and r.ev_enabled::text = any ($3)),
        array(select quote_ident(r.rulename) from pg_rewrite r
               where r.ev_class = c.oid and r.ev_enabled::text = any ($3) and r.ev_type <> '1' and r.is_instead and r.ev_qual::text = '<>' order by 1)

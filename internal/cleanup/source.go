@@ -42,7 +42,46 @@ func fromSource(ctx context.Context, conn *pgx.Conn, name string) error {
 	if err := flow.DisarmTo(ctx, conn, flow.Name{Migration: name, Direction: flow.Back}); err != nil {
 		return err
 	}
+	if err := forgetBack(ctx, conn, name); err != nil {
+		return err
+	}
 	return sourceSchema(ctx, conn, name)
+}
+
+// forgetBack removes the record of a migration's way back, which is on the source, and the tables of records if there is
+// no other: the source may be the target of other migrations.
+func forgetBack(ctx context.Context, conn *pgx.Conn, name string) error {
+	there, err := column(ctx, conn, `
+select relname::text from pg_class where relnamespace = to_regnamespace('walferry') and relkind = 'r' and relname in ('migration', 'request', 'word')`)
+	if err != nil {
+		return fmt.Errorf("look for the record of the way back: %w", err)
+	}
+	if len(there) == 0 {
+		return nil
+	}
+	if err := catalog.Trust(ctx, conn); err != nil { // they may be views that a user has created
+		return err
+	}
+	back := flow.Name{Migration: name, Direction: flow.Back}.String()
+	unused := true
+	for _, table := range there {
+		of := "migration"
+		if table == "migration" {
+			of = "name"
+		}
+		var others bool
+		if _, err = conn.Exec(ctx, `delete from walferry.`+table+` where `+of+` = $1`, back); err == nil {
+			err = conn.QueryRow(ctx, `select exists(select from walferry.`+table+`)`).Scan(&others)
+		}
+		if err != nil {
+			return fmt.Errorf("remove the record of the way back: %w", err)
+		}
+		unused = unused && !others
+	}
+	if !unused {
+		return nil
+	}
+	return online.Run(ctx, conn, "", `drop table if exists walferry.migration, walferry.request, walferry.word`)
 }
 
 // sourceSchema removes what the migrations of one source share, unless there is another one. The

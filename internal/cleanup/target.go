@@ -14,7 +14,14 @@ import (
 // fromTarget removes the migration's rows from its target, and the schema with the last migration.
 // sharedOrigin means that the replication origin stays: another database's migration has the same.
 func fromTarget(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin bool, err error) {
-	if err := flow.DisarmFrom(ctx, conn, flow.Name{Migration: name, Direction: flow.Back}); err != nil {
+	back := flow.Name{Migration: name, Direction: flow.Back}
+	if err := flow.DisarmFrom(ctx, conn, back); err != nil {
+		return false, err
+	}
+	if err := fence(ctx, conn, back.String()); err != nil {
+		return false, err
+	}
+	if err := flow.Unwatch(ctx, conn, back.String()); err != nil {
 		return false, err
 	}
 	// A migration that failed early does not have all of the tables.

@@ -32,6 +32,9 @@ type Flow struct {
 	// publications as they were made. It is called whenever a stream is opened.
 	Expect func(context.Context) (decoder.Identity, error)
 
+	// Pass lets the flow through the fence of the server that it goes to. Empty: it has none.
+	Pass string
+
 	// Heartbeat is how often a beat is written, for the lag that Status shows. Whatever looks at
 	// the flow now and then does so once every few beats.
 	Heartbeat time.Duration
@@ -103,8 +106,20 @@ func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
 
 // connect opens a session for the applier.
 func (f *Flow) connect(ctx context.Context) (*pgx.Conn, error) {
-	return session.Open(ctx, session.Config{DSN: f.To.DSN, Application: f.Name.String() + applying})
+	return f.open(ctx, applying)
 }
+
+// open connects to the server that the flow goes to, to write to its tables.
+func (f *Flow) open(ctx context.Context, what string) (*pgx.Conn, error) {
+	c := session.Config{DSN: f.To.DSN, Application: f.Name.String() + what}
+	if f.Pass != "" {
+		c.Settings = map[string]string{PassSetting: f.Pass}
+	}
+	return session.Open(ctx, c)
+}
+
+// PassSetting is the setting that lets a session through a fence whose secret it holds.
+const PassSetting = "walferry.pass"
 
 // applying is the name of the applier's session, after the flow's name.
 const applying = " apply"

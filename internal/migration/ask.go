@@ -82,6 +82,39 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult
 	return result, err
 }
 
+// Fallback asks the running migrate to switch back to the old server, and waits for it, as Cutover does.
+func Fallback(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
+	a, err := ask(ctx, c, "fallback", state.Args{
+		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
+		AllowDifferences: c.Cut.AllowDifferences,
+	}, onStep)
+	result, unread := measured(a)
+	err = cmp.Or(err, unread)
+	if err == nil && result != nil {
+		err = result.Verdict()
+	}
+	return result, err
+}
+
+// Finish asks the running migrate to give the way back up, which ends it. Afterwards the migration can be cleaned up.
+func Finish(ctx context.Context, c Config) error {
+	_, err := ask(ctx, c, "finish", state.Args{}, nil)
+	return err
+}
+
+// ask asks the running migrate for something.
+func ask(ctx context.Context, c Config, kind string, args state.Args, onStep func(string)) (a state.Answer, err error) {
+	if c, err = c.fill(); err != nil {
+		return a, err
+	}
+	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " " + kind}, nil)
+	if err != nil {
+		return a, err
+	}
+	defer target.Close()
+	return home(target, c).Mailbox().Ask(ctx, kind, args, onStep)
+}
+
 // measured returns what an answer reports of a cutover, or nil.
 func measured(a state.Answer) (result *CutoverResult, err error) {
 	if len(a.Cutover) == 0 {

@@ -76,6 +76,9 @@ type Config struct {
 	// itself runs when the target is in use.
 	Prove Switch
 
+	// FallBack is whether a cutover keeps a way back. Empty: NoFallBack.
+	FallBack FallBackMode
+
 	// Heartbeat is the interval between beats. Zero: 5 s.
 	Heartbeat time.Duration
 
@@ -133,6 +136,9 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.OnNewTable != "" && c.OnNewTable != StopOnNewTable && c.OnNewTable != IgnoreNewTables {
 		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--on-new-table %q is neither ignore nor stop", c.OnNewTable), Advice: "it says what becomes of tables that are created on the source while the migration runs"}
+	}
+	if c.FallBack != "" && c.FallBack != NoFallBack && c.FallBack != FallBackAuto && c.FallBack != FallBackRequire {
+		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--fall-back %q is none of auto, require, off", c.FallBack), Advice: "auto keeps a way back where it can be had, require refuses a cutover without one"}
 	}
 	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit {
 		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size and --max-retained-wal as 512MB or 100GB"}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/walferry/walferry/internal/cleanup"
@@ -75,6 +76,8 @@ func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error 
 	switch {
 	case rec == nil:
 		return store.Missing(ctx)
+	case rec.Phase == Switched:
+		return &fail.Error{Kind: fail.Gate, Problem: "the target is the database now, and the old server follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
 	case rec.Phase == Finished:
 		return &fail.Error{Kind: fail.Gate, Problem: "the cutover is done: the target is the database now", Advice: "`walferry cleanup` removes what walferry left"}
 	}
@@ -112,11 +115,23 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	if err := mayCleanUp(e.rec); err != nil {
 		return nil, err
 	}
+	back := e.turned()
+	if err := back.recall(ctx); err != nil {
+		return nil, err
+	}
+	if back.rec != nil { // the old server's triggers are held, as for any flow that goes to a server
+		if sql, err := back.opening.EnableRest(ctx, 10*time.Second); err != nil {
+			return nil, &fail.Error{Kind: fail.Gate, Problem: "on the old server: " + err.Error() + "; nothing was removed", Advice: "run there: " + strings.Join(sql, "; ") + "; then clean up again"}
+		}
+	}
 	return e.ended().Remove(ctx)
 }
 
 // mayCleanUp returns an error if a migration must keep what it has.
 func mayCleanUp(rec *state.Record) error {
+	if rec.Phase == Switched {
+		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the old server follows the new one: migration %q keeps a way back", rec.Name), Advice: "`walferry finish` gives it up"}
+	}
 	if rec.Phase != Finished && rec.Phase != Aborted {
 		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q is in phase %s", rec.Name, rec.Phase), Advice: "cut over or abort first"}
 	}

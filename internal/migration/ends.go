@@ -20,17 +20,21 @@ import (
 // ends are the two servers of a migration, its record, and what it has on them.
 type ends struct {
 	c      Config
+	name   flow.Name // of the flow between them; their objects are named after it
 	target *session.Link
 	source *session.Link // nil: not connected to yet
 	store  *state.Store
 	lock   *state.Lock   // nil: not taken
 	rec    *state.Record // as it was read last; nil: there is none
+	armed  state.Armed   // what the flow was armed with; zero: it was not
 
 	flow        *flow.Flow
 	tables      *identity.Tables
 	definitions *definitions.Carrier
 	opening     *opening.Target
 	fence       cutover.Standing // as it may stand on the source
+	live        *live
+	shown       *live // what is shown of a switch: in that of the migration
 }
 
 // openTarget connects to the target, for DDL too: the source's event triggers come along with the
@@ -40,7 +44,7 @@ func openTarget(ctx context.Context, c Config) (*ends, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ends{c: c, target: target, store: home(target, c)}, nil
+	return &ends{c: c, name: flow.Name{Migration: c.Name}, target: target, store: home(target, c)}, nil
 }
 
 // home is where the record of a migration is kept.
@@ -51,23 +55,43 @@ func (e *ends) openSource(ctx context.Context) (err error) {
 	if e.source, err = session.OpenLink(ctx, session.Config{DSN: e.c.Source, Application: e.c.Name}, online.Quiet); err != nil {
 		return err
 	}
+	e.assemble()
+	return nil
+}
+
+// assemble makes the values by which the two servers are worked on.
+func (e *ends) assemble() {
 	from, to := session.End{DSN: e.c.Source, Link: e.source}, session.End{DSN: e.c.Target, Link: e.target}
 	e.tables = &identity.Tables{From: e.source, To: e.target, Store: e.store, Selection: e.c.selection(), Logger: e.c.Logger}
 	e.flow = &flow.Flow{
-		Name: flowName(e.c.Name), From: from, To: to,
+		Name: e.name, From: from, To: to,
 		Expect: func(ctx context.Context) (decoder.Identity, error) {
 			publications, err := e.tables.Publications(ctx)
 			return decoder.Identity{SystemID: e.rec.SystemID, Timeline: e.rec.Timeline, Database: e.rec.Database, Publications: publications}, err
 		},
 		Heartbeat: e.c.Heartbeat, Logger: e.c.Logger,
 	}
+	e.live = &live{flow: e.flow, log: e.c.Logger}
+	e.shown = e.live
 	e.definitions = &definitions.Carrier{
 		From: from, To: to, Store: e.store,
-		Tables: e.tables.Selected, Brought: e.tables.Brought, Jobs: e.c.Jobs, Logger: e.c.Logger,
+		Tables: e.tables.Selected, Brought: e.tables.Brought, Step: e.live.step, Jobs: e.c.Jobs, Logger: e.c.Logger,
 	}
-	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.c.Name, Tables: e.tables.Selected, Logger: e.c.Logger}
-	e.fence = cutover.Standing{Name: e.c.Name, DSN: e.c.Source, Store: e.store}
-	return nil
+	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.name.String(), Tables: e.tables.Selected, Logger: e.c.Logger}
+	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store}
+}
+
+// turned returns the same two servers the other way round, for the flow in the other direction. The
+// record of that flow is on the server that it goes to, as that of every flow is.
+func (e *ends) turned() *ends {
+	c := e.c
+	c.Source, c.Target = e.c.Target, e.c.Source
+	c.Schema, c.OnNewTable = "none", IgnoreNewTables // both sides have their definitions
+	t := &ends{c: c, name: e.name.Reverse(), source: e.target, target: e.source, lock: e.lock}
+	t.store = state.At(t.target, t.name.String())
+	t.assemble()
+	t.shown = e.live
+	return t
 }
 
 // openEnds connects to both, for abort, cleanup and verify. The source must be that of the
@@ -115,9 +139,6 @@ func checkSource(ctx context.Context, c Config, rec *state.Record) error {
 	return identity.CheckSource(ctx, session.Config{DSN: c.Source, Application: c.Name}, rec.SystemID, rec.Database)
 }
 
-// flowName is what the flow of a migration is known by.
-func flowName(migration string) flow.Name { return flow.Name{Migration: migration} }
-
 // words returns the words of --insert-only about tables.
 func (e *ends) words(tables []catalog.Table) *flow.Words {
 	return flow.WordsOf(e.flow.Name, e.source, e.target, e.store, tables)
@@ -125,5 +146,5 @@ func (e *ends) words(tables []catalog.Table) *flow.Words {
 
 // ended returns the migration as one that has ended.
 func (e *ends) ended() *cleanup.Ended {
-	return &cleanup.Ended{Name: e.c.Name, Source: e.source, Target: e.target, Opening: e.opening, Keys: e.definitions.Pending()}
+	return &cleanup.Ended{Name: e.name.String(), Source: e.source, Target: e.target, Opening: e.opening, Keys: e.definitions.Pending()}
 }

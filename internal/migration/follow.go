@@ -13,6 +13,8 @@ import (
 // following is the part of a run that applies the stream, and what may be asked of it meanwhile.
 type following struct {
 	r       *runner
+	e       *ends // in the direction that is followed
+	other   *ends // the other way round
 	running *flow.Running
 	cutting chan struct{} // full while a cutover is in progress
 
@@ -21,26 +23,38 @@ type following struct {
 	halfway bool // one that was undone could not drop its foreign keys, or record that it follows
 }
 
-// following applies changes until the cutover is done, the migration is aborted,
+// followForth applies changes until the cutover is done, the migration is aborted,
 // ctx ends, or something needs an operator.
-func (r *runner) following(ctx context.Context) error {
+func (r *runner) followForth(ctx context.Context) error {
+	if r.c.FallBack != NoFallBack || r.armed.Pass != "" {
+		if err := r.back.retire(ctx); err != nil {
+			return err
+		}
+	}
+	return r.follow(ctx, r.ends, r.back)
+}
+
+// follow follows in the direction of e.
+func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	_, err := r.opening.Hold(ctx)
-	if err := errors.Join(err, r.definitions.DropKeys(ctx),
-		r.fence.TakeDown(ctx, "", func() {}, func(text string) { r.c.Logger.Warn(text) })); err != nil {
+	_, err := e.opening.Hold(ctx)
+	if err := errors.Join(err, e.definitions.DropKeys(ctx),
+		e.fence.TakeDown(ctx, "", func() {}, func(text string) { e.c.Logger.Warn(text) })); err != nil {
 		return err
 	}
 	r.live.step("follow")
-	running, err := r.flow.Start(ctx, flow.Followed{Originals: flow.OriginalsOf(r.tables.Remembered()), Words: *r.words(r.tables.InsertOnly())})
+	running, err := e.flow.Start(ctx, flow.Followed{
+		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: *e.words(e.tables.InsertOnly()), Start: e.armed.Begins,
+	})
 	if err != nil {
 		return err
 	}
 	defer running.Close(ctx)
-	f := &following{r: r, running: running, cutting: make(chan struct{}, 1)}
+	f := &following{r: r, e: e, other: other, running: running, cutting: make(chan struct{}, 1)}
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
-		if r.c.Until == UntilCaughtUp || r.c.Auto == On {
+		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.c.Auto == On) {
 			f.onceCaughtUp(ctx, stop)
 		}
 	})

@@ -63,9 +63,10 @@ var (
 // runner is one run of Migrate. It moves a migration from phase to phase.
 type runner struct {
 	*ends
-	live *live
+	back *ends // the other way round
 	rows *copying.Copy
 
+	mu        sync.Mutex
 	cutover   *CutoverResult // once it is done
 	sequences int            // set by endCopy
 }
@@ -90,8 +91,8 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err := e.take(ctx, state.LockPatience); err != nil {
 		return Outcome{}, err
 	}
-	r := &runner{ends: e, live: &live{flow: e.flow, log: c.Logger}}
-	if r.rec, err = r.store.Load(ctx); err != nil {
+	r := &runner{ends: e, back: e.turned()}
+	if err := r.recall(ctx); err != nil {
 		return Outcome{}, err
 	}
 	if r.rec != nil {
@@ -126,7 +127,10 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until}
 	r.count(clean, &outcome)
 	defer r.answerRest(clean)
-	if r.cutover != nil && r.cutover.FinishedAt != nil {
+	if outcome.Phase == Switched {
+		outcome.Cutover = nil // the run has gone on since
+	}
+	if outcome.Cutover != nil && r.cutover.FinishedAt != nil {
 		// Whatever has ended the run after that: the cutover is done, and this is what is known.
 		outcome.Stopped = ctx.Err() != nil && len(r.cutover.Unvalidated) > 0
 		return outcome, r.cutover.Verdict()
@@ -152,7 +156,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 // settled is called once it is known what is migrated, and how.
 func (r *runner) settled() {
 	r.tables.Selection = r.c.selection()
-	r.definitions.Brought, r.definitions.Step = r.tables.Brought, r.live.step
+	r.definitions.Brought = r.tables.Brought
 	r.live.set(func(st *Status) {
 		st.Name, st.Running, st.ByItself = r.c.Name, true, r.c.Auto == On || r.c.Until == UntilCaughtUp
 		if r.rec != nil {
@@ -319,9 +323,14 @@ func (r *runner) run(ctx context.Context) error {
 				next, err = Finished, r.endCopy(ctx)
 			}
 		case Following:
-			return r.following(ctx)
+			if err := r.followForth(ctx); !errors.Is(err, errFinished) || r.live.phase() != Switched {
+				return err
+			}
+			continue
+		case Switched:
+			next, err = r.switchedOver(ctx)
 		case Fenced, Drained:
-			next, err = r.afterInterruptedCutover(ctx)
+			next, err = r.afterInterruptedCutover(ctx, r.ends, r.back)
 		case Finished:
 			return nil
 		default:
@@ -368,15 +377,15 @@ func (r *runner) endCopy(ctx context.Context) error {
 }
 
 // advance records a phase and reports it.
-func (r *runner) advance(ctx context.Context, phase Phase) error {
+func (e *ends) advance(ctx context.Context, phase Phase) error {
 	// The step is done; a signal that arrives now must not make it undone.
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := r.store.SetPhase(clean, phase); err != nil {
+	if err := e.store.SetPhase(clean, phase); err != nil {
 		return err
 	}
-	r.live.moved(phase)
-	r.c.Logger.Info("phase " + string(phase))
+	e.live.moved(phase)
+	e.c.Logger.Info("phase " + string(phase))
 	return context.Cause(ctx)
 }
 

@@ -16,7 +16,7 @@ func (c Config) options() state.Options {
 	o := state.Options{
 		Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump"),
 		Until: string(c.Until), Cutover: "manual", Verify: c.Prove == On, MaxRetainedWAL: max(0, c.MaxRetainedWAL), OnNewTable: string(c.OnNewTable),
-		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), Without: c.Cut.Without,
+		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), Without: c.Cut.Without, FallBack: string(c.FallBack),
 	}
 	if c.Auto == On {
 		o.Cutover = "auto"
@@ -66,6 +66,7 @@ func (c *Config) settle(was state.Options) {
 	c.OnNewTable = cmp.Or(c.OnNewTable, OnNewTable(was.OnNewTable), StopOnNewTable)
 	c.MaxRetainedWAL = cmp.Or(c.MaxRetainedWAL, was.MaxRetainedWAL, NoLimit)
 	c.Auto = cmp.Or(c.Auto, switched(was.Cutover == "auto"))
+	c.FallBack = cmp.Or(c.FallBack, FallBackMode(was.FallBack), NoFallBack)
 	c.Prove = cmp.Or(c.Prove, switched(was.Verify))
 	c.Cut.Timeout = cmp.Or(c.Cut.Timeout, seconds(was.Timeout))
 	c.Cut.MaxLag = cmp.Or(c.Cut.MaxLag, seconds(was.MaxLag))
@@ -110,6 +111,7 @@ func optionArgs(o state.Options) (args []string) {
 		{"--until", o.Until, string(UntilCutover)},
 		{"--cutover", o.Cutover, "manual"},
 		{"--on-new-table", o.OnNewTable, string(StopOnNewTable)},
+		{"--fall-back", o.FallBack, string(NoFallBack)},
 	} {
 		if part.value != "" && part.value != part.usual {
 			args = append(args, part.option, part.value)

@@ -14,6 +14,7 @@ const (
 	Following = state.Following
 	Fenced    = state.Fenced
 	Drained   = state.Drained
+	Switched  = state.Switched
 	Finished  = state.Finished
 	Aborted   = state.Aborted
 )

@@ -70,14 +70,14 @@ func (r *runner) export(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) exportConfig() slot.ExportConfig {
+func (e *ends) exportConfig() slot.ExportConfig {
 	return slot.ExportConfig{
-		Logger: r.c.Logger,
+		Logger: e.c.Logger,
 		OnBlocked: func(blockers []slot.Blocker) {
 			for _, b := range blockers {
-				r.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
+				e.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
 			}
-			r.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be created", len(blockers)))
+			e.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be created", len(blockers)))
 		},
 	}
 }

@@ -28,7 +28,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		f.undoLate(ctx)
 		later := ""
 		if f.running.Held() {
-			later = "cutover" // which needs the applier; the hold ends soon
+			later = f.switchKind() // which needs the applier; the hold ends soon
 		}
 		q, err := f.r.store.Mailbox().Next(ctx, later)
 		if err != nil || q == nil {
@@ -61,9 +61,12 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 // carryOut does one request. With end the run is over.
 func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
 	switch q.Kind {
-	case "cutover":
+	case "cutover", "fallback":
+		if err := f.mayDo(q.Kind); err != nil {
+			return a, nil, err
+		}
 		step := func(text string) {
-			f.r.c.Logger.Info("cutover: " + text)
+			f.r.c.Logger.Info(q.Kind + ": " + text)
 			if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
 				f.r.c.Logger.Debug("report step", "error", err)
 			}
@@ -75,7 +78,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
 		defer stop()
 		result, err := f.cutover(ctx, wanted, true, options.fill(), step)
-		if err != nil && !result.Sealed && f.r.live.phase() == Finished {
+		if err != nil && !result.Sealed && f.over() {
 			return a, nil, errLeaveIt
 		}
 		if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
@@ -92,7 +95,28 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		text, unwritten := json.Marshal(result)
 		a.Cutover = text
 		return a, end, cmp.Or(err, unwritten)
+	case "finish":
+		if err := f.mayDo(q.Kind); err != nil {
+			return a, nil, err
+		}
+		select {
+		case f.cutting <- struct{}{}:
+			defer func() { <-f.cutting }()
+		case <-ctx.Done():
+			return a, nil, context.Cause(ctx)
+		}
+		if f.over() {
+			return a, nil, errLeaveIt
+		}
+		if err := f.e.store.SetPhase(ctx, Finished); err != nil {
+			return a, nil, err
+		}
+		f.e.live.moved(Finished)
+		return a, errFinished, nil
 	case "abort":
+		if f.e.name.Direction == flow.Back {
+			return a, nil, &fail.Error{Kind: fail.Gate, Problem: "the target is the database now, and the old server follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
+		}
 		// A cutover that nobody has asked for, that of --cutover auto, is undone first.
 		select {
 		case f.cutting <- struct{}{}:
@@ -100,7 +124,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		case <-ctx.Done():
 			return a, nil, context.Cause(ctx)
 		}
-		if f.r.live.phase() == Finished {
+		if f.over() {
 			return a, nil, errLeaveIt
 		}
 		if err := f.r.store.SetPhase(ctx, Aborted); err != nil {
@@ -124,6 +148,34 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		return a, nil, nil
 	}
 	return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}
+}
+
+// switchKind is the request for a switch in the direction that is followed.
+func (f *following) switchKind() string {
+	if f.e.name.Direction == flow.Back {
+		return "fallback"
+	}
+	return "cutover"
+}
+
+// over reports whether a switch is done.
+func (f *following) over() bool {
+	phase := f.e.live.phase()
+	return phase == Finished || phase == Switched
+}
+
+// mayDo returns an error if a request is for the other direction.
+func (f *following) mayDo(kind string) error {
+	forth := f.e.name.Direction == flow.Forth
+	switch {
+	case forth && kind == "fallback":
+		return &fail.Error{Kind: fail.Gate, Problem: "the old server is the database: there is nothing to go back from", Advice: "`walferry cutover` switches to the new one"}
+	case forth && kind == "finish":
+		return &fail.Error{Kind: fail.Gate, Problem: "the migration has not cut over", Advice: "`walferry cutover` switches; `walferry abort` gives the migration up"}
+	case !forth && kind == "cutover":
+		return &fail.Error{Kind: fail.Gate, Problem: "the cutover is done already", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
+	}
+	return nil
 }
 
 // unwanted returns why the context of a cutover has ended, if nobody wants it any more; otherwise

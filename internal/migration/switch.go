@@ -10,6 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -22,41 +23,44 @@ type (
 	Comparison    = cutover.Comparison
 )
 
-// newSwitch is the switch from the source to the target.
-func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch {
+// newSwitch returns the switch from the source of e to its target. other are the ends the other way round.
+func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
-		Name: r.c.Name, From: r.flow.From, To: r.flow.To,
-		Tables: r.tables.Selected, Definitions: r.definitions, Opening: r.opening, Sequences: r.carrier(), Identity: r.tables.Gate,
-		Store: r.store, Advance: r.advance, Finished: r.switched,
-		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: r.c.Jobs,
-		Told: told, Logger: r.c.Logger,
+		Name: e.name.String(), From: e.flow.From, To: e.flow.To,
+		Tables: e.tables.Selected, Definitions: e.definitions, Opening: e.opening, Sequences: e.carrier(), Identity: e.tables.Gate,
+		Store: e.store, Advance: e.advance, Onward: Switched,
+		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: e.c.Jobs,
+		Told: told, Logger: e.c.Logger,
 	}
-	if r.c.Prove == On {
-		s.Proof = &cutover.Proof{Tables: r.tables.Migrated}
+	if other.switchedBefore() {
+		s.Stands = other.fence
+	}
+	if e.c.Prove == On {
+		s.Proof = &cutover.Proof{Tables: e.tables.Migrated}
 	}
 	s.Observers = []cutover.Observer{func(_ context.Context, t state.Taken) error {
-		r.live.set(func(st *Status) {
+		e.shown.set(func(st *Status) {
 			st.Cutover.Steps = s.Taken()
 			st.Begins(t)
 		})
 		return nil
 	}}
-	s.InWay = func(w online.Wait) { r.live.set(func(st *Status) { st.WaitsFor(w) }) }
+	s.InWay = func(w online.Wait) { e.shown.set(func(st *Status) { st.WaitsFor(w) }) }
 	s.Gates = []cutover.Step{
-		{Name: cutover.GatePhase, Do: r.phaseGate},
+		{Name: cutover.GatePhase, Do: e.phaseGate},
 		// Before the beat, which comes back whatever has become of the publication.
 		{Name: cutover.GateIdentity, Do: s.IdentityGate},
 		{Name: cutover.GateLag, Do: s.LagGate},
 		{Name: cutover.GateWriters, Do: s.WritersGate},
-		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return compare.Gate(ctx, r.store, o.AllowDifferences) }},
+		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return compare.Gate(ctx, e.store, o.AllowDifferences) }},
 		{Name: cutover.GateStatistics, Do: s.StatisticsGate},
 		{Name: cutover.GateSchema, Do: func(ctx context.Context) error {
-			if err := r.tables.Select(ctx, true); err != nil { // as they are now, for the rest of the cutover
+			if err := e.tables.Select(ctx, true); err != nil { // as they are now, for the rest of the cutover
 				return err
 			}
-			return r.definitions.Gate(ctx, r.tables.Remembered(), o.Without)
+			return e.definitions.Gate(ctx, e.tables.Remembered(), o.Without)
 		}},
-		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return r.opening.Gate(ctx, o.Timeout/4, told) }},
+		{Name: cutover.GateActions, Do: func(ctx context.Context) error { return e.opening.Gate(ctx, o.Timeout/4, told) }},
 		{Name: cutover.GateSequences, Do: s.SequencesGate},
 	}
 	return s
@@ -64,13 +68,6 @@ func (r *runner) newSwitch(o CutoverOptions, told func(string)) *cutover.Switch 
 
 // cutover switches from the source to the target. See cutover.Switch.
 func (f *following) cutover(whole, wanted context.Context, asked bool, o CutoverOptions, step func(string)) (*CutoverResult, error) {
-	s := f.r.newSwitch(o, step)
-	s.Flow = f.running
-	s.Closed = func() {
-		f.mu.Lock()
-		f.closed = true
-		f.mu.Unlock()
-	}
 	select {
 	case f.cutting <- struct{}{}:
 		defer func() { <-f.cutting }()
@@ -79,10 +76,29 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	case <-time.After(o.Timeout):
 		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another cutover is in progress", Advice: "`walferry status` shows where it stands"}
 	}
-	f.r.live.set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
-	defer f.r.live.set(func(st *Status) { st.Under = nil })
+	f.e.shown.set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
+	defer f.e.shown.set(func(st *Status) { st.Under = nil })
+	s := f.e.newSwitch(f.other, o, step)
+	s.Flow = f.running
+	s.Finished = func(result *CutoverResult) {
+		phase := Finished
+		if s.WayBack != nil {
+			phase = s.Onward
+		}
+		f.e.live.moved(phase)
+		f.r.switched(result)
+	}
+	s.Closed = func() {
+		f.mu.Lock()
+		f.closed = true
+		f.mu.Unlock()
+	}
+	if back := f.e.name.Direction == flow.Back; back || f.e.c.FallBack != NoFallBack {
+		w := f.e.newWayBack(f.other)
+		s.WayBack, s.Pass, s.NeedWayBack = w, w.pass, back || f.e.c.FallBack == FallBackRequire
+	}
 	result, err := s.Run(whole, wanted)
-	if phase := f.r.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
+	if phase := f.e.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
 		f.mu.Lock()
 		f.halfway = true
 		f.mu.Unlock()
@@ -90,23 +106,31 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	return result, err
 }
 
-// afterInterruptedCutover decides for a run that finds the phase Fenced or Drained: if the fence is
-// sealed the cutover is finished. Otherwise the fence is taken down, and the migration follows
-// again.
-func (r *runner) afterInterruptedCutover(ctx context.Context) (Phase, error) {
-	s := r.newSwitch(CutoverOptions{}.fill(), func(line string) { r.c.Logger.Info("cutover: " + line) })
-	done, err := s.Resume(ctx, r.live.phase() == Drained, r.rec.FencedAt, r.rec.DrainedAt)
-	if err != nil {
+// afterInterruptedCutover decides for a run that finds the phase Fenced or Drained: the cutover is
+// finished if its fence is sealed. Otherwise the fence is taken down, and the migration follows on.
+func (r *runner) afterInterruptedCutover(ctx context.Context, e, other *ends) (Phase, error) {
+	if err := other.recall(ctx); err != nil {
 		return "", err
 	}
-	if !done {
+	s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { e.c.Logger.Info("cutover: " + line) })
+	s.Finished = r.switched
+	if other.armed.Begins != 0 { // which is so where the fence is sealed; otherwise it is of no importance
+		s.WayBack, s.Pass = e.newWayBack(other), other.armed.Pass
+	}
+	done, err := s.Resume(ctx, e.live.phase() == Drained, e.rec.FencedAt, e.rec.DrainedAt)
+	switch {
+	case err != nil:
+		return "", err
+	case !done:
 		return Following, nil // which takes down what stands
+	case s.WayBack != nil:
+		return Switched, nil
 	}
 	return Finished, nil
 }
 
-func (r *runner) phaseGate(context.Context) error {
-	if phase := r.live.phase(); phase != Following {
+func (e *ends) phaseGate(context.Context) error {
+	if phase := e.live.phase(); phase != Following {
 		return &fail.Error{Kind: fail.Gate, Problem: "the migration is in phase " + string(phase) + ", not following", Advice: "wait until it follows"}
 	}
 	return nil
@@ -114,15 +138,17 @@ func (r *runner) phaseGate(context.Context) error {
 
 // switched notes that a cutover is done.
 func (r *runner) switched(result *CutoverResult) {
-	r.live.set(func(st *Status) { st.Phase, r.cutover = Finished, result })
+	r.mu.Lock()
+	r.cutover = result
+	r.mu.Unlock()
 }
 
 // carrier carries the source's sequences over to the target.
-func (r *runner) carrier() *cutover.Carrier {
+func (e *ends) carrier() *cutover.Carrier {
 	return &cutover.Carrier{
-		From: r.source, To: r.target, Store: r.store, Tables: r.tables.Selected,
+		From: e.source, To: e.target, Store: e.store, Tables: e.tables.Selected,
 		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
-			return r.opening.Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
+			return e.opening.Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)
 				return err
 			})
@@ -138,7 +164,7 @@ func (f *following) undoLate(ctx context.Context) {
 	if closed {
 		say := func(text string) { f.r.c.Logger.Warn(text) }
 		err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
-			return f.r.fence.TakeDown(ctx, f.r.store.Run(), func() { say("un-fenced") }, say)
+			return f.e.fence.TakeDown(ctx, f.e.store.Run(), func() { say("un-fenced") }, say)
 		})
 		var still *cutover.StillFencedError
 		if errors.As(err, &still) {
@@ -153,10 +179,10 @@ func (f *following) undoLate(ctx context.Context) {
 		return
 	}
 	err := wait.Within(ctx, 5*time.Second, func(ctx context.Context) error {
-		if err := f.r.definitions.DropKeys(ctx); err != nil {
+		if err := f.e.definitions.DropKeys(ctx); err != nil {
 			return err
 		}
-		return f.r.advance(ctx, Following)
+		return f.e.advance(ctx, Following)
 	})
 	if err != nil && !errors.Is(err, state.ErrOvertaken) { // then another one has it
 		f.r.c.Logger.Debug("undo the cutover", "error", err)

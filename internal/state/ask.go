@@ -163,7 +163,7 @@ update walferry.request set withdrawn_at = clock_timestamp(),
 	switch {
 	case err != nil:
 		return a, errors.Join(why, fmt.Errorf("take the request back: %w", err))
-	case q.request.Kind != "cutover":
+	case !q.request.switches():
 		return a, why
 	case !begun:
 		return a, ErrNotBegun
@@ -190,7 +190,7 @@ func (m Mailbox) unanswered(ctx context.Context, q *Request) (a Answer, err erro
 	if err != nil || r == nil {
 		return a, ErrUnanswered
 	}
-	if r.Phase == Finished && q.Kind == "cutover" && !q.Args.DryRun {
+	if r.Phase == Finished && q.switches() && !q.Args.DryRun {
 		return a, ErrDone
 	}
 	if begun {

@@ -73,6 +73,7 @@ type Options struct {
 	Timeout        float64  `json:"timeout,omitempty"` // seconds, of an automatic cutover
 	MaxLag         float64  `json:"max_lag,omitempty"` // seconds
 	Without        []string `json:"without,omitempty"`
+	FallBack       string   `json:"fall_back,omitempty"` // auto, require or off; empty: off
 }
 
 // lockKey is the advisory lock that the one runner of a migration, $1, holds on the home. The
@@ -159,6 +160,18 @@ func (s *Store) LoadAlive(ctx context.Context) (*Record, error) {
 			return r, err
 		}
 	}
+}
+
+// Forget removes the record of a flow that was armed, if there is one.
+func (s *Store) Forget(ctx context.Context) error {
+	ok, err := s.exists(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	if err := s.home.Exec(ctx, `delete from walferry.migration where name = $1`, s.name); err != nil {
+		return fmt.Errorf("forget the record of %s: %w", s.name, err)
+	}
+	return nil
 }
 
 // Take makes the migration this process's, which has the lock: whoever had it before, and

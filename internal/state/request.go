@@ -14,9 +14,12 @@ import (
 // Request is what another process asks of the running migrate.
 type Request struct {
 	ID   int64
-	Kind string // cutover, abort, hold, advance, release
+	Kind string // cutover, fallback, finish, abort, hold, advance, release
 	Args Args
 }
+
+// switches reports whether the request is for a switch, in either direction.
+func (r *Request) switches() bool { return r.Kind == "cutover" || r.Kind == "fallback" }
 
 // Args are what a request of its kind needs.
 type Args struct {
@@ -181,17 +184,17 @@ func (m Mailbox) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMe
 // answerAfter is the answer to a request that no run has begun to carry out, by the phase in which
 // the last one has ended. cutover is what it has measured.
 func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
-	asked := q.Kind == "cutover" && !q.Args.DryRun
+	asked := q.switches() && !q.Args.DryRun
 	switch {
 	case phase == Finished && asked && cutover != nil:
 		return Answer{Cutover: cutover}
-	case phase == Finished && q.Kind == "cutover":
+	case phase == Finished && q.switches():
 		return Answer{Error: "the cutover is done already", Hint: "see `walferry status`", Gate: true}
 	case phase == Finished:
 		return Answer{Error: "the cutover was done meanwhile", Hint: "verify again", Gate: true}
 	case phase == Aborted:
 		return Answer{Error: "the migration was aborted meanwhile", Hint: "`walferry cleanup` removes what is left of it", Gate: true}
-	case (phase == Fenced || phase == Drained) && q.Kind == "cutover":
+	case (phase == Fenced || phase == Drained) && q.switches():
 		return Answer{Error: "the running migrate ended within a cutover", Hint: "run `walferry migrate` again: it finishes it, or undoes it"}
 	}
 	return Answer{Error: "the running migrate ended before it could begin: nothing was changed", Hint: ErrNoRunner.Advice, Gate: true}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
@@ -37,7 +38,17 @@ var (
 	Proof = Value{"proof", "proof::text from walferry.migration", "the comparison as of the cutover"}
 	// Result is what a cutover that is done has measured.
 	Result = Value{"cutover", "cutover::text from walferry.migration", "what the cutover has measured"}
+	// Arming is an Armed. Only a flow that was armed beside the one in the other direction has it.
+	Arming = Value{"armed", "armed::text from walferry.migration", "what the flow was armed with"}
 )
+
+// Armed is what is kept of a flow that was armed.
+type Armed struct {
+	// Begins is the position from which on it brings what is committed; before it, nobody was to write. Zero: it has not begun.
+	Begins pglogrepl.LSN `json:"begins"`
+	Pass   string        `json:"pass"`             // lets its applier through the fence of the server that it goes to
+	Stands bool          `json:"stands,omitempty"` // a fence on the server that it comes from, of an earlier switch in its direction
+}
 
 // Values are what is kept beside the record: each Value, and the dump of the source's schema.
 type Values struct{ store *Store }
@@ -48,7 +59,7 @@ func (s *Store) Values() Values { return Values{s} }
 // Get reads a value, and reports whether there is one. If not, into stays as it is.
 func (k Values) Get(ctx context.Context, v Value, into any) (found bool, err error) {
 	err = k.store.home.Do(ctx, func(conn *pgx.Conn) error {
-		if v == Result { // a record of an older version has no place for it
+		if v == Result || v == Arming { // a record of an older version has no place for it
 			if there, err := hasColumn(ctx, conn, v.column); err != nil || !there {
 				return err
 			}
@@ -104,6 +115,33 @@ func (k Values) PutPublished(ctx context.Context, tables []Table, publications a
 	}
 	return k.store.home.Exec(ctx, `update walferry.migration set tables = $2::text::jsonb, publications = $3::text::jsonb where name = $1`,
 		k.store.name, string(tablesText), string(publicationsText))
+}
+
+// Arm records a flow that was armed: what it comes from, its tables and publications. It takes over the record that there is.
+func (s *Store) Arm(ctx context.Context, r *Record, publications any, a Armed) error {
+	there, err := s.Load(ctx)
+	if err == nil && there == nil {
+		err = s.Begin(ctx, r)
+	}
+	if err == nil && s.run == "" {
+		err = s.Take(ctx)
+	}
+	if err == nil {
+		err = s.Values().PutPublished(ctx, r.Tables, publications)
+	}
+	if err == nil {
+		err = s.Values().Put(ctx, Arming, a)
+	}
+	if err == nil {
+		err = s.home.Exec(ctx, `
+update walferry.migration set system_id = $2, timeline = $3, database = $4, slot = $5, consistent_point = $6::text::pg_lsn, error = '',
+       fenced_at = null, drained_at = null, finished_at = null, sequences = null, comparison = null
+ where name = $1 and run = $7`, s.name, r.SystemID, r.Timeline, r.Database, r.Slot, r.ConsistentPoint.String(), s.run)
+	}
+	if err != nil {
+		return fmt.Errorf("record the flow %s: %w", s.name, err)
+	}
+	return nil
 }
 
 // HasDump reports whether the dump of the source's schema is kept.

@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// asked asks for a switch, in either direction, that must succeed.
+func (m *moving) asked(what func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error)) *migration.CutoverResult {
+	m.t.Helper()
+	c := m.Config
+	c.Cut.MaxLag, c.Cut.Timeout = patience, patience
+	result, err := what(context.Background(), c, nil)
+	if err != nil {
+		m.t.Fatalf("%v\n%s", err, m.describe())
+	}
+	return result
+}
+
+// refuses expects that writes are refused by the fence.
+func refuses(t *testing.T, dsn, side string, want bool) {
+	t.Helper()
+	_, err := newLine(t, dsn).ask(`insert into t (v) values ('try') returning id`)
+	if (err != nil) != want {
+		t.Errorf("the %s refuses writes: %v, want %v", side, err, want)
+	}
+}
+
+// A migration goes over, back, and over again, as often as one likes; what is written where the database is comes to the
+// other server, and no key is drawn twice. At the end the way back is given up.
+func TestFallBack(t *testing.T) {
+	t.Parallel()
+	for _, pair := range [][2]int{{13, 17}, {15, 18}} {
+		t.Run(fmt.Sprintf("%d-%d", pair[0], pair[1]), func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t, pair[0], pair[1])
+			pgtest.Exec(t, source, `create table t (id serial primary key, v text); insert into t (v) select 'old' from generate_series(1, 100);
+create table big (id int primary key, doc text); alter table big alter doc set storage external; insert into big values (1, repeat('x', 5000))`)
+			m := newMoving(t, fmt.Sprint("fallback_", pair[0]), source, target)
+			m.FallBack = migration.FallBackRequire
+			r := m.start()
+			r.waitFor(migration.Following)
+			pgtest.Exec(t, source, `insert into t (v) select 'followed' from generate_series(1, 10)`)
+			write := func(dsn, v string) {
+				t.Helper()
+				pgtest.Exec(t, dsn, `insert into t (v) select '`+v+`' from generate_series(1, 50); update t set v = v || '+' where id % 7 = 0; delete from t where id % 31 = 0;
+update big set id = id + 1; begin; insert into t (v) values ('`+v+` too'); savepoint s; truncate big; rollback to s; commit`)
+			}
+			arrives := func(from, to string) {
+				t.Helper()
+				want := one[string](t, from, `select md5(string_agg(t::text, '|' order by id)) from t`)
+				m.eventually("the rows of "+from, func() bool {
+					return one[string](t, to, `select coalesce(md5(string_agg(t::text, '|' order by id)), '') from t`) == want
+				})
+				sameRows(t, from, to)
+			}
+			for round := range 2 {
+				result := m.asked(migration.Cutover)
+				if result.WayBack == nil || result.WayBack.From == nil {
+					t.Fatalf("no way back: %+v", result)
+				}
+				r.waitFor(migration.Switched)
+				refuses(t, source, "old server", true)
+				write(target, fmt.Sprint("new ", round))
+				arrives(target, source)
+				if round == 1 {
+					break
+				}
+				m.asked(migration.Fallback)
+				r.waitFor(migration.Following)
+				refuses(t, target, "new server", true)
+				write(source, fmt.Sprint("back ", round))
+				arrives(source, target)
+			}
+			refuses(t, target, "new server", false)
+			if err := migration.Finish(context.Background(), m.Config); err != nil {
+				t.Fatal(err)
+			}
+			if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {
+				t.Fatalf("migrate ended with %+v, %v", outcome, err)
+			}
+			m.cleanup()
+		})
+	}
+}
