@@ -2,6 +2,7 @@ package applier
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +68,8 @@ type Filter struct {
 type FilterCounts struct {
 	Echoes int64 // transactions of the other direction's Applier
 	Strays int64
-	Last   *Stray // nil: there was none
+	First  *Stray // nil: there was none
+	Last   *Stray
 }
 
 // Stray is a transaction that somebody has written before FilterConfig.Start.
@@ -233,6 +235,7 @@ func (f *Filter) judge(tx *decoder.Tx) verdict {
 	}
 	if any && tx.CommitLSN < f.start {
 		f.counts.Last = &Stray{XID: tx.XID, LSN: tx.CommitLSN, CommitTime: tx.CommitTime, Table: changed}
+		f.counts.First = cmp.Or(f.counts.First, f.counts.Last)
 		return stray
 	}
 	return passes

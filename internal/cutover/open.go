@@ -46,11 +46,8 @@ func (s *Switch) conclude(ctx context.Context) error {
 		if left, recorded, err = s.Opening.EnableEach(ctx); err == nil {
 			record, err = end(left, recorded)
 		}
-		if err == nil && s.Stands.Name != "" {
-			err = s.Stands.open(ctx)
-		}
 		if err == nil {
-			err = s.To.Link.Exec(ctx, record)
+			err = s.open(ctx, record)
 		}
 		if err == nil {
 			break
@@ -59,6 +56,18 @@ func (s *Switch) conclude(ctx context.Context) error {
 	*s.result = done
 	s.Finished(s.result)
 	return nil
+}
+
+// open records the end, and opens the fence that stands on To with that: before it is recorded a run that is
+// asked to abort opens From.
+func (s *Switch) open(ctx context.Context, record string) error {
+	if s.Stands.Name == "" {
+		return s.To.Link.Exec(ctx, record)
+	}
+	return s.To.Link.Do(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, openFunction(s.Stands.Name, "")+"; "+record).ReadAll() // one transaction
+		return err
+	})
 }
 
 // afterOpen returns the steps that may take their time: the target is in use. What fails in them

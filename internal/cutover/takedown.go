@@ -59,16 +59,6 @@ func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell 
 	return nil
 }
 
-// open lets everybody pass who writes there, and no more than that.
-func (f Standing) open(ctx context.Context) error {
-	conn, err := online.Open(ctx, session.Config{DSN: f.DSN, Application: f.Name + " un-fence"})
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is under way on it
-	return Open(ctx, conn, f.Name, "")
-}
-
 // takeDownOwn takes the fence of this run down, and keeps trying until ctx ends: the source may be
 // restarting.
 func (f Standing) takeDownOwn(ctx context.Context, opened func(), tell func(string)) error {

@@ -60,7 +60,7 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 	if a.Identity, err = identity.Source(ctx, session.Config{DSN: f.From.DSN, Application: f.Name.String()}); err != nil {
 		return a, err
 	}
-	if err := f.From.Link.Do(ctx, func(conn *pgx.Conn) error { return armable(ctx, conn, p.Tables) }); err != nil {
+	if err := f.From.Link.Do(ctx, func(conn *pgx.Conn) error { return armable(ctx, conn, f.Name.Direction, p.Tables) }); err != nil {
 		return a, err
 	}
 	err = f.To.Link.Do(ctx, func(conn *pgx.Conn) error {
@@ -88,6 +88,11 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 		if len(marks) == 0 {
 			return &fail.Error{Kind: fail.Gate, Problem: "the role may not publish " + applier.ProgressTable, Advice: "connect as the role that began the migration"}
 		}
+		if session.Major(conn.PgConn()) == 10 { // the triggers are there, but on tables that are new
+			if err := slot.CreateTruncationTriggers(ctx, conn, identifiers(slices.Concat(p.Tables, p.Inserts))); err != nil {
+				return err
+			}
+		}
 		a.Identity.Publications, err = slot.Publish(ctx, conn, f.Name.Source(), append(identifiers(p.Tables), marks...), identifiers(p.Inserts))
 		return err
 	})
@@ -107,8 +112,8 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 
 // armable makes sure that a server can be decoded, and that its tables can be published: an
 // application's UPDATE of one without a replica identity would fail.
-func armable(ctx context.Context, conn *pgx.Conn, published []catalog.Name) error {
-	if session.Major(conn.PgConn()) == 10 {
+func armable(ctx context.Context, conn *pgx.Conn, d Direction, published []catalog.Name) error {
+	if d == Back && session.Major(conn.PgConn()) == 10 {
 		return &fail.Error{Kind: fail.Gate, Problem: "a server of version 10 does not decode TRUNCATE", Advice: "there is no way back from a target of version 10"}
 	}
 	var level string

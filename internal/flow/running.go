@@ -134,7 +134,7 @@ func (r *Running) leftOutNow() applier.FilterCounts {
 		now := r.filter.Counts()
 		c.Echoes += now.Echoes
 		c.Strays += now.Strays
-		c.Last = cmp.Or(now.Last, c.Last)
+		c.First, c.Last = cmp.Or(c.First, now.First), cmp.Or(now.Last, c.Last)
 	}
 	return c
 }

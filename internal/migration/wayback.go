@@ -177,15 +177,15 @@ func (w *wayBack) Begin(ctx context.Context) (position decoder.LSN, err error) {
 	if _, err := w.running.Canary(ctx); err != nil { // what committed before has been seen then
 		return 0, err
 	}
-	if c := w.running.LeftOut(); c.Strays > 0 && c.Last.LSN < position {
+	if c := w.running.LeftOut(); c.First != nil && c.First.LSN < position { // what is from after it comes over
 		return 0, &fail.Error{
 			Kind:    fail.Gate,
-			Problem: fmt.Sprintf("somebody has written to the server that is to be opened: %s", c.Last),
+			Problem: fmt.Sprintf("somebody has written to the server that is to be opened: %s", c.First),
 			Advice:  "find out who writes there already, and undo what was written; `walferry verify` names the rows",
 		}
 	}
 	w.stop()
-	return position, w.e.store.Values().Put(ctx, state.Arming, state.Armed{Begins: position, Pass: w.pass, Stands: w.stands})
+	return position, w.e.store.PutArmed(ctx, state.Armed{Begins: position, Pass: w.pass, Stands: w.stands})
 }
 
 // Disarm implements cutover.WayBack.
@@ -227,14 +227,24 @@ func (e *ends) retire(ctx context.Context) error {
 	if err := e.flow.Disarm(ctx); err != nil {
 		return err
 	}
-	switch {
-	case e.rec == nil || e.live.phase() == Switched:
+	if e.rec == nil {
 		return nil
-	case e.armed.Stands:
-		return e.advance(ctx, Switched)
 	}
-	e.rec = nil
-	return e.store.Forget(ctx)
+	if !e.switchedBefore() {
+		e.rec = nil
+		return e.store.Forget(ctx)
+	}
+	if e.store.Run() == "" { // it was another process's
+		if err := e.store.Take(ctx); err != nil {
+			return err
+		}
+	}
+	// A switch that goes on without a way back must not be taken for one that has it.
+	e.armed.Begins = 0
+	if err := e.store.PutArmed(ctx, e.armed); err != nil || e.live.phase() == Switched {
+		return err
+	}
+	return e.advance(ctx, Switched)
 }
 
 // switchedOver is run when the target is the database, and what is written there flows back. It returns
@@ -256,6 +266,9 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 			return "", err
 		}
 	case Fenced, Drained:
+		if err := b.tables.Select(ctx, true); err != nil {
+			return "", err
+		}
 		next, err := r.afterInterruptedCutover(ctx, b, r.ends)
 		if err == nil {
 			err = b.advance(ctx, next)
@@ -295,11 +308,16 @@ func (r *runner) endWayBack(ctx context.Context) error {
 		if err := b.target.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmTo(ctx, conn, b.name) }); err != nil {
 			return err
 		}
-		if _, err := b.opening.EnableRest(ctx, 5*time.Second); err != nil {
-			return err
-		}
-		return b.store.Forget(ctx)
+		_, err := b.opening.EnableRest(ctx, 5*time.Second)
+		return err
 	})
+	// The record goes last: without it nobody knows that the way back was given up, not lost.
+	if err := r.advance(ctx, Finished); err != nil {
+		return err
+	}
+	if err == nil {
+		err = wait.Within(ctx, 10*time.Second, b.store.Forget)
+	}
 	if err != nil {
 		r.c.Logger.Warn("the old server still has something of the way back, until cleanup", "reason", err)
 	}

@@ -1,8 +1,10 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -119,29 +121,58 @@ func (k Values) PutPublished(ctx context.Context, tables []Table, publications a
 
 // Arm records a flow that was armed: what it comes from, its tables and publications. It takes over the record that there is.
 func (s *Store) Arm(ctx context.Context, r *Record, publications any, a Armed) error {
+	err := s.arm(ctx, r, publications, a)
+	if err != nil {
+		return fmt.Errorf("record the flow %s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *Store) arm(ctx context.Context, r *Record, publications any, a Armed) error {
 	there, err := s.Load(ctx)
 	if err == nil && there == nil {
+		s.run = "" // of the record that was there before
 		err = s.Begin(ctx, r)
 	}
 	if err == nil && s.run == "" {
 		err = s.Take(ctx)
 	}
-	if err == nil {
-		err = s.Values().PutPublished(ctx, r.Tables, publications)
-	}
-	if err == nil {
-		err = s.Values().Put(ctx, Arming, a)
-	}
-	if err == nil {
-		err = s.home.Exec(ctx, `
-update walferry.migration set system_id = $2, timeline = $3, database = $4, slot = $5, consistent_point = $6::text::pg_lsn, error = '',
-       fenced_at = null, drained_at = null, finished_at = null, sequences = null, comparison = null
- where name = $1 and run = $7`, s.name, r.SystemID, r.Timeline, r.Database, r.Slot, r.ConsistentPoint.String(), s.run)
+	var texts [3]string
+	for i, what := range []any{r.Tables, publications, a} {
+		text, unwritten := json.Marshal(what)
+		texts[i], err = string(text), cmp.Or(err, unwritten)
 	}
 	if err != nil {
-		return fmt.Errorf("record the flow %s: %w", s.name, err)
+		return err
+	}
+	return s.own(ctx, `
+update walferry.migration set system_id = $3, timeline = $4, database = $5, slot = $6, consistent_point = $7::text::pg_lsn, error = '',
+       tables = $8::text::jsonb, publications = $9::text::jsonb, armed = $10::text::jsonb,
+       fenced_at = null, drained_at = null, finished_at = null, sequences = null, comparison = null
+ where name = $1 and run = $2 returning name`, r.SystemID, r.Timeline, r.Database, r.Slot, r.ConsistentPoint.String(), texts[0], texts[1], texts[2])
+}
+
+// PutArmed keeps what a flow was armed with, if it is still this process's.
+func (s *Store) PutArmed(ctx context.Context, a Armed) error {
+	text, err := json.Marshal(a)
+	if err == nil {
+		err = s.own(ctx, `update walferry.migration set armed = $3::text::jsonb where name = $1 and run = $2 returning name`, string(text))
+	}
+	if err != nil {
+		return fmt.Errorf("record %s: %w", Arming.what, err)
 	}
 	return nil
+}
+
+// own runs an update of the record that returns its name. The first parameters are the name and the run; of
+// another run it has no row.
+func (s *Store) own(ctx context.Context, sql string, args ...any) error {
+	var name string
+	err := s.home.Row(ctx, sql, append([]any{s.name, s.run}, args...), &name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrOvertaken
+	}
+	return err
 }
 
 // HasDump reports whether the dump of the source's schema is kept.
