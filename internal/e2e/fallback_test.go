@@ -3,10 +3,12 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // asked asks for a switch, in either direction, that must succeed.
@@ -86,4 +88,67 @@ update big set id = id + 1; begin; insert into t (v) values ('`+v+` too'); savep
 			m.cleanup()
 		})
 	}
+}
+
+// back reads how the way back is.
+func (m *moving) back() state.WayBack {
+	st, err := migration.ReadStatus(context.Background(), m.Config)
+	if err != nil || st.WayBack == nil {
+		return state.WayBack{}
+	}
+	return *st.WayBack
+}
+
+// What the old server cannot take interrupts the way back, and nobody else: the new server takes writes, who asks to go back is
+// told why not, and it resumes on its own once that is repaired. Its budget of WAL on the new server gives it up.
+func TestFallBack_Interrupted(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 13, 17)
+	pgtest.Exec(t, source, `create type mood as enum ('ok'); create table t (id serial primary key, v text, m mood); insert into t (v, m) values ('old', 'ok')`)
+	m := newMoving(t, "interrupted", source, target)
+	m.FallBack, m.MaxRetainedWALTarget = migration.FallBackRequire, 32<<20
+	r := m.start()
+	r.waitFor(migration.Following)
+	m.asked(migration.Cutover)
+	r.waitFor(migration.Switched)
+	pgtest.Exec(t, target, `alter type mood add value 'new'`)
+	pgtest.Exec(t, target, `insert into t (v, m) values ('a', 'new'); insert into t (v, m) values ('b', 'ok')`)
+	m.eventually("an interrupted way back", func() bool { return m.back().State == state.BackInterrupted })
+	if reason := m.back().Reason; !strings.Contains(reason, `invalid input value for enum`) || !strings.Contains(reason, `"new"`) {
+		t.Errorf("the reason is %q", reason)
+	}
+	if _, err := migration.Fallback(context.Background(), m.Config, nil); !refusedGate(err, "the way back is interrupted since") {
+		t.Errorf("fallback: %v", err)
+	}
+	if err := migration.Abort(context.Background(), m.Config); !refusedGate(err, "the target is the database now") {
+		t.Errorf("abort: %v", err)
+	}
+	pgtest.Exec(t, target, `insert into t (v, m) values ('c', 'ok')`)
+	pgtest.Exec(t, source, `alter type mood add value 'new'`)
+	m.eventually("the rows that waited", func() bool {
+		return one[string](t, source, `select coalesce(string_agg(v, ' ' order by id), '') from t`) == "old a b c"
+	})
+	m.eventually("a way back that follows", func() bool { return m.back().State == state.BackFollowing })
+	sameRows(t, target, source)
+
+	// Its budget.
+	pgtest.Exec(t, target, `alter type mood add value 'newer'; create table load (x text); alter table load alter x set storage external`)
+	pgtest.Exec(t, target, `insert into t (v, m) values ('d', 'newer')`)
+	m.eventually("an interrupted way back", func() bool { return m.back().State == state.BackInterrupted })
+	for range 12 { // WAL of others holds it up as well
+		pgtest.Exec(t, target, `insert into load select repeat(md5(g::text), 100) from generate_series(1, 1000) g`)
+	}
+	m.eventually("a way back that is lost", func() bool { return m.back().State == state.BackLost })
+	if got := one[int](t, target, `select count(*) from pg_replication_slots where database = current_database()`); got != 0 {
+		t.Errorf("%d slots hold WAL back on the new server", got)
+	}
+	pgtest.Exec(t, target, `insert into t (v, m) values ('e', 'newer')`)
+	if err := migration.Finish(context.Background(), m.Config); err != nil {
+		t.Fatal(err)
+	}
+	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {
+		t.Fatalf("migrate ended with %+v, %v", outcome, err)
+	}
+	pgtest.Exec(t, target, `drop table load`)
+	m.cleanup()
 }

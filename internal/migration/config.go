@@ -76,6 +76,9 @@ type Config struct {
 	// itself runs when the target is in use.
 	Prove Switch
 
+	// MaxRetainedWALTarget is how many bytes of WAL the slot of the way back may hold back on the new server; with more the way
+	// back is given up. Zero: NoLimit.
+	MaxRetainedWALTarget int64
 	// FallBack is whether a cutover keeps a way back. Empty: NoFallBack.
 	FallBack FallBackMode
 
@@ -140,7 +143,7 @@ func (c Config) fill() (Config, error) {
 	if c.FallBack != "" && c.FallBack != NoFallBack && c.FallBack != FallBackAuto && c.FallBack != FallBackRequire {
 		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--fall-back %q is none of auto, require, off", c.FallBack), Advice: "auto keeps a way back where it can be had, require refuses a cutover without one"}
 	}
-	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit {
+	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit || c.MaxRetainedWALTarget < NoLimit {
 		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size and --max-retained-wal as 512MB or 100GB"}
 	}
 	if c.Jobs == 0 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -52,8 +53,20 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		return err
 	}
 	defer running.Close(ctx)
+	if e.name.Direction == flow.Back {
+		r.live.set(func(st *Status) {
+			if st.WayBack == nil || st.WayBack.State != state.BackFollowing {
+				st.WayBack = &state.WayBack{State: state.BackFollowing, Since: time.Now()}
+			}
+		})
+	}
 	f := &following{r: r, e: e, other: other, running: running, cutting: make(chan struct{}, 1)}
+	r.live.follows(e.flow)
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
+		if e.name.Direction == flow.Back {
+			r.watchBudget(ctx, stop)
+		}
+	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.c.Auto == On) {
 			f.onceCaughtUp(ctx, stop)
 		}

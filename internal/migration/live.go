@@ -55,6 +55,13 @@ func (l *live) set(change func(*Status)) {
 	change(&l.status)
 }
 
+// follows notes which flow is followed.
+func (l *live) follows(f *flow.Flow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flow = f
+}
+
 // moved sets the phase, which was recorded.
 func (l *live) moved(phase Phase) { l.set(func(st *Status) { st.Phase = phase }) }
 

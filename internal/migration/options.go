@@ -16,7 +16,7 @@ func (c Config) options() state.Options {
 	o := state.Options{
 		Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump"),
 		Until: string(c.Until), Cutover: "manual", Verify: c.Prove == On, MaxRetainedWAL: max(0, c.MaxRetainedWAL), OnNewTable: string(c.OnNewTable),
-		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), Without: c.Cut.Without, FallBack: string(c.FallBack),
+		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), Without: c.Cut.Without, FallBack: string(c.FallBack), MaxRetainedWALTarget: max(0, c.MaxRetainedWALTarget),
 	}
 	if c.Auto == On {
 		o.Cutover = "auto"
@@ -66,6 +66,7 @@ func (c *Config) settle(was state.Options) {
 	c.OnNewTable = cmp.Or(c.OnNewTable, OnNewTable(was.OnNewTable), StopOnNewTable)
 	c.MaxRetainedWAL = cmp.Or(c.MaxRetainedWAL, was.MaxRetainedWAL, NoLimit)
 	c.Auto = cmp.Or(c.Auto, switched(was.Cutover == "auto"))
+	c.MaxRetainedWALTarget = cmp.Or(c.MaxRetainedWALTarget, was.MaxRetainedWALTarget, NoLimit)
 	c.FallBack = cmp.Or(c.FallBack, FallBackMode(was.FallBack), NoFallBack)
 	c.Prove = cmp.Or(c.Prove, switched(was.Verify))
 	c.Cut.Timeout = cmp.Or(c.Cut.Timeout, seconds(was.Timeout))
@@ -122,6 +123,9 @@ func optionArgs(o state.Options) (args []string) {
 	}
 	if o.MaxRetainedWAL > 0 {
 		args = append(args, "--max-retained-wal", sizeArg(o.MaxRetainedWAL))
+	}
+	if o.MaxRetainedWALTarget > 0 {
+		args = append(args, "--max-retained-wal-target", sizeArg(o.MaxRetainedWALTarget))
 	}
 	usual := CutoverOptions{}.fill()
 	for _, part := range []struct {

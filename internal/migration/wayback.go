@@ -248,8 +248,126 @@ func (e *ends) retire(ctx context.Context) error {
 }
 
 // switchedOver is run when the target is the database, and what is written there flows back. It returns
-// the next phase.
+// the next phase. What keeps that from the old server interrupts the way back, and nothing else: it is tried again every minute.
 func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
+	defer r.live.set(func(st *Status) { st.WayBack = nil })
+	for {
+		next, err := r.followBack(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, errFinished) || errors.Is(err, state.ErrOvertaken) || !r.lock.Held(ctx) {
+			return next, err
+		}
+		now := state.WayBack{State: state.BackInterrupted, Since: time.Now(), Reason: err.Error()}
+		if lostForGood(err) {
+			now.State = state.BackLost
+		}
+		r.live.set(func(st *Status) {
+			if was := st.WayBack; was != nil && was.State == now.State {
+				now.Since = was.Since
+			}
+			st.WayBack = &now
+		})
+		r.c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", err, "do", fail.Hint(err))
+		var budget *errBudget
+		switch err := r.awaitRepair(ctx, now); {
+		case errors.Is(err, errFinished):
+			return Finished, r.endWayBack(ctx)
+		case errors.As(err, &budget):
+			r.c.Logger.Error("the way back is lost; the new server is not affected", "reason", err)
+		case err != nil:
+			return "", err
+		}
+	}
+}
+
+// errBudget says that the slot of the way back holds more WAL back on the new server than it may.
+type errBudget struct{ retained, limit int64 }
+
+func (e *errBudget) Error() string {
+	return fmt.Sprintf("the way back held back %d MB of WAL on the new server, more than the %d MB of --max-retained-wal-target: it was given up", e.retained>>20, e.limit>>20)
+}
+
+// lostForGood reports whether changes will never come that are missing on the old server.
+func lostForGood(err error) bool {
+	var unusable *slot.Error
+	var budget *errBudget
+	var altered *slot.PublicationError
+	return errors.As(err, &budget) || errors.As(err, &altered) && !altered.Renamed || errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead)
+}
+
+// awaitRepair returns after a minute, in which it answers who asks. errFinished: the way back is to be given up.
+func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
+	guarded, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go r.lock.Guard(guarded, stop)
+	retention := r.back.flow.Retention(r.c.MaxRetainedWALTarget)
+	began := time.Now()
+	for n := 0; time.Since(began) < time.Minute; n++ {
+		if err := wait.Sleep(guarded, 200*time.Millisecond); err != nil {
+			return context.Cause(guarded)
+		}
+		if n%25 == 0 && back.State == state.BackInterrupted {
+			if err := r.overBudget(guarded, retention); err != nil {
+				r.dropForBudget(ctx)
+				return err
+			}
+		}
+		q, err := r.store.Mailbox().Next(guarded, "")
+		if err != nil || q == nil {
+			continue
+		}
+		a := state.Answer{Gate: true, Error: fmt.Sprintf("the way back is %s since %s: %s", back.State, back.Since.UTC().Format(time.DateTime), back.Reason)}
+		a.Hint = "repair that on the old server: it is tried again every minute; or give the way back up: `walferry finish`"
+		if back.State == state.BackLost {
+			a.Hint = "`walferry finish` ends the migration: the new server has every row, the old one is as of before that"
+		}
+		finish := q.Kind == "finish"
+		if finish {
+			a = state.Answer{}
+		}
+		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return r.store.Mailbox().Answer(ctx, q.ID, finish, a) }); err != nil {
+			r.c.Logger.Error("answer "+q.Kind, "error", err)
+		}
+		if finish {
+			return errFinished
+		}
+	}
+	return nil
+}
+
+// watchBudget gives the way back up where its slot holds more WAL back on the new server than that can have.
+func (r *runner) watchBudget(ctx context.Context, stop context.CancelCauseFunc) {
+	retention := r.back.flow.Retention(r.c.MaxRetainedWALTarget)
+	tick := time.NewTicker(r.c.Heartbeat)
+	defer tick.Stop()
+	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
+		if err := r.overBudget(ctx, retention); err != nil {
+			stop(err) // before the stream finds that its slot is gone
+			r.dropForBudget(ctx)
+			return
+		}
+	}
+}
+
+// overBudget returns an *errBudget if the slot of the way back holds too much.
+func (r *runner) overBudget(ctx context.Context, retention *flow.Retention) error {
+	now, ok, err := retention.Look(ctx)
+	if err != nil || !ok || r.c.MaxRetainedWALTarget <= 0 || now.Bytes < r.c.MaxRetainedWALTarget {
+		return nil //nolint:nilerr // the next look is soon
+	}
+	return &errBudget{now.Bytes, r.c.MaxRetainedWALTarget}
+}
+
+// dropForBudget drops the slot, for which the new server must not suffer.
+func (r *runner) dropForBudget(ctx context.Context) {
+	if err := wait.Within(ctx, time.Minute, func(ctx context.Context) error {
+		return r.back.source.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, r.back.name.Source().Slot) })
+	}); err != nil {
+		r.c.Logger.Error("drop the slot of the way back, which holds back too much WAL on the new server", "error", err)
+	}
+}
+
+// followBack is one attempt of switchedOver.
+func (r *runner) followBack(ctx context.Context) (Phase, error) {
 	b := r.back
 	if err := b.recall(ctx); err != nil {
 		return "", err
@@ -260,6 +378,11 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 	if err := b.store.Take(ctx); err != nil {
 		return "", err
 	}
+	r.live.set(func(st *Status) {
+		if st.WayBack == nil {
+			st.WayBack = &state.WayBack{State: state.BackFollowing, Since: time.Now()}
+		}
+	})
 	switch b.live.phase() {
 	case New: // armed, and begun since
 		if err := b.advance(ctx, Following); err != nil {

@@ -28,8 +28,27 @@ type Live struct {
 
 	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version records none
 
+	WayBack *WayBack `json:"way_back,omitempty"` // nil: it is not in phase switched
+
 	Under *Under `json:"under,omitempty"` // nil: no cutover is under way; an older version records none
 }
+
+// WayBack is how the flow back is, in phase switched.
+type WayBack struct {
+	State  WayBackState `json:"state"`
+	Since  time.Time    `json:"since"`            // by the runner's clock
+	Reason string       `json:"reason,omitempty"` // why it is interrupted, or lost
+}
+
+// WayBackState says what becomes of what is written on the new server.
+type WayBackState string
+
+// The states.
+const (
+	BackFollowing   WayBackState = "following"   // it is applied to the old server
+	BackInterrupted WayBackState = "interrupted" // it waits in the new server's WAL; what keeps it from being applied is tried again every minute
+	BackLost        WayBackState = "lost"        // some of it will not come any more: there is no way back
+)
 
 // Under is a cutover or rehearsal that is under way.
 type Under struct {

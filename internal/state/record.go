@@ -74,6 +74,8 @@ type Options struct {
 	MaxLag         float64  `json:"max_lag,omitempty"` // seconds
 	Without        []string `json:"without,omitempty"`
 	FallBack       string   `json:"fall_back,omitempty"` // auto, require or off; empty: off
+
+	MaxRetainedWALTarget int64 `json:"max_retained_wal_target,omitempty"` // bytes; 0: no limit
 }
 
 // lockKey is the advisory lock that the one runner of a migration, $1, holds on the home. The

@@ -77,6 +77,7 @@ type Status struct {
 type Doing struct {
 	Step     string                   `json:"-"` // within the phase
 	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
+	WayBack  *state.WayBack           `json:"-"` // nil: it is not in phase switched. It is replaced, not changed
 	Under    *state.Under             `json:"-"` // the cutover that is under way; nil: none is. It is replaced, not changed
 	ByItself bool                     `json:"-"` // once it has caught up it ends, or cuts over, unasked
 }
