@@ -171,7 +171,7 @@ func TestLateForeignKeys_Interrupted(t *testing.T) {
 			if err := asked.Wait(); err == nil || asked.ProcessState.ExitCode() != 1 {
 				t.Errorf("cutover ended with %v, want 1: foreign keys are not validated", err)
 			}
-			if again, err := walferry(t, direct, "cutover").CombinedOutput(); err == nil || !strings.Contains(string(again), "foreign keys are not validated yet") || !strings.Contains(string(again), "`walferry migrate --name "+direct.Name+"` goes on") {
+			if again, err := walferry(t, direct, "cutover").CombinedOutput(); err == nil || !strings.Contains(string(again), "foreign keys are not validated yet") || !strings.Contains(string(again), "`walferry migrate --name "+direct.Name+"` continues") {
 				t.Errorf("cutover asked for again: %v\n%s", err, again)
 			}
 			if st := status(t, direct); st.Phase != migration.Finished || st.Running || len(st.Unvalidated) == 0 {
