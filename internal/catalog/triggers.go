@@ -44,9 +44,13 @@ const copies = `d.classid = 'pg_trigger'::regclass and d.refclassid = 'pg_trigge
 // OfFence is a condition on g, a row of pg_trigger: it is of a fence of walferry's.
 const OfFence = `exists (select from pg_proc p join pg_namespace f on f.oid = p.pronamespace where p.oid = g.tgfoid and f.nspname = 'walferry' and p.proname ~ '^fence_')`
 
+// ofOurs is the same of whatever walferry puts on a table that it may both read and write: besides the fence, what notes updates of
+// --insert-only tables, and TRUNCATE on a server of version 10.
+const ofOurs = `exists (select from pg_proc p join pg_namespace f on f.oid = p.pronamespace where p.oid = g.tgfoid and f.nspname = 'walferry' and p.proname ~ '^(fence_|word_|truncation$)')`
+
 // FiringOn lists what fires for rows that are written to the named tables by a session in the
 // replica role, or else by an ordinary one. It does not rely on tgisinternal, which is set for the
-// copies of partitions before version 15. A fence is left out. Triggers of foreign keys are included if they were set to
+// copies of partitions before version 15. Those of walferry are left out. Triggers of foreign keys are included if they were set to
 // fire in the replica role.
 func FiringOn(ctx context.Context, q Querier, tables []Table, replica bool) ([]Firing, error) {
 	schemas, names := make([]string, len(tables)), make([]string, len(tables))
@@ -61,7 +65,7 @@ actions as (
          g.tgisinternal and (coalesce(k.contype = 'f', false) or current_setting('server_version_num')::int < 130000) as closed
     from pg_trigger g join ours o on o.oid = g.tgrelid left join pg_constraint k on k.oid = g.tgconstraint
     left join pg_depend d on d.objid = g.oid and `+copies+` left join pg_trigger p on p.oid = d.refobjid
-   where (g.tgconstraint = 0 or k.contype = 't' or k.contype = 'f' and $3 and g.tgenabled in ('A', 'R')) and not `+OfFence+`
+   where (g.tgconstraint = 0 or k.contype = 't' or k.contype = 'f' and $3 and g.tgenabled in ('A', 'R')) and not `+ofOurs+`
   union all
   select 'rule', w.oid, w.ev_class, w.rulename, w.ev_enabled, false, false, false
     from pg_rewrite w join ours o on o.oid = w.ev_class where w.rulename <> '_RETURN')

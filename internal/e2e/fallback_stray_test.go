@@ -1,0 +1,158 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/pgtest"
+)
+
+// asking is a cutover that is asked for beside the test.
+type asking struct {
+	result *migration.CutoverResult
+	err    error
+	done   chan struct{}
+}
+
+// askBeside asks for a cutover with some time, and returns when a step of it was reported.
+func (m *moving) askBeside(timeout time.Duration, step string) *asking {
+	m.t.Helper()
+	c := m.Config
+	c.Cut.MaxLag, c.Cut.Timeout = patience, timeout
+	a := &asking{done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.result, a.err = migration.Cutover(context.Background(), c, nil)
+	}()
+	m.t.Cleanup(func() { <-a.done })
+	m.eventually("the step "+step, func() bool {
+		select {
+		case <-a.done:
+			m.t.Fatalf("the cutover ended before %q: %+v, %v", step, a.result, a.err)
+		default:
+		}
+		return one[bool](m.t, m.Target, fmt.Sprintf(`select exists(select from walferry.request, unnest(steps) s where s like '%s%%' and answered_at is null)`, step))
+	})
+	return a
+}
+
+// blocked waits until a statement of migrate waits for a lock of ours.
+func (m *moving) blocked(dsn, statement string) {
+	m.t.Helper()
+	m.eventually("a statement that waits: "+statement, func() bool {
+		return one[bool](m.t, dsn, fmt.Sprintf(`select exists(select from pg_stat_activity where application_name ~ '^walferry %s' and wait_event_type = 'Lock' and query ~* '%s')`, m.Name, statement))
+	})
+}
+
+// quietHeld keeps a cutover, once its way back is armed, from raising the fence.
+func (m *moving) quietHeld() *held {
+	m.t.Helper()
+	h := hold(m.t, m.Source, `select txid_current()`)
+	m.eventually("an old transaction", func() bool {
+		return one[bool](m.t, m.Source, `select exists(select from pg_stat_activity where backend_xid is not null and datname = current_database()
+  and xact_start < clock_timestamp() - interval '1 second' and query ~ 'select txid_current')`)
+	})
+	return h
+}
+
+func newFallBack(t *testing.T, label string, from, to int, mode migration.FallBackMode) (*moving, *run) {
+	t.Helper()
+	source, target := pgtest.Pair(t, from, to)
+	pgtest.Exec(t, source, twoWays)
+	m := newMoving(t, label, source, target)
+	m.FallBack, m.InsertOnly = mode, []string{"public.journal"}
+	r := m.start()
+	r.waitFor(migration.Following)
+	return m, r
+}
+
+// What somebody writes to the new server before it is opened is a gate, with table and transaction, and everything is as
+// before. What commits there from the position on that the way back begins at comes to the old server: also before
+// the opening, and of a transaction that was begun before.
+func TestFallBack_Strays(t *testing.T) {
+	t.Parallel()
+	m, r := newFallBack(t, "strays", 13, 17, migration.FallBackRequire)
+	back := func() string {
+		return one[string](t, m.Target, `select (select count(*) from pg_replication_slots where slot_name = 'walferry_`+m.Name+`_back') || ' slots, ' ||
+ (select count(*) from pg_publication where pubname like 'walferry_`+m.Name+`_back%') || ' publications'`)
+	}
+
+	quiet := m.quietHeld()
+	asked := m.askBeside(patience, "a way back is armed")
+	xid := one[string](t, m.Target, `insert into t (id, v) values (1000000, 'stray') returning (txid_current() & ((1::int8 << 32) - 1))::text`)
+	later := hold(t, m.Target, `insert into t (id, v) values (1000001, 'stray, too')`)
+	quiet.commit()
+	<-asked.done
+	if !fail.Is(asked.err, fail.Gate) || !strings.Contains(asked.err.Error(), `transaction `+xid) || !strings.Contains(asked.err.Error(), `"public"."t"`) {
+		t.Errorf("the cutover ended with %v; want a gate that names transaction %s and table t", asked.err, xid)
+	}
+	later.rollback()
+	m.eventually("phase following", func() bool {
+		return one[string](t, m.Target, `select phase from walferry.migration where name = '`+m.Name+`'`) == "following"
+	})
+	refuses(t, m.Source, "old server", false)
+	if got := back(); got != "0 slots, 0 publications" {
+		t.Errorf("left of the way back: %s", got)
+	}
+	pgtest.Exec(t, m.Target, `delete from t where id = 1000000`)
+
+	quiet = m.quietHeld()
+	asked = m.askBeside(patience, "a way back is armed")
+	early := hold(t, m.Target, `insert into t (id, v) values (1000002, 'begun before')`)
+	sequence := hold(t, m.Target, `alter sequence drawn cache 7`)
+	quiet.commit()
+	m.blocked(m.Target, `setval`)
+	function := hold(t, m.Source, `lock table pg_proc in share mode`)
+	sequence.rollback()
+	m.blocked(m.Source, `raise exception`) // the seal: the way back has begun
+	early.commit()
+	pgtest.Exec(t, m.Target, `insert into t (id, v) values (1000003, 'before the opening')`)
+	last := hold(t, m.Target, `insert into t (id, v) values (1000004, 'begun before the opening')`)
+	function.rollback()
+	<-asked.done
+	if asked.err != nil {
+		t.Fatal(asked.err)
+	}
+	r.waitFor(migration.Switched)
+	last.commit()
+	m.eventually("all three on the old server", func() bool { return one[int](t, m.Source, `select count(*) from t where id > 1000000`) == 3 })
+	if err := migration.Finish(context.Background(), m.Config); err != nil {
+		t.Fatal(err)
+	}
+	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {
+		t.Fatalf("migrate ended with %+v, %v", outcome, err)
+	}
+	m.cleanup()
+}
+
+// A transaction that writes on the new server keeps the slot of the way back from being made. Nobody is refused meanwhile, and
+// after a quarter of the time the cutover goes on without a way back, where that may be, and says so.
+func TestFallBack_Blocked(t *testing.T) {
+	t.Parallel()
+	m, r := newFallBack(t, "blocked", 13, 17, migration.FallBackAuto)
+	writer := hold(t, m.Target, `select txid_current()`)
+	defer writer.rollback()
+	asked := m.askBeside(40*time.Second, "to un-fence by hand")
+	refuses(t, m.Source, "old server", false)
+	<-asked.done
+	if asked.err != nil {
+		t.Fatal(asked.err)
+	}
+	w := asked.result.WayBack
+	if w == nil || w.From != nil || w.None == "" || w.MS > 20_000 {
+		t.Errorf("way back: %+v", w)
+	}
+	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {
+		t.Fatalf("migrate ended with %+v, %v", outcome, err)
+	}
+	if got := one[int](t, m.Target, `select count(*) from pg_replication_slots where database = current_database()`); got != 0 {
+		t.Errorf("%d slots are left on the new server", got)
+	}
+	writer.rollback()
+	m.cleanup()
+}
