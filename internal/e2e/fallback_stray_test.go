@@ -156,3 +156,29 @@ func TestFallBack_Blocked(t *testing.T) {
 	writer.rollback()
 	m.cleanup()
 }
+
+// A migration that went over and back is given up: the old server stays the database, and nothing is left on either.
+func TestFallBack_Abort(t *testing.T) {
+	t.Parallel()
+	m, r := newFallBack(t, "abort_back", 15, 18, migration.FallBackRequire)
+	m.asked(migration.Cutover)
+	r.waitFor(migration.Switched)
+	if err := migration.Abort(context.Background(), m.Config); !fail.Is(err, fail.Gate) {
+		t.Errorf("abort while the new server is the database: %v, want a gate", err)
+	}
+	pgtest.Exec(t, m.Target, `insert into t (v) values ('new')`)
+	m.asked(migration.Fallback)
+	r.waitFor(migration.Following)
+	pgtest.Exec(t, m.Source, `insert into t (v) values ('back')`)
+	if err := migration.Abort(context.Background(), m.Config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.end(); err == nil {
+		t.Error("migrate ended without an error")
+	}
+	refuses(t, m.Source, "old server", false)
+	if got := one[int](t, m.Source, `select count(*) from t where v in ('new', 'back')`); got != 2 {
+		t.Errorf("the old server has %d of the two rows", got)
+	}
+	m.cleanup()
+}

@@ -127,8 +127,8 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until}
 	r.count(clean, &outcome)
 	defer r.answerRest(clean)
-	if outcome.Phase == Switched {
-		outcome.Cutover = nil // the run has gone on since
+	if slices.Contains([]Phase{Switched, Following, Aborted}, outcome.Phase) {
+		outcome.Cutover, r.cutover = nil, nil // the run has gone on since, also back
 	}
 	if outcome.Cutover != nil && r.cutover.FinishedAt != nil {
 		// Whatever has ended the run after that: the cutover is done, and this is what is known.
