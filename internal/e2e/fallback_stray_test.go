@@ -182,3 +182,23 @@ func TestFallBack_Abort(t *testing.T) {
 	}
 	m.cleanup()
 }
+
+// A run that died has left an armed way back, whose slot keeps WAL on the new server. The next one removes it, also if no
+// way back is wanted any more.
+func TestFallBack_GivenUp(t *testing.T) {
+	t.Parallel()
+	m, r := newFallBack(t, "given_up", 15, 18, migration.FallBackRequire)
+	r.cancel()
+	if _, err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, m.Target, fmt.Sprintf(`create publication "walferry_%[1]s_back" for table walferry.progress`, m.Name))
+	pgtest.Exec(t, m.Target, fmt.Sprintf(`select pg_create_logical_replication_slot('walferry_%s_back', 'pgoutput')`, m.Name))
+	m.FallBack = migration.NoFallBack
+	r = m.start()
+	m.eventually("the end of the slot", func() bool {
+		return one[int](t, m.Target, `select count(*) from pg_replication_slots where database = current_database()`) == 0
+	})
+	m.cutover(r)
+	m.cleanup()
+}

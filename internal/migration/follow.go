@@ -27,7 +27,8 @@ type following struct {
 // followForth applies changes until the cutover is done, the migration is aborted,
 // ctx ends, or something needs an operator.
 func (r *runner) followForth(ctx context.Context) error {
-	if r.c.FallBack != NoFallBack || r.armed.Pass != "" {
+	was := FallBackMode(r.rec.Options.FallBack) // of the run before, which may have died with a way back armed
+	if r.c.FallBack != NoFallBack || was != "" && was != NoFallBack || r.armed.Pass != "" {
 		if err := r.back.retire(ctx); err != nil {
 			return err
 		}
