@@ -117,7 +117,7 @@ func TestRun_Privileges(t *testing.T) {
 			t.Cleanup(func() {
 				exec(background{t}, source, `drop owned by check_owner, check_lender`, `drop role check_owner, check_lender`)
 			})
-			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`, `create table "S".l (a int primary key)`, `create sequence "S".q`,
+			exec(t, target, `create schema "S"`, `grant usage on schema "S" to check_plain`, `create table "S"."T" (a int primary key)`, `create table "S".r (a int primary key)`, `create table "S".l (a int primary key, constraint "K" foreign key (a) references "S".r)`, `create sequence "S".q`,
 				`create sequence "S".stranger`) // which the source does not have, so nothing will set it
 			c := Config{SourceDSN: as(t, source, "check_plain"), TargetDSN: as(t, target, "check_plain"), Schema: "none", Jobs: 1}
 			fix(t, c, source, target, []situation{
@@ -134,6 +134,7 @@ func TestRun_Privileges(t *testing.T) {
 				{id: "sequence-select", on: "source", severity: Block},
 				{id: "target-table-privileges", on: "target", severity: Block},
 				{id: "target-sequence-privileges", on: "target", severity: Block, object: `"S"."q"`},
+				{id: "target-foreign-key", on: "target", severity: Block, object: `"S"."l"`, seen: `"K" would refuse`},
 				{id: "session-replication-role", on: "target", severity: Warn},
 				{id: "activity-hidden", on: "source", severity: Info, object: `"check_plain"`},
 				{id: "activity-hidden", on: "target", severity: Info, object: `"check_plain"`},

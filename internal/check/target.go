@@ -106,6 +106,14 @@ select n.nspname::text, o.rolname::text
 	return err
 }
 
+// withoutReplicaRole says how it is without that setting.
+func (r *run) withoutReplicaRole() string {
+	if r.c.Schema == "none" {
+		return "it works without: triggers and rules are disabled by ALTER TABLE until the cutover; foreign keys that the target has must be dropped until then"
+	}
+	return "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without checking the rows, and validated after it"
+}
+
 // replicaRole tries the setting that keeps triggers and foreign keys from firing while rows are
 // applied.
 func (r *run) replicaRole(ctx context.Context) error {
@@ -120,11 +128,11 @@ func (r *run) replicaRole(ctx context.Context) error {
 		f := Finding{
 			ID: "session-replication-role", Severity: Warn, On: "target", Object: user,
 			Seen: "the role may not set session_replication_role: " + reason(err),
-			Do:   "it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without checking the rows, and validated after it; that needs the tables' ownership. Otherwise run this as a superuser",
+			Do:   r.withoutReplicaRole() + "; that needs the tables' ownership. Otherwise run this as a superuser",
 		}
 		switch {
 		case t.Platform != "":
-			f.Do = "connect as a member of rds_superuser; it works without: triggers and rules are disabled by ALTER TABLE until the cutover, and foreign keys are created inside its fence, without checking the rows, and validated after it"
+			f.Do = "connect as a member of rds_superuser; " + r.withoutReplicaRole()
 		case t.Major >= 15:
 			f.SQL = []string{"grant set on parameter session_replication_role to " + user}
 		default:
@@ -339,10 +347,40 @@ select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n
 		return err
 	}
 	r.addEach(denied)
+	if err := r.broughtKeys(ctx, oids); err != nil {
+		return err
+	}
 	if err := r.broughtSequences(ctx); err != nil {
 		return err
 	}
 	return r.firing(ctx, t)
+}
+
+// broughtKeys looks for foreign keys that would act on rows as they are copied, in an order that they do not take.
+func (r *run) broughtKeys(ctx context.Context, oids []uint32) error {
+	if r.replica {
+		return nil
+	}
+	var findings []Finding
+	err := r.target.records(ctx, "foreign keys", `
+select n.nspname::text, c.relname::text, quote_ident(k.conname), pg_get_constraintdef(k.oid)
+  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+ where k.contype = 'f' and (k.conrelid = any($1::oid[]) or k.confrelid = any($1::oid[]))
+   and coalesce((to_jsonb(k) ->> 'conparentid')::oid, 0) = 0 -- before version 11 there is none
+ order by 1, 2, 3`, func(row []string) {
+		table := catalog.Name{Schema: row[0], Name: row[1]}.String()
+		findings = append(findings, Finding{
+			ID: "target-foreign-key", Severity: Block, On: "target", Object: table,
+			Seen: fmt.Sprintf("the foreign key %s would refuse rows that are copied before those that they refer to: the role may not set session_replication_role", row[2]),
+			Do:   fmt.Sprintf("drop it until the cutover, and then: alter table %s add constraint %s %s", table, row[2], row[3]),
+			SQL:  []string{fmt.Sprintf("alter table %s drop constraint %s", table, row[2])},
+		})
+	}, oids)
+	if err != nil {
+		return err
+	}
+	r.addEach(findings)
+	return nil
 }
 
 // broughtSequences checks that the cutover will be able to set those of --schema none.
