@@ -62,39 +62,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
 	switch q.Kind {
 	case "cutover", "fallback":
-		if err := f.mayDo(q.Kind); err != nil {
-			return a, nil, err
-		}
-		step := func(text string) {
-			f.r.c.Logger.Info(q.Kind + ": " + text)
-			if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
-				f.r.c.Logger.Debug("report step", "error", err)
-			}
-		}
-		options := CutoverOptions{
-			Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
-			AllowDifferences: q.Args.AllowDifferences,
-		}
-		wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
-		defer stop()
-		result, err := f.cutover(ctx, wanted, true, options.fill(), step)
-		if err != nil && !result.Sealed && f.over() {
-			return a, nil, errLeaveIt
-		}
-		if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
-			if fail.Is(err, fail.Gate) || !result.Touched { // everything is as before
-				err = &fail.Error{Kind: fail.Gate, Problem: why.Problem + ": everything is as before", Advice: why.Advice}
-			}
-		}
-		if result.Sealed {
-			// There is no way back: the run ends here, and the next one goes forward.
-			if end = err; end == nil {
-				end = errFinished
-			}
-		}
-		text, unwritten := json.Marshal(result)
-		a.Cutover = text
-		return a, end, cmp.Or(err, unwritten)
+		return f.switchOver(ctx, q)
 	case "finish":
 		if err := f.mayDo(q.Kind); err != nil {
 			return a, nil, err
@@ -156,6 +124,43 @@ func (f *following) switchKind() string {
 		return "fallback"
 	}
 	return "cutover"
+}
+
+// switchOver carries out a request for a switch, or for its rehearsal.
+func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
+	if err := f.mayDo(q.Kind); err != nil {
+		return a, nil, err
+	}
+	step := func(text string) {
+		f.r.c.Logger.Info(q.Kind + ": " + text)
+		if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
+			f.r.c.Logger.Debug("report step", "error", err)
+		}
+	}
+	options := CutoverOptions{
+		Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
+		AllowDifferences: q.Args.AllowDifferences,
+	}
+	wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
+	defer stop()
+	result, err := f.cutover(ctx, wanted, true, options.fill(), step)
+	if err != nil && !result.Sealed && f.over() {
+		return a, nil, errLeaveIt
+	}
+	if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
+		if fail.Is(err, fail.Gate) || !result.Touched { // everything is as before
+			err = &fail.Error{Kind: fail.Gate, Problem: why.Problem + ": everything is as before", Advice: why.Advice}
+		}
+	}
+	if result.Sealed {
+		// There is no way back: the run ends here, and the next one goes forward.
+		if end = err; end == nil {
+			end = errFinished
+		}
+	}
+	text, unwritten := json.Marshal(result)
+	a.Cutover = text
+	return a, end, cmp.Or(err, unwritten)
 }
 
 // over reports whether a switch is done.
