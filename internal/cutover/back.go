@@ -1,6 +1,7 @@
 package cutover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,10 +28,10 @@ type WayBack interface {
 
 // Armed is what became of the way back of a switch.
 type Armed struct {
-	From *decoder.LSN `json:"from"`            // the position that it begins at; nil: there is none, or it was not come to
-	None string       `json:"none,omitempty"`  // why there is none, though one was wanted
-	MS   int64        `json:"armed_ms"`        // how long it took to arm it, outside of the pause
-	In   int64        `json:"begun_in_the_ms"` // what it added to the pause
+	From    *decoder.LSN `json:"from"`           // the position that it begins at; nil: there is none, or the switch did not get there
+	None    string       `json:"none,omitempty"` // why there is none, though one was wanted
+	ArmedMS int64        `json:"armed_ms"`       // how long it took to arm it, outside of the pause
+	BeganMS int64        `json:"began_ms"`       // what its beginning added to the pause
 }
 
 // arm makes the way back. Where that fails the switch goes on without, said loudly, or is refused.
@@ -39,21 +40,19 @@ func (s *Switch) arm(ctx context.Context) error {
 	within, cancel := context.WithTimeoutCause(ctx, s.Timeout/4, errors.New("that was not done in a quarter of --timeout"))
 	defer cancel()
 	err := s.WayBack.Arm(within, s.say)
-	s.result.WayBack = &Armed{MS: time.Since(began).Milliseconds()}
+	s.result.WayBack = &Armed{ArmedMS: time.Since(began).Milliseconds()}
 	if err == nil {
-		s.say(fmt.Sprintf("a way back is armed (%d ms)", s.result.WayBack.MS))
+		s.say(fmt.Sprintf("a way back is armed (%d ms)", s.result.WayBack.ArmedMS))
 		return nil
 	}
 	if within.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", context.Cause(within), err)
 	}
 	if s.NeedWayBack || ctx.Err() != nil {
-		gate := &fail.Error{Kind: fail.Gate, Problem: "the way back cannot be armed: " + err.Error(), Advice: "fix that, or switch without a way back: --fall-back off"}
-		var hint interface{ Hint() string }
-		if errors.As(err, &hint) && hint.Hint() != "" {
-			gate.Advice = hint.Hint()
+		return &fail.Error{
+			Kind: fail.Gate, Problem: "the way back cannot be armed: " + err.Error(),
+			Advice: cmp.Or(fail.Hint(err), "fix that, or switch without a way back: --fall-back off"),
 		}
-		return gate
 	}
 	s.disarm(ctx)
 	s.result.WayBack.None = err.Error()
@@ -79,7 +78,7 @@ func (s *Switch) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("begin the way back: %w", err)
 	}
-	s.result.WayBack.From, s.result.WayBack.In = &position, time.Since(began).Milliseconds()
+	s.result.WayBack.From, s.result.WayBack.BeganMS = &position, time.Since(began).Milliseconds()
 	return nil
 }
 

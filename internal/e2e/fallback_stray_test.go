@@ -144,7 +144,7 @@ func TestFallBack_Blocked(t *testing.T) {
 		t.Fatal(asked.err)
 	}
 	w := asked.result.WayBack
-	if w == nil || w.From != nil || w.None == "" || w.MS > 20_000 {
+	if w == nil || w.From != nil || w.None == "" || w.ArmedMS > 20_000 {
 		t.Errorf("way back: %+v", w)
 	}
 	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -267,7 +268,7 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 			st.WayBack = &now
 		})
 		r.c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", err, "do", fail.Hint(err))
-		var budget *errBudget
+		var budget *budgetError
 		switch err := r.awaitRepair(ctx, now); {
 		case errors.Is(err, errFinished):
 			return Finished, r.endWayBack(ctx)
@@ -279,17 +280,17 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 	}
 }
 
-// errBudget says that the slot of the way back holds more WAL back on the new server than it may.
-type errBudget struct{ retained, limit int64 }
+// budgetError says that the slot of the way back holds more WAL back on the new server than it may.
+type budgetError struct{ retained, limit int64 }
 
-func (e *errBudget) Error() string {
+func (e *budgetError) Error() string {
 	return fmt.Sprintf("the way back held back %d MB of WAL on the new server, more than the %d MB of --max-retained-wal-target: it was given up", e.retained>>20, e.limit>>20)
 }
 
 // lostForGood reports whether changes will never come that are missing on the old server.
 func lostForGood(err error) bool {
 	var unusable *slot.Error
-	var budget *errBudget
+	var budget *budgetError
 	var altered *slot.PublicationError
 	return errors.As(err, &budget) || errors.As(err, &altered) && !altered.Renamed || errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead)
 }
@@ -297,8 +298,10 @@ func lostForGood(err error) bool {
 // awaitRepair returns after a minute, in which it answers who asks. errFinished: the way back is to be given up.
 func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
 	guarded, stop := context.WithCancelCause(ctx)
+	var guard sync.WaitGroup
+	defer guard.Wait() // two would take the lock's connection from each other
 	defer stop(nil)
-	go r.lock.Guard(guarded, stop)
+	guard.Go(func() { r.lock.Guard(guarded, stop) })
 	retention := r.back.flow.Retention(r.c.MaxRetainedWALTarget)
 	began := time.Now()
 	for n := 0; time.Since(began) < time.Minute; n++ {
@@ -348,13 +351,13 @@ func (r *runner) watchBudget(ctx context.Context, stop context.CancelCauseFunc) 
 	}
 }
 
-// overBudget returns an *errBudget if the slot of the way back holds too much.
+// overBudget returns an *budgetError if the slot of the way back holds too much.
 func (r *runner) overBudget(ctx context.Context, retention *flow.Retention) error {
 	now, ok, err := retention.Look(ctx)
 	if err != nil || !ok || r.c.MaxRetainedWALTarget <= 0 || now.Bytes < r.c.MaxRetainedWALTarget {
 		return nil //nolint:nilerr // the next look is soon
 	}
-	return &errBudget{now.Bytes, r.c.MaxRetainedWALTarget}
+	return &budgetError{now.Bytes, r.c.MaxRetainedWALTarget}
 }
 
 // dropForBudget drops the slot, for which the new server must not suffer.
@@ -378,11 +381,6 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 	if err := b.store.Take(ctx); err != nil {
 		return "", err
 	}
-	r.live.set(func(st *Status) {
-		if st.WayBack == nil {
-			st.WayBack = &state.WayBack{State: state.BackFollowing, Since: time.Now()}
-		}
-	})
 	switch b.live.phase() {
 	case New: // armed, and begun since
 		if err := b.advance(ctx, Following); err != nil {
