@@ -65,7 +65,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	r.live.follows(e.flow)
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
-			r.watchBudget(ctx, stop)
+			r.budget().Watch(ctx, r.c.Heartbeat, stop)
 		}
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.c.Auto == On) {

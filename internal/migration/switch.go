@@ -95,7 +95,7 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	}
 	if back := f.e.name.Direction == flow.Back; back || f.e.c.FallBack != NoFallBack {
 		w := f.e.newWayBack(f.other)
-		s.WayBack, s.Pass, s.NeedWayBack = w, w.pass, back || f.e.c.FallBack == FallBackRequire
+		s.WayBack, s.Pass, s.NeedWayBack = w, w.Pass, back || f.e.c.FallBack == FallBackRequire
 	}
 	result, err := s.Run(whole, wanted)
 	if phase := f.e.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {

@@ -1,0 +1,83 @@
+package wayback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/wait"
+	"github.com/walferry/walferry/slot"
+)
+
+// BudgetError says that the slot of the way back holds more WAL back on the new server than it may.
+type BudgetError struct{ Retained, Limit int64 }
+
+func (e *BudgetError) Error() string {
+	return fmt.Sprintf("the way back held back %d MB of WAL on the new server, more than the %d MB of --max-retained-wal-target: it was given up", e.Retained>>20, e.Limit>>20)
+}
+
+// Lost reports whether changes will never come that are missing on the old server.
+func Lost(err error) bool {
+	var unusable *slot.Error
+	var budget *BudgetError
+	var altered *slot.PublicationError
+	return errors.As(err, &budget) || errors.As(err, &altered) && !altered.Renamed || errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead)
+}
+
+// Budget is the WAL that the new server may have to keep for the way back.
+type Budget struct {
+	flow      *flow.Flow
+	limit     int64
+	retention *flow.Retention
+	log       *slog.Logger
+}
+
+// NewBudget returns the budget of a flow. limit is in bytes; with 0 there is none.
+func NewBudget(f *flow.Flow, limit int64, log *slog.Logger) *Budget {
+	return &Budget{f, limit, f.Retention(limit), log}
+}
+
+// Watch looks at each interval. Where the slot holds back too much it stops the flow and gives it up.
+func (b *Budget) Watch(ctx context.Context, interval time.Duration, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
+		if err := b.over(ctx); err != nil {
+			stop(err) // before the stream finds that its slot is gone
+			b.drop(ctx)
+			return
+		}
+	}
+}
+
+// Keep gives the way back up, and returns a *BudgetError, if its slot holds back too much.
+func (b *Budget) Keep(ctx context.Context) error {
+	err := b.over(ctx)
+	if err != nil {
+		b.drop(ctx)
+	}
+	return err
+}
+
+// over returns a *BudgetError if the slot holds back too much.
+func (b *Budget) over(ctx context.Context) error {
+	now, ok, err := b.retention.Look(ctx)
+	if err != nil || !ok || b.limit <= 0 || now.Bytes < b.limit {
+		return nil //nolint:nilerr // the next look is soon
+	}
+	return &BudgetError{now.Bytes, b.limit}
+}
+
+// drop drops the slot, for which the new server must not suffer.
+func (b *Budget) drop(ctx context.Context) {
+	if err := wait.Within(ctx, time.Minute, func(ctx context.Context) error {
+		return b.flow.From.Link.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, b.flow.Name.Source().Slot) })
+	}); err != nil {
+		b.log.Error("drop the slot of the way back, which holds back too much WAL on the new server", "error", err)
+	}
+}
