@@ -74,6 +74,10 @@ func verifyCommand(ui *ui) *cli.Command {
 
 func printVerified(w io.Writer, v migration.Verified) error {
 	var b strings.Builder
+	from, to := "source", "target"
+	if v.SourceIs == "new" {
+		from, to = "new server", "old server"
+	}
 	for _, t := range v.Tables {
 		if t.Equal {
 			continue
@@ -86,15 +90,15 @@ func printVerified(w io.Writer, v migration.Verified) error {
 			fmt.Fprintf(&b, "%s.%s: not compared: %s\n", t.Schema, t.Name, t.Error)
 			continue
 		}
-		fmt.Fprintf(&b, "%s.%s: %s rows on the source, %s on the target\n", t.Schema, t.Name, countText(t.SourceRows), countText(t.TargetRows))
+		fmt.Fprintf(&b, "%s.%s: %s rows on the %s, %s on the %s\n", t.Schema, t.Name, countText(t.SourceRows), from, countText(t.TargetRows), to)
 		if len(t.MissingColumns) > 0 {
-			fmt.Fprintf(&b, "  columns missing on the target: %s\n", strings.Join(t.MissingColumns, ", "))
+			fmt.Fprintf(&b, "  columns missing on the %s: %s\n", to, strings.Join(t.MissingColumns, ", "))
 		}
 		for _, kind := range []struct {
 			name string
 			rows int64
 			keys []verify.Key
-		}{{"missing on the target", t.MissingRows, t.Missing}, {"extra on the target", t.ExtraRows, t.Extra}, {"different", t.DifferentRows, t.Different}} {
+		}{{"missing on the " + to, t.MissingRows, t.Missing}, {"extra on the " + to, t.ExtraRows, t.Extra}, {"different", t.DifferentRows, t.Different}} {
 			if kind.rows == 0 {
 				continue
 			}
@@ -114,6 +118,8 @@ func printVerified(w io.Writer, v migration.Verified) error {
 	switch {
 	case v.AsOfCutover:
 		where = " as of the cutover"
+	case v.Position != "" && v.SourceIs == "new":
+		where = " at " + v.Position + " of the new server, which the old one follows"
 	case v.Position != "":
 		where = " at " + v.Position
 	}

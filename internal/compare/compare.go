@@ -18,8 +18,8 @@ import (
 
 // Both are the sides of a migration.
 type Both struct {
-	Flow  *flow.Flow // between the two
-	Store *state.Store
+	Flow  *flow.Flow   // between the two: what it comes from is the source
+	Store *state.Store // of the migration, where the running migrate is asked
 	// Over means that nothing follows any longer: the source is fenced or no longer the
 	// migration's, the target is in use, and both are compared as they are. Otherwise a running
 	// migrate is asked to bring them to one position.
@@ -72,14 +72,19 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 
 // once compares tables, and replaces what an earlier round has found of them.
 func (b *Both) once(ctx context.Context, tables []catalog.Table, lockFor time.Duration, v *verify.Verified) error {
+	from, to := b.Flow.Name.Ends()
 	sides, err := verify.New(verify.Config{
-		Source: b.Flow.From.DSN, Target: b.Flow.To.DSN, Tables: tables, Jobs: min(b.Jobs, len(tables)), LockFor: lockFor,
+		SourceIs: from, TargetIs: to, Source: b.Flow.From.DSN, Target: b.Flow.To.DSN, Tables: tables, Jobs: min(b.Jobs, len(tables)), LockFor: lockFor,
 		Progress: b.Progress, Logger: b.Flow.Logger,
 	})
 	if err != nil {
 		return err
 	}
 	defer sides.Close()
+	v.SourceIs = "old"
+	if b.Flow.Name.Direction == flow.Back {
+		v.SourceIs = "new"
+	}
 	if b.Over {
 		err = b.open(ctx, sides, v)
 	} else {

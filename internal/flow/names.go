@@ -52,6 +52,14 @@ func (n Name) Reverse() Name {
 	return Name{n.Migration, Back}
 }
 
+// Ends returns what people call the two servers of the flow: the one that it comes from, and the one that it goes to.
+func (n Name) Ends() (from, to string) {
+	if n.Direction == Back {
+		return "new server", "old server"
+	}
+	return "source", "target"
+}
+
 // Source returns the names of the flow's objects on the server that it comes from.
 func (n Name) Source() slot.Names { return slot.NamesOf(n.String()) }
 

@@ -22,8 +22,8 @@ type openWriter struct {
 // awaitWriters returns once no transaction that writes is older than a second, or patience is over:
 // then with those that were there all the time. The age of other roles' transactions is hidden from
 // a role without pg_read_all_stats: those that are there at the beginning are waited for, whatever
-// it is. tell, which may be nil, is told whom it waits for.
-func awaitWriters(ctx context.Context, source *session.Link, patience time.Duration, tell online.Waits) (stayed []online.Holder, err error) {
+// it is. called is what people call the server; tell, which may be nil, is told whom it waits for.
+func awaitWriters(ctx context.Context, source *session.Link, called string, patience time.Duration, tell online.Waits) (stayed []online.Holder, err error) {
 	var first map[string]bool // at the beginning
 	told := false
 	for began := time.Now(); time.Since(began) < patience; {
@@ -51,7 +51,7 @@ func awaitWriters(ctx context.Context, source *session.Link, patience time.Durat
 			return nil, nil
 		}
 		if tell != nil && time.Since(began) > time.Second {
-			tell(online.Wait{For: "waiting for transactions of the source that have written: ", Holders: old}, !told)
+			tell(online.Wait{For: "waiting for transactions of the " + called + " that have written: ", Holders: old}, !told)
 			told = true
 		}
 		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {
@@ -92,15 +92,16 @@ select 0, '', '', extract(epoch from clock_timestamp() - prepared)::float8, '', 
 // target that the applier waits for. What stays for as long as patience is named in the error,
 // which is a gate's.
 func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell online.Waits) error {
-	stayed, err := awaitWriters(ctx, f.From.Link, patience, tell)
+	from, to := f.Name.Ends()
+	stayed, err := awaitWriters(ctx, f.From.Link, from, patience, tell)
 	if err != nil {
 		return err
 	}
 	if len(stayed) > 0 {
 		return &fail.Error{
 			Kind:    fail.Gate,
-			Problem: "the snapshot of the source has to wait for transactions that have written, and they do not end: " + online.List(stayed),
-			Advice:  "the applier was not held for them. On the source, " + online.EndHint(stayed) + "; then ask again",
+			Problem: "the snapshot of the " + from + " has to wait for transactions that have written, and they do not end: " + online.List(stayed),
+			Advice:  "the applier was not held for them. On the " + from + ", " + online.EndHint(stayed) + "; then ask again",
 		}
 	}
 	for began, told := time.Now(), false; ; {
@@ -111,11 +112,11 @@ func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell online
 		case time.Since(began) > patience:
 			return &fail.Error{
 				Kind:    fail.Gate,
-				Problem: "the applier waits for a lock on the target, held by " + online.List(holders),
-				Advice:  "on the target, " + online.EndHint(holders) + "; then ask again",
+				Problem: "the applier waits for a lock on the " + to + ", held by " + online.List(holders),
+				Advice:  "on the " + to + ", " + online.EndHint(holders) + "; then ask again",
 			}
 		case time.Since(began) > time.Second:
-			tell(online.Wait{For: "the applier waits for a lock on the target, held by ", Holders: holders}, !told)
+			tell(online.Wait{For: "the applier waits for a lock on the " + to + ", held by ", Holders: holders}, !told)
 			told = true
 		}
 		if err := wait.Sleep(ctx, 100*time.Millisecond); err != nil {

@@ -30,7 +30,8 @@ type Verified = verify.Verified
 // While a migrate follows, its applier is held, a temporary slot gives a snapshot of the source and
 // the position it belongs to, the applier advances to exactly that position, and the target's
 // snapshots are taken; then the applier resumes, and the comparison runs on the snapshots. A source
-// that is fenced stands still anyway.
+// that is fenced stands still anyway. While the old server follows the new one, that is the source, and the comparison is kept
+// with the record of that flow: it is a gate of the switch back.
 func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err error) {
 	if c, err = c.fill(); err != nil {
 		return v, err
@@ -40,7 +41,7 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		return v, err
 	}
 	defer e.close(ctx)
-	if e.rec != nil && e.rec.Phase == Following && !e.rec.Alive { // or is taking its lock again
+	if e.rec != nil && (e.rec.Phase == Following || e.rec.Phase == Switched) && !e.rec.Alive { // or is taking its lock again
 		if e.rec, err = e.store.LoadAlive(ctx); err != nil {
 			return v, err
 		}
@@ -57,7 +58,21 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 			return *proof, nil
 		}
 	}
-	tables, err := e.tables.Migrated(ctx)
+	over := e.rec.Phase == Finished
+	from := e // the ends in the direction that is followed
+	switch {
+	case over, e.rec.Phase == Following && e.rec.Alive:
+	case e.rec.Phase == Switched && e.rec.Alive:
+		from = e.turned()
+		if err := from.recall(ctx); err != nil {
+			return v, fmt.Errorf("read what is known of the way back: %w", err)
+		}
+	case e.rec.Phase == Following || e.rec.Phase == Switched:
+		return v, state.ErrNoRunner
+	default:
+		return v, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, e.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
+	}
+	tables, err := from.tables.Migrated(ctx)
 	if err != nil {
 		return v, err
 	}
@@ -66,18 +81,9 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 			return v, err
 		}
 	}
-	switch {
-	case e.rec.Phase == Following && e.rec.Alive, e.rec.Phase == Finished:
-	case e.rec.Phase == Following:
-		return v, state.ErrNoRunner
-	default:
-		return v, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q is in phase %s", c.Name, e.rec.Phase), Advice: "verify compares while a migrate follows, or after the cutover"}
-	}
-	both := &compare.Both{
-		Flow: e.flow, Store: e.store, Over: e.rec.Phase == Finished, Jobs: c.Jobs, Patience: o.Patience, Progress: o.Progress,
-	}
-	if v, err = both.Compare(ctx, tables); err == nil && !both.Over {
-		err = compare.Keep(ctx, e.store, &v)
+	both := &compare.Both{Flow: from.flow, Store: e.store, Over: over, Jobs: c.Jobs, Patience: o.Patience, Progress: o.Progress}
+	if v, err = both.Compare(ctx, tables); err == nil && !over {
+		err = compare.Keep(ctx, from.store, &v)
 	}
 	return v, err
 }

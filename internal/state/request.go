@@ -151,18 +151,27 @@ func (m Mailbox) Answer(ctx context.Context, id int64, ok bool, a Answer) error 
 	return m.store.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = $2, answer = $3::text::jsonb where id = $1`, id, ok, string(text))
 }
 
-// AnswerOld answers what was asked of an earlier runner, which ended in a phase.
+// AnswerOld answers what an earlier runner had begun, which ended in a phase, and what nobody waits for any more. What
+// nobody had begun and somebody waits for is this run's: it was asked of an earlier one that had just died, or of
+// this one while it looked at both servers.
 func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
-	a := Answer{Error: "the migrate that was asked has ended", Gate: true}
-	if phase == Fenced || phase == Drained { // this run finishes the cutover, or undoes it
-		a.Gate, a.Hint = false, "`walferry status` shows what has become of it"
+	began := Answer{Error: "the migrate that was asked has ended, and another one runs", Hint: "ask again", Gate: true}
+	switching := began
+	if phase == Fenced || phase == Drained || phase == Switched { // this run finishes the switch, or undoes it; or it was done
+		switching.Gate, switching.Hint = false, "`walferry status` shows what has become of it"
 	}
-	text, err := json.Marshal(a)
-	if err != nil {
-		return err
+	var texts [2]string
+	for i, a := range []Answer{began, switching} {
+		text, err := json.Marshal(a)
+		if err != nil {
+			return err
+		}
+		texts[i] = string(text)
 	}
-	return m.store.home.Exec(ctx, `update walferry.request set answered_at = clock_timestamp(), ok = false, answer = $2::text::jsonb
- where migration = $1 and answered_at is null`, m.store.name, string(text))
+	return m.store.home.Exec(ctx, `
+update walferry.request set answered_at = clock_timestamp(), ok = false, answer = (case when kind in ('cutover', 'fallback') then $3 else $2 end)::text::jsonb
+ where migration = $1 and answered_at is null
+   and (taken_at is not null or withdrawn_at is not null or seen_at < clock_timestamp() - interval '15 seconds')`, m.store.name, texts[0], texts[1])
 }
 
 // AnswerRest answers what nobody has begun to carry out when a run ends in a phase, so that the

@@ -172,3 +172,33 @@ func take(t *testing.T, s *Store) (q *Request, err error) {
 	}
 	return q, err
 }
+
+// A run answers what an earlier one had begun, and nobody waits for: a switch may have been done since. What somebody
+// waits for and nobody had begun is its own, whichever run it was asked of.
+func TestAnswerOld(t *testing.T) {
+	t.Parallel()
+	s, target := newStore(t)
+	begin(t, s)
+	for _, phase := range []Phase{Following, Switched} {
+		pgtest.Exec(t, target, `
+truncate walferry.request;
+insert into walferry.request (migration, kind, requested_at, seen_at, taken_at, withdrawn_at) values
+ ('test', 'hold', now(), now(), now(), null),
+ ('test', 'fallback', now(), now(), now(), null),
+ ('test', 'finish', now() - interval '1 hour', now() - interval '50 minutes', null, null),
+ ('test', 'cutover', now(), now(), null, now()),
+ ('test', 'abort', now(), now(), null, null),
+ ('other', 'hold', now(), now(), now(), null)`)
+		if err := s.Mailbox().AnswerOld(t.Context(), phase); err != nil {
+			t.Fatal(err)
+		}
+		got := fmt.Sprint(pgtest.Query(t, target, `select migration || ' ' || kind, coalesce(answer ->> 'gate', '') from walferry.request where answered_at is not null order by 1`))
+		want := map[Phase]string{
+			Following: "[[test cutover true] [test fallback true] [test finish true] [test hold true]]",
+			Switched:  "[[test cutover ] [test fallback ] [test finish true] [test hold true]]",
+		}[phase]
+		if got != want {
+			t.Errorf("in phase %s these were answered: %s, want %s", phase, got, want)
+		}
+	}
+}

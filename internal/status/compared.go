@@ -84,7 +84,7 @@ func (l *LastComparison) Gate() error {
 		if len(repair) < len(l.Differ) {
 			rows = "the rows of " + catalog.List(repair)
 		}
-		advice = append(advice, "repair "+rows+" (`walferry verify` names them), verify again, and ask again; or cut over all the same with --allow-differences")
+		advice = append(advice, "repair "+rows+" (`walferry verify` names them), verify again, and ask again; or switch all the same with --allow-differences")
 	}
 	for _, name := range l.Differ {
 		if hint := l.Hints[name]; hint != "" {

@@ -33,7 +33,7 @@ func (v *Verifier) explainGenerated(t *table) {
 	if len(search) > 0 && v.source.major < 19 && v.target.major >= 19 {
 		text += fmt.Sprintf("; version %d of the target has other text search stemmers than %d, and searches there use them, too", v.target.major, v.source.major)
 	}
-	text += ". If the target's values are right, continue (cutover --allow-differences). If not, correct the function"
+	text += ". If the " + v.target.name + "'s values are right, continue with --allow-differences. If not, correct the function"
 	if len(stored) > 0 {
 		text += fmt.Sprintf(" there and have them computed again: update %s set a column that they depend on to itself", t.source.String())
 		if v.target.major >= 17 {

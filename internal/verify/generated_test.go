@@ -81,7 +81,7 @@ public.t key 2/2
   generated columns alone 2
 `)
 	const want = `only generated columns differ, "d": nothing was lost, each server computes them with its own functions from equal values. ` +
-		`If the target's values are right, continue (cutover --allow-differences). If not, correct the function there and have them computed again: ` +
+		`If the target's values are right, continue with --allow-differences. If not, correct the function there and have them computed again: ` +
 		`update "public"."t" set a column that they depend on to itself`
 	if got := report.Tables[0].Hint; got != want {
 		t.Errorf("the hint is\n%s\nwant\n%s", got, want)

@@ -96,15 +96,15 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 	}
 	sourceTypes, err := types(ctx, sourceConn, sourceOIDs)
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		return nil, fmt.Errorf("%s: %w", v.source.name, err)
 	}
 	onTarget, targetOIDs, err := columns(ctx, targetConn, v.config.Tables)
 	if err != nil {
-		return nil, fmt.Errorf("target: %w", err)
+		return nil, fmt.Errorf("%s: %w", v.target.name, err)
 	}
 	targetTypes, err := types(ctx, targetConn, targetOIDs)
 	if err != nil {
-		return nil, fmt.Errorf("target: %w", err)
+		return nil, fmt.Errorf("%s: %w", v.target.name, err)
 	}
 
 	otherLSN := (v.source.major < 19) != (v.target.major < 19)
@@ -120,8 +120,8 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 			t.match(otherLSN, other, sourceTypes, targetTypes)
 		}
 	}
-	for which, conn := range []*pgx.Conn{sourceConn, targetConn} {
-		if err := addRelations(ctx, conn, which, tables, v.config.LockFor > 0); err != nil {
+	for which, s := range []*side{v.source, v.target} {
+		if err := addRelations(ctx, s, which, tables, v.config.LockFor > 0); err != nil {
 			return nil, err
 		}
 	}
@@ -131,7 +131,7 @@ func (v *Verifier) plan(ctx context.Context) ([]*table, error) {
 				if v.source.sessions[0].lost(ctx) {
 					return nil, err
 				}
-				t.fail("source", err)
+				t.fail(v.source.name, err)
 			}
 		}
 	}
@@ -252,14 +252,14 @@ select n.nspname::text, c.relname::text, c.oid, c.relfilenode,
 
 // addRelations reads where the rows of the tables are on one side. locking: the session holds
 // locks, so it must not wait for the lock that reading a table's real size takes.
-func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*table, locking bool) error {
+func addRelations(ctx context.Context, s *side, which int, tables []*table, locking bool) error {
 	byName := map[catalog.Name]*table{}
 	var schemas, names []string
 	for _, t := range tables {
 		byName[t.source.Name] = t
 		schemas, names = append(schemas, t.source.Schema), append(names, t.source.Name.Name)
 	}
-	rows, err := q.Query(ctx, selectRelations, schemas, names, locking)
+	rows, err := s.sessions[0].conn.Query(ctx, selectRelations, schemas, names, locking)
 	if err != nil {
 		return fmt.Errorf("read storage of tables: %w", err)
 	}
@@ -275,31 +275,31 @@ func addRelations(ctx context.Context, q catalog.Querier, which int, tables []*t
 	}); err != nil {
 		return fmt.Errorf("read storage of tables: %w", err)
 	}
-	return addGone(ctx, q, which, tables)
+	return addGone(ctx, s, which, tables)
 }
 
 // addGone notes the tables that a side lacks. The source's are identified by OID if the caller
 // knows it: one that was dropped and created again, or has swapped names with another, is not what
 // was migrated, whatever is in it.
-func addGone(ctx context.Context, q catalog.Querier, which int, tables []*table) error {
+func addGone(ctx context.Context, s *side, which int, tables []*table) error {
 	for _, t := range tables {
 		found := t.sides[which]
 		switch {
 		case t.report.Gone != "" || found.name != "" && (which == dst || t.source.OID == 0 || found.oid == t.source.OID):
 			continue
 		case which == dst:
-			t.report.Gone = "the target has no such table"
+			t.report.Gone = "the " + s.name + " has no such table"
 			continue
 		}
-		t.report.Gone = "the source has no such table any more"
+		t.report.Gone = "the " + s.name + " has no such table any more"
 		if found.name != "" {
-			t.report.Gone = "the source has another table of this name"
+			t.report.Gone = "the " + s.name + " has another table of this name"
 		}
 		if t.source.OID == 0 {
 			continue
 		}
 		var name string
-		err := q.QueryRow(ctx, `select coalesce((select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+		err := s.sessions[0].conn.QueryRow(ctx, `select coalesce((select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1), '')`, t.source.OID).Scan(&name)
 		if err != nil {
 			return fmt.Errorf("look for table %s: %w", t.source.String(), err)

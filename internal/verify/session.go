@@ -14,7 +14,7 @@ import (
 
 // side is one of the two servers.
 type side struct {
-	name     string // source or target
+	name     string // Config.SourceIs or TargetIs
 	major    int
 	encoding string // of the database
 	sessions []*session

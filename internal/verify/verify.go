@@ -19,6 +19,9 @@ import (
 type Config struct {
 	Source, Target string // connection strings, see internal/session
 
+	// SourceIs and TargetIs are what the sides are called in reports and errors. Empty means source and target.
+	SourceIs, TargetIs string
+
 	// Tables are the source's, with their columns. Partitioned tables are skipped: their rows are
 	// in the leaves.
 	Tables []catalog.Table
@@ -89,10 +92,11 @@ func New(c Config) (*Verifier, error) {
 	}
 	c.RowsPerRange = cmp.Or(c.RowsPerRange, 20_000)
 	c.MaxRows = cmp.Or(c.MaxRows, 20)
+	c.SourceIs, c.TargetIs = cmp.Or(c.SourceIs, "source"), cmp.Or(c.TargetIs, "target")
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Verifier{config: c, source: &side{name: "source"}, target: &side{name: "target"}}, nil
+	return &Verifier{config: c, source: &side{name: c.SourceIs}, target: &side{name: c.TargetIs}}, nil
 }
 
 // Connect opens the connections, so that OpenSource and OpenTarget take no longer than their
