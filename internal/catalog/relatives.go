@@ -91,3 +91,20 @@ select distinct s.subname::text, s.subenabled, f.root::pg_catalog.regclass::text
 	}
 	return list, fed, nil
 }
+
+// Decodes reports whether a server of a version decodes its WAL with this wal_level. From version 19 on the first logical slot
+// makes one with replica do so.
+func Decodes(major int, walLevel string) bool {
+	return walLevel == "logical" || major >= 19 && walLevel == "replica"
+}
+
+// PublishedWhole lists the publications FOR ALL TABLES, as SQL, with their owners: whatever table is made is sent to their subscribers.
+func PublishedWhole(ctx context.Context, q Querier) (list []string, err error) {
+	err = q.QueryRow(ctx, `
+select coalesce(array_agg(format('%s (of %s)', quote_ident(pubname), quote_ident(pg_catalog.pg_get_userbyid(pubowner))) order by pubname), '{}')
+  from pg_catalog.pg_publication where puballtables`).Scan(&list)
+	if err != nil {
+		return nil, fmt.Errorf("list publications FOR ALL TABLES: %w", err)
+	}
+	return list, nil
+}

@@ -186,18 +186,18 @@ func (r *run) report() Report {
 	return report
 }
 
-func (r *run) add(f Finding) { r.findings = append(r.findings, f) }
+func (r *run) add(f ...Finding) { r.findings = append(r.findings, f...) }
 
 // each is how many objects with the same problem get their own finding.
 const each = 20
 
 // addEach adds findings of one problem; those past the twentieth share one, with all of their SQL.
-func (r *run) addEach(findings []Finding) {
+func (r *run) addEach(findings []Finding) { r.add(bounded(findings)...) }
+
+func bounded(findings []Finding) []Finding {
 	if len(findings) <= each {
-		r.findings = append(r.findings, findings...)
-		return
+		return findings
 	}
-	r.findings = append(r.findings, findings[:each]...)
 	rest := findings[each]
 	rest.SQL = nil
 	var objects []string
@@ -212,7 +212,7 @@ func (r *run) addEach(findings []Finding) {
 		rest.Seen += " …"
 	}
 	rest.Object = fmt.Sprintf("and %d more", len(findings)-each)
-	r.findings = append(r.findings, rest)
+	return append(slices.Clone(findings[:each]), rest)
 }
 
 // list joins the first few names for a sentence.

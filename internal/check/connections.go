@@ -49,7 +49,7 @@ func (r *run) connections(ctx context.Context) error {
 		r.role(s)
 	}
 	r.versions()
-	r.walsender(ctx)
+	r.add(r.source.walsender(ctx)...)
 	r.sameServer()
 	return nil
 }
@@ -206,22 +206,22 @@ func (r *run) sameServer() {
 }
 
 // walsender opens the connection that the changes will come through.
-func (r *run) walsender(ctx context.Context) {
-	conn, err := session.OpenReplication(ctx, session.Config{DSN: r.c.SourceDSN, Application: "check"})
+func (s *server) walsender(ctx context.Context) []Finding {
+	conn, err := session.OpenReplication(ctx, session.Config{DSN: s.dsn, Application: "check"})
 	if err == nil {
 		defer conn.Close(context.WithoutCancel(ctx))
 		var id pglogrepl.IdentifySystemResult
 		if id, err = pglogrepl.IdentifySystem(ctx, conn); err == nil {
-			r.source.SystemID = id.SystemID
-			return
+			s.SystemID = id.SystemID
+			return nil
 		}
 	}
-	if !r.source.mayReplicate() {
-		return // reported by privileges, with the GRANT
+	if !s.mayReplicate() {
+		return nil // reported by privileges, with the GRANT
 	}
-	f := Finding{ID: "replication-connection", Severity: Block, On: "source", Seen: err.Error(), Do: fail.Hint(err)}
+	f := Finding{ID: "replication-connection", Severity: Block, On: s.side, Seen: err.Error(), Do: fail.Hint(err)}
 	if f.Do == "" {
 		f.Do = "the endpoint must be the server itself, and let the role in for replication"
 	}
-	r.add(f)
+	return []Finding{f}
 }

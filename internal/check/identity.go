@@ -16,67 +16,73 @@ const bigFull = 64 << 20
 // identities checks that the rows of an UPDATE or DELETE can be identified. A published table
 // without an identity makes the application's own UPDATE fail.
 func (r *run) identities(ctx context.Context) error {
-	s := r.source
+	unusable, costly, err := r.source.identities(ctx, r.tables, r.insertOnly)
+	if err != nil {
+		return err
+	}
+	r.add(append(unusable, costly...)...)
+	return r.insertOnlyTables(ctx)
+}
+
+// identities returns what keeps rows from being identified, and what that costs where it works.
+func (s *server) identities(ctx context.Context, tables []catalog.Table, insertOnly map[uint32]bool) (unusable, costly []Finding, err error) {
 	var without []uint32
-	for i := range r.tables {
-		t := &r.tables[i]
-		if t.Kind == 'r' && t.Persistence == 'p' && !r.insertOnly[t.OID] && (!t.HasIdentity() || generatedIdentity(t)) {
+	for i := range tables {
+		t := &tables[i]
+		if t.Kind == 'r' && t.Persistence == 'p' && !insertOnly[t.OID] && (!t.HasIdentity() || generatedIdentity(t)) {
 			without = append(without, t.OID)
 		}
 	}
-	usable, err := r.usableIndexes(ctx, without)
+	usable, err := s.usableIndexes(ctx, tables, without)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	var missing, generated, big, noEquality []Finding
-	unequal, err := r.columnsWithoutEquality(ctx)
+	unequal, err := s.columnsWithoutEquality(ctx, tables)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	for i := range r.tables {
-		t := &r.tables[i]
+	for i := range tables {
+		t := &tables[i]
 		switch {
-		case t.Kind != 'r' || t.Persistence != 'p' || r.insertOnly[t.OID]:
+		case t.Kind != 'r' || t.Persistence != 'p' || insertOnly[t.OID]:
 		case !t.HasIdentity():
-			missing = append(missing, r.missingIdentity(t, usable[t.OID]))
+			missing = append(missing, s.missingIdentity(t, usable[t.OID]))
 		case t.ReplicaIdentity == 'f':
 			// From version 18 the server rejects the application's UPDATE: the old row would lack
 			// its generated columns.
 			if s.Major >= 18 && len(generatedColumns(t)) > 0 {
-				generated = append(generated, r.fixIdentity(t, usable[t.OID], Finding{
-					ID: "identity-generated", Severity: Block, On: "source", Object: t.String(),
+				generated = append(generated, fixIdentity(t, usable[t.OID], Finding{
+					ID: "identity-generated", Severity: Block, On: s.side, Object: t.String(),
 					Seen: "REPLICA IDENTITY FULL takes in the generated column " + list(generatedColumns(t)) + ", which is not published: UPDATE and DELETE would fail",
 				}, false))
 				continue
 			}
 			if t.Bytes >= bigFull {
-				big = append(big, r.fixIdentity(t, usable[t.OID], Finding{
-					ID: "identity-full-big", Severity: Warn, On: "source", Object: t.String(),
+				big = append(big, fixIdentity(t, usable[t.OID], Finding{
+					ID: "identity-full-big", Severity: Warn, On: s.side, Object: t.String(),
 					Seen: fmt.Sprintf("REPLICA IDENTITY FULL on a table of %d MB: every changed row is sent whole and looked up by all its columns", t.Bytes>>20),
 				}, false))
 			}
 			if columns := unequal[t.OID]; len(columns) > 0 {
 				noEquality = append(noEquality, Finding{
-					ID: "identity-no-equality", Severity: Warn, On: "source", Object: t.String(),
+					ID: "identity-no-equality", Severity: Warn, On: s.side, Object: t.String(),
 					Seen: "REPLICA IDENTITY FULL, and the type of " + strings.Join(columns, ", ") + " has no equality: it is compared by its text",
 					Do:   "two values that are written the same count as equal; a key avoids it",
 				})
 			}
 		case generatedIdentity(t):
-			generated = append(generated, r.fixIdentity(t, usable[t.OID], Finding{
-				ID: "identity-generated", Severity: Block, On: "source", Object: t.String(),
+			generated = append(generated, fixIdentity(t, usable[t.OID], Finding{
+				ID: "identity-generated", Severity: Block, On: s.side, Object: t.String(),
 				Seen: "the replica identity has the generated column " + list(generatedColumns(t)) + ", which is not published",
 			}, s.Major < 18))
 		}
 	}
-	for _, findings := range [][]Finding{missing, generated, big, noEquality} {
-		r.addEach(findings)
-	}
-	return r.insertOnlyTables(ctx)
+	return append(bounded(missing), bounded(generated)...), append(bounded(big), bounded(noEquality)...), nil
 }
 
-func (r *run) missingIdentity(t *catalog.Table, indexes []string) Finding {
-	f := Finding{ID: "replica-identity", Severity: Block, On: "source", Object: t.String()}
+func (s *server) missingIdentity(t *catalog.Table, indexes []string) Finding {
+	f := Finding{ID: "replica-identity", Severity: Block, On: s.side, Object: t.String()}
 	switch {
 	case t.ReplicaIdentity == 'n':
 		f.Seen = "its REPLICA IDENTITY is NOTHING"
@@ -92,14 +98,14 @@ func (r *run) missingIdentity(t *catalog.Table, indexes []string) Finding {
 		f.SQL = []string{fmt.Sprintf("alter table %s replica identity default", t)}
 		return f
 	}
-	return r.fixIdentity(t, indexes, f, true)
+	return fixIdentity(t, indexes, f, true)
 }
 
 // primary marks the primary key among the usable indexes: it comes first.
 const primary = ""
 
 // fixIdentity suggests a key if there is one, or else FULL if that helps.
-func (r *run) fixIdentity(t *catalog.Table, indexes []string, f Finding, full bool) Finding {
+func fixIdentity(t *catalog.Table, indexes []string, f Finding, full bool) Finding {
 	const otherwise = "or, if it is only ever inserted into, pass it to --insert-only; or --exclude it"
 	switch {
 	case len(indexes) > 0 && indexes[0] == primary:
@@ -140,24 +146,24 @@ func generatedIdentity(t *catalog.Table) bool {
 
 // usableIndexes lists, for tables without an identity or with FULL, the indexes that may become one
 // (RelationGetIndexList in relcache.c): the primary key first, then by the number of columns.
-func (r *run) usableIndexes(ctx context.Context, oids []uint32) (map[uint32][]string, error) {
-	for i := range r.tables {
-		if r.tables[i].ReplicaIdentity == 'f' {
-			oids = append(oids, r.tables[i].OID)
+func (s *server) usableIndexes(ctx context.Context, tables []catalog.Table, oids []uint32) (map[uint32][]string, error) {
+	for i := range tables {
+		if tables[i].ReplicaIdentity == 'f' {
+			oids = append(oids, tables[i].OID)
 		}
 	}
 	if len(oids) == 0 {
 		return nil, nil
 	}
 	keys, generated := "i.indnatts", "false"
-	if r.source.Major >= 11 {
+	if s.Major >= 11 {
 		keys = "i.indnkeyatts"
 	}
-	if r.source.Major >= 12 {
+	if s.Major >= 12 {
 		generated = "a.attgenerated <> ''"
 	}
 	found := map[uint32][]string{}
-	rows, err := r.source.tx.Query(ctx, `
+	rows, err := s.tx.Query(ctx, `
 select i.indrelid, case when i.indisprimary then '' else c.relname::text end
   from pg_index i join pg_class c on c.oid = i.indexrelid
  where i.indrelid = any($1::oid[]) and i.indisunique and i.indimmediate and i.indisvalid and i.indisready and i.indislive
@@ -167,37 +173,37 @@ select i.indrelid, case when i.indisprimary then '' else c.relname::text end
                     where k.n <= `+keys+` and (a.attnum is null or a.attnum <= 0 or not a.attnotnull or `+generated+`))
  order by i.indrelid, i.indisprimary desc, `+keys+`, c.relname`, oids)
 	if err != nil {
-		return nil, fmt.Errorf("list unique indexes of the source: %w", err)
+		return nil, fmt.Errorf("list unique indexes of the %s: %w", s.side, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var oid uint32
 		var name string
 		if err := rows.Scan(&oid, &name); err != nil {
-			return nil, fmt.Errorf("list unique indexes of the source: %w", err)
+			return nil, fmt.Errorf("list unique indexes of the %s: %w", s.side, err)
 		}
 		found[oid] = append(found[oid], name)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list unique indexes of the source: %w", err)
+		return nil, fmt.Errorf("list unique indexes of the %s: %w", s.side, err)
 	}
 	return found, nil
 }
 
 // columnsWithoutEquality lists, for tables with FULL, the columns whose types have no default
 // operator class of btree or hash, such as json, xml and point.
-func (r *run) columnsWithoutEquality(ctx context.Context) (map[uint32][]string, error) {
+func (s *server) columnsWithoutEquality(ctx context.Context, tables []catalog.Table) (map[uint32][]string, error) {
 	var oids []uint32
-	for i := range r.tables {
-		if r.tables[i].ReplicaIdentity == 'f' && r.tables[i].Kind == 'r' {
-			oids = append(oids, r.tables[i].OID)
+	for i := range tables {
+		if tables[i].ReplicaIdentity == 'f' && tables[i].Kind == 'r' {
+			oids = append(oids, tables[i].OID)
 		}
 	}
 	if len(oids) == 0 {
 		return nil, nil
 	}
 	// A domain is as comparable as its base, an array as its elements.
-	rows, err := r.source.tx.Query(ctx, `
+	rows, err := s.tx.Query(ctx, `
 with recursive used(relid, name, oid) as (
      select a.attrelid, a.attname::text, a.atttypid from pg_attribute a
       where a.attrelid = any($1::oid[]) and a.attnum > 0 and not a.attisdropped
@@ -213,7 +219,7 @@ select u.relid, quote_ident(u.name)
                             where k.castsource = t.oid and k.casttarget = o.opcintype and k.castmethod = 'b' and k.castcontext = 'i')))
  order by 1, 2`, oids)
 	if err != nil {
-		return nil, fmt.Errorf("list types of the source: %w", err)
+		return nil, fmt.Errorf("list types of the %s: %w", s.side, err)
 	}
 	defer rows.Close()
 	found := map[uint32][]string{}
@@ -221,12 +227,12 @@ select u.relid, quote_ident(u.name)
 		var oid uint32
 		var name string
 		if err := rows.Scan(&oid, &name); err != nil {
-			return nil, fmt.Errorf("list types of the source: %w", err)
+			return nil, fmt.Errorf("list types of the %s: %w", s.side, err)
 		}
 		found[oid] = append(found[oid], name)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list types of the source: %w", err)
+		return nil, fmt.Errorf("list types of the %s: %w", s.side, err)
 	}
 	return found, nil
 }

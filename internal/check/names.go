@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
 )
@@ -169,13 +170,18 @@ func (r *run) activity(ctx context.Context) error {
 	if r.c.Resuming {
 		return nil
 	}
-	s := r.source
+	findings, err := r.source.activity(ctx, r.c.LongWriter)
+	r.add(findings...)
+	return err
+}
+
+func (s *server) activity(ctx context.Context, longer time.Duration) (findings []Finding, err error) {
 	var prepared []Finding
-	err := s.records(ctx, "prepared transactions", `
+	err = s.records(ctx, "prepared transactions", `
 select gid, owner::text, database::text, to_char(prepared, 'YYYY-MM-DD HH24:MI:SS'), (database = current_database())::text
   from pg_prepared_xacts order by prepared`, func(row []string) {
 		f := Finding{
-			ID: "prepared-transaction", Severity: Block, On: "source", Object: row[0],
+			ID: "prepared-transaction", Severity: Block, On: s.side, Object: row[0],
 			Seen: fmt.Sprintf("prepared by %s in database %s at %s: no slot can be created while it is open", row[1], row[2], row[3]),
 			Do:   "commit it instead, if its transaction manager says so",
 			SQL:  []string{"rollback prepared " + catalog.Literal(row[0])},
@@ -186,9 +192,8 @@ select gid, owner::text, database::text, to_char(prepared, 'YYYY-MM-DD HH24:MI:S
 		prepared = append(prepared, f)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.addEach(prepared)
 	// Only pg_monitor sees the details of other roles' sessions; everyone sees the row.
 	var writers []Finding
 	err = s.records(ctx, "long transactions", `
@@ -198,15 +203,11 @@ select pid::text, usename::text, coalesce(application_name, ''), coalesce(state,
    and xact_start < clock_timestamp() - $1::interval
  order by xact_start`, func(row []string) {
 		writers = append(writers, Finding{
-			ID: "long-writer", Severity: Warn, On: "source", Object: "process " + row[0],
+			ID: "long-writer", Severity: Warn, On: s.side, Object: "process " + row[0],
 			Seen: strings.TrimSpace(fmt.Sprintf("%s has had a transaction with writes open for %s (%s, %s)", row[1], row[4], row[3], row[2])),
 			Do:   "the slot can be created only when it has ended: wait for it, or end it",
 			SQL:  []string{"select pg_terminate_backend(" + row[0] + ")"},
 		})
-	}, fmt.Sprintf("%d milliseconds", r.c.LongWriter.Milliseconds()))
-	if err != nil {
-		return err
-	}
-	r.addEach(writers)
-	return nil
+	}, fmt.Sprintf("%d milliseconds", longer.Milliseconds()))
+	return append(bounded(prepared), bounded(writers)...), err
 }

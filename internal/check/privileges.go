@@ -13,38 +13,47 @@ func (s *server) mayReplicate() bool {
 	return s.Superuser || s.roleReplication || (s.rdsReplication != nil && *s.rdsReplication)
 }
 
+func (s *server) replicationRight() []Finding {
+	if s.mayReplicate() {
+		return nil
+	}
+	user := catalog.Quote(s.User)
+	f := Finding{
+		ID: "replication-right", Severity: Block, On: s.side, Object: user,
+		Seen: "the role may not replicate", Do: "run it as a superuser", SQL: []string{"alter role " + user + " replication"},
+	}
+	if s.rdsReplication != nil {
+		f.Do, f.SQL = "run it as a member of rds_superuser", []string{"grant rds_replication to " + user}
+	}
+	return []Finding{f}
+}
+
 // privileges checks what the source's role may do.
 func (r *run) privileges(ctx context.Context) error {
-	s := r.source
-	user := catalog.Quote(s.User)
-	if !s.mayReplicate() {
-		f := Finding{
-			ID: "replication-right", Severity: Block, On: "source", Object: user,
-			Seen: "the role may not replicate", Do: "run it as a superuser", SQL: []string{"alter role " + user + " replication"},
-		}
-		if s.rdsReplication != nil {
-			f.Do, f.SQL = "run it as a member of rds_superuser", []string{"grant rds_replication to " + user}
-		}
-		r.add(f)
-	}
+	r.add(r.source.replicationRight()...)
 	for _, s := range []*server{r.source, r.target} {
 		if !s.createOnDatabase {
-			what := map[string]string{"source": "a publication and the schema walferry", "target": "the schema walferry"}[s.side]
-			r.add(Finding{
-				ID: "create-on-database", Severity: Block, On: s.side, Object: catalog.Quote(s.Database),
-				Seen: s.User + " may not create " + what + " in the database",
-				SQL:  []string{fmt.Sprintf("grant create on database %s to %s", catalog.Quote(s.Database), catalog.Quote(s.User))},
-			})
+			r.add(s.createRight(map[string]string{"source": "a publication and the schema walferry", "target": "the schema walferry"}[s.side]))
 		}
 		r.activityHidden(s)
 	}
-	if err := r.ownership(ctx); err != nil {
+	owners, err := r.source.ownership(ctx, r.tables, "publish")
+	if err != nil {
 		return err
 	}
+	r.add(owners...)
 	if err := r.usage(ctx); err != nil {
 		return err
 	}
 	return r.readable(ctx)
+}
+
+func (s *server) createRight(what string) Finding {
+	return Finding{
+		ID: "create-on-database", Severity: Block, On: s.side, Object: catalog.Quote(s.Database),
+		Seen: s.User + " may not create " + what + " in the database",
+		SQL:  []string{fmt.Sprintf("grant create on database %s to %s", catalog.Quote(s.Database), catalog.Quote(s.User))},
+	}
 }
 
 // activityHidden: what holds a cutover up is named for the operator, who decides by its age.
@@ -70,19 +79,18 @@ func (r *run) activityHidden(s *server) {
 }
 
 // ownership of a table is required to publish it, and for the fence.
-func (r *run) ownership(ctx context.Context) error {
-	s := r.source
+func (s *server) ownership(ctx context.Context, tables []catalog.Table, to string) (findings []Finding, err error) {
 	owners := map[string][]string{}
-	for i := range r.tables {
-		if t := &r.tables[i]; !t.OwnerLike {
+	for i := range tables {
+		if t := &tables[i]; !t.OwnerLike {
 			owners[t.Owner] = append(owners[t.Owner], t.String())
 		}
 	}
 	if len(owners) == 0 {
-		return nil
+		return nil, nil
 	}
 	var members, superusers []string
-	err := s.records(ctx, "roles", `select rolname::text, pg_has_role(oid, 'MEMBER')::text, rolsuper::text from pg_roles`, func(row []string) {
+	err = s.records(ctx, "roles", `select rolname::text, pg_has_role(oid, 'MEMBER')::text, rolsuper::text from pg_roles`, func(row []string) {
 		if row[1] == "true" {
 			members = append(members, row[0])
 		}
@@ -91,12 +99,12 @@ func (r *run) ownership(ctx context.Context) error {
 		}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, owner := range slices.Sorted(maps.Keys(owners)) {
 		f := Finding{
-			ID: "table-owner", Severity: Block, On: "source", Object: catalog.Quote(owner),
-			Seen: fmt.Sprintf("%s cannot publish what %s owns: %s", s.User, owner, list(owners[owner])),
+			ID: "table-owner", Severity: Block, On: s.side, Object: catalog.Quote(owner),
+			Seen: fmt.Sprintf("%s cannot %s what %s owns: %s", s.User, to, owner, list(owners[owner])),
 			Do:   "publishing a table requires its ownership: make the role a member of the owner, or connect as the owner, or --exclude them",
 		}
 		if slices.Contains(superusers, owner) {
@@ -107,15 +115,15 @@ func (r *run) ownership(ctx context.Context) error {
 		case s.Major >= 16:
 			grant += " with inherit true"
 		case slices.Contains(members, owner):
-			f.Seen = fmt.Sprintf("%s is a member of %s, but does not inherit: it cannot publish %s", s.User, owner, list(owners[owner]))
+			f.Seen = fmt.Sprintf("%s is a member of %s, but does not inherit: it cannot %s %s", s.User, owner, to, list(owners[owner]))
 			grant = "alter role " + catalog.Quote(s.User) + " inherit"
 		case !s.roleInherit:
 			f.SQL = []string{"alter role " + catalog.Quote(s.User) + " inherit"}
 		}
 		f.SQL = append(f.SQL, grant)
-		r.add(f)
+		findings = append(findings, f)
 	}
-	return nil
+	return findings, nil
 }
 
 func (r *run) schemas() []string {
@@ -151,7 +159,7 @@ select nspname::text from pg_namespace where nspname = any($1::text[]) and not h
 func (r *run) readable(ctx context.Context) error {
 	s := r.source
 	user := catalog.Quote(s.User)
-	var selects, policies []Finding
+	var selects []Finding
 	for i := range r.tables {
 		t := &r.tables[i]
 		if !t.CanSelect && t.Kind == 'r' {
@@ -160,22 +168,9 @@ func (r *run) readable(ctx context.Context) error {
 				Seen: s.User + " may not read the table", SQL: []string{fmt.Sprintf("grant select on %s to %s", t, user)},
 			})
 		}
-		if !t.RowSecurity || s.Superuser || s.roleBypassRLS || (t.OwnerLike && !t.ForceRowSecurity) {
-			continue
-		}
-		f := Finding{
-			ID: "row-security", Severity: Block, On: "source", Object: t.String(),
-			Seen: "row security hides rows from " + s.User,
-			Do:   "let the role see every row, or make it a member of the owner; walferry reads with row_security = off and would fail",
-			SQL:  []string{fmt.Sprintf("alter role %s bypassrls", user)},
-		}
-		if t.OwnerLike {
-			f.Seen = "row security is forced, so it hides rows from the owner, too"
-		}
-		policies = append(policies, f)
 	}
 	r.addEach(selects)
-	r.addEach(policies)
+	r.addEach(s.rowSecurity(r.tables))
 	all, err := catalog.Sequences(ctx, s.tx)
 	if err != nil {
 		return fmt.Errorf("check the source: %w", err)
@@ -192,4 +187,25 @@ func (r *run) readable(ctx context.Context) error {
 	}
 	r.addEach(sequences)
 	return nil
+}
+
+// rowSecurity hides rows from a role: it could neither read nor change them.
+func (s *server) rowSecurity(tables []catalog.Table) (findings []Finding) {
+	for i := range tables {
+		t := &tables[i]
+		if !t.RowSecurity || s.Superuser || s.roleBypassRLS || (t.OwnerLike && !t.ForceRowSecurity) {
+			continue
+		}
+		f := Finding{
+			ID: "row-security", Severity: Block, On: s.side, Object: t.String(),
+			Seen: "row security hides rows from " + s.User,
+			Do:   "let the role see every row, or make it a member of the owner; walferry reads with row_security = off and would fail",
+			SQL:  []string{fmt.Sprintf("alter role %s bypassrls", catalog.Quote(s.User))},
+		}
+		if t.OwnerLike {
+			f.Seen = "row security is forced, so it hides rows from the owner, too"
+		}
+		findings = append(findings, f)
+	}
+	return findings
 }

@@ -50,20 +50,25 @@ func (r *run) readers(ctx context.Context) error {
 
 // messages checks that walferry may write the messages that serve as heartbeats.
 func (r *run) messages(ctx context.Context) error {
-	s := r.source
+	findings, err := r.source.messages(ctx)
+	r.add(findings...)
+	return err
+}
+
+func (s *server) messages(ctx context.Context) (findings []Finding, err error) {
 	barred, err := s.texts(ctx, "functions", `
 select oid::regprocedure::text from pg_proc
  where pronamespace = 'pg_catalog'::regnamespace and proname = 'pg_logical_emit_message'
    and proargtypes[2] = 'text'::regtype and not has_function_privilege(oid, 'EXECUTE')`)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, f := range barred {
-		r.add(Finding{
-			ID: "emit-message", Severity: Block, On: "source", Object: "pg_catalog." + f,
+		findings = append(findings, Finding{
+			ID: "emit-message", Severity: Block, On: s.side, Object: "pg_catalog." + f,
 			Seen: s.User + " may not execute the function, which everyone may unless it was revoked: heartbeats are written with it",
 			SQL:  []string{fmt.Sprintf("grant execute on function pg_catalog.%s to %s", f, catalog.Quote(s.User))},
 		})
 	}
-	return nil
+	return findings, nil
 }

@@ -42,24 +42,23 @@ func (s *server) number(name string) (int, bool) {
 
 // wal checks what logical decoding needs of the source.
 func (r *run) wal(context.Context) error {
-	r.walLevel()
-	r.outputPlugin()
+	r.add(r.source.walLevel()...)
+	r.add(r.source.outputPlugin()...)
 	if !r.c.Resuming {
-		r.slots()
+		r.add(r.source.slots(1)...)
 	}
-	r.retention()
+	r.add(r.source.retention()...)
+	r.add(r.source.idle()...)
 	r.minor()
 	return nil
 }
 
-func (r *run) walLevel() {
-	s := r.source
+func (s *server) walLevel() []Finding {
 	level := s.settings["wal_level"]
-	// From version 19 the first logical slot enables logical decoding if wal_level is replica.
-	if level.value == "logical" || s.Major >= 19 && level.value == "replica" {
-		return
+	if catalog.Decodes(s.Major, level.value) {
+		return nil
 	}
-	f := Finding{ID: "wal-level", Severity: Block, On: "source", Seen: "wal_level is " + level.value}
+	f := Finding{ID: "wal-level", Severity: Block, On: s.side, Seen: "wal_level is " + level.value}
 	switch {
 	case s.Platform != "" && s.settings["rds.logical_replication"].value == "on":
 		f.Seen += ", while rds.logical_replication is 1"
@@ -72,23 +71,22 @@ func (r *run) walLevel() {
 	default:
 		f.Do, f.SQL = s.restart("wal_level", "logical")
 	}
-	r.add(f)
+	return []Finding{f}
 }
 
 // outputPlugin: the minor releases of August 2026 let a role with REPLICATION name only the plugins
 // that output_plugin_libraries lists (CVE-2026-6471).
-func (r *run) outputPlugin() {
-	s := r.source
+func (s *server) outputPlugin() []Finding {
 	setting, ok := s.settings["output_plugin_libraries"]
 	allowed := items(setting.value)
 	if !ok || slices.Contains(allowed, "pgoutput") {
-		return
+		return nil
 	}
 	do, sql := s.reload("output_plugin_libraries", append(allowed, "pgoutput")...)
-	r.add(Finding{
-		ID: "output-plugin", Severity: Block, On: "source",
+	return []Finding{{
+		ID: "output-plugin", Severity: Block, On: s.side,
 		Seen: fmt.Sprintf("output_plugin_libraries is %q: pgoutput may not be used", setting.value), Do: do, SQL: sql,
-	})
+	}}
 }
 
 // items returns those of a setting that is a list.
@@ -102,52 +100,70 @@ func items(setting string) []string {
 	return list
 }
 
-func (r *run) slots() {
-	s := r.source
-	if n, _ := s.number("max_replication_slots"); n-s.slotsUsed < 1 {
+// taken says how many of a limited number are.
+func taken(name string, n, used int) string {
+	if used < n {
+		return fmt.Sprintf("of %s = %d only %d is free", name, n, n-used)
+	}
+	return fmt.Sprintf("all of %s = %d are taken", name, n)
+}
+
+// slots are those that are needed, each with a walsender.
+func (s *server) slots(need int) (findings []Finding) {
+	if n, _ := s.number("max_replication_slots"); n-s.slotsUsed < need {
 		do, sql := s.restart("max_replication_slots", strconv.Itoa(n+5))
-		r.add(Finding{
-			ID: "free-slots", Severity: Block, On: "source",
-			Seen: fmt.Sprintf("all of max_replication_slots = %d are taken", n),
+		findings = append(findings, Finding{
+			ID: "free-slots", Severity: Block, On: s.side,
+			Seen: taken("max_replication_slots", n, s.slotsUsed),
 			Do:   strings.TrimSpace("drop an unused slot (select * from pg_replication_slots), or raise the limit; " + do), SQL: sql,
 		})
 	}
-	if n, _ := s.number("max_wal_senders"); n-s.sendersUsed < 1 {
+	if n, _ := s.number("max_wal_senders"); n-s.sendersUsed < need {
 		do, sql := s.restart("max_wal_senders", strconv.Itoa(n+5))
-		r.add(Finding{
-			ID: "free-senders", Severity: Block, On: "source",
-			Seen: fmt.Sprintf("all of max_wal_senders = %d are taken", n),
+		findings = append(findings, Finding{
+			ID: "free-senders", Severity: Block, On: s.side,
+			Seen: taken("max_wal_senders", n, s.sendersUsed),
 			Do:   strings.TrimSpace("end a replication connection (select * from pg_stat_replication), or raise the limit; " + do), SQL: sql,
 		})
 	}
+	return findings
 }
 
-// retention: what may cost the slot, or the connection.
-func (r *run) retention() {
-	s := r.source
+// idle: what may cost the connection, or a slot that nobody reads.
+func (s *server) idle() (findings []Finding) {
 	if n, ok := s.number("wal_sender_timeout"); ok && n > 0 && n < 10_000 {
 		do, sql := s.reload("wal_sender_timeout", "60s")
-		r.add(Finding{
-			ID: "wal-sender-timeout", Severity: Warn, On: "source",
+		findings = append(findings, Finding{
+			ID: "wal-sender-timeout", Severity: Warn, On: s.side,
 			Seen: fmt.Sprintf("wal_sender_timeout is %d ms: a short stall of the network ends the stream", n), Do: do, SQL: sql,
-		})
-	}
-	if n, ok := s.number("max_slot_wal_keep_size"); ok && n >= 0 {
-		do, sql := s.reload("max_slot_wal_keep_size", "-1")
-		r.add(Finding{
-			ID: "slot-wal-keep-size", Severity: Warn, On: "source",
-			Seen: fmt.Sprintf("max_slot_wal_keep_size is %d MB: if more WAL than that is written during the copy, the slot is lost and the copy starts over", n),
-			Do:   strings.TrimSpace("make sure that it is enough, or remove the limit and watch the disk; " + do), SQL: sql,
 		})
 	}
 	if n, ok := s.number("idle_replication_slot_timeout"); ok && n > 0 {
 		do, sql := s.reload("idle_replication_slot_timeout", "0")
-		r.add(Finding{
-			ID: "idle-slot-timeout", Severity: Warn, On: "source",
-			Seen: fmt.Sprintf("idle_replication_slot_timeout is %d s: the slot is lost if nothing reads it for that long, as during the copy", n),
+		when := "as during the copy"
+		if s.side == "target" {
+			when = "as while no migrate runs"
+		}
+		findings = append(findings, Finding{
+			ID: "idle-slot-timeout", Severity: Warn, On: s.side,
+			Seen: fmt.Sprintf("idle_replication_slot_timeout is %d s: the slot is lost if nothing reads it for that long, %s", n, when),
 			Do:   do, SQL: sql,
 		})
 	}
+	return findings
+}
+
+// retention: what may cost the slot.
+func (s *server) retention() (findings []Finding) {
+	if n, ok := s.number("max_slot_wal_keep_size"); ok && n >= 0 {
+		do, sql := s.reload("max_slot_wal_keep_size", "-1")
+		findings = append(findings, Finding{
+			ID: "slot-wal-keep-size", Severity: Warn, On: s.side,
+			Seen: fmt.Sprintf("max_slot_wal_keep_size is %d MB: if more WAL than that is written during the copy, the slot is lost and the copy starts over", n),
+			Do:   strings.TrimSpace("make sure that it is enough, or remove the limit and watch the disk; " + do), SQL: sql,
+		})
+	}
+	return findings
 }
 
 // fixed are the minor versions with the fix of a decoding bug: the key of an UPDATE whose key

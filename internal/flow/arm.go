@@ -120,7 +120,7 @@ func armable(ctx context.Context, conn *pgx.Conn, d Direction, published []catal
 	if err := conn.QueryRow(ctx, `select current_setting('wal_level')`).Scan(&level); err != nil {
 		return err
 	}
-	if level != "logical" {
+	if !catalog.Decodes(session.Major(conn.PgConn()), level) {
 		return &fail.Error{Kind: fail.Gate, Problem: "wal_level is " + level + " on the server that the changes are to come from", Advice: "set it to logical there, which takes a restart"}
 	}
 	all, err := catalog.Tables(ctx, conn)
@@ -132,7 +132,7 @@ func armable(ctx context.Context, conn *pgx.Conn, d Direction, published []catal
 	for i := range all {
 		t := &all[i]
 		there[t.Name] = true
-		if slices.Contains(published, t.Name) && t.ReplicaIdentity != decoder.IdentityFull && len(t.Identity) == 0 {
+		if slices.Contains(published, t.Name) && !t.HasIdentity() {
 			bare = append(bare, t.Name.String())
 		}
 	}
