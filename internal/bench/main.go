@@ -139,6 +139,9 @@ func (b *bench) all(ctx context.Context, only string) error {
 	if err != nil {
 		return err
 	}
+	if err := one("W1", "pause", pauseColumns, func() ([][]string, error) { return b.pauses(ctx) }); err != nil {
+		return err
+	}
 	for _, w := range copyWorkloads() {
 		err := one(w.id, "copy", comparisons, func() ([][]string, error) {
 			results, err := b.copy(ctx, w)

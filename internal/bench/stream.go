@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/pgtest"
 )
 
@@ -28,6 +30,7 @@ type streamWorkload struct {
 	way      func(context.Context, *pgtest.Server, string) (string, error) // to the source; nil: over TCP as it is
 	alone    bool                                                          // one run, of walferry
 	peer     *streamPeer                                                   // nil: native
+	fenced   bool                                                          // walferry applies through a fence: against walferry without one
 }
 
 const (
@@ -79,6 +82,8 @@ func (b *bench) stream(ctx context.Context, w streamWorkload) (*result, error) {
 		r.peer = "receive loop"
 	case w.peer != nil:
 		r.peer = w.peer.name
+	case w.fenced:
+		r.peer = unfenced
 	}
 	var want string
 	if !w.decode {
@@ -142,6 +147,12 @@ func (b *bench) sides(w streamWorkload, end string) (ours, theirs side) {
 	switch {
 	case w.decode:
 		return b.decodeWalferry, b.decodePlain
+	case w.fenced:
+		return b.followThroughFence, func(ctx context.Context, source, target string) (run, error) {
+			r, err := b.followWalferry(ctx, source, target)
+			r.by = unfenced
+			return r, err
+		}
 	case w.peer != nil:
 		return b.followWalferry, func(ctx context.Context, source, target string) (run, error) {
 			r, err := w.peer.follow(b, ctx, source, target, end)
@@ -154,7 +165,7 @@ func (b *bench) sides(w streamWorkload, end string) (ours, theirs side) {
 
 // pairsOf runs both sides in turn, and adds the runs to r.
 func (b *bench) pairsOf(ctx context.Context, w streamWorkload, r *result, ours, theirs side, once func(follow side, applies bool) (run, error)) (*result, error) {
-	native := !w.decode && w.peer == nil
+	native := !w.decode && w.peer == nil && !w.fenced
 	if native {
 		// The server's shared memory is touched for the first time and WAL files are made, which
 		// costs the first one.
@@ -226,6 +237,43 @@ func (b *bench) once(ctx context.Context, w streamWorkload, source, want string,
 // followWalferry applies the backlog with the decoder and the applier in a process of their own.
 func (b *bench) followWalferry(ctx context.Context, source, target string) (run, error) {
 	return b.measure(ctx, "walferry", source, target, "apply", `select pid from pg_stat_activity where application_name = '`+childApplication+`' and datname = 'target'`)
+}
+
+// unfenced is who follows a backlog beside followThroughFence.
+const unfenced = "walferry, no fence"
+
+// followThroughFence is followWalferry to a target that refuses everybody's writes but the applier's.
+func (b *bench) followThroughFence(ctx context.Context, source, target string) (run, error) {
+	const pass = "bench"
+	conn, err := pgx.Connect(ctx, target)
+	if err != nil {
+		return run{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	f := cutover.Fence{Name: "bench", Pass: pass}
+	if f.Tables, err = catalog.Tables(ctx, conn); err != nil {
+		return run{}, err
+	}
+	if _, err := conn.Exec(ctx, `create schema if not exists walferry`); err != nil {
+		return run{}, err
+	}
+	if err := f.Prepare(ctx, conn); err != nil {
+		return run{}, err
+	}
+	if _, _, err := f.Raise(ctx, conn, time.Minute); err != nil {
+		return run{}, err
+	}
+	if err := f.Seal(ctx, conn); err != nil {
+		return run{}, err
+	}
+	u, err := url.Parse(target)
+	if err != nil {
+		return run{}, err
+	}
+	query := u.Query()
+	query.Set(cutover.PassSetting, pass)
+	u.RawQuery = query.Encode()
+	return b.followWalferry(ctx, source, u.String())
 }
 
 func (b *bench) decodeWalferry(ctx context.Context, source, _ string) (run, error) {

@@ -64,6 +64,10 @@ func smallTransactions() []streamWorkload {
 			setup: pgbenchTables(20), write: pgbench(s1, "-N"),
 		},
 		{
+			id: "S1f", what: "S1 through a fence that lets the applier pass, as the way back does", unit: "transactions/s", goal: "≥ 0.9 × without a fence", count: s1,
+			setup: pgbenchTables(20), write: pgbench(s1, "-N"), fenced: true,
+		},
+		{
 			id: "S1p", what: "20,000 transactions of S1", unit: "transactions/s", goal: "", count: scaled(20_000),
 			setup: pgbenchTables(20), write: pgbench(scaled(20_000), "-N"),
 			peer: &pgcopydb,
@@ -89,6 +93,13 @@ func smallTransactions() []streamWorkload {
 				return shop.Load(ctx, dsn, shop.Options{Size: b.n(100)})
 			},
 			write: func(ctx context.Context, b *bench, dsn string) error { return writeShop(ctx, dsn, int64(s3(b))) },
+		},
+		{
+			id: "S3f", what: "S3 through such a fence", unit: "transactions/s", goal: "≥ 0.9 × without a fence", count: s3,
+			setup: func(ctx context.Context, b *bench, dsn string) error {
+				return shop.Load(ctx, dsn, shop.Options{Size: b.n(100)})
+			},
+			write: func(ctx context.Context, b *bench, dsn string) error { return writeShop(ctx, dsn, int64(s3(b))) }, fenced: true,
 		},
 	}
 }
