@@ -175,14 +175,9 @@ func (w *wanderers) arrived(m *moving) {
 
 // toAndFro is a migration that goes over, back and over again, by the real binary.
 type toAndFro struct {
-	*moving
+	*kept
 	w     *wanderers
 	round atomic.Int32 // how many switches are done
-
-	mu      sync.Mutex
-	migrate *exec.Cmd
-	over    bool // it is not started again
-	done    chan struct{}
 }
 
 // newToAndFro has it follow. look is asked about each statement that migrate sends from then on.
@@ -190,16 +185,17 @@ func newToAndFro(t *testing.T, from, to int, look func(tf *toAndFro, step string
 	t.Helper()
 	old, young := pgtest.Pair(t, from, to)
 	pgtest.Exec(t, old, twoWays)
-	tf := &toAndFro{moving: newMoving(t, "to_and_fro", old, young), done: make(chan struct{})}
-	tf.FallBack, tf.InsertOnly = migration.FallBackRequire, []string{"public.journal"}
-	r := tf.start()
+	m := newMoving(t, "to_and_fro", old, young)
+	m.FallBack, m.InsertOnly = migration.FallBackRequire, []string{"public.journal"}
+	tf := &toAndFro{}
+	r := m.start()
 	r.waitFor(migration.Following)
 	r.cancel()
 	if _, err := r.end(); err != nil {
 		t.Fatal(err)
 	}
 	tf.w = startWanderers(t, old, young)
-	through := tf.Config
+	through := m.Config
 	for _, side := range []struct {
 		name string
 		to   *string
@@ -213,78 +209,100 @@ func newToAndFro(t *testing.T, from, to int, look func(tf *toAndFro, step string
 		})
 		*side.to = p.Through(*side.to)
 	}
-	go tf.keepRunning(through)
-	t.Cleanup(tf.end)
+	tf.kept = m.keep(through, 20)
 	return tf
 }
 
-// keepRunning starts migrate again whenever it was killed, or has met a fault.
-func (tf *toAndFro) keepRunning(c migration.Config) {
-	defer close(tf.done)
+// kept is a migration whose migrate, the real binary, is started again whenever it ends.
+type kept struct {
+	*moving
+	most int // runs after which it is an error
+
+	mu      sync.Mutex
+	migrate *exec.Cmd
+	over    bool // it is not started again
+	done    chan struct{}
+}
+
+// keep begins it, until the test ends.
+func (m *moving) keep(c migration.Config, most int) *kept {
+	k := &kept{moving: m, most: most, done: make(chan struct{})}
+	go k.keepRunning(c)
+	m.t.Cleanup(k.end)
+	return k
+}
+
+func (k *kept) keepRunning(c migration.Config) {
+	defer close(k.done)
 	for n := 0; ; n++ {
-		cmd := walferry(tf.t, c, "migrate")
+		cmd := walferry(k.t, c, "migrate")
 		var out logged
 		cmd.Stdout, cmd.Stderr = &out, &out
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		tf.mu.Lock()
-		over := tf.over
+		k.mu.Lock()
+		over := k.over
 		var err error
 		if !over {
 			err = cmd.Start()
-			tf.migrate = cmd
+			k.migrate = cmd
 		}
-		tf.mu.Unlock()
+		k.mu.Unlock()
 		if over || err != nil {
 			return
 		}
 		err = cmd.Wait()
-		tf.t.Logf("migrate %d ended with %v:\n%s", n+1, err, tail(out.String()))
-		if n > 20 {
-			tf.t.Error("migrate does not come to stay")
+		k.t.Logf("migrate %d ended with %v:\n%s", n+1, err, tail(out.String()))
+		if n > k.most {
+			k.t.Error("migrate does not come to stay")
 			return
 		}
 	}
 }
 
-func (tf *toAndFro) kill() {
-	tf.mu.Lock()
-	defer tf.mu.Unlock()
-	if tf.migrate != nil {
-		tf.migrate.Process.Kill() //nolint:errcheck // it may have ended
+func (k *kept) kill() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.migrate != nil {
+		k.migrate.Process.Kill() //nolint:errcheck // it may have ended
 	}
 }
 
-func (tf *toAndFro) end() {
-	tf.mu.Lock()
-	tf.over = true
-	tf.mu.Unlock()
-	tf.kill()
-	<-tf.done
+func (k *kept) end() {
+	k.mu.Lock()
+	k.over = true
+	k.mu.Unlock()
+	k.kill()
+	<-k.done
 }
 
-func (tf *toAndFro) phase() string {
-	return one[string](tf.t, tf.Target, `select phase from walferry.migration where name = '`+tf.Name+`'`)
+func (k *kept) phase() string {
+	return one[string](k.t, k.Target, `select phase from walferry.migration where name = '`+k.Name+`'`)
 }
 
-// switchTo asks for a switch, as often as it takes, and waits for its phase.
-func (tf *toAndFro) switchTo(phase migration.Phase) {
-	tf.t.Helper()
+// ask asks for the switch that ends in a phase, as often as it takes.
+func (k *kept) ask(phase migration.Phase) {
+	k.t.Helper()
 	ask := migration.Cutover
 	if phase == migration.Following {
 		ask = migration.Fallback
 	}
-	c := tf.Config
+	c := k.Config
 	c.Cut.MaxLag, c.Cut.Timeout = patience, patience
-	var last error
-	eventually(tf.t, "phase "+string(phase), func() (bool, string) {
-		if tf.phase() == string(phase) {
+	eventually(k.t, "phase "+string(phase), func() (bool, string) {
+		if k.phase() == string(phase) {
 			return true, ""
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		_, last = ask(ctx, c, nil)
-		return tf.phase() == string(phase), fmt.Sprint(last)
-	}, tf.describe)
+		_, err := ask(ctx, c, nil)
+		return k.phase() == string(phase), fmt.Sprint(err)
+	}, k.describe)
+}
+
+// switchTo asks for a switch, as often as it takes, and waits for writes after it.
+func (tf *toAndFro) switchTo(phase migration.Phase) {
+	tf.t.Helper()
+	tf.ask(phase)
 	tf.w.there.Store(true)
 	before := tf.w.number()
 	tf.eventually("writes after the switch", func() bool { return tf.w.number() > before+5 })
