@@ -138,7 +138,7 @@ func newApp(ui *ui) *cli.App {
 		ExitErrHandler:       func(*cli.Context, error) {},
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
-			checkCommand(ui), migrateCommand(ui), statusCommand(ui), verifyCommand(ui), cutoverCommand(ui),
+			checkCommand(ui), migrateCommand(ui), statusCommand(ui), groupsCommand(ui), verifyCommand(ui), cutoverCommand(ui),
 			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui),
 		},
 	}

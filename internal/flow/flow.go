@@ -47,9 +47,10 @@ type Flow struct {
 // Followed is what is known of the tables that a flow follows.
 type Followed struct {
 	Originals map[catalog.Name]applier.Original
-	Windows   *applier.Windows // nil: all tables are as of the stream's first position
-	Words     Words            // of --insert-only
-	Start     decoder.LSN      // applier.FilterConfig.Start: NotOpen while the flow is armed only
+	Windows   *applier.Windows  // nil: all tables are as of the stream's first position
+	Words     Words             // of --insert-only
+	Start     decoder.LSN       // applier.FilterConfig.Start: NotOpen while the flow is armed only
+	Saw       func(*decoder.Tx) // is told of each Tx that is to be applied, before it is; nil: nobody wants to know
 }
 
 // OriginalsOf returns, for the applier, what the source's tables were, and where they were copied to.
@@ -94,7 +95,7 @@ func (f *Flow) Start(ctx context.Context, what Followed) (*Running, error) {
 		conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
-	r := &Running{flow: f, applier: a, pulse: newPulse(f.Name, f.From.Link, a.Applied), hold: newHold(), words: &what.Words, start: what.Start}
+	r := &Running{flow: f, applier: a, pulse: newPulse(f.Name, f.From.Link, a.Applied), hold: newHold(), words: &what.Words, start: what.Start, saw: what.Saw}
 	if len(r.words.Tables) > 0 {
 		r.keeper = &keeper{r: r, words: r.words, turns: make(chan turn)}
 	}

@@ -29,6 +29,7 @@ type Running struct {
 	hold    hold
 	words   *Words
 	keeper  *keeper // nil: there are no words
+	saw     func(*decoder.Tx)
 
 	mu        sync.Mutex
 	stream    *decoder.Stream
@@ -168,6 +169,9 @@ func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
 	tx, err := w.Source.Next(ctx)
 	if err == nil {
 		w.r.pulse.saw(tx)
+		if w.r.saw != nil {
+			w.r.saw(tx)
+		}
 		if table := written(tx); table != nil {
 			w.r.mu.Lock()
 			w.r.writtenAt, w.r.written = tx.CommitLSN, table

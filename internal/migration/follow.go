@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -46,9 +47,14 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		e.fence.TakeDown(ctx, "", func() {}, func(text string) { e.c.Logger.Warn(text) })); err != nil {
 		return err
 	}
+	seen, err := groups.NewSeen(ctx, r.store, e.tables.Remembered(), 12*r.c.Heartbeat, r.c.Logger)
+	if err != nil {
+		return err
+	}
 	r.live.step("follow")
 	running, err := e.flow.Start(ctx, flow.Followed{
 		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: *e.words(e.tables.InsertOnly()), Start: e.armed.Begins,
+		Saw: seen.Saw,
 	})
 	if err != nil {
 		return err
@@ -63,7 +69,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	}
 	f := &following{r: r, e: e, other: other, running: running, cutting: make(chan struct{}, 1)}
 	r.live.follows(e.flow)
-	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, func(ctx context.Context, stop context.CancelCauseFunc) {
+	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
 			r.budget().Watch(ctx, r.c.Heartbeat, stop)
 		}

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 
+	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/status"
 )
@@ -29,4 +30,14 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 		st.Options = optionsText(record.Options)
 	}
 	return st, err
+}
+
+// Groups asks both servers which tables of the migration belong together.
+func Groups(ctx context.Context, c Config) (groups.Report, error) {
+	c, err := c.fill()
+	if err != nil {
+		return groups.Report{}, err
+	}
+	application := c.Name + " groups"
+	return groups.Read(ctx, session.Config{DSN: c.Source, Application: application}, session.Config{DSN: c.Target, Application: application}, c.Name)
 }

@@ -60,6 +60,7 @@ var later = []struct{ table, column, definition string }{
 	{"migration", "refused", "jsonb not null default '[]'"}, // objects of the dump that the target does not take
 	{"migration", "run", "text not null default ''"},        // which process runs it
 	{"migration", "armed", "jsonb"},                         // of a flow that was armed: see Armed
+	{"migration", "seen", "jsonb"},                          // which tables are written together
 	{"request", "taken_at", "timestamptz"},                  // the runner has begun to carry it out
 	{"request", "withdrawn_at", "timestamptz"},              // the asking process has taken it back
 }

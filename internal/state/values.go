@@ -40,6 +40,8 @@ var (
 	Proof = Value{"proof", "proof::text from walferry.migration", "the comparison as of the cutover"}
 	// Result is what a cutover that is done has measured.
 	Result = Value{"cutover", "cutover::text from walferry.migration", "what the cutover has measured"}
+	// Seen is which tables the stream has shown to be written together.
+	Seen = Value{"seen", "to_jsonb(m) ->> 'seen' from walferry.migration m", "which tables are written together"}
 	// Arming is an Armed. Only a flow that was armed beside the one in the other direction has it.
 	Arming = Value{"armed", "armed::text from walferry.migration", "what the flow was armed with"}
 )
