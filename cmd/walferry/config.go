@@ -137,6 +137,7 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 		Include: s.list("include"), Exclude: s.list("exclude"), InsertOnly: s.list("insert-only"),
 		Schema: s.text("schema"), Until: migration.Until(s.text("until")),
 		Prove:       s.toggle("verify"),
+		FallBack:    migration.FallBackMode(s.text("fall-back")),
 		ToolVersion: toolVersion(), Logger: ui.logger,
 	}
 	if c.Jobs, err = s.number("jobs"); err != nil {
@@ -154,10 +155,12 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 	if c.PieceBytes, err = s.size("piece-size"); err != nil {
 		return c, err
 	}
-	if s.text("max-retained-wal") == "none" {
-		c.MaxRetainedWAL = migration.NoLimit
-	} else if c.MaxRetainedWAL, err = s.size("max-retained-wal"); err != nil {
-		return c, err
+	for name, limit := range map[string]*int64{"max-retained-wal": &c.MaxRetainedWAL, "max-retained-wal-target": &c.MaxRetainedWALTarget} {
+		if s.text(name) == "none" {
+			*limit = migration.NoLimit
+		} else if *limit, err = s.size(name); err != nil {
+			return c, err
+		}
 	}
 	c.Cut.Without = s.list("without")
 	for _, object := range c.Cut.Without {

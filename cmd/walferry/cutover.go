@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -18,60 +19,77 @@ func cutoverFlags() []cli.Flag {
 	}
 }
 
+// rehearsalFlags are those of a switch that is asked for, in either direction.
+func rehearsalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "dry-run", Usage: "fence, drain, measure and un-fence"},
+		&cli.BoolFlag{Name: "allow-differences", Usage: "switch despite differences that the last verify found"},
+		&cli.BoolFlag{Name: "no-fence", Usage: "with --dry-run: measure the lag only"},
+		jsonFlag(),
+	}
+}
+
 func cutoverCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "cutover", Usage: "ask the running migrate to fence the source, drain, set sequences and open the target",
-		Flags: append(cutoverFlags(),
-			&cli.BoolFlag{Name: "dry-run", Usage: "fence, drain, measure and un-fence"},
-			&cli.BoolFlag{Name: "wait", Usage: "if the migration is not following yet, wait until it is; Ctrl-C withdraws the request"},
-			&cli.BoolFlag{Name: "allow-differences", Usage: "cut over despite differences that the last verify found"},
-			&cli.BoolFlag{Name: "no-fence", Usage: "with --dry-run: measure the lag only"},
-			jsonFlag()),
+		Flags: append(append(cutoverFlags(), rehearsalFlags()...),
+			&cli.BoolFlag{Name: "wait", Usage: "if the migration is not following yet, wait until it is; Ctrl-C withdraws the request"}),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
-			config.Cut.DryRun, config.Cut.NoFence = c.Bool("dry-run"), c.Bool("no-fence")
-			config.Cut.Wait, config.Cut.AllowDifferences = c.Bool("wait"), c.Bool("allow-differences")
-			if config.Cut.NoFence && !config.Cut.DryRun {
-				return &fail.Error{Kind: fail.Usage, Problem: "--no-fence goes with --dry-run", Advice: "a cutover without a fence would lose what is written meanwhile"}
-			}
-			result, err := migration.Cutover(c.Context, config, ui.step)
-			if result == nil || err != nil && result.FinishedAt == nil {
-				return err
-			}
-			// The cutover is done even if err says that the comparison failed or found differences.
-			var told error
-			if c.Bool("json") {
-				result.Steps = nil // they are for programs that read the record
-				told = ui.result(result)
-			} else {
-				_, told = fmt.Fprint(ui.stdout, clean(ui.named(cutoverText(result))))
-			}
-			if err != nil {
-				return err
-			}
-			return writeErr(told)
+			config.Cut.Wait = c.Bool("wait")
+			return switchOver(ui, c, config, migration.Cutover)
 		}),
 	}
 }
 
-// step prints what the requested cutover is doing.
-func (u *ui) step(text string) {
-	if u.json {
-		u.logger.Info("cutover: " + text)
+// switchOver asks for a switch, and prints what has become of it.
+func switchOver(ui *ui, c *cli.Context, config migration.Config, ask func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error)) error {
+	kind := c.Command.Name
+	config.Cut.DryRun, config.Cut.NoFence, config.Cut.AllowDifferences = c.Bool("dry-run"), c.Bool("no-fence"), c.Bool("allow-differences")
+	if config.Cut.NoFence && !config.Cut.DryRun {
+		return &fail.Error{Kind: fail.Usage, Problem: "--no-fence goes with --dry-run", Advice: "a switch without a fence would lose what is written meanwhile"}
+	}
+	result, err := ask(c.Context, config, func(text string) { ui.step(kind, text) })
+	if result == nil || err != nil && result.FinishedAt == nil {
+		return err
+	}
+	// The switch is done even if err says that the comparison failed or found differences.
+	var told error
+	if c.Bool("json") {
+		result.Steps = nil // they are for programs that read the record
+		told = ui.result(result)
 	} else {
-		u.line("cutover: " + text)
+		_, told = fmt.Fprint(ui.stdout, clean(ui.named(switchText(result, kind == "fallback"))))
+	}
+	if err != nil {
+		return err
+	}
+	return writeErr(told)
+}
+
+// step prints what was asked for is doing.
+func (u *ui) step(kind, text string) {
+	if text = kind + ": " + text; u.json {
+		u.logger.Info(text)
+	} else {
+		u.line(text)
 	}
 }
 
-func cutoverText(r *migration.CutoverResult) string {
+// switchText is what a switch has measured, and what is so after it; back: it was a fallback.
+func switchText(r *migration.CutoverResult, back bool) string {
+	from, to, done, noun := "old", "new", "cut over", "cutover"
+	if back {
+		from, to, done, noun = "new", "old", "fell back", "fallback"
+	}
 	switch {
 	case r.FencedAt == nil:
-		return fmt.Sprintf("rehearsed without a fence: the target is %d ms behind\n", r.LagMS)
+		return fmt.Sprintf("rehearsed without a fence: the %s server is %d ms behind\n", to, r.LagMS)
 	case r.DryRun:
-		return fmt.Sprintf("rehearsed: %d tables were fenced, drained and un-fenced again; writes were refused for %d ms\n%s\n", r.Tables, r.PauseMS, cmp.Or(r.Expectation(), "the real pause is longer: what was left out could not be measured"))
+		return fmt.Sprintf("rehearsed: %d tables were fenced, drained and un-fenced again; writes were refused for %d ms\n%s\n", r.Tables, r.PauseMS, cmp.Or(r.Expectation(), "the real pause is longer: what was left out could not be measured")) +
+			rehearsedWayBack(r, back)
 	}
-	done := "cut over"
 	if r.Already {
-		done = "the cutover is done already"
+		done = "the " + noun + " is done already"
 		if r.FinishedAt != nil {
 			done += ", since " + r.FinishedAt.UTC().Format("2006-01-02 15:04:05 MST")
 		}
@@ -83,5 +101,30 @@ func cutoverText(r *migration.CutoverResult) string {
 	if r.Comparison != nil {
 		text += r.Words(countText) + "\n"
 	}
+	switch w := r.WayBack; {
+	case w == nil:
+	case w.GivenUp:
+		text += "its way back was given up since: the new server is the database, and the old one does not follow\n"
+	case w.From != nil:
+		text += fmt.Sprintf("the %s server is the database now; what is written there comes to the %s one, which refuses everybody else's writes\n", to, from)
+		if back {
+			return text + "`walferry cutover` switches to the new server again; `walferry abort` gives the migration up\n"
+		}
+		return text + "a way back is armed: `walferry fallback` switches back to the old server; `walferry finish` gives the way back up\n"
+	case w.None != "":
+		text += "NO WAY BACK: what is written on the new server does not come to the old one: " + w.None + "\n"
+	}
 	return text
+}
+
+// rehearsedWayBack says whether the switch that was rehearsed would have a way back.
+func rehearsedWayBack(r *migration.CutoverResult, back bool) string {
+	switch w := r.WayBack; {
+	case w == nil, back:
+		return ""
+	case w.None != "":
+		return "NO WAY BACK could be armed, and so a cutover would go on without one: " + w.None + "\n"
+	default:
+		return fmt.Sprintf("a way back can be armed: that took %d ms, before the fence\n", w.ArmedMS)
+	}
 }

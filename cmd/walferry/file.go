@@ -23,6 +23,7 @@ var fileKeys = []string{
 	"source", "target", "name", "log-level", "log-format", "include", "exclude", "insert-only",
 	"schema", "jobs", "index-jobs", "until", "cutover", "verify", "timeout", "max-lag",
 	"piece-size", "max-retained-wal", "on-new-table", "without",
+	"fall-back", "max-retained-wal-target",
 }
 
 const maxFile = 1 << 20

@@ -76,6 +76,7 @@ var optionValues = map[string][]string{
 	"cutover":      {"manual", "auto"},
 	"schema":       {"dump", "none"},
 	"on-new-table": {"stop", "ignore"},
+	"fall-back":    {"auto", "require", "off"},
 	"sql":          {"source", "target"},
 	"log-level":    {"debug", "info", "warn", "error"},
 	"log-format":   {"text", "json"},

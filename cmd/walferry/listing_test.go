@@ -91,6 +91,20 @@ func reach(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// arrives waits until a query of a side has a result of one row: arrives SIDE WANT SQL...
+func arrives(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: arrives SIDE WANT SQL...")
+	}
+	got := ""
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if got = strings.Join(pgtest.Query(of(ts).tb, side(ts, args[0]), strings.Join(args[2:], " "))[0], " "); got == args[1] {
+			return
+		}
+	}
+	ts.Fatalf("got %s, want %s", got, args[1])
+}
+
 // The listing sees every kind of object that the scripts claim is unchanged.
 func TestListing_SeesChanges(t *testing.T) {
 	source, _ := pgtest.Default()

@@ -118,7 +118,10 @@ func exitCode(err error) int {
 // holds back WAL.
 func stopped(phase migration.Phase) error {
 	advice := "`walferry migrate` resumes from here; until then the slot holds back WAL on the source"
-	if phase == migration.Finished {
+	switch phase {
+	case migration.Switched:
+		advice = "the new server is the database; `walferry migrate` resumes the way back: until then the old server does not follow, and the way back's slot holds back WAL on the new one"
+	case migration.Finished:
 		advice = "the target is open; `walferry migrate` does the rest"
 	}
 	return &fail.Error{Kind: fail.Stopped, Problem: "stopped by a signal in phase " + string(phase), Advice: advice}
@@ -138,7 +141,8 @@ func newApp(ui *ui) *cli.App {
 		ExitErrHandler:       func(*cli.Context, error) {},
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
-			checkCommand(ui), migrateCommand(ui), statusCommand(ui), groupsCommand(ui), verifyCommand(ui), cutoverCommand(ui),
+			checkCommand(ui), migrateCommand(ui), statusCommand(ui), groupsCommand(ui), verifyCommand(ui),
+			cutoverCommand(ui), fallbackCommand(ui), finishCommand(ui),
 			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui),
 		},
 	}

@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) {
 			"role":      role,
 			"foreign":   foreign,
 			"reach":     reach,
+			"arrives":   arrives,
 			"remember":  remember,
 			"unchanged": unchanged,
 			"quiet":     quiet,

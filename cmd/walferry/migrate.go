@@ -24,11 +24,11 @@ func migrateCommand(ui *ui) *cli.Command {
 		&cli.BoolFlag{Name: "verify", Usage: "compare both sides as of the cutover, once the target is open"},
 	)
 	return &cli.Command{
-		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done",
-		Flags: append(flags, cutoverFlags()...),
+		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done, or with --fall-back by 'walferry finish'",
+		Flags: append(append(flags, wayBackFlags()...), cutoverFlags()...),
 		Description: "A migration that has begun resumes with the options it had so far. --include, --exclude, --insert-only and --schema cannot be changed;\n" +
-			"--until, --cutover, --verify, --max-retained-wal, --on-new-table, --timeout, --max-lag and --without are changed for this and later runs\n" +
-			"by giving them again (--verify=false turns it off); --jobs, --index-jobs and --piece-size apply to one run.",
+			"--until, --cutover, --verify, --fall-back, --max-retained-wal, --max-retained-wal-target, --on-new-table, --timeout, --max-lag and --without\n" +
+			"are changed for this and later runs by giving them again (--verify=false turns it off); --jobs, --index-jobs and --piece-size apply to one run.",
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			return migrate(ui, c, config)
 		}),
@@ -41,7 +41,8 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		Checked: func(r check.Report) {
 			ui.findings(r)
 		},
-		Started: func(watch func() migration.Status) { p = startProgress(ui, watch) },
+		Started:  func(watch func() migration.Status) { p = startProgress(ui, watch) },
+		Switched: func(r *migration.CutoverResult, back bool) { ui.switched(r, back) },
 	})
 	if p != nil {
 		p.stop()
@@ -50,7 +51,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config) error {
 		return err
 	}
 	if outcome.Stopped && err != nil {
-		_, told := ui.stdout.Write([]byte(clean(ui.named(cutoverText(outcome.Cutover)))))
+		_, told := ui.stdout.Write([]byte(clean(ui.named(switchText(outcome.Cutover, false)))))
 		return errors.Join(stopped(outcome.Phase), err, writeErr(told))
 	}
 	// A finished cutover is reported even if err says that the comparison failed or found
@@ -76,6 +77,14 @@ func (u *ui) findings(r check.Report) {
 	}
 }
 
+// switched says that a switch is done, and that migrate goes on the other way round.
+func (u *ui) switched(r *migration.CutoverResult, back bool) {
+	for line := range strings.Lines(switchText(r, back)) {
+		u.note("%s", strings.TrimSuffix(line, "\n"))
+	}
+	u.note("this migrate goes on, and follows the other way round")
+}
+
 const finishedAlready = "this migration is finished already; `walferry status` shows it, `walferry cleanup` removes what is left of walferry\n"
 
 // finished prints how a migrate ended.
@@ -84,12 +93,14 @@ func (u *ui) finished(o migration.Outcome) error {
 	switch {
 	case o.Stopped:
 		return stopped(o.Phase)
+	case o.GaveUp:
+		b.WriteString("the way back was given up; the old server does not follow any more\n" + afterFinish)
 	case o.Cutover != nil && o.Cutover.Already:
-		b.WriteString(cutoverText(o.Cutover))
+		b.WriteString(switchText(o.Cutover, false))
 		b.WriteString(finishedAlready)
 	case o.Cutover != nil:
 		fmt.Fprintf(&b, "copied %s rows; followed %s transactions (%s changes)\n", countText(o.Rows), countText(o.Transactions), countText(o.Changes))
-		b.WriteString(cutoverText(o.Cutover))
+		b.WriteString(switchText(o.Cutover, false))
 		if c := o.Cutover.Comparison; c != nil && c.Equal != nil && !*c.Equal {
 			b.WriteString("the target is the database now; the source has all of its rows until `walferry cleanup`: keep it until the differences are dealt with\n")
 			break

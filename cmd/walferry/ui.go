@@ -87,7 +87,7 @@ func (u *ui) line(text string) {
 }
 
 // ownCommand is a command that a text tells the operator to run.
-var ownCommand = regexp.MustCompile("`walferry (?:check|migrate|status|verify|cutover|abort|cleanup)\\b[^`\n]*")
+var ownCommand = regexp.MustCompile("`walferry (?:check|migrate|status|verify|cutover|fallback|finish|abort|cleanup)\\b[^`\n]*")
 
 // named completes the commands in a text for people: without --name they would act on the
 // migration of the default name.

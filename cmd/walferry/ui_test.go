@@ -115,7 +115,7 @@ func TestLog_JSON(t *testing.T) {
 		}
 		u.findings(check.Report{Findings: []check.Finding{finding, {ID: "fyi", Severity: check.Info}}})
 		u.note("caught up")
-		u.step("drained")
+		u.step("cutover", "drained")
 		u.logger.Info("at", "lsn", decoder.LSN(0x1600000001), "pause", 1500*time.Millisecond)
 		u.fail(&fail.Error{Kind: fail.Gate, Problem: "it lags", Advice: "wait"})
 	})

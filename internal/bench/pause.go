@@ -113,7 +113,7 @@ func (b *bench) pause(ctx context.Context, mode migration.FallBackMode) (pause t
 		err = errors.Join(err, <-failed)
 	}
 	if mode != migration.NoFallBack {
-		if err := migration.Finish(ctx, c); err != nil {
+		if _, err := migration.Finish(ctx, c); err != nil {
 			return 0, err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
@@ -28,10 +30,23 @@ type WayBack interface {
 
 // Armed is what became of the way back of a switch.
 type Armed struct {
-	From    *decoder.LSN `json:"from"`           // the position that it begins at; nil: there is none, or the switch did not get there
-	None    string       `json:"none,omitempty"` // why there is none, though one was wanted
-	ArmedMS int64        `json:"armed_ms"`       // how long it took to arm it, outside of the pause
-	BeganMS int64        `json:"began_ms"`       // what its beginning added to the pause
+	From    *LSNText `json:"from"`               // the position that it begins at; nil: there is none, or the switch did not get there
+	None    string   `json:"none,omitempty"`     // why there is none, though one was wanted
+	GivenUp bool     `json:"given_up,omitempty"` // since, by finish
+	ArmedMS int64    `json:"armed_ms"`           // how long it took to arm it, outside of the pause
+	BeganMS int64    `json:"began_ms"`           // what its beginning added to the pause
+}
+
+// LSNText is a decoder.LSN that is a text in JSON.
+type LSNText decoder.LSN
+
+// MarshalText implements encoding.TextMarshaler.
+func (p LSNText) MarshalText() ([]byte, error) { return []byte(decoder.LSN(p).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *LSNText) UnmarshalText(text []byte) (err error) {
+	*(*decoder.LSN)(p), err = pglogrepl.ParseLSN(string(text))
+	return err
 }
 
 // arm makes the way back. Where that fails the switch goes on without, said loudly, or is refused.
@@ -78,7 +93,7 @@ func (s *Switch) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("begin the way back: %w", err)
 	}
-	s.result.WayBack.From, s.result.WayBack.BeganMS = &position, time.Since(began).Milliseconds()
+	s.result.WayBack.From, s.result.WayBack.BeganMS = (*LSNText)(&position), time.Since(began).Milliseconds()
 	return nil
 }
 

@@ -2,20 +2,46 @@ package cutover
 
 import (
 	"context"
+	"time"
 
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // AwaitResult returns what a finished switch has measured, for whoever asks afterwards. It waits
 // while the process that has switched still compares. keys may still have to be validated.
 func AwaitResult(ctx context.Context, store *state.Store, keys *schema.Pending, onStep func(string)) (r *Result, err error) {
-	r = &Result{}
-	if err := store.Mailbox().Outcome(ctx, onStep, r); err != nil {
-		return nil, err
+	for {
+		r = &Result{}
+		if err := store.Mailbox().Outcome(ctx, onStep, r); err != nil {
+			return nil, err
+		}
+		if r.Comparison == nil || r.Comparison.Error != unfinished {
+			break
+		}
+		if compares, err := switching(ctx, store); err != nil || !compares {
+			break
+		}
+		if err := wait.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return nil, err
+		}
 	}
 	r.Unvalidated, err = keys.Left(ctx)
 	return r, err
+}
+
+// switching reports whether a run is still within its switch, which opens To before it compares.
+func switching(ctx context.Context, store *state.Store) (yes bool, err error) {
+	now, err := store.Load(ctx)
+	if err != nil || now == nil || !now.Alive {
+		return false, err
+	}
+	open, err := store.Mailbox().Open(ctx)
+	for _, o := range open {
+		yes = yes || o.Kind == "cutover" && o.Taken
+	}
+	return yes || now.Live.Under != nil, err
 }
 
 // EnableLeft tries again to enable what the opening of a finished switch has left disabled, and

@@ -29,6 +29,9 @@ func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *
 		s.since = *fencedAt
 	}
 	s.result = &Result{FencedAt: fencedAt, DrainedAt: drainedAt, Tables: stands.Triggers}
+	if s.WayBack != nil {
+		s.result.WayBack = &Armed{From: (*LSNText)(&s.Began)}
+	}
 	s.recipe.Forward, s.recipe.Steps = true, s.rest()
 	err = s.run(ctx, ctx)
 	return err == nil, err

@@ -39,6 +39,7 @@ type Switch struct {
 	WayBack     WayBack
 	NeedWayBack bool
 	Onward      state.Phase // that a switch with a way back ends in; one without ends in Finished
+	Began       decoder.LSN // by Resume: where the way back has begun
 	Pass        string      // what lets the way back through the fence of From; see Fence.Pass
 	// Stands is the fence that a switch in the other direction has left on To: it opens with To. The zero value: there is none.
 	Stands Standing

@@ -321,7 +321,7 @@ func (tf *toAndFro) goes() {
 	if n := one[int](tf.t, tf.Target, `select count(*) from pg_trigger where tgname like 'walferry_fence%'`); n != 0 {
 		tf.t.Errorf("the new server still has %d triggers of a fence", n)
 	}
-	if err := migration.Finish(context.Background(), tf.Config); err != nil {
+	if _, err := migration.Finish(context.Background(), tf.Config); err != nil {
 		tf.t.Errorf("finish: %v", err)
 	}
 	tf.eventually("phase finished", func() bool { return tf.phase() == string(migration.Finished) })

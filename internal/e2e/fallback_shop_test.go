@@ -75,7 +75,7 @@ func fallBackShop(t *testing.T, from, to int) {
 		}
 	}
 	sameRows(t, target, source)
-	if err := migration.Finish(context.Background(), m.Config); err != nil {
+	if _, err := migration.Finish(context.Background(), m.Config); err != nil {
 		t.Fatal(err)
 	}
 	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {

@@ -121,7 +121,7 @@ func TestFallBack_Strays(t *testing.T) {
 	r.waitFor(migration.Switched)
 	last.commit()
 	m.eventually("all three on the old server", func() bool { return one[int](t, m.Source, `select count(*) from t where id > 1000000`) == 3 })
-	if err := migration.Finish(context.Background(), m.Config); err != nil {
+	if _, err := migration.Finish(context.Background(), m.Config); err != nil {
 		t.Fatal(err)
 	}
 	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {

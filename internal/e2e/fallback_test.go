@@ -79,7 +79,7 @@ update big set id = id + 1; begin; insert into t (v) values ('`+v+` too'); savep
 				arrives(source, target)
 			}
 			refuses(t, target, "new server", false)
-			if err := migration.Finish(context.Background(), m.Config); err != nil {
+			if _, err := migration.Finish(context.Background(), m.Config); err != nil {
 				t.Fatal(err)
 			}
 			if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {
@@ -143,7 +143,7 @@ func TestFallBack_Interrupted(t *testing.T) {
 		t.Errorf("%d slots hold WAL back on the new server", got)
 	}
 	pgtest.Exec(t, target, `insert into t (v, m) values ('e', 'newer')`)
-	if err := migration.Finish(context.Background(), m.Config); err != nil {
+	if _, err := migration.Finish(context.Background(), m.Config); err != nil {
 		t.Fatal(err)
 	}
 	if outcome, err := r.end(); err != nil || outcome.Phase != migration.Finished {

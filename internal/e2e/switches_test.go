@@ -122,7 +122,7 @@ func switches(t *testing.T, from, to int, random *rand.Rand) {
 	}
 	sameRows(t, target, source)
 	t.Logf("%d transactions, %d and %d snapshots read", committed, readers["old"].Snapshots(), readers["new"].Snapshots())
-	if err := migration.Finish(context.Background(), m.Config); err != nil {
+	if _, err := migration.Finish(context.Background(), m.Config); err != nil {
 		t.Fatal(err)
 	}
 	m.eventually("phase finished", func() bool { return k.phase() == string(migration.Finished) })

@@ -1,168 +1,123 @@
 package migration
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"slices"
-	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/ask"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
-	"github.com/walferry/walferry/internal/wait"
 )
 
 // Cutover asks the running migrate to cut over and waits for it. onStep gets each step as it is
 // reported. An error of kind fail.Gate: nothing was changed, or everything is as before. With a
 // result and another error the cutover is done, and they say what is known. One that was done
 // before is not an error: it is what was asked for.
-func Cutover(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
-	c, err := c.fill()
-	if err != nil {
-		return nil, err
-	}
-	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " cutover"}, nil)
-	if err != nil && ctx.Err() != nil {
-		err = state.ErrNotBegun
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer target.Close()
-	s := home(target, c)
-	keys := &schema.Pending{Link: target, Store: s}
-	r, err := awaitFollowing(ctx, s, c.Cut.Wait, onStep)
-	if err != nil && ctx.Err() != nil {
-		err = state.ErrNotBegun
-	}
-	if err != nil {
-		return nil, err
-	}
-	if r != nil {
-		if r.Phase == Aborted {
-			return nil, aborted(c.Name)
-		}
-		if r.Phase == Finished && c.Cut.DryRun {
-			return nil, &fail.Error{Kind: fail.Gate, Problem: "the cutover is done already", Advice: "see `walferry status`"}
-		}
-		if r.Phase == Finished {
-			result, err := cutover.AwaitResult(ctx, s, keys, onStep)
-			if err != nil {
-				return nil, err
-			}
-			result.Already = true
-			return result, result.Verdict()
-		}
-		if err := checkSource(ctx, c, r); err != nil && ctx.Err() != nil {
-			return nil, state.ErrNotBegun
-		} else if err != nil {
-			return nil, err
-		}
-	}
-	a, err := s.Mailbox().Ask(ctx, "cutover", state.Args{
-		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
-		AllowDifferences: c.Cut.AllowDifferences,
-	}, onStep)
-	var result *CutoverResult
-	if errors.Is(err, state.ErrDone) {
-		result, err = cutover.AwaitResult(ctx, s, keys, nil)
-	} else {
-		var unread error
-		result, unread = measured(a)
-		err = cmp.Or(err, unread)
-	}
-	if err == nil && result != nil {
-		err = result.Verdict()
-	}
-	return result, err
+func Cutover(ctx context.Context, c Config, onStep func(string)) (result *CutoverResult, err error) {
+	return result, asking(ctx, &c, "cutover", onStep, func(a *ask.Asker) error {
+		result, err = a.Cutover(ctx, c.Cut.args())
+		return err
+	})
 }
 
 // Fallback asks the running migrate to switch back to the old server, and waits for it, as Cutover does.
-func Fallback(ctx context.Context, c Config, onStep func(string)) (*CutoverResult, error) {
-	a, err := ask(ctx, c, "fallback", state.Args{
-		Timeout: c.Cut.Timeout.Seconds(), MaxLag: c.Cut.MaxLag.Seconds(), DryRun: c.Cut.DryRun, NoFence: c.Cut.NoFence, Without: c.Cut.Without,
-		AllowDifferences: c.Cut.AllowDifferences,
-	}, onStep)
-	result, unread := measured(a)
-	err = cmp.Or(err, unread)
-	if err == nil && result != nil {
-		err = result.Verdict()
-	}
-	return result, err
+func Fallback(ctx context.Context, c Config, onStep func(string)) (result *CutoverResult, err error) {
+	return result, asking(ctx, &c, "fallback", onStep, func(a *ask.Asker) error {
+		result, err = a.Fallback(ctx, c.Cut.args())
+		return err
+	})
 }
 
-// Finish asks the running migrate to give the way back up, which ends it. Afterwards the migration can be cleaned up.
-func Finish(ctx context.Context, c Config) error {
-	_, err := ask(ctx, c, "finish", state.Args{}, nil)
-	return err
+// Finish asks the running migrate to give the way back up, which ends it, and waits for that. If none is running it gives the way
+// back up itself. Afterwards the migration can be cleaned up. It reports whether the migration was finished before.
+func Finish(ctx context.Context, c Config) (already bool, err error) {
+	return already, asking(ctx, &c, "finish", nil, func(a *ask.Asker) error {
+		already, err = a.Finish(ctx)
+		return err
+	})
 }
 
-// ask asks the running migrate for something.
-func ask(ctx context.Context, c Config, kind string, args state.Args, onStep func(string)) (a state.Answer, err error) {
-	if c, err = c.fill(); err != nil {
-		return a, err
+func (o CutoverOptions) args() state.Args {
+	return state.Args{
+		Timeout: o.Timeout.Seconds(), MaxLag: o.MaxLag.Seconds(), DryRun: o.DryRun, NoFence: o.NoFence, Without: o.Without,
+		AllowDifferences: o.AllowDifferences,
 	}
-	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: c.Name + " " + kind}, nil)
+}
+
+// asking connects to the target and has f ask. A caller that is interrupted before has asked for nothing.
+func asking(ctx context.Context, c *Config, kind string, onStep func(string), f func(*ask.Asker) error) (err error) {
+	if *c, err = c.fill(); err != nil {
+		return err
+	}
+	application := c.Name + " " + kind
+	target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: application}, nil)
+	if err != nil && ctx.Err() != nil {
+		err = state.ErrNotBegun
+	}
 	if err != nil {
-		return a, err
+		return err
 	}
 	defer target.Close()
-	return home(target, c).Mailbox().Ask(ctx, kind, args, onStep)
+	s := home(target, *c)
+	return f(&ask.Asker{
+		Store: s, Keys: &schema.Pending{Link: target, Store: s}, Patient: c.Cut.Wait, Step: onStep,
+		CheckSource: func(ctx context.Context, r *state.Record) error { return checkSource(ctx, *c, r) },
+		Back: func(ctx context.Context, look func(*state.Store) error) error {
+			old, err := session.OpenLink(ctx, session.Config{DSN: c.Source, Application: application}, nil)
+			if err != nil {
+				return err
+			}
+			defer old.Close()
+			return look(state.At(old, flow.Name{Migration: c.Name}.Reverse().String()))
+		},
+		Alone: func(ctx context.Context) error { return finishAlone(ctx, *c) },
+	})
 }
 
-// measured returns what an answer reports of a cutover, or nil.
-func measured(a state.Answer) (result *CutoverResult, err error) {
-	if len(a.Cutover) == 0 {
-		return nil, nil
+// finishAlone gives the way back up where no migrate is running. The old server may be gone for good.
+func finishAlone(ctx context.Context, c Config) error {
+	e, err := openTarget(ctx, c)
+	if err != nil {
+		return err
 	}
-	return result, json.Unmarshal(a.Cutover, &result)
-}
-
-// awaitFollowing reads the record of a migration that is to be cut over. If it does not follow yet
-// the error is a gate's, with how far it is: nothing is switched hours after somebody has asked for
-// it. With patient it is waited for.
-func awaitFollowing(ctx context.Context, s *state.Store, patient bool, onStep func(string)) (*state.Record, error) {
-	for told := ""; ; {
-		r, err := s.LoadAlive(ctx)
-		if err != nil || r == nil {
-			return r, err
+	defer e.close(ctx)
+	if err := e.take(ctx, state.LockPatience); err != nil {
+		return err
+	}
+	gone := e.openSource(ctx)
+	if gone != nil {
+		e.assemble()
+	}
+	if err := e.recall(ctx); err != nil || e.rec == nil || e.rec.Phase != Switched {
+		return err // it is finished by now
+	}
+	back := e.turned()
+	if gone == nil {
+		if err := checkSource(ctx, c, e.rec); err != nil {
+			return err
 		}
-		if !slices.Contains([]Phase{New, Prepared, Copying, Indexing}, r.Phase) {
-			return r, nil
-		}
-		where := farness(r)
-		if !patient || !r.Alive {
-			return r, &fail.Error{Kind: fail.Gate, Problem: "the migration does not follow yet: " + where, Advice: "ask again when it does (`walferry status`), or let the command wait for it (--wait)"}
-		}
-		if where != told && onStep != nil {
-			onStep("waiting until it follows: " + where)
-			told = where
-		}
-		if wait.Sleep(ctx, time.Second) != nil {
-			return r, state.ErrNotBegun
+		if err := back.recall(ctx); err != nil {
+			return err
 		}
 	}
-}
-
-// farness describes how far a migration is that does not follow yet.
-func farness(r *state.Record) string {
-	switch c := r.Live.Copy; r.Phase {
-	case Copying:
-		text := "it begins to copy"
-		if c.Tables > 0 {
-			text = fmt.Sprintf("it copies: %d of %d tables, %d of %d MB", c.TablesDone, c.Tables, c.Bytes>>20, c.BytesTotal>>20)
-		}
-		if !r.Alive {
-			text += ", and no migrate is running"
-		}
-		return text
-	case Indexing:
-		return fmt.Sprintf("indexes of %d of %d tables are there", r.Live.Indexes.TablesDone, r.Live.Indexes.Tables)
+	var fence cutover.State
+	err = e.target.Do(ctx, func(conn *pgx.Conn) error {
+		fence, err = cutover.Look(ctx, conn, back.name.String())
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return "it is in phase " + string(r.Phase)
+	if phase := back.live.phase(); fence.Raised || phase == Fenced || phase == Drained || phase == Switched {
+		return &fail.Error{Kind: fail.Gate, Problem: "a fallback was interrupted: which server is the database is decided by the next migrate", Advice: "start `walferry migrate`, and ask again", Err: gone}
+	}
+	if err := e.store.Take(ctx); err != nil {
+		return err
+	}
+	return (&runner{ends: e, back: back}).endWayBack(ctx)
 }

@@ -143,8 +143,11 @@ func (c Config) fill() (Config, error) {
 	if c.FallBack != "" && c.FallBack != NoFallBack && c.FallBack != FallBackAuto && c.FallBack != FallBackRequire {
 		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--fall-back %q is none of auto, require, off", c.FallBack), Advice: "auto keeps a way back where it can be had, require refuses a cutover without one"}
 	}
+	if c.Until == UntilCopied && c.FallBack != "" && c.FallBack != NoFallBack {
+		return c, &fail.Error{Kind: fail.Usage, Problem: "--until copied and --fall-back exclude each other", Advice: "a plain copy has no cutover, and so no way back: leave one of them out"}
+	}
 	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit || c.MaxRetainedWALTarget < NoLimit {
-		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size and --max-retained-wal as 512MB or 100GB"}
+		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size, --max-retained-wal and --max-retained-wal-target as 512MB or 100GB"}
 	}
 	if c.Jobs == 0 {
 		c.Jobs = 4

@@ -74,11 +74,14 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 			r.budget().Watch(ctx, r.c.Heartbeat, stop)
 		}
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
-		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.c.Auto == On) {
+		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.byItself()) {
 			f.onceCaughtUp(ctx, stop)
 		}
 	})
 }
+
+// byItself reports whether the run cuts over once it has caught up. It does that once: after a fallback somebody has to ask.
+func (r *runner) byItself() bool { return r.c.Auto == On && r.armed.Pass == "" }
 
 // onceCaughtUp waits for the first canary that comes back in time, then ends the run, or cuts over.
 func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFunc) {

@@ -9,11 +9,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/walferry/walferry/internal/ask"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
@@ -27,6 +29,8 @@ type Observer struct {
 	// Started is called once the migration is locked, with a function that returns what the run is
 	// doing now, for whoever draws it.
 	Started func(watch func() Status)
+	// Switched is called when a switch is done, and the migration goes on the other way round.
+	Switched func(result *CutoverResult, back bool)
 }
 
 // CheckError means that the preflight found something that blocks: exit code 3.
@@ -44,6 +48,7 @@ type Outcome struct {
 	Phase   Phase
 	Until   Until          // what this run was to reach, as given or remembered; empty: there was nothing to do
 	Stopped bool           // by its context; the same command resumes
+	GaveUp  bool           // the way back, which was all that was left to do
 	Cutover *CutoverResult // when it cut over, in this run or one before; also beside an error, such as one of fail.Difference
 
 	Rows         int64 // copied
@@ -66,9 +71,13 @@ type runner struct {
 	back *ends // the other way round
 	rows *copying.Copy
 
+	told   func(*CutoverResult, bool)
+	gaveUp bool // the way back
+
 	mu        sync.Mutex
-	cutover   *CutoverResult // once it is done
-	sequences int            // set by endCopy
+	cutover   *CutoverResult        // once it is done
+	answer    func(context.Context) // to who asked for what is done when the phase is recorded; nil: nobody has
+	sequences int                   // set by endCopy
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -91,7 +100,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err := e.take(ctx, state.LockPatience); err != nil {
 		return Outcome{}, err
 	}
-	r := &runner{ends: e, back: e.turned()}
+	r := &runner{ends: e, back: e.turned(), told: o.Switched}
 	if err := r.recall(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -124,10 +133,10 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	err = r.guarded(ctx)
 	r.rows.Hold(context.WithoutCancel(ctx), nil)
 	clean := context.WithoutCancel(ctx)
-	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until}
+	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until, GaveUp: r.gaveUp}
 	r.count(clean, &outcome)
 	defer r.answerRest(clean)
-	if slices.Contains([]Phase{Switched, Following, Aborted}, outcome.Phase) {
+	if r.gaveUp || slices.Contains([]Phase{Switched, Following, Aborted}, outcome.Phase) {
 		outcome.Cutover, r.cutover = nil, nil // the run has gone on since, also back
 	}
 	if outcome.Cutover != nil && r.cutover.FinishedAt != nil {
@@ -158,7 +167,7 @@ func (r *runner) settled() {
 	r.tables.Selection = r.c.selection()
 	r.definitions.Brought = r.tables.Brought
 	r.live.set(func(st *Status) {
-		st.Name, st.Running, st.ByItself = r.c.Name, true, r.c.Auto == On || r.c.Until == UntilCaughtUp
+		st.Name, st.Running, st.ByItself = r.c.Name, true, r.byItself() || r.c.Until == UntilCaughtUp
 		if r.rec != nil {
 			st.Phase = r.rec.Phase
 		}
@@ -173,6 +182,7 @@ func (r *runner) answerRest(ctx context.Context) {
 	if !r.lock.Held(ctx) {
 		return // another migrate may have it, and answers
 	}
+	r.answerNow(ctx)
 	var done json.RawMessage
 	if r.cutover != nil {
 		already := *r.cutover
@@ -206,7 +216,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 		result.Already = true
 		return Outcome{Phase: Finished, Cutover: result}, true, errors.Join(result.Verdict(), late)
 	case Aborted:
-		return Outcome{}, true, aborted(r.c.Name)
+		return Outcome{}, true, ask.Aborted(r.c.Name)
 	}
 	if err := r.c.resume(r.rec.Options); err != nil {
 		return Outcome{}, true, err
@@ -221,10 +231,6 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	return Outcome{}, false, nil
 }
 
-func aborted(name string) *fail.Error {
-	return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("migration %q was aborted: the target's data are unfit", name), Advice: "run `walferry cleanup`, empty the target, and start again"}
-}
-
 // begin records a new migration, before anything else is created: from here on slot and publication
 // of this name are ours.
 func (r *runner) begin(ctx context.Context) error {
@@ -233,7 +239,7 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	if r.rec != nil {
 		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", optionsText(r.c.options()))
-		if r.c.Auto == On {
+		if r.byItself() {
 			r.c.Logger.Warn("begun with --cutover auto: it cuts over on its own as soon as it has caught up; --cutover manual reverts that")
 		}
 		r.live.set(func(st *Status) { // what an earlier run has copied and received stays what status shows
@@ -326,6 +332,7 @@ func (r *runner) run(ctx context.Context) error {
 			if err := r.followForth(ctx); !errors.Is(err, errFinished) || r.live.phase() != Switched {
 				return err
 			}
+			r.tell(false)
 			continue
 		case Switched:
 			next, err = r.switchedOver(ctx)
@@ -339,9 +346,35 @@ func (r *runner) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		was := r.live.phase()
+		if was == next { // recorded with the last of its work
+			continue
+		}
 		if err := r.advance(ctx, next); err != nil {
 			return err
 		}
+		r.answerNow(ctx)
+		if was == Switched && next == Following || next == Switched {
+			r.tell(next == Following)
+		}
+	}
+}
+
+// tell reports a switch after which the run goes on the other way round.
+func (r *runner) tell(back bool) {
+	if r.cutover != nil && r.told != nil { // nil: an earlier run has done it
+		r.told(r.cutover, back)
+	}
+}
+
+// answerNow answers what is done with the phase that was recorded.
+func (r *runner) answerNow(ctx context.Context) {
+	r.mu.Lock()
+	answer := r.answer
+	r.answer = nil
+	r.mu.Unlock()
+	if answer != nil {
+		answer(ctx)
 	}
 }
 
@@ -385,7 +418,9 @@ func (e *ends) advance(ctx context.Context, phase Phase) error {
 		return err
 	}
 	e.live.moved(phase)
-	e.c.Logger.Info("phase " + string(phase))
+	if e.name.Direction == flow.Forth { // that of the way back is not what status shows
+		e.c.Logger.Info("phase " + string(phase))
+	}
 	return context.Cause(ctx)
 }
 

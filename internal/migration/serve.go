@@ -47,9 +47,20 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 			f.r.c.Logger.Warn(q.Kind+" was not done", "reason", err)
 		}
 		done := err == nil
-		err = wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Mailbox().Answer(ctx, q.ID, done, a) })
-		if err != nil {
-			f.r.c.Logger.Error("answer "+q.Kind, "error", err)
+		answer := func(ctx context.Context) {
+			err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.Mailbox().Answer(ctx, q.ID, done, a) })
+			if err != nil {
+				f.r.c.Logger.Error("answer "+q.Kind, "error", err)
+			}
+		}
+		switch {
+		case q.Kind == "finish" && done: // answered by the end of the run
+		case q.Kind == "fallback" && done && end != nil: // who is answered may ask at once for what the next phase allows
+			f.r.mu.Lock()
+			f.r.answer = answer
+			f.r.mu.Unlock()
+		default:
+			answer(ctx)
 		}
 		if end != nil {
 			stop(end)
@@ -64,8 +75,8 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 	case "cutover", "fallback":
 		return f.switchOver(ctx, q)
 	case "finish":
-		if err := f.mayDo(q.Kind); err != nil {
-			return a, nil, err
+		if f.e.name.Direction == flow.Forth {
+			return a, nil, &fail.Error{Kind: fail.Gate, Problem: "the old server is the database: there is no way back to give up", Advice: "`walferry cutover` switches to the new server; `walferry abort` gives the migration up"}
 		}
 		select {
 		case f.cutting <- struct{}{}:
@@ -128,7 +139,8 @@ func (f *following) switchKind() string {
 
 // switchOver carries out a request for a switch, or for its rehearsal.
 func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
-	if err := f.mayDo(q.Kind); err != nil {
+	if q.Kind != f.switchKind() {
+		a, err = f.already(ctx, q)
 		return a, nil, err
 	}
 	step := func(text string) {
@@ -169,18 +181,18 @@ func (f *following) over() bool {
 	return phase == Finished || phase == Switched
 }
 
-// mayDo returns an error if a request is for the other direction.
-func (f *following) mayDo(kind string) error {
-	forth := f.e.name.Direction == flow.Forth
-	switch {
-	case forth && kind == "fallback":
-		return &fail.Error{Kind: fail.Gate, Problem: "the old server is the database: there is nothing to go back from", Advice: "`walferry cutover` switches to the new one"}
-	case forth && kind == "finish":
-		return &fail.Error{Kind: fail.Gate, Problem: "the migration has not cut over", Advice: "`walferry cutover` switches; `walferry abort` gives the migration up"}
-	case !forth && kind == "cutover":
-		return &fail.Error{Kind: fail.Gate, Problem: "the cutover is done already", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
+// already answers a request for a switch that was done while it waited for its turn.
+func (f *following) already(ctx context.Context, q *state.Request) (a state.Answer, err error) {
+	result := &CutoverResult{}
+	found, err := f.other.store.Values().Get(ctx, state.Result, result)
+	if err == nil && (q.Args.DryRun || !found) {
+		err = &fail.Error{Kind: fail.Gate, Problem: "the " + q.Kind + " is done already", Advice: "`walferry " + f.switchKind() + "` switches the other way round"}
 	}
-	return nil
+	if err == nil {
+		result.Already = true
+		a.Cutover, err = json.Marshal(result)
+	}
+	return a, err
 }
 
 // unwanted returns why the context of a cutover has ended, if nobody wants it any more; otherwise

@@ -115,7 +115,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context, e, other *ends) (P
 	s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { e.c.Logger.Info("cutover: " + line) })
 	s.Finished = r.switched
 	if other.armed.Begins != 0 { // which is so where the fence is sealed; otherwise it is of no importance
-		s.WayBack, s.Pass = e.newWayBack(other), other.armed.Pass
+		s.WayBack, s.Began, s.Pass = e.newWayBack(other), other.armed.Begins, other.armed.Pass
 	}
 	done, err := s.Resume(ctx, e.live.phase() == Drained, e.rec.FencedAt, e.rec.DrainedAt)
 	switch {

@@ -151,20 +151,16 @@ func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
 		if err != nil || q == nil {
 			continue
 		}
+		if q.Kind == "finish" {
+			return errFinished // answered at the end of the run, when it is done
+		}
 		a := state.Answer{Gate: true, Error: fmt.Sprintf("the way back is %s since %s: %s", back.State, back.Since.UTC().Format(time.DateTime), back.Reason)}
 		a.Hint = "repair that on the old server: it is tried again every minute; or give the way back up: `walferry finish`"
 		if back.State == state.BackLost {
 			a.Hint = "`walferry finish` ends the migration: the new server has every row, the old one is as of before that"
 		}
-		finish := q.Kind == "finish"
-		if finish {
-			a = state.Answer{}
-		}
-		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return r.store.Mailbox().Answer(ctx, q.ID, finish, a) }); err != nil {
+		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return r.store.Mailbox().Answer(ctx, q.ID, false, a) }); err != nil {
 			r.c.Logger.Error("answer "+q.Kind, "error", err)
-		}
-		if finish {
-			return errFinished
 		}
 	}
 	return nil
@@ -228,10 +224,14 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 // endWayBack gives the way back up. The target has nothing of it any more; the old server may be gone.
 func (r *runner) endWayBack(ctx context.Context) error {
 	b := r.back
+	r.gaveUp = true
 	if err := b.source.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmFrom(ctx, conn, b.name) }); err != nil {
 		return err
 	}
 	err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error {
+		if b.target == nil {
+			return errors.New("it cannot be reached")
+		}
 		if err := b.target.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmTo(ctx, conn, b.name) }); err != nil {
 			return err
 		}

@@ -163,12 +163,12 @@ update walferry.request set withdrawn_at = clock_timestamp(),
 	switch {
 	case err != nil:
 		return a, errors.Join(why, fmt.Errorf("take the request back: %w", err))
-	case !q.request.switches():
+	case !q.request.switches() && q.request.Kind != "finish":
 		return a, why
 	case !begun:
 		return a, ErrNotBegun
 	}
-	if q.onStep != nil {
+	if q.onStep != nil && q.request.switches() {
 		q.onStep("taking it back, unless it is sealed already")
 	}
 	return q.wait(ctx)
@@ -190,8 +190,12 @@ func (m Mailbox) unanswered(ctx context.Context, q *Request) (a Answer, err erro
 	if err != nil || r == nil {
 		return a, ErrUnanswered
 	}
-	if r.Phase == Finished && q.switches() && !q.Args.DryRun {
+	switch {
+	case q.Args.DryRun:
+	case q.Kind == "cutover" && (r.Phase == Finished || r.Phase == Switched), q.Kind == "fallback" && r.Phase == Following:
 		return a, ErrDone
+	case q.Kind == "finish" && r.Phase == Finished:
+		return a, nil
 	}
 	if begun {
 		return a, ErrUnanswered
@@ -200,18 +204,18 @@ func (m Mailbox) unanswered(ctx context.Context, q *Request) (a Answer, err erro
 	return a, a.err()
 }
 
-// Outcome reads into a value what a finished cutover has measured, for whoever asks afterwards.
-// While the migrate that has cut over still compares, it is waited for.
+// Outcome reads into a value what a cutover that is done has measured, for whoever asks afterwards.
+// While the migrate that has cut over still compares, it is waited for, unless it goes on.
 func (m Mailbox) Outcome(ctx context.Context, onStep func(string), into any) error {
 	for told := false; ; told = true {
 		r, err := m.store.Load(ctx)
 		if err != nil {
 			return err
 		}
-		if r == nil || r.Phase != Finished {
+		if r == nil || r.Phase != Finished && r.Phase != Switched {
 			return errors.New("the migration is gone")
 		}
-		if !r.Alive {
+		if !r.Alive || r.Phase == Switched {
 			break
 		}
 		if !told && onStep != nil {
@@ -223,7 +227,7 @@ func (m Mailbox) Outcome(ctx context.Context, onStep func(string), into any) err
 	}
 	found, err := m.store.Values().Get(ctx, Result, into)
 	if err == nil && !found {
-		err = &fail.Error{Kind: fail.Gate, Problem: "the migration is finished", Advice: "see `walferry status`"}
+		err = &fail.Error{Kind: fail.Gate, Problem: "the new server is the database", Advice: "see `walferry status`"}
 	}
 	return err
 }

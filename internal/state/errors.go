@@ -39,19 +39,19 @@ var (
 	// ErrUnanswered is that of a request whose runner has ended.
 	ErrUnanswered = &fail.Error{Kind: fail.Run, Problem: "the running migrate ended before it answered", Advice: "look at its output and at `walferry status`"}
 
-	// ErrDone is that of a cutover that was asked for, whose runner has ended without an answer: it
+	// ErrDone is that of a switch that was asked for, whose runner has ended without an answer: it
 	// is done, and Outcome has what it has measured.
-	ErrDone = errors.New("the cutover is done")
+	ErrDone = errors.New("the switch is done")
 
 	// ErrNotBegun is returned to an asker that was interrupted before anything was done.
-	ErrNotBegun = &fail.Error{Kind: fail.Gate, Problem: "the cutover was taken back before it began: everything is as before", Advice: "ask again when it is wanted"}
+	ErrNotBegun = &fail.Error{Kind: fail.Gate, Problem: "the request was taken back before it began: everything is as before", Advice: "ask again when it is wanted"}
 
 	// ErrWithdrawn ends a cutover whose asker has taken it back.
-	ErrWithdrawn = &fail.Error{Kind: fail.Gate, Problem: "the cutover was taken back by the process that asked for it", Advice: "ask again when it is wanted"}
+	ErrWithdrawn = &fail.Error{Kind: fail.Gate, Problem: "the request was taken back by the process that asked for it", Advice: "ask again when it is wanted"}
 
 	// ErrDeserted ends a cutover whose asker was killed, or is cut off from the target: nobody
 	// would see its outcome.
-	ErrDeserted = &fail.Error{Kind: fail.Gate, Problem: "the cutover was taken back: the process that asked for it has been silent for " + staleAfter.String(), Advice: "ask again when it is wanted"}
+	ErrDeserted = &fail.Error{Kind: fail.Gate, Problem: "the request was taken back: the process that asked for it has been silent for " + staleAfter.String(), Advice: "ask again when it is wanted"}
 
 	// ErrAborting ends a cutover when the migration is to be given up.
 	ErrAborting = &fail.Error{Kind: fail.Gate, Problem: "the cutover was taken back: walferry abort was asked for", Advice: "see `walferry status`"}

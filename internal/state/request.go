@@ -153,7 +153,7 @@ func (m Mailbox) Answer(ctx context.Context, id int64, ok bool, a Answer) error 
 
 // AnswerOld answers what an earlier runner had begun, which ended in a phase, and what nobody waits for any more. What
 // nobody had begun and somebody waits for is this run's: it was asked of an earlier one that had just died, or of
-// this one while it looked at both servers.
+// this one while it looked at both servers. So is a request to give the way back up, which this run completes.
 func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
 	began := Answer{Error: "the migrate that was asked has ended, and another one runs", Hint: "ask again", Gate: true}
 	switching := began
@@ -168,11 +168,17 @@ func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
 		}
 		texts[i] = string(text)
 	}
-	return m.store.home.Exec(ctx, `
-update walferry.request set answered_at = clock_timestamp(), ok = false, answer = (case when kind in ('cutover', 'fallback') then $3 else $2 end)::text::jsonb
- where migration = $1 and answered_at is null
-   and (taken_at is not null or withdrawn_at is not null or seen_at < clock_timestamp() - interval '15 seconds')`, m.store.name, texts[0], texts[1])
+	return m.store.home.Exec(ctx, answerOld, m.store.name, texts[0], texts[1], phase == Switched)
 }
+
+// answerOld tells the asker of a cutover that was begun what it has measured, where that is recorded with the phase.
+const answerOld = `
+with old as (select id, $4 and kind = 'cutover' and taken_at is not null and not coalesce((args ->> 'dry_run')::bool, false) as done
+               from walferry.request where migration = $1 and answered_at is null
+                and (taken_at is not null and kind <> 'finish' or withdrawn_at is not null or seen_at < clock_timestamp() - interval '15 seconds'))
+update walferry.request r set answered_at = clock_timestamp(), ok = old.done,
+       answer = case when old.done then jsonb_build_object('cutover', m.cutover) else (case when r.kind in ('cutover', 'fallback') then $3 else $2 end)::text::jsonb end
+  from old, walferry.migration m where r.id = old.id and m.name = $1`
 
 // AnswerRest answers what nobody has begun to carry out when a run ends in a phase, so that the
 // askers learn how things are. An abort is left alone: its asker does it itself. cutover is what a
@@ -193,11 +199,15 @@ func (m Mailbox) AnswerRest(ctx context.Context, phase Phase, cutover json.RawMe
 // answerAfter is the answer to a request that no run has begun to carry out, by the phase in which
 // the last one has ended. cutover is what it has measured.
 func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
-	asked := q.switches() && !q.Args.DryRun
+	asked := q.Kind == "cutover" && !q.Args.DryRun
 	switch {
+	case phase == Finished && q.Kind == "finish":
+		return Answer{}
+	case phase == Finished && q.Kind == "fallback":
+		return Answer{Error: "the way back was given up meanwhile", Hint: "the new server is the database: see `walferry status`", Gate: true}
 	case phase == Finished && asked && cutover != nil:
 		return Answer{Cutover: cutover}
-	case phase == Finished && q.switches():
+	case (phase == Finished || phase == Switched) && q.Kind == "cutover":
 		return Answer{Error: "the cutover is done already", Hint: "see `walferry status`", Gate: true}
 	case phase == Finished:
 		return Answer{Error: "the cutover was done meanwhile", Hint: "verify again", Gate: true}
@@ -205,6 +215,8 @@ func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
 		return Answer{Error: "the migration was aborted meanwhile", Hint: "`walferry cleanup` removes what is left of it", Gate: true}
 	case (phase == Fenced || phase == Drained) && q.switches():
 		return Answer{Error: "the running migrate ended within a cutover", Hint: "run `walferry migrate` again: it finishes it, or undoes it"}
+	case phase == Switched && q.Kind == "finish":
+		return Answer{Error: "the running migrate ended before the way back was given up", Hint: "ask again: the command does it itself where no migrate is running"}
 	}
 	return Answer{Error: "the running migrate ended before it could begin: nothing was changed", Hint: ErrNoRunner.Advice, Gate: true}
 }

@@ -1,4 +1,4 @@
-package migration
+package ask
 
 import (
 	"testing"
@@ -10,7 +10,7 @@ import (
 // known.
 func TestFarness(t *testing.T) {
 	var r state.Record
-	r.Phase, r.Alive = Copying, true
+	r.Phase, r.Alive = state.Copying, true
 	if got, want := farness(&r), "it begins to copy"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
