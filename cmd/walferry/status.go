@@ -44,24 +44,27 @@ func statusCommand(ui *ui) *cli.Command {
 	}
 }
 
-// partlyError reports that a status lacks what the source would have said. What is known was printed; but a
+// partlyError reports that a status lacks what one of the servers would have said. What is known was printed; but a
 // script that watches the slot, the fence and the lag must not take it for a look at them.
-type partlyError struct{ problem string }
+type partlyError struct{ problem, hint string }
 
 func (e *partlyError) Error() string { return "the status is not complete: " + e.problem }
 
 // Hint implements the hint of an error.
-func (e *partlyError) Hint() string {
-	return "slot, fence and lag are not known until the source answers; what is shown is the target's"
-}
+func (e *partlyError) Hint() string { return e.hint }
 
-// partly returns the error of a status without its source's part, as long as the migration needs the source. One that
+// partly returns the error of a status without a server's part, as long as the migration needs that one. The source of one that
 // has ended may have been shut down.
 func partly(st migration.Status) error {
-	if st.Source.Error == "" || st.Phase == migration.Finished || st.Phase == migration.Aborted {
+	switch {
+	case st.Target.Error != "":
+		return &partlyError{st.Target.Error, "what is shown is the old server's, which follows the new one: nothing is lost once that is back"}
+	case st.Source.Error == "" || st.Phase == migration.Finished || st.Phase == migration.Aborted:
 		return nil
+	case st.Phase == migration.Switched:
+		return &partlyError{st.Source.Error, "how far the old server is, and its fence, are not known until it answers; the new server is not affected"}
 	}
-	return &partlyError{st.Source.Error}
+	return &partlyError{st.Source.Error, "slot, fence and lag are not known until the source answers; what is shown is the target's"}
 }
 
 // status prints a status: as indented JSON, or on one line if another follows; for people, in place
@@ -100,18 +103,21 @@ func lagText(s migration.StreamStatus) string {
 	return secondsText(*s.LagSeconds) + ", " + bytesText(*s.LagBytes)
 }
 
-// fenceText describes whether the source refuses writes.
-func fenceText(f migration.FenceStatus) string {
+// fenceText describes whether a server refuses writes; until says what ends that of a sealed fence.
+func fenceText(f migration.FenceStatus, server, until string) string {
 	switch {
 	case f.Sealed:
-		return fmt.Sprintf("sealed on %d tables: the source refuses writes to them until cleanup", f.Tables)
+		return fmt.Sprintf("sealed on %d tables: the %s refuses writes to them until %s", f.Tables, server, until)
 	case f.Closed && f.Deadline != nil:
-		return fmt.Sprintf("closed on %d tables: the source refuses writes to them, until %s at the latest", f.Tables, f.Deadline.UTC().Format("2006-01-02 15:04:05 MST"))
+		return fmt.Sprintf("closed on %d tables: the %s refuses writes to them, until %s at the latest", f.Tables, server, utc(*f.Deadline))
 	case f.Closed:
-		return fmt.Sprintf("closed on %d tables: the source refuses writes to them", f.Tables)
+		return fmt.Sprintf("closed on %d tables: the %s refuses writes to them", f.Tables, server)
 	}
-	return fmt.Sprintf("open; its triggers are still on %d tables, and let all writes pass; the next cutover, run of migrate, or cleanup drops them", f.Tables)
+	return fmt.Sprintf("open; its triggers are still on %d tables of the %s, and let all writes pass; the next cutover, run of migrate, or cleanup drops them", f.Tables, server)
 }
+
+// utc writes a moment as all of them are written that need no fractions.
+func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
 
 // statusPage is a status for people: rows of a name and a text.
 type statusPage struct{ strings.Builder }
@@ -126,7 +132,10 @@ func statusText(s migration.Status) string {
 	if s.Phase == "" {
 		return p.String()
 	}
-	p.slot(s.Source)
+	if s.Phase != migration.Switched { // the source's slot is gone then
+		p.slot("slot", "source", s.Source.SlotStatus, s.Source.RetainedLimit, s.Source.RetainedLeft)
+	}
+	p.wayBack(s)
 	p.moved(s)
 	p.requests(s)
 	p.findings(s)
@@ -140,6 +149,8 @@ func (p *statusPage) migration(s migration.Status) {
 	switch {
 	case phase == "":
 		p.row("migration", "%s: the target has none of that name", s.Name)
+	case s.Target.Error != "":
+		p.row("migration", "%s: %s; whether a migrate is running is not known", s.Name, phase)
 	case s.Running:
 		p.row("migration", "%s: %s (migrate runs on %s)", s.Name, phase, s.Runner)
 	case s.Phase == migration.Finished || s.Phase == migration.Aborted:
@@ -156,20 +167,42 @@ func (p *statusPage) migration(s migration.Status) {
 	if s.Options != "" && s.Phase != migration.Finished && s.Phase != migration.Aborted {
 		p.row("options", "%s", s.Options)
 	}
-	if s.Source.Error != "" {
-		p.row("source", "%s", s.Source.Error)
-	} else {
-		p.row("source", "PostgreSQL %s, database %s", s.Source.Version, s.Source.Database)
-	}
-	p.row("target", "PostgreSQL %s, database %s", s.Target.Version, s.Target.Database)
+	p.servers(s)
 }
 
-func (p *statusPage) slot(s migration.SourceStatus) {
+// servers adds the two servers, and which is the database where that changes.
+func (p *statusPage) servers(s migration.Status) {
+	from, to := sides(s)
+	if from != "source" && s.Owner != nil {
+		p.row("owner", "the %s server: applications belong there", *s.Owner)
+	}
+	if s.Source.Error != "" {
+		p.row(from, "%s", s.Source.Error)
+	} else {
+		p.row(from, "PostgreSQL %s, database %s", s.Source.Version, s.Source.Database)
+	}
+	if s.Target.Error != "" {
+		p.row(to, "%s", s.Target.Error)
+	} else {
+		p.row(to, "PostgreSQL %s, database %s", s.Target.Version, s.Target.Database)
+	}
+}
+
+// sides are what the servers are called: source and target until both directions matter.
+func sides(s migration.Status) (from, to string) {
+	if s.Phase == migration.Switched || s.WayBack.Mode != "" && s.WayBack.Mode != string(migration.NoFallBack) {
+		return "old server", "new server"
+	}
+	return "source", "target"
+}
+
+// slot adds a slot, on a server.
+func (p *statusPage) slot(row, server string, s migration.SlotStatus, limit *int64, left *float64) {
 	if s.Slot == "" || s.RetainedBytes == nil && s.WALStatus == "" {
 		return
 	}
 	if s.WALStatus == "missing" {
-		p.row("slot", "%s: the source has none of that name", s.Slot)
+		p.row(row, "%s: the %s has none of that name", s.Slot, server)
 		return
 	}
 	state := "not in use"
@@ -180,17 +213,20 @@ func (p *statusPage) slot(s migration.SourceStatus) {
 		state += ", WAL " + s.WALStatus
 	}
 	held := bytesText(*s.RetainedBytes)
-	if s.RetainedLimit != nil {
-		held += " of at most " + bytesText(*s.RetainedLimit)
+	if limit != nil {
+		held += " of at most " + bytesText(*limit)
 	}
-	p.row("slot", "%s: %s, holds back %s of WAL", s.Slot, state, held)
-	if s.RetainedLeft != nil {
-		p.row("", "at this rate the limit is reached in %s", secondsText(*s.RetainedLeft))
+	p.row(row, "%s: %s, holds back %s of WAL", s.Slot, state, held)
+	if left != nil {
+		p.row("", "at this rate the limit is reached in %s", secondsText(*left))
 	}
 }
 
 // moved adds what was copied and applied.
 func (p *statusPage) moved(s migration.Status) {
+	if s.Phase == migration.Switched { // all of it was before
+		return
+	}
 	if s.Copy.Tables > 0 || s.Copy.PiecesDone > 0 {
 		copied := fmt.Sprintf("%d of %d tables, %s rows, %s of %s", s.Copy.TablesDone, s.Copy.Tables, countText(s.Copy.Rows), bytesText(s.Copy.Bytes), bytesText(s.Copy.BytesTotal))
 		if s.Copy.ETASeconds != nil {
@@ -202,18 +238,23 @@ func (p *statusPage) moved(s migration.Status) {
 	if s.Stream.AppliedLSN == "" {
 		return
 	}
-	stream := "applied " + s.Stream.AppliedLSN
-	if s.Stream.SourceLSN != "" {
-		stream += " of " + s.Stream.SourceLSN
-	}
-	if s.Stream.AckedLSN != "" {
-		stream += ", acknowledged " + s.Stream.AckedLSN
-	}
-	p.row("stream", "%s", stream)
-	p.row("", "%s transactions, %s changes", countText(s.Stream.Transactions), countText(s.Stream.Changes))
+	p.stream(s.Stream)
 	if s.Phase == migration.Following {
 		p.row("lag", "%s", lagText(s.Stream))
 	}
+}
+
+// stream adds how far a stream is.
+func (p *statusPage) stream(s migration.StreamStatus) {
+	stream := "applied " + s.AppliedLSN
+	if s.SourceLSN != "" {
+		stream += " of " + s.SourceLSN
+	}
+	if s.AckedLSN != "" {
+		stream += ", acknowledged " + s.AckedLSN
+	}
+	p.row("stream", "%s", stream)
+	p.row("", "%s transactions, %s changes", countText(s.Transactions), countText(s.Changes))
 }
 
 // requests adds what the running migrate is asked for, and whom that waits for.
@@ -236,20 +277,18 @@ func (p *statusPage) requests(s migration.Status) {
 		p.row(r.Kind, "%s", text)
 	}
 	if s.Verifying != nil && *s.Verifying {
-		p.row("verify", "a comparison reads the source")
+		p.row("verify", "a comparison reads both servers")
 	}
 }
 
 // findings adds what the operator should know before, and after, the cutover.
 func (p *statusPage) findings(s migration.Status) {
-	if f := s.Source.Fence; f != nil {
-		p.row("fence", "%s", fenceText(*f))
-	}
+	p.fences(s)
 	for _, t := range s.InsertOnlyBroken {
 		p.row("note", "%s was updated despite --insert-only: it will be copied again while following", t)
 	}
 	if c := s.LastComparison; c != nil {
-		text := fmt.Sprintf("%d tables at %s, %s", c.Compared, c.Position, c.At.UTC().Format("2006-01-02 15:04:05 MST"))
+		text := fmt.Sprintf("%d tables at %s, %s", c.Compared, c.Position, utc(c.At))
 		if len(c.Differ) > 0 {
 			text += fmt.Sprintf("; %d DIFFER: %s", len(c.Differ), strings.Join(c.Differ[:min(len(c.Differ), 10)], ", "))
 		} else {

@@ -91,12 +91,12 @@ update big set id = id + 1; begin; insert into t (v) values ('`+v+` too'); savep
 }
 
 // back reads how the way back is.
-func (m *moving) back() state.WayBack {
+func (m *moving) back() migration.WayBack {
 	st, err := migration.ReadStatus(context.Background(), m.Config)
-	if err != nil || st.WayBack == nil {
-		return state.WayBack{}
+	if err != nil {
+		return migration.WayBack{}
 	}
-	return *st.WayBack
+	return st.WayBack
 }
 
 // What the old server cannot take interrupts the way back, and nobody else: the new server takes writes, who asks to go back is

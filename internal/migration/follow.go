@@ -8,8 +8,8 @@ import (
 
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/groups"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
+	"github.com/walferry/walferry/internal/wayback"
 )
 
 // following is the part of a run that applies the stream, and what may be asked of it meanwhile.
@@ -62,8 +62,8 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	defer running.Close(ctx)
 	if e.name.Direction == flow.Back {
 		r.live.set(func(st *Status) {
-			if st.WayBack == nil || st.WayBack.State != state.BackFollowing {
-				st.WayBack = &state.WayBack{State: state.BackFollowing, Since: time.Now()}
+			if st.Back == nil { // otherwise what has interrupted it may do so again
+				st.Back = wayback.After(nil, nil, time.Now())
 			}
 		})
 	}
@@ -71,7 +71,11 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	r.live.follows(e.flow)
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
-			r.budget().Watch(ctx, r.c.Heartbeat, stop)
+			r.wal.Watch(ctx, r.c.Heartbeat, stop)
+		}
+	}, func(ctx context.Context, _ context.CancelCauseFunc) {
+		if e.name.Direction == flow.Back {
+			wayback.Attend(ctx, e.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
 		}
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.byItself()) {

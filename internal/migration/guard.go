@@ -86,15 +86,7 @@ func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 	if err != nil || !ok {
 		return err
 	}
-	g.live.set(func(st *Status) {
-		st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
-		if now.Limit > 0 {
-			st.Source.RetainedLimit = &now.Limit
-		}
-		if now.Left >= 0 {
-			st.Source.RetainedLeft = &now.Left
-		}
-	})
+	g.live.retains(now)
 	if g.c.MaxRetainedWAL > 0 && now.Bytes >= g.c.MaxRetainedWAL && g.mayGiveUp() {
 		stop(retained(now.Bytes, g.c.MaxRetainedWAL))
 	}

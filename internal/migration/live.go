@@ -63,7 +63,27 @@ func (l *live) follows(f *flow.Flow) {
 }
 
 // moved sets the phase, which was recorded.
-func (l *live) moved(phase Phase) { l.set(func(st *Status) { st.Phase = phase }) }
+func (l *live) moved(phase Phase) {
+	l.set(func(st *Status) {
+		if (st.Phase == Switched) != (phase == Switched) { // another flow is followed, whose slot is another one
+			st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
+		}
+		st.Phase = phase
+	})
+}
+
+// retains notes what the slot of the flow that is followed holds back.
+func (l *live) retains(now flow.Retained) {
+	l.set(func(st *Status) {
+		st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
+		if now.Limit > 0 {
+			st.Source.RetainedLimit = &now.Limit
+		}
+		if now.Left >= 0 {
+			st.Source.RetainedLeft = &now.Left
+		}
+	})
+}
 
 // step says what is being done now.
 func (l *live) step(text string) {

@@ -20,6 +20,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wayback"
 )
 
 // Observer is told what a running migrate does. Nil functions are not called.
@@ -68,7 +69,8 @@ var (
 // runner is one run of Migrate. It moves a migration from phase to phase.
 type runner struct {
 	*ends
-	back *ends // the other way round
+	back *ends           // the other way round
+	wal  *wayback.Budget // of the way back; nil: it was not followed in this run
 	rows *copying.Copy
 
 	told   func(*CutoverResult, bool)
@@ -243,7 +245,7 @@ func (r *runner) begin(ctx context.Context) error {
 			r.c.Logger.Warn("begun with --cutover auto: it cuts over on its own as soon as it has caught up; --cutover manual reverts that")
 		}
 		r.live.set(func(st *Status) { // what an earlier run has copied and received stays what status shows
-			st.Copy, st.Indexes, st.Stream.ReceivedLSN = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received
+			st.Copy, st.Indexes, st.Stream.ReceivedLSN, st.Back = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received, r.rec.Live.WayBack
 		})
 		if err := r.store.Take(ctx); err != nil {
 			return err

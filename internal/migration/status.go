@@ -12,6 +12,8 @@ import (
 type (
 	Status         = status.Status
 	SourceStatus   = status.SourceStatus
+	SlotStatus     = status.SlotStatus
+	WayBack        = status.WayBack
 	FenceStatus    = status.FenceStatus
 	StreamStatus   = status.StreamStatus
 	LastComparison = status.LastComparison

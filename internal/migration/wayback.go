@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -100,50 +101,61 @@ func (e *ends) retire(ctx context.Context) error {
 // switchedOver is run when the target is the database, and what is written there flows back. It returns
 // the next phase. What keeps that from the old server interrupts the way back, and nothing else: it is tried again every minute.
 func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
-	defer r.live.set(func(st *Status) { st.WayBack = nil })
+	r.wal = wayback.NewBudget(r.back.flow, r.c.MaxRetainedWALTarget, r.live.retains, r.c.Logger)
 	for {
 		next, err := r.followBack(ctx)
+		if err == nil {
+			r.live.set(func(st *Status) { st.Back = nil })
+		}
 		if err == nil || ctx.Err() != nil || errors.Is(err, errFinished) || errors.Is(err, state.ErrOvertaken) || !r.lock.Held(ctx) {
 			return next, err
 		}
-		now := state.WayBack{State: state.BackInterrupted, Since: time.Now(), Reason: err.Error()}
-		if wayback.Lost(err) {
-			now.State = state.BackLost
-		}
-		r.live.set(func(st *Status) {
-			if was := st.WayBack; was != nil && was.State == now.State {
-				now.Since = was.Since
-			}
-			st.WayBack = &now
-		})
-		r.c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", err, "do", fail.Hint(err))
 		var budget *wayback.BudgetError
-		switch err := r.awaitRepair(ctx, now); {
+		switch err := r.awaitRepair(ctx, r.wayBackAfter(err)); {
 		case errors.Is(err, errFinished):
 			return Finished, r.endWayBack(ctx)
 		case errors.As(err, &budget):
-			r.c.Logger.Error("the way back is lost; the new server is not affected", "reason", err)
+			r.wayBackAfter(err)
 		case err != nil:
 			return "", err
 		}
 	}
 }
 
-// awaitRepair returns after a minute, in which it answers who asks. errFinished: the way back is to be given up.
+// wayBackAfter notes how the way back is after an error, or, with nil, that something has come through it.
+func (r *runner) wayBackAfter(err error) (now state.WayBack) {
+	var was *state.WayBack
+	r.live.set(func(st *Status) {
+		was, st.Back = st.Back, wayback.After(st.Back, err, time.Now())
+		now = *st.Back
+	})
+	switch {
+	case was != nil && was.State == now.State && was.Reason == now.Reason: // it was said
+	case err != nil:
+		r.c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", now.Reason, "do", now.Do)
+	case was != nil && was.State != now.State:
+		r.c.Logger.Info("the way back follows again")
+	}
+	return now
+}
+
+// repairInterval is how many heartbeats lie between two attempts to follow a way back that is interrupted: a minute.
+const repairInterval = 12
+
+// awaitRepair returns after that, in which it answers who asks. errFinished: the way back is to be given up.
 func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
 	guarded, stop := context.WithCancelCause(ctx)
 	var guard sync.WaitGroup
 	defer guard.Wait() // two would take the lock's connection from each other
 	defer stop(nil)
 	guard.Go(func() { r.lock.Guard(guarded, stop) })
-	budget := r.budget()
 	began := time.Now()
-	for n := 0; time.Since(began) < time.Minute; n++ {
+	for n := 0; time.Since(began) < repairInterval*r.c.Heartbeat; n++ {
 		if err := wait.Sleep(guarded, 200*time.Millisecond); err != nil {
 			return context.Cause(guarded)
 		}
 		if n%25 == 0 && back.State == state.BackInterrupted {
-			if err := budget.Keep(guarded); err != nil {
+			if err := r.wal.Keep(guarded); err != nil {
 				return err
 			}
 		}
@@ -155,7 +167,7 @@ func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
 			return errFinished // answered at the end of the run, when it is done
 		}
 		a := state.Answer{Gate: true, Error: fmt.Sprintf("the way back is %s since %s: %s", back.State, back.Since.UTC().Format(time.DateTime), back.Reason)}
-		a.Hint = "repair that on the old server: it is tried again every minute; or give the way back up: `walferry finish`"
+		a.Hint = cmp.Or(back.Do, "repair that on the old server: it is tried again every minute") + "; or give the way back up: `walferry finish`"
 		if back.State == state.BackLost {
 			a.Hint = "`walferry finish` ends the migration: the new server has every row, the old one is as of before that"
 		}
@@ -164,11 +176,6 @@ func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
 		}
 	}
 	return nil
-}
-
-// budget returns what the new server may have to keep for the way back.
-func (r *runner) budget() *wayback.Budget {
-	return wayback.NewBudget(r.back.flow, r.c.MaxRetainedWALTarget, r.c.Logger)
 }
 
 // followBack is one attempt of switchedOver.

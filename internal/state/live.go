@@ -22,7 +22,7 @@ type Live struct {
 	Goroutines int     `json:"goroutines"`
 	Ended      bool    `json:"ended,omitempty"` // the run has ended on its own
 
-	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot may hold back; 0: none is known
+	RetainedLimit int64    `json:"retained_limit_bytes,omitempty"` // of WAL that the slot of what is followed may hold back; 0: none is known
 	RetainedLeft  float64  `json:"retained_left_seconds"`          // until then, at the rate of now; -1: it does not grow, or there is no limit
 	NewTables     []string `json:"new_tables,omitempty"`           // of the source, that are not followed
 
@@ -33,18 +33,21 @@ type Live struct {
 	Under *Under `json:"under,omitempty"` // nil: no cutover is under way; an older version records none
 }
 
-// WayBack is how the flow back is, in phase switched.
+// WayBack is how the flow back is, in phase switched. It stays when the run ends.
 type WayBack struct {
 	State  WayBackState `json:"state"`
 	Since  time.Time    `json:"since"`            // by the runner's clock
 	Reason string       `json:"reason,omitempty"` // why it is interrupted, or lost
+	Do     string       `json:"do,omitempty"`     // what the operator can do about that, if it is known
 }
 
 // WayBackState says what becomes of what is written on the new server.
 type WayBackState string
 
-// The states.
+// The states. The running migrate shows the last three.
 const (
+	BackOff         WayBackState = "off"         // there is none
+	BackArmed       WayBackState = "armed"       // it is read; nothing is applied before the new server is the database
 	BackFollowing   WayBackState = "following"   // it is applied to the old server
 	BackInterrupted WayBackState = "interrupted" // it waits in the new server's WAL; what keeps it from being applied is tried again every minute
 	BackLost        WayBackState = "lost"        // some of it will not come any more: there is no way back

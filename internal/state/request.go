@@ -97,7 +97,7 @@ type Open struct {
 // What is the kind of request that people know.
 func (o Open) What() string {
 	switch {
-	case o.Kind == "cutover" && o.DryRun:
+	case (o.Kind == "cutover" || o.Kind == "fallback") && o.DryRun:
 		return "rehearsal"
 	case o.Kind == "hold" || o.Kind == "advance" || o.Kind == "release":
 		return "verify"

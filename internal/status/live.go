@@ -27,7 +27,7 @@ func (st *Status) Live() state.Live {
 	l := state.Live{
 		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
 		Under:      older(st.Under, time.Now()),
-		WayBack:    st.WayBack,
+		WayBack:    st.Back,
 		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
 	}
 	if !l.LagUnknown {
@@ -46,7 +46,7 @@ func (st *Status) Live() state.Live {
 func (st *Status) fromLive(l *state.Live) {
 	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
 	st.Stream.ReceivedLSN, st.Cutover.Steps, st.Under = l.Received, l.Steps, l.Under
-	st.WayBack = l.WayBack
+	st.Back = l.WayBack
 	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
 	if !l.LagUnknown {
 		st.Stream.LagSeconds = &l.LagSeconds

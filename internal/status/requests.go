@@ -13,7 +13,7 @@ import (
 // Request is what the running migrate was asked for and has not answered, or a cutover that it makes by
 // itself.
 type Request struct {
-	Kind string `json:"kind"` // cutover, rehearsal, verify, abort
+	Kind string `json:"kind"` // cutover, fallback, rehearsal of either, verify, finish, abort
 
 	// AskedSeconds is how long ago it was asked for; nil: nobody has.
 	AskedSeconds *float64 `json:"asked_seconds"`
@@ -51,16 +51,20 @@ func (r *Request) Holding() string {
 }
 
 // readRequests reads what the running migrate was asked for.
-func (st *Status) readRequests(ctx context.Context, s *state.Store, under *state.Under) error {
+func (st *Status) readRequests(ctx context.Context, s *state.Store, r *state.Record) error {
 	open, err := s.Mailbox().Open(ctx)
 	if err == nil {
-		st.Requests = requests(open, under)
+		kind := "cutover"
+		if r.Phase == state.Switched {
+			kind = "fallback"
+		}
+		st.Requests = requests(open, r.Live.Under, kind)
 	}
 	return err
 }
 
-// requests puts together what was asked and what is under way. Those of one verify are one.
-func requests(open []state.Open, under *state.Under) []Request {
+// requests puts together what was asked and what is under way: a switch of a kind. Those of one verify are one.
+func requests(open []state.Open, under *state.Under, kind string) []Request {
 	list := []Request{}
 	for _, o := range open {
 		if o.Kind != "release" { // which lets the applier go on
@@ -70,7 +74,6 @@ func requests(open []state.Open, under *state.Under) []Request {
 	if under == nil {
 		return list
 	}
-	kind := "cutover"
 	if under.DryRun {
 		kind = "rehearsal"
 	}

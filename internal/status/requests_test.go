@@ -32,7 +32,7 @@ func TestRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := []state.Open{{Kind: "cutover", Seconds: 12.4, Taken: true}, {Kind: "cutover", DryRun: true, Seconds: 2}, {Kind: "hold", Seconds: 1}, {Kind: "release"}}
-	got := requests(open, read.Under)
+	got := requests(open, read.Under, "cutover")
 	if len(got) != 3 || got[0].Kind != "cutover" || got[1].Kind != "rehearsal" || got[2].Kind != "verify" || got[1].Begun || !got[0].Begun || *got[0].AskedSeconds != 12.4 {
 		t.Fatalf("got %+v", got)
 	}
@@ -50,15 +50,18 @@ func TestRequests(t *testing.T) {
 	// One by itself, and a step that has begun since: whom the last one waited for is not said any more.
 	st.Begins(state.Taken{Name: "quiet moment", Outcome: state.Done})
 	st.Begins(state.Taken{Name: "fence", Outcome: state.Begun})
-	if gone := requests(nil, st.Live().Under); len(gone) > 0 {
+	if gone := requests(nil, st.Live().Under, "cutover"); len(gone) > 0 {
 		t.Errorf("got %+v of a cutover that was answered", gone)
 	}
 	st.Under.Asked = false
-	alone := requests(nil, st.Live().Under)
+	alone := requests(nil, st.Live().Under, "cutover")
 	if text, _ := json.Marshal(alone); string(text) != `[{"kind":"cutover","asked_seconds":null,"begun":true,"step":"fence","holders":[]}]` {
 		t.Errorf("got %s", text)
 	}
-	if text := fmt.Sprint(requests(nil, nil)); text != "[]" {
+	if back := requests([]state.Open{{Kind: "fallback", Taken: true}}, &state.Under{Asked: true, Step: "fence"}, "fallback"); len(back) != 1 || back[0].Kind != "fallback" || back[0].Step != "fence" {
+		t.Errorf("got %+v of a fallback", back)
+	}
+	if text := fmt.Sprint(requests(nil, nil, "cutover")); text != "[]" {
 		t.Errorf("got %s where nothing is asked", text)
 	}
 }

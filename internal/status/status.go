@@ -27,6 +27,7 @@ import (
 type Status struct {
 	Name    string      `json:"name"`
 	Phase   state.Phase `json:"phase"`
+	Owner   *string     `json:"owner"` // old or new: the server where applications belong; nil: a one-time copy has been made
 	Error   string      `json:"error"`
 	Running bool        `json:"running"` // a migrate is at work
 	Runner  string      `json:"runner,omitempty"`
@@ -41,6 +42,7 @@ type Status struct {
 	Copy    state.CopyStatus  `json:"copy"`
 	Indexes state.IndexStatus `json:"indexes"`
 	Stream  StreamStatus      `json:"stream"`
+	WayBack WayBack           `json:"way_back"`
 	Cutover CutoverStatus     `json:"cutover"`
 
 	// Requests are what the running migrate was asked for and has not answered, in the order in which
@@ -77,19 +79,16 @@ type Status struct {
 type Doing struct {
 	Step     string                   `json:"-"` // within the phase
 	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
-	WayBack  *state.WayBack           `json:"-"` // nil: it is not in phase switched. It is replaced, not changed
+	Back     *state.WayBack           `json:"-"` // nil: it is not in phase switched. It is replaced, not changed
 	Under    *state.Under             `json:"-"` // the cutover that is under way; nil: none is. It is replaced, not changed
 	ByItself bool                     `json:"-"` // once it has caught up it ends, or cuts over, unasked
 }
 
 // SourceStatus is what the source reports. Error is set if it could not be asked.
 type SourceStatus struct {
-	Version       string `json:"version"`
-	Database      string `json:"database"`
-	Slot          string `json:"slot"`
-	SlotActive    *bool  `json:"slot_active"`    // nil: not known
-	WALStatus     string `json:"wal_status"`     // reserved, extended, unreserved, lost; missing: no slot; empty before version 13
-	RetainedBytes *int64 `json:"retained_bytes"` // WAL that the slot holds back; nil: not known
+	Version  string `json:"version"`
+	Database string `json:"database"`
+	SlotStatus
 
 	// What a running migrate knows of the limit for that, --max-retained-wal or the server's own,
 	// and in how many seconds it is reached at the present rate. Nil: there is none, or it is not
@@ -102,10 +101,15 @@ type SourceStatus struct {
 	Error string `json:"error,omitempty"`
 }
 
-// TargetStatus is what the target reports.
+// TargetStatus is what the target reports. Error is set if it could not be asked, and what is known is what the source keeps of the way
+// back.
 type TargetStatus struct {
 	Version  string `json:"version"`
 	Database string `json:"database"`
+
+	Fence *FenceStatus `json:"fence"` // that of a fallback; nil: there is none
+
+	Error string `json:"error,omitempty"`
 }
 
 // FenceStatus is what stands of the fence. One that is neither closed nor sealed lets everybody
@@ -115,20 +119,22 @@ type FenceStatus struct {
 	Closed   bool       `json:"closed"`
 	Sealed   bool       `json:"sealed"`
 	Deadline *time.Time `json:"deadline"` // when it opens on its own; nil: it does not
+
+	covers func([]catalog.Table) bool // that all of them have its trigger
 }
 
-// readFence asks the source for the fence. One whose deadline is past is open.
-func (st *Status) readFence(ctx context.Context, conn *pgx.Conn, name string) error {
+// readFence asks a server for a fence. One whose deadline is past is open.
+func readFence(ctx context.Context, conn *pgx.Conn, name string) (*FenceStatus, error) {
 	fence, err := cutover.Look(ctx, conn, name)
 	if err != nil || fence.Triggers == 0 {
-		return err
+		return nil, err
 	}
-	st.Source.Fence = &FenceStatus{Tables: fence.Triggers, Closed: fence.Raised, Sealed: fence.Sealed}
+	f := &FenceStatus{Tables: fence.Triggers, Closed: fence.Raised, Sealed: fence.Sealed, covers: fence.Covers}
 	if fence.Raised && !fence.Deadline.IsZero() {
-		st.Source.Fence.Deadline = &fence.Deadline
-		err = conn.QueryRow(ctx, `select clock_timestamp() < $1::timestamptz`, fence.Deadline).Scan(&st.Source.Fence.Closed)
+		f.Deadline = &fence.Deadline
+		err = conn.QueryRow(ctx, `select clock_timestamp() < $1::timestamptz`, fence.Deadline).Scan(&f.Closed)
 	}
-	return err
+	return f, err
 }
 
 // StreamStatus is the stream's positions, as text LSNs; empty before there is one. Each is read
@@ -157,18 +163,59 @@ type CutoverStatus struct {
 }
 
 // Read asks both servers. A source that cannot be reached is not an error: it is reported in
-// Status.Source.Error. A target that knows no such migration gives an empty Phase.
+// Status.Source.Error; nor is a target, where the source has the record of a way back. A target that knows no such migration
+// gives an empty Phase.
 func Read(ctx context.Context, source, target session.Config, name string) (st Status, r *state.Record, err error) {
 	st.Name = name
 	to, err := session.OpenLink(ctx, target, nil)
 	if err != nil {
-		return st, r, err
+		if known := st.withoutNew(ctx, source, err); known && ctx.Err() == nil {
+			return st, nil, nil
+		}
+		return st, nil, err
 	}
 	defer to.Close()
 	s := state.At(to, name)
+	if r, err = st.readRecord(ctx, to, s); err != nil {
+		return st, r, err
+	}
+	if r != nil {
+		if err := to.Do(ctx, func(conn *pgx.Conn) error { return st.readNew(ctx, conn, r) }); err != nil {
+			return st, r, err
+		}
+	}
+	from, away := session.OpenLink(ctx, source, nil)
+	if away == nil {
+		defer from.Close()
+		away = from.Do(ctx, func(conn *pgx.Conn) error { return st.readSlot(ctx, conn, r) })
+	}
+	if r != nil {
+		if err := st.readTarget(ctx, to, s, r); err != nil {
+			return st, r, err
+		}
+	}
+	if away == nil {
+		away = st.askSource(ctx, from, to, s, r)
+	}
+	if away != nil {
+		st.Source.Error = away.Error()
+		st.Stream.LagSeconds = nil // what the running migrate measured last says nothing of a source that is away
+	}
+	if r != nil {
+		if err := to.Do(ctx, func(conn *pgx.Conn) error { return st.lagBack(ctx, conn, r) }); err != nil {
+			return st, r, err
+		}
+		st.Owner = st.owner(r)
+		st.lists(r)
+	}
+	return st, r, nil
+}
+
+// readRecord reads what the target has of the migration itself; nil: nothing.
+func (st *Status) readRecord(ctx context.Context, to *session.Link, s *state.Store) (r *state.Record, err error) {
 	err = to.Row(ctx, `select current_setting('server_version'), current_database()`, nil, &st.Target.Version, &st.Target.Database)
 	if err != nil {
-		return st, r, fmt.Errorf("ask the target: %w", err)
+		return nil, fmt.Errorf("ask the target: %w", err)
 	}
 	var result *cutover.Result
 	err = s.Read(ctx, func() error {
@@ -180,65 +227,77 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 		}
 		return err
 	})
-	if err != nil {
-		return st, r, err
+	if err != nil || r == nil {
+		return nil, err
 	}
-	if r != nil {
-		st.fromRecord(r)
-		if result != nil {
-			st.Cutover.Comparison = result.Comparison
+	st.fromRecord(r)
+	st.recordedBack(r, result)
+	if result != nil {
+		st.Cutover.Comparison = result.Comparison
+	}
+	return r, nil
+}
+
+// readTarget reads what else the target has.
+func (st *Status) readTarget(ctx context.Context, to *session.Link, s *state.Store, r *state.Record) error {
+	err := s.Read(ctx, func() error {
+		list, _, err := (&schema.Pending{Link: to, Store: s}).List(ctx)
+		st.Unvalidated = schema.Statements(list)
+		err = errors.Join(err, st.ReadProgress(ctx, to, s))
+		if err == nil && r.Alive {
+			err = st.readRequests(ctx, s, r)
 		}
+		return err
+	})
+	if err == nil && r.Phase == state.Finished {
+		st.Disabled, err = opening.SQL(ctx, to, st.Name)
 	}
-	from, err := session.OpenLink(ctx, source, nil)
-	if err == nil {
-		defer from.Close()
-		err = from.Do(ctx, func(conn *pgx.Conn) error { return st.readSlot(ctx, conn, r) })
-	}
-	if r != nil {
-		err := s.Read(ctx, func() error {
-			list, _, err := (&schema.Pending{Link: to, Store: s}).List(ctx)
-			st.Unvalidated = schema.Statements(list)
-			err = errors.Join(err, st.ReadProgress(ctx, to, s))
-			if err == nil && r.Alive {
-				err = st.readRequests(ctx, s, r.Live.Under)
-			}
-			return err
-		})
-		if err != nil {
-			return st, r, err
-		}
-		if r.Phase == state.Finished {
-			disabled, err := opening.SQL(ctx, to, name)
-			if err != nil {
-				return st, r, err
-			}
-			st.Disabled = disabled
-		}
-	}
-	if err == nil {
-		err = from.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, name, r) })
-	}
+	return err
+}
+
+// askSource asks the source, after the target was asked for its position.
+func (st *Status) askSource(ctx context.Context, from, to *session.Link, s *state.Store, r *state.Record) error {
+	err := from.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, st.Name, r) })
 	if err == nil && follows(r) {
-		err = st.readBroken(ctx, s, flow.WordsOf(flow.Name{Migration: name}, from, to, s, state.InsertOnly(r.Tables)))
+		err = st.readBroken(ctx, s, flow.WordsOf(flow.Name{Migration: st.Name}, from, to, s, state.InsertOnly(r.Tables)))
 	}
+	if err != nil || r == nil || r.Phase == state.New {
+		return err
+	}
+	b, err := readBackRecord(ctx, from, st.Name)
 	if err != nil {
-		st.Source.Error = err.Error()
-		st.Stream.LagSeconds = nil // what the running migrate measured last says nothing of a source that is away
+		return err
 	}
-	if r != nil {
-		st.lists(r)
+	st.fromOld(b, r)
+	if st.followsBack() && b.record != nil {
+		return st.readBroken(ctx, b.store, flow.WordsOf(b.name, to, from, b.store, state.InsertOnly(b.record.Tables)))
 	}
-	return st, r, nil
+	return nil
+}
+
+// owner is the server where applications belong: it changes when the other one is open for them.
+func (st *Status) owner(r *state.Record) *string {
+	owner := "old"
+	switch {
+	case r.Phase == state.Switched && st.followsBack(), r.Phase == state.Finished && r.FinishedAt != nil:
+		owner = "new"
+	case r.Phase == state.Finished:
+		return nil
+	}
+	return &owner
 }
 
 // lists makes empty lists of those that are known to have nothing, for programs; what is not known stays
 // nil.
 func (st *Status) lists(r *state.Record) {
 	known := []*[]string{&st.Unvalidated, &st.Disabled}
+	if st.WayBack.Unidentified == nil && r.Phase != state.Switched {
+		st.WayBack.Unidentified = []Unidentified{}
+	}
 	if r.Alive || !follows(r) {
 		known = append(known, &st.NewTables) // which the running migrate looks for
 	}
-	if st.Source.Error == "" || !follows(r) {
+	if st.Source.Error == "" || !follows(r) && r.Phase != state.Switched {
 		known = append(known, &st.InsertOnlyBroken)
 	}
 	for _, list := range known {
@@ -255,9 +314,15 @@ func (st *Status) fromRecord(r *state.Record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
 	st.Source.Slot = r.Slot
 	st.fromLive(&r.Live)
+	if r.Phase == state.Switched { // what it shows of a stream, and of its slot, is of the one that it follows
+		w := &st.WayBack
+		w.Stream.ReceivedLSN, w.Stream.LagSeconds, w.RetainedLeft = st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLeft
+		st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLimit, st.Source.RetainedLeft = "", nil, nil, nil
+	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
 	if !r.Alive {
 		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", nil, nil // nobody is at work
+		st.WayBack.RetainedLeft = nil
 	}
 	if !r.Alive || !follows(r) {
 		st.Stream.LagSeconds = nil
@@ -314,9 +379,6 @@ func parseLSN(s string) decoder.LSN {
 	return lsn
 }
 
-// Active reports whether the slot is known to be in use.
-func (s *SourceStatus) Active() bool { return s.SlotActive != nil && *s.SlotActive }
-
 // readSlot asks the source what it is, and for the slot.
 func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record) error {
 	var recovering bool
@@ -330,28 +392,13 @@ func (st *Status) readSlot(ctx context.Context, conn *pgx.Conn, r *state.Record)
 	if r == nil {
 		return nil
 	}
-	walStatus := "''"
-	if session.Major(conn.PgConn()) >= 13 {
-		walStatus = "wal_status"
-	}
-	var acked string
-	err = conn.QueryRow(ctx, `
-select active, coalesce(`+walStatus+`, ''), coalesce(confirmed_flush_lsn::text, ''), coalesce(pg_current_wal_lsn() - restart_lsn, 0)::int8
-  from pg_replication_slots where slot_name = $1`, r.Slot).Scan(&st.Source.SlotActive, &st.Source.WALStatus, &acked, &st.Source.RetainedBytes)
-	switch {
-	case err == pgx.ErrNoRows:
-		st.Source.WALStatus, st.Source.SlotActive, st.Source.RetainedBytes = "missing", new(bool), new(int64)
-	case err != nil:
-		return fmt.Errorf("ask the source for the slot: %w", err)
-	case acked != "":
-		st.Stream.AckedLSN = oneForm(acked)
-	}
-	return nil
+	st.Stream.AckedLSN, err = st.Source.read(ctx, conn)
+	return err
 }
 
 // readSource asks the source for its position, after the target was asked for its own, and for what
 // makes a lag of that.
-func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *state.Record) error {
+func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r *state.Record) (err error) {
 	var position decoder.LSN
 	if err := conn.QueryRow(ctx, `select pg_current_wal_lsn()::text`).Scan(&position); err != nil {
 		return fmt.Errorf("ask the source: %w", err)
@@ -363,7 +410,7 @@ func (st *Status) readSource(ctx context.Context, conn *pgx.Conn, name string, r
 			return fmt.Errorf("ask the source who compares: %w", err)
 		}
 	}
-	if err := st.readFence(ctx, conn, name); err != nil {
+	if st.Source.Fence, err = readFence(ctx, conn, name); err != nil {
 		return err
 	}
 	if !follows(r) {

@@ -19,19 +19,26 @@ var rewrite = flag.Bool("rewrite", false, "write testdata/status.json anew")
 // Programs read what status --json prints: nothing of it may change its name, type or place.
 func TestStatus_JSON(t *testing.T) {
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
-	number, seconds, yes := int64(7), 1.5, true
+	number, seconds, yes, owner, open := int64(7), 1.5, true, "new", "its fence is open"
 	full := Status{
-		Name: "default", Phase: state.Following, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
+		Name: "default", Phase: state.Following, Owner: &owner, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
 		Known: []string{"other"},
 		Source: SourceStatus{
-			Version: "15.1", Database: "d", Slot: "walferry_default", SlotActive: &yes, WALStatus: "reserved", RetainedBytes: &number,
+			Version: "15.1", Database: "d", SlotStatus: SlotStatus{Slot: "walferry_default", SlotActive: &yes, WALStatus: "reserved", RetainedBytes: &number},
 			RetainedLimit: &number, RetainedLeft: &seconds, Fence: &FenceStatus{Tables: 1, Closed: true, Sealed: true, Deadline: &at}, Error: "it is gone",
 		},
-		Target:  TargetStatus{Version: "18.0", Database: "d"},
+		Target:  TargetStatus{Version: "18.0", Database: "d", Fence: &FenceStatus{Tables: 1}, Error: "it is gone"},
 		Copy:    state.CopyStatus{Tables: 1, TablesDone: 2, Pieces: 3, PiecesDone: 4, Rows: 5, Bytes: 6, BytesTotal: 7, ETASeconds: &seconds},
 		Indexes: state.IndexStatus{Tables: 1, TablesDone: 2},
 		Stream: StreamStatus{
 			ReceivedLSN: "0/4", AppliedLSN: "0/3", AckedLSN: "0/2", SourceLSN: "0/5", LagBytes: &number, LagSeconds: &seconds, Transactions: 1, Changes: 2,
+		},
+		WayBack: WayBack{
+			Mode: "auto", State: state.BackInterrupted, Since: &at, Reason: "a label is missing", Do: "add it",
+			SlotStatus:    SlotStatus{Slot: "walferry_default_back", SlotActive: &yes, WALStatus: "reserved", RetainedBytes: &number},
+			RetainedLimit: &number, RetainedLeft: &seconds,
+			Stream:        StreamStatus{ReceivedLSN: "0/4", AppliedLSN: "0/3", AckedLSN: "0/2", SourceLSN: "0/5", LagBytes: &number, LagSeconds: &seconds, Transactions: 1, Changes: 2},
+			AppliedCommit: &at, Unidentified: []Unidentified{{Table: "public.t", SQL: "alter table public.t replica identity full"}}, Unfenced: &open,
 		},
 		Cutover: CutoverStatus{
 			FencedAt: &at, DrainedAt: &at, FinishedAt: &at, PauseMS: &number,
@@ -83,7 +90,10 @@ func TestStatus_Live(t *testing.T) {
 			Indexes: state.IndexStatus{Tables: 1},
 			Stream:  StreamStatus{ReceivedLSN: "0/4", LagSeconds: &seconds},
 			Cutover: CutoverStatus{Steps: []state.Taken{{Name: "fence"}}},
-			Doing:   Doing{Under: &state.Under{DryRun: true, Step: "fence"}},
+			Doing: Doing{
+				Under: &state.Under{DryRun: true, Step: "fence"},
+				Back:  &state.WayBack{State: state.BackInterrupted, Since: time.Unix(0, 0), Reason: "a label is missing", Do: "add it"},
+			},
 		},
 	} {
 		live, got := st.Live(), Status{}

@@ -34,12 +34,13 @@ type Budget struct {
 	flow      *flow.Flow
 	limit     int64
 	retention *flow.Retention
+	seen      func(flow.Retained)
 	log       *slog.Logger
 }
 
-// NewBudget returns the budget of a flow. limit is in bytes; with 0 there is none.
-func NewBudget(f *flow.Flow, limit int64, log *slog.Logger) *Budget {
-	return &Budget{f, limit, f.Retention(limit), log}
+// NewBudget returns the budget of a flow. limit is in bytes; with 0 there is none. seen is told what every look has found.
+func NewBudget(f *flow.Flow, limit int64, seen func(flow.Retained), log *slog.Logger) *Budget {
+	return &Budget{f, limit, f.Retention(limit), seen, log}
 }
 
 // Watch looks at each interval. Where the slot holds back too much it stops the flow and gives it up.
@@ -67,8 +68,12 @@ func (b *Budget) Keep(ctx context.Context) error {
 // over returns a *BudgetError if the slot holds back too much.
 func (b *Budget) over(ctx context.Context) error {
 	now, ok, err := b.retention.Look(ctx)
-	if err != nil || !ok || b.limit <= 0 || now.Bytes < b.limit {
+	if err != nil || !ok {
 		return nil //nolint:nilerr // the next look is soon
+	}
+	b.seen(now)
+	if b.limit <= 0 || now.Bytes < b.limit {
+		return nil
 	}
 	return &BudgetError{now.Bytes, b.limit}
 }
