@@ -64,6 +64,12 @@ type Config struct {
 	// expected.
 	Resuming bool
 
+	// FallBack is whether the cutover is to keep a way back: FallBackAuto, FallBackRequire, or FallBackOff. Empty: FallBackOff.
+	FallBack string
+
+	// MaxRetainedWALTarget is how many bytes of WAL the new server may keep for a way back. Zero or less: none was given.
+	MaxRetainedWALTarget int64
+
 	// Definitions creates the source's schema on the target, in a transaction that is rolled back,
 	// to find out what the target rejects.
 	Definitions bool
@@ -85,6 +91,19 @@ type Report struct {
 // Blocks reports whether a finding keeps the migration from starting.
 func (r Report) Blocks() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Block })
+}
+
+// Eased returns the report for a migration that goes on: what keeps a way back from being armed is for its cutover to refuse, and
+// meanwhile the source's WAL must not pile up.
+func (r Report) Eased() Report {
+	r.Findings = slices.Clone(r.Findings)
+	for i := range r.Findings {
+		if f := &r.Findings[i]; f.Severity == Block && strings.HasPrefix(f.ID, "fb-") {
+			f.Severity = Warn
+			f.Seen += "; the cutover will refuse"
+		}
+	}
+	return r
 }
 
 // run is one run of the checks.
@@ -134,7 +153,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	}
 	for _, subject := range []func(context.Context) error{
 		r.connections, r.wal, r.names, r.readers, r.privileges, r.messages, r.identities, r.tableTraits, r.activity,
-		r.constraints, r.sequences, r.targetServer, r.targetTables, r.logins, r.extensions, r.stemmers, r.schema, r.definitions,
+		r.constraints, r.sequences, r.targetServer, r.targetTables, r.logins, r.extensions, r.stemmers, r.schema, r.definitions, r.fallBack,
 	} {
 		if err := subject(ctx); err != nil {
 			return Report{}, err

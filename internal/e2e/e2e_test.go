@@ -60,6 +60,9 @@ type run struct {
 
 // start runs Migrate until it ends, stop is called, or the test ends.
 func (m *moving) start() *run {
+	if m.FallBack != "" && m.MaxRetainedWALTarget == 0 {
+		m.MaxRetainedWALTarget = 8 << 30 // a way back needs a limit; nearly no test is about it
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &run{m: m, cancel: cancel, done: make(chan struct{})}
 	go func() {

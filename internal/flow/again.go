@@ -132,7 +132,7 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 		return 0, err
 	}
 	defer func() { target.Close(context.WithoutCancel(ctx)) }()
-	if err := catalog.Own(ctx, target, wordDDL); err != nil {
+	if err := catalog.Own(ctx, target, WordTableSQL); err != nil {
 		return 0, fmt.Errorf("create walferry.word on the target: %w", err)
 	}
 	if _, err := target.Exec(ctx, `set session_replication_role = replica`); err != nil && target.IsClosed() {

@@ -31,8 +31,8 @@ func WordsOf(name Name, from, to *session.Link, store *state.Store, tables []cat
 	return &Words{Flow: name.String(), From: from, To: to, Store: store, Tables: tables}
 }
 
-// wordDDL is for the target: what the watch showed of a table before its rows were read.
-const wordDDL = `
+// WordTableSQL is for the target: what the watch showed of a table before its rows were read.
+const WordTableSQL = `
 create table if not exists walferry.word (
     migration   text not null,
     schema_name text not null,
@@ -56,7 +56,7 @@ func (w *Words) Watch(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	return w.To.Do(ctx, func(target *pgx.Conn) error {
-		if err := catalog.Own(ctx, target, wordDDL); err != nil {
+		if err := catalog.Own(ctx, target, WordTableSQL); err != nil {
 			return fmt.Errorf("create walferry.word on the target: %w", err)
 		}
 		if _, err := target.Exec(ctx, `delete from walferry.word where migration = $1`, w.Flow); err != nil {

@@ -114,9 +114,12 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		r.c.settle(state.Options{})
 	}
 	r.settled()
-	report, err := check.Run(ctx, r.c.checkConfig(r.rec != nil))
+	report, err := check.Run(ctx, r.c.checkConfig(r.rec))
 	if err != nil {
 		return Outcome{}, err
+	}
+	if r.rec != nil {
+		report = report.Eased()
 	}
 	if o.Checked != nil {
 		o.Checked(report)
@@ -433,30 +436,41 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 	if err != nil {
 		return check.Report{}, err
 	}
-	begun := false
+	var rec *state.Record
 	if target, err := session.OpenLink(ctx, session.Config{DSN: c.Target, Application: "check"}, nil); err == nil { // otherwise check.Run reports why
 		defer target.Close()
 		r, err := home(target, c).Load(ctx)
-		begun = err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
+		begun := err == nil && r != nil && r.Phase != Finished && r.Phase != Aborted
 		var strangers *catalog.StrangersError
 		if errors.As(err, &strangers) { // the record is not read then: no SQL must be offered that ends its migration
 			if err := target.Row(ctx, `select to_regclass('walferry.migration') is not null`, nil, &begun); err != nil {
 				return check.Report{}, fmt.Errorf("look for a migration on the target: %w", err)
 			}
+			if begun {
+				rec = &state.Record{}
+			}
 		} else if begun {
+			rec = r
 			if err := c.resume(r.Options); err != nil {
 				return check.Report{}, err
 			}
+			c.settle(r.Options)
 		}
 	}
-	config := c.checkConfig(begun)
+	config := c.checkConfig(rec)
 	config.Definitions = true
 	return check.Run(ctx, config)
 }
 
-func (c Config) checkConfig(resuming bool) check.Config {
-	return check.Config{
+// checkConfig is for a migration with a record, or for one that has none yet.
+func (c Config) checkConfig(rec *state.Record) check.Config {
+	config := check.Config{
 		SourceDSN: c.Source, TargetDSN: c.Target, Name: c.Name, Include: c.Include, Exclude: c.Exclude,
-		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, IndexJobs: c.IndexJobs, Resuming: resuming,
+		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, IndexJobs: c.IndexJobs, Resuming: rec != nil,
+		FallBack: string(c.FallBack), MaxRetainedWALTarget: c.MaxRetainedWALTarget,
 	}
+	if rec != nil && rec.Phase == Switched {
+		config.FallBack = check.FallBackKept
+	}
+	return config
 }

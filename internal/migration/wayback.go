@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
@@ -39,6 +41,12 @@ func (e *ends) newWayBack(other *ends) *wayback.Way {
 		Flow: other.flow, Store: other.store, Tables: other.tables, Switched: e.tables, Sequences: other.carrier(),
 		Export: other.exportConfig(), Options: other.c.options(), Tool: other.c.ToolVersion,
 		Pass: rand.Text(), Stands: other.switchedBefore(),
+		Gate: func(ctx context.Context, tables, inserts []catalog.Name) error {
+			return check.Arming{
+				From: other.c.Source, To: other.c.Target, Back: other.name.Direction == flow.Back,
+				Tables: tables, Inserts: inserts, MaxRetainedWAL: other.c.MaxRetainedWALTarget,
+			}.Gate(ctx)
+		},
 		Recorded: func(ctx context.Context) error {
 			if other.name.Direction == flow.Back { // the other one's record is that of the migration, whose phase is not for this
 				if err := other.store.SetPhase(ctx, New); err != nil {

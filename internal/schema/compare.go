@@ -17,6 +17,8 @@ type Difference struct {
 	Column  string // empty for what is not of a column
 	Problem string
 	SQL     string // what would fix it on the target; empty where there is no single statement
+	// Always: it concerns whatever is written to the table, and not only some values.
+	Always bool
 }
 
 func (d Difference) String() string {
@@ -57,7 +59,7 @@ func Compare(ctx context.Context, source, target catalog.Querier, tables []catal
 		s := &tables[i]
 		t := byName[s.String()]
 		if t == nil {
-			c.add(s.String(), "", "the target has no such table", "")
+			c.addAlways(s.String(), "", "the target has no such table", "")
 			continue
 		}
 		c.table(s, t)
@@ -131,6 +133,12 @@ func (c *comparison) add(table, column, problem, sql string) {
 	c.differences = append(c.differences, Difference{Table: table, Column: column, Problem: problem, SQL: sql})
 }
 
+// addAlways adds what concerns every row.
+func (c *comparison) addAlways(table, column, problem, sql string) {
+	c.add(table, column, problem, sql)
+	c.differences[len(c.differences)-1].Always = true
+}
+
 func (c *comparison) table(s, t *catalog.Table) {
 	name := s.String()
 	if s.Kind != t.Kind {
@@ -149,7 +157,7 @@ func (c *comparison) table(s, t *catalog.Table) {
 		at := slices.IndexFunc(t.Columns, func(x catalog.Column) bool { return x.Name == sc.Name })
 		if at < 0 {
 			if sc.Generated == 0 {
-				c.add(name, sc.Name, "is missing on the target", "alter table "+name+" add column "+catalog.Quote(sc.Name)+" "+sc.Type)
+				c.addAlways(name, sc.Name, "is missing on the target", "alter table "+name+" add column "+catalog.Quote(sc.Name)+" "+sc.Type)
 			}
 			continue
 		}
@@ -161,7 +169,7 @@ func (c *comparison) table(s, t *catalog.Table) {
 			continue
 		}
 		if tc.NotNull && !tc.Default && tc.Identity == 0 && tc.Generated == 0 {
-			c.add(name, tc.Name, "is on the target only, is not null and has no default",
+			c.addAlways(name, tc.Name, "is on the target only, is not null and has no default",
 				"alter table "+name+" alter column "+catalog.Quote(tc.Name)+" drop not null")
 		}
 	}
@@ -172,10 +180,10 @@ func (c *comparison) column(table string, s, t *catalog.Column) {
 	alter := "alter table " + table + " alter column " + catalog.Quote(s.Name) + " "
 	switch {
 	case s.Generated == 0 && t.Generated != 0:
-		c.add(table, s.Name, "is generated on the target and not on the source", alter+"drop expression")
+		c.addAlways(table, s.Name, "is generated on the target and not on the source", alter+"drop expression")
 		return
 	case s.Generated != 0 && t.Generated == 0:
-		c.add(table, s.Name, "is generated on the source only: its values would not travel", "")
+		c.addAlways(table, s.Name, "is generated on the source only: its values would not travel", "")
 		return
 	case s.Generated != 0:
 		return // each side computes its own

@@ -17,10 +17,10 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// validationDDL is for the target: statements that look at the rows of foreign keys that were
+// ValidationTableSQL is for the target: statements that look at the rows of foreign keys that were
 // created inside the fence without that. They are run once the target is open, and stay until they
 // have succeeded.
-const validationDDL = `
+const ValidationTableSQL = `
 create table if not exists walferry.validation (
     migration  text not null,
     position   int not null,
@@ -50,7 +50,7 @@ type Prepared struct {
 
 // Prepare finds out what there will be to do, while nothing is fenced.
 func (p *Pending) Prepare(ctx context.Context, dump *Dump) (*Prepared, error) {
-	err := p.Link.Do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, validationDDL) })
+	err := p.Link.Do(ctx, func(conn *pgx.Conn) error { return catalog.Own(ctx, conn, ValidationTableSQL) })
 	if err != nil {
 		return nil, fmt.Errorf("create walferry.validation on the target: %w", err)
 	}

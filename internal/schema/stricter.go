@@ -94,3 +94,49 @@ select `+quoted("n.nspname", "c.relname")+`, `+quoted("n.nspname", "x.relname")+
 	})
 	return found, err
 }
+
+// StricterChecks lists the CHECK constraints that only the target has: by name, as each version prints them otherwise. tables are
+// those of the source.
+func StricterChecks(ctx context.Context, source, target catalog.Querier, tables []catalog.Table) (found []Difference, err error) {
+	read := func(q catalog.Querier) (checks map[string][][2]string, err error) {
+		rows, err := q.Query(ctx, `
+select `+quoted("n.nspname", "c.relname")+`, k.conname::text, pg_catalog.pg_get_constraintdef(k.oid)
+  from pg_catalog.pg_constraint k join pg_catalog.pg_class c on c.oid = k.conrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where k.contype = 'c' and c.relkind in ('r', 'p') and `+catalog.NotOurs+` order by 1, 2`)
+		if err != nil {
+			return nil, err
+		}
+		checks = map[string][][2]string{}
+		var table string
+		var check [2]string
+		_, err = pgx.ForEachRow(rows, []any{&table, &check[0], &check[1]}, func() error {
+			checks[table] = append(checks[table], check)
+			return nil
+		})
+		return checks, err
+	}
+	from, err := read(source)
+	if err != nil {
+		return nil, fmt.Errorf("compare checks: source: %w", err)
+	}
+	to, err := read(target)
+	if err != nil {
+		return nil, fmt.Errorf("compare checks: target: %w", err)
+	}
+	for i := range tables {
+		table := tables[i].String()
+	each:
+		for _, k := range to[table] {
+			for _, have := range from[table] {
+				if have[0] == k[0] || have[1] == k[1] {
+					continue each
+				}
+			}
+			found = append(found, Difference{
+				Table: table, Problem: fmt.Sprintf("the check %s (%s) is on the target only: it may refuse rows that the source takes", catalog.Quote(k[0]), k[1]),
+				SQL: "alter table " + table + " drop constraint " + catalog.Quote(k[0]),
+			})
+		}
+	}
+	return found, nil
+}

@@ -65,6 +65,9 @@ var later = []struct{ table, column, definition string }{
 	{"request", "withdrawn_at", "timestamptz"},              // the asking process has taken it back
 }
 
+// TablesSQL makes the tables of the record, as this version has them. Schema walferry is made with them.
+func TablesSQL() string { return first + addLater() }
+
 // addLater adds to the tables what an earlier version has not created.
 func addLater() string {
 	var sql strings.Builder

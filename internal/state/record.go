@@ -97,7 +97,7 @@ func (s *Store) Begin(ctx context.Context, r *Record) error {
 		return err
 	}
 	err = s.home.Do(ctx, func(conn *pgx.Conn) error {
-		if err := catalog.Own(ctx, conn, first+addLater()); err != nil {
+		if err := catalog.Own(ctx, conn, TablesSQL()); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, `

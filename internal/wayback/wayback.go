@@ -36,6 +36,8 @@ type Way struct {
 	Pass   string // lets it through the fence of the switch
 	Stands bool   // the fence of an earlier switch in its direction
 
+	// Gate is asked before anything is made whether it can be armed, for tables and for those of --insert-only.
+	Gate func(ctx context.Context, tables, inserts []catalog.Name) error
 	// Recorded is called when its record is written, which is to be read then: the stream must belong to what that says.
 	Recorded func(context.Context) error
 	// Retire removes what it has on both servers.
@@ -49,6 +51,9 @@ type Way struct {
 
 // Arm implements cutover.WayBack.
 func (w *Way) Arm(ctx context.Context, tell func(string)) error {
+	if err := w.gate(ctx); err != nil {
+		return err
+	}
 	may, err := session.MaySetReplicaRole(ctx, w.Flow.To.Link)
 	if err != nil {
 		return err
@@ -90,6 +95,19 @@ func (w *Way) Arm(ctx context.Context, tell func(string)) error {
 		return err
 	}
 	return w.read(ctx)
+}
+
+// gate reports what a preflight would, as it is now.
+func (w *Way) gate(ctx context.Context) error {
+	var tables, inserts []catalog.Name
+	for _, t := range w.Switched.Remembered() {
+		if t.InsertOnly {
+			inserts = append(inserts, t.Name)
+		} else {
+			tables = append(tables, t.Name)
+		}
+	}
+	return w.Gate(ctx, tables, inserts)
 }
 
 // describe returns the tables of the switch as the server has them that they are to come from.
