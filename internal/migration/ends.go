@@ -81,13 +81,17 @@ func (e *ends) assemble() {
 	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store}
 }
 
+// turned returns what holds for the flow in the other direction.
+func (c Config) turned() Config {
+	c.Source, c.Target = c.Target, c.Source
+	c.Schema, c.OnNewTable = "none", IgnoreNewTables // both sides have their definitions
+	return c
+}
+
 // turned returns the same two servers the other way round, for the flow in the other direction. The
 // record of that flow is on the server that it goes to, as that of every flow is.
 func (e *ends) turned() *ends {
-	c := e.c
-	c.Source, c.Target = e.c.Target, e.c.Source
-	c.Schema, c.OnNewTable = "none", IgnoreNewTables // both sides have their definitions
-	t := &ends{c: c, name: e.name.Reverse(), source: e.target, target: e.source, lock: e.lock}
+	t := &ends{c: e.c.turned(), name: e.name.Reverse(), source: e.target, target: e.source, lock: e.lock}
 	t.store = state.At(t.target, t.name.String())
 	t.assemble()
 	t.shown = e.live

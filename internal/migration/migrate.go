@@ -169,6 +169,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 
 // settled is called once it is known what is migrated, and how.
 func (r *runner) settled() {
+	r.back.c = r.c.turned()
 	r.tables.Selection = r.c.selection()
 	r.definitions.Brought = r.tables.Brought
 	r.live.set(func(st *Status) {
