@@ -77,12 +77,11 @@ func (u *ui) findings(r check.Report) {
 	}
 }
 
-// switched says that a switch is done, and that migrate goes on the other way round.
+// switched says that a switch is done. What migrate does from then on its progress tells.
 func (u *ui) switched(r *migration.CutoverResult, back bool) {
 	for line := range strings.Lines(switchText(r, back)) {
 		u.note("%s", strings.TrimSuffix(line, "\n"))
 	}
-	u.note("this migrate goes on, and follows the other way round")
 }
 
 const finishedAlready = "this migration is finished already; `walferry status` shows it, `walferry cleanup` removes what is left of walferry\n"

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // logInterval is how often a migrate without a terminal logs its progress.
@@ -23,7 +24,8 @@ type progress struct {
 	done  chan struct{}
 	wait  sync.WaitGroup
 
-	told      bool // that it has caught up
+	told      bool            // what it does, in phase
+	phase     migration.Phase // of the last look
 	lastCount int64
 	lastAt    time.Time
 	rate      float64
@@ -47,7 +49,7 @@ func (p *progress) stop() {
 // measure updates the rate of transactions, over at least a second.
 func (p *progress) measure(v migration.Status) {
 	now := time.Now()
-	if p.lastAt.IsZero() {
+	if p.lastAt.IsZero() || v.Phase != p.phase { // another flow counts for itself
 		p.lastAt, p.lastCount = now, v.Stream.Transactions
 	}
 	if passed := now.Sub(p.lastAt); passed >= time.Second {
@@ -56,13 +58,21 @@ func (p *progress) measure(v migration.Status) {
 	}
 }
 
-// caughtUp notes once that the cutover can be requested.
-func (p *progress) caughtUp(v migration.Status) {
-	if p.told || v.Phase != migration.Following || v.Stream.LagSeconds == nil || *v.Stream.LagSeconds > 1 || v.ByItself {
-		return
+// tell notes once what can be asked of it now.
+func (p *progress) tell(v migration.Status) {
+	p.told = p.told && p.phase == v.Phase
+	p.phase = v.Phase
+	switch {
+	case v.Phase == migration.Switched && (v.Back == nil || v.Back.State != state.BackFollowing):
+		p.told = false // again, when it follows again
+	case p.told:
+	case v.Phase == migration.Switched:
+		p.told = true
+		p.ui.note("following back: what is written on the new server comes to the old one, until `walferry fallback` switches back or `walferry finish` gives the way back up")
+	case v.Phase == migration.Following && v.Stream.LagSeconds != nil && *v.Stream.LagSeconds <= 1 && !v.ByItself:
+		p.told = true
+		p.ui.note("caught up: run `walferry cutover` when ready (`walferry cutover --dry-run` rehearses it)")
 	}
-	p.told = true
-	p.ui.note("caught up: run `walferry cutover` when ready (`walferry cutover --dry-run` rehearses it)")
 }
 
 // line describes the work in progress on one line of at most width columns; 0: of any length. What
@@ -82,12 +92,24 @@ func (p *progress) line(v migration.Status, width int) string {
 		return fit(width, "copying: ", parts...)
 	case migration.Indexing:
 		return fit(width, "indexing: ", part{2, v.Step}, part{1, fmt.Sprintf("indexes of %d of %d tables", v.Indexes.TablesDone, v.Indexes.Tables)})
-	case migration.Following:
+	case migration.Following, migration.Switched:
+		head := "following: "
+		if v.Phase == migration.Switched {
+			head = "following back: "
+			if w := v.Back; w == nil {
+				return fit(width, "switched: ", part{1, v.Step})
+			} else if w.State != state.BackFollowing {
+				return fit(width, "the way back: ", part{2, string(w.State) + " since " + w.Since.Local().Format(time.TimeOnly)}, part{1, w.Reason})
+			}
+			if v.Under != nil && !v.Under.DryRun {
+				return fit(width, "falling back: ", part{1, v.Under.Step})
+			}
+		}
 		lag := part{5, "lag not known yet"}
 		if s := v.Stream; s.LagSeconds != nil && s.LagBytes != nil {
 			lag.text = fmt.Sprintf("lag %s (%s)", secondsText(*s.LagSeconds), bytesText(*s.LagBytes))
 		}
-		return fit(width, "following: ", part{3, countText(int64(p.rate)) + " transactions/s"}, lag,
+		return fit(width, head, part{3, countText(int64(p.rate)) + " transactions/s"}, lag,
 			part{1, "applied " + v.Stream.AppliedLSN}, part{2, countText(v.Stream.Transactions) + " transactions"}, part{4, v.Note})
 	case migration.Fenced, migration.Drained:
 		return "cutting over: " + string(v.Phase)
@@ -116,7 +138,7 @@ func (p *progress) log() {
 		}
 		v := p.watch()
 		p.measure(v)
-		p.caughtUp(v)
+		p.tell(v)
 		if n%int(logInterval/time.Second) == 0 {
 			p.ui.logger.Info(p.line(v, 0))
 		}
@@ -142,7 +164,7 @@ func (p *progress) draw() {
 		case <-tick.C:
 			v := p.watch()
 			p.measure(v)
-			p.caughtUp(v)
+			p.tell(v)
 			d.show(v)
 		}
 	}

@@ -63,8 +63,10 @@ func (a *Asker) Cutover(ctx context.Context, args state.Args) (result *cutover.R
 			return nil, err
 		}
 		result.Already = true
-		if w := result.WayBack; w != nil && w.From != nil {
-			w.GivenUp = r.Phase == state.Finished
+		if r.Phase == state.Finished {
+			result.GiveUp()
+		} else if w := r.Live.WayBack; w != nil && w.State != state.BackFollowing && r.Alive {
+			a.step(fmt.Sprintf("the way back is %s since %s: %s", w.State, w.Since.UTC().Format(time.DateTime), w.Reason))
 		}
 		return result, result.Verdict()
 	}

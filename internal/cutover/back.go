@@ -37,6 +37,13 @@ type Armed struct {
 	BeganMS int64    `json:"began_ms"`           // what its beginning added to the pause
 }
 
+// GiveUp notes that the way back was given up since, if there was one.
+func (r *Result) GiveUp() {
+	if r.WayBack != nil {
+		r.WayBack.GivenUp = r.WayBack.From != nil
+	}
+}
+
 // LSNText is a decoder.LSN that is a text in JSON.
 type LSNText decoder.LSN
 

@@ -34,6 +34,7 @@ func (r *runner) followForth(ctx context.Context) error {
 			return err
 		}
 	}
+	r.live.set(func(st *Status) { st.ByItself = r.byItself() || r.c.Until == UntilCaughtUp })
 	return r.follow(ctx, r.ends, r.back)
 }
 

@@ -173,7 +173,7 @@ func (r *runner) settled() {
 	r.tables.Selection = r.c.selection()
 	r.definitions.Brought = r.tables.Brought
 	r.live.set(func(st *Status) {
-		st.Name, st.Running, st.ByItself = r.c.Name, true, r.byItself() || r.c.Until == UntilCaughtUp
+		st.Name, st.Running = r.c.Name, true
 		if r.rec != nil {
 			st.Phase = r.rec.Phase
 		}
@@ -220,6 +220,7 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 			return Outcome{Phase: Finished}, true, errors.Join(err, late)
 		}
 		result.Already = true
+		result.GiveUp()
 		return Outcome{Phase: Finished, Cutover: result}, true, errors.Join(result.Verdict(), late)
 	case Aborted:
 		return Outcome{}, true, ask.Aborted(r.c.Name)
