@@ -47,7 +47,7 @@ func (b *Both) Compare(ctx context.Context, tables []catalog.Table) (v verify.Ve
 			lockFor = lockedFor
 		}
 		if err := b.once(ctx, tables, lockFor, &v); err != nil {
-			return v, err
+			return v, b.Flow.Name.Sides().Error(err)
 		}
 		// A snapshot does not see through TRUNCATE: such tables are compared again.
 		if tables = uncompared(v.Report, tables); len(tables) == 0 || round == rounds {
@@ -72,9 +72,9 @@ func uncompared(report verify.Report, tables []catalog.Table) (again []catalog.T
 
 // once compares tables, and replaces what an earlier round has found of them.
 func (b *Both) once(ctx context.Context, tables []catalog.Table, lockFor time.Duration, v *verify.Verified) error {
-	from, to := b.Flow.Name.Ends()
+	of := b.Flow.Name.Sides()
 	sides, err := verify.New(verify.Config{
-		SourceIs: from, TargetIs: to, Source: b.Flow.From.DSN, Target: b.Flow.To.DSN, Tables: tables, Jobs: min(b.Jobs, len(tables)), LockFor: lockFor,
+		SourceIs: of.From(), TargetIs: of.To(), Source: b.Flow.From.DSN, Target: b.Flow.To.DSN, Tables: tables, Jobs: min(b.Jobs, len(tables)), LockFor: lockFor,
 		Progress: b.Progress, Logger: b.Flow.Logger,
 	})
 	if err != nil {

@@ -61,7 +61,7 @@ func (s *Switch) arm(ctx context.Context) error {
 	began := time.Now()
 	within, cancel := context.WithTimeoutCause(ctx, s.Timeout/4, errors.New("that was not done in a quarter of --timeout"))
 	defer cancel()
-	err := s.WayBack.Arm(within, s.say)
+	err := s.Sides.Reverse().Error(s.WayBack.Arm(within, s.sayOther))
 	s.result.WayBack = &Armed{ArmedMS: time.Since(began).Milliseconds()}
 	if err == nil {
 		s.say(fmt.Sprintf("a way back is armed (%d ms)", s.result.WayBack.ArmedMS))
@@ -98,7 +98,7 @@ func (s *Switch) begin(ctx context.Context) error {
 	began := time.Now()
 	position, err := s.WayBack.Begin(ctx)
 	if err != nil {
-		return fmt.Errorf("begin the way back: %w", err)
+		return fmt.Errorf("begin the way back: %w", s.Sides.Reverse().Error(err))
 	}
 	s.result.WayBack.From, s.result.WayBack.BeganMS = (*LSNText)(&position), time.Since(began).Milliseconds()
 	return nil

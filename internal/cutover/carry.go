@@ -11,6 +11,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -29,6 +30,7 @@ type Remembered struct {
 // Carrier carries sequences over, and records what it needs for that.
 type Carrier struct {
 	From, To *session.Link
+	Sides    sides.Sides
 	Store    *state.Store
 	Tables   func() []catalog.Table // whose sequences are carried over, with those of no table
 	// Alter runs a statement on To that needs a lock, which nobody has to queue behind for long,
@@ -126,7 +128,11 @@ func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.Sequence
 	alter := t.Alter(was, s.SequenceDefinition)
 	if alter == "" {
 		if s.LastValue < t.Min || s.LastValue > t.Max {
-			return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("sequence %s of the target goes from %d to %d, and the source's stands at %d", t, t.Min, t.Max, s.LastValue), Advice: fmt.Sprintf("on the target: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", t, s.Type, s.Min, s.Max)}
+			return &fail.Error{
+				Kind:    fail.Gate,
+				Problem: fmt.Sprintf("sequence %s of the %s goes from %d to %d, and the %s's stands at %d", t, c.Sides.To(), t.Min, t.Max, c.Sides.From(), s.LastValue),
+				Advice:  fmt.Sprintf("on the %s: alter sequence %s as %s minvalue %d maxvalue %d; then ask again", c.Sides.To(), t, s.Type, s.Min, s.Max),
+			}
 		}
 		return nil
 	}
@@ -135,14 +141,18 @@ func (c *Carrier) alter(ctx context.Context, s, t Sequence, was catalog.Sequence
 	}
 	sql := fmt.Sprintf("alter sequence %s %s", t, alter)
 	if rehearse {
-		tell("the source has altered a sequence; the cutover will run on the target: " + sql)
+		tell(fmt.Sprintf("the %s has altered a sequence; the %s will run on the %s: %s", c.Sides.From(), c.Sides.Switch(), c.Sides.To(), sql))
 		return nil
 	}
 	err := c.Alter(ctx, patience, sql)
 	if err != nil {
-		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the source has altered sequence %s, and the target's could not be altered: %v", t, err), Advice: "on the target: " + sql + "; then ask again"}
+		return &fail.Error{
+			Kind:    fail.Gate,
+			Problem: fmt.Sprintf("the %s has altered sequence %s, and the %s's could not be altered: %v", c.Sides.From(), t, c.Sides.To(), err),
+			Advice:  fmt.Sprintf("on the %s: %s; then ask again", c.Sides.To(), sql),
+		}
 	}
-	tell("altered on the target, as on the source: " + sql)
+	tell(fmt.Sprintf("altered on the %s, as on the %s: %s", c.Sides.To(), c.Sides.From(), sql))
 	return nil
 }
 
@@ -156,7 +166,7 @@ func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 	list := catalog.SequencesOf(all, c.Tables())
 	for _, s := range list {
 		if was, ok := c.gated[s.Name]; ok && was != s.SequenceDefinition {
-			return 0, fmt.Errorf("sequence %s was altered on the source during the cutover", s)
+			return 0, fmt.Errorf("sequence %s was altered on the %s during the %s", s, c.Sides.From(), c.Sides.Switch())
 		}
 	}
 	sequences, err := ReadSequences(ctx, conn, list)

@@ -20,6 +20,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -48,11 +49,13 @@ type Fence struct {
 	Fed     []uint32         // those of Tables, by OID, that a subscription of the source writes to
 	Pass    string           // what PassSetting must hold to be let through: a secret. Empty: nobody is let through
 	Waits   online.Waits     // told for whom Prepare and Raise wait, when that takes longer than a moment; may be nil
+	Sides   sides.Sides      // of the switch that raises it
 }
 
 // WaitError means that others kept a step of the fence from completing in the time there was.
 type WaitError struct {
 	Problem string
+	Sides   sides.Sides // of the switch: they are on From
 	Holders []online.Holder
 	Err     error // the end of that time, by the clock or by the server
 }
@@ -62,7 +65,9 @@ func (e *WaitError) Error() string { return e.Problem }
 func (e *WaitError) Unwrap() error { return e.Err }
 
 // Hint returns what the operator can do.
-func (e *WaitError) Hint() string { return "on the source, " + online.EndHint(e.Holders) }
+func (e *WaitError) Hint() string {
+	return "on the " + e.Sides.From() + ", " + online.EndHint(e.Holders)
+}
 
 // oids returns those of the tables that have a trigger for statements.
 func (f Fence) oids() []uint32 {
@@ -121,16 +126,20 @@ func (f Fence) refuseFunction(major int, first int64, deadline string) string {
 	default:
 		open = fmt.Sprintf("  elsif pg_catalog.clock_timestamp() >= timestamptz %s then null;\n", catalog.Literal(deadline))
 	}
+	moving, there := "moving to another server", "the new database"
+	if f.Sides == sides.Back {
+		moving, there = "moving back to the old server", "the old database"
+	}
 	return fmt.Sprintf(`create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $walferry$
 begin
   %s
   if pg_catalog.txid_current_if_assigned() < %d then null;
-%s%s  else raise exception 'walferry: %%.%% is fenced: this database is moving to another server', tg_table_schema, tg_table_name
-    using errcode = '%s', hint = 'Connect to the new database and try again there.';
+%s%s  else raise exception 'walferry: %%.%% is fenced: this database is %s', tg_table_schema, tg_table_name
+    using errcode = '%s', hint = 'Connect to %s and try again there.';
   end if;
   %s
 end
-$walferry$`, function(f.Name), runMark(f.Run), first, f.letPass(major), open, SQLState, pass)
+$walferry$`, function(f.Name), runMark(f.Run), first, f.letPass(major), open, moving, SQLState, there, pass)
 }
 
 // letPass is the branch of a fence's function for sessions that have the pass. Everybody can read a function, so that
@@ -268,7 +277,7 @@ func (f Fence) waitForWriters(ctx context.Context, conn *pgx.Conn) error {
 			}
 		}
 		holders := holdersOf(before)
-		waited := &WaitError{"raise fence: wait for transactions that wrote before it, of " + online.List(holders), holders, err}
+		waited := &WaitError{"raise fence: wait for transactions that wrote before it, of " + online.List(holders), f.Sides, holders, err}
 		if ctx.Err() == nil {
 			return fmt.Errorf("%s: %w", waited.Problem, err)
 		}
@@ -309,7 +318,7 @@ func (f Fence) Seal(ctx context.Context, conn *pgx.Conn) error {
 	}
 	var late bool
 	if err := conn.QueryRow(ctx, `select clock_timestamp() >= $1::timestamptz`, state.Deadline).Scan(&late); err != nil {
-		return fmt.Errorf("seal fence: read the source's clock: %w", err)
+		return fmt.Errorf("seal fence: read the %s's clock: %w", f.Sides.From(), err)
 	}
 	if late {
 		return errors.New("seal fence: its deadline passed before it was sealed, so that writes may have gone through")

@@ -29,10 +29,10 @@ func (s *Switch) LagGate(ctx context.Context) error {
 		s.result.LagMS = lag.Milliseconds()
 		return nil
 	}
-	gate := &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the target lags: what was committed on the source had not come through after %s (--max-lag)", s.MaxLag), Advice: "wait until `walferry status` shows less lag, or allow more"}
+	gate := &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the %s lags: what was committed on the %s had not come through after %s (--max-lag)", s.Sides.To(), s.Sides.From(), s.MaxLag), Advice: "wait until `walferry status` shows less lag, or allow more"}
 	if holders := s.Flow.InApplierWay(ctx); len(holders) > 0 {
-		gate.Problem += "; the applier waits for a lock on the target, held by " + online.List(holders)
-		gate.Advice = "on the target, " + online.EndHint(holders) + "; then ask again"
+		gate.Problem += fmt.Sprintf("; the applier waits for a lock on the %s, held by %s", s.Sides.To(), online.List(holders))
+		gate.Advice = "on the " + s.Sides.To() + ", " + online.EndHint(holders) + "; then ask again"
 	}
 	return gate
 }
@@ -40,21 +40,21 @@ func (s *Switch) LagGate(ctx context.Context) error {
 // WritersGate: nobody can change rows of the tables unseen by the fence, and no writer is too old.
 func (s *Switch) WritersGate(ctx context.Context) error {
 	return s.From.Link.Do(ctx, func(conn *pgx.Conn) error {
-		if err := noPrepared(ctx, conn); err != nil {
+		if err := s.noPrepared(ctx, conn); err != nil {
 			return err
 		}
 		return s.writersUnseen(ctx, conn)
 	})
 }
 
-// noPrepared: the source has no prepared transaction.
-func noPrepared(ctx context.Context, conn *pgx.Conn) error {
+// noPrepared: From has no prepared transaction.
+func (s *Switch) noPrepared(ctx context.Context, conn *pgx.Conn) error {
 	var prepared []string
 	if err := conn.QueryRow(ctx, `select coalesce(array_agg(gid order by prepared), '{}') from pg_prepared_xacts where database = current_database()`).Scan(&prepared); err != nil {
 		return fmt.Errorf("look for prepared transactions: %w", err)
 	}
 	if len(prepared) > 0 {
-		return &fail.Error{Kind: fail.Gate, Problem: "the source has prepared transactions: " + catalog.List(prepared), Advice: "COMMIT PREPARED or ROLLBACK PREPARED them"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the " + s.Sides.From() + " has prepared transactions: " + catalog.List(prepared), Advice: "COMMIT PREPARED or ROLLBACK PREPARED them"}
 	}
 	return nil
 }
@@ -73,7 +73,11 @@ func (s *Switch) writersUnseen(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	if len(feeds) > 0 {
-		return &fail.Error{Kind: fail.Gate, Problem: "the source has subscriptions that write to migrated tables, and would do so after the cutover: " + catalog.List(feeds), Advice: "on the source " + strings.Join(stop, ", ") + ", or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the target's"}
+		return &fail.Error{
+			Kind:    fail.Gate,
+			Problem: fmt.Sprintf("the %s has subscriptions that write to migrated tables, and would do so after the %s: %s", s.Sides.From(), s.Sides.Switch(), catalog.List(feeds)),
+			Advice:  fmt.Sprintf("on the %s %s, or drop them; then ask again: the publisher keeps what comes meanwhile, for a subscription of the %s's", s.Sides.From(), strings.Join(stop, ", "), s.Sides.To()),
+		}
 	}
 	var above []string
 	for _, p := range fence.Parents {
@@ -103,9 +107,9 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 				tables = append(tables, t.Name)
 			}
 		}
-		s.say("the target has no statistics of some tables, as after a crash; gathering them: " + catalog.List(bare))
+		s.say("the " + s.Sides.To() + " has no statistics of some tables, as after a crash; gathering them: " + catalog.List(bare))
 		if err := schema.Analyze(ctx, s.To.DSN, tables, nil, s.Jobs); err != nil {
-			return &fail.Error{Kind: fail.Gate, Problem: "tables of the target have no statistics, and they could not be gathered: " + err.Error(), Advice: "ANALYZE them on the target: " + catalog.List(bare)}
+			return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("tables of the %s have no statistics, and they could not be gathered: %v", s.Sides.To(), err), Advice: fmt.Sprintf("ANALYZE them on the %s: %s", s.Sides.To(), catalog.List(bare))}
 		}
 		bare, err = s.withoutStatistics(ctx)
 	}
@@ -113,7 +117,7 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 		return err
 	}
 	if len(bare) > 0 {
-		return &fail.Error{Kind: fail.Gate, Problem: "tables of the target have no statistics: " + catalog.List(bare), Advice: "ANALYZE them on the target"}
+		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("tables of the %s have no statistics: %s", s.Sides.To(), catalog.List(bare)), Advice: "ANALYZE them on the " + s.Sides.To()}
 	}
 	return nil
 }
@@ -140,7 +144,7 @@ select coalesce(array_agg(t.name order by t.name), '{}') from unnest($1::text[])
    and pg_stat_get_last_analyze_time(to_regclass(t.name)) is null and pg_stat_get_last_autoanalyze_time(to_regclass(t.name)) is null`, []any{names}, &bare)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for statistics on the target: %w", err)
+		return nil, fmt.Errorf("look for statistics on the %s: %w", s.Sides.To(), err)
 	}
 	return bare, nil
 }

@@ -39,7 +39,7 @@ func (f Fence) WaitForOld(ctx context.Context, conn *pgx.Conn, age time.Duration
 		}
 		holders := holdersOf(old)
 		if time.Now().After(until) {
-			return &WaitError{Problem: "transactions that can have written to the tables do not end: " + online.List(holders), Holders: holders}
+			return &WaitError{Problem: "transactions that can have written to the tables do not end: " + online.List(holders), Sides: f.Sides, Holders: holders}
 		}
 		if f.Waits != nil && time.Since(began) > time.Second {
 			f.Waits(online.Wait{For: "the fence is not closed yet, and waits for transactions that can have written to the tables: ", Holders: holders}, !told)

@@ -20,7 +20,7 @@ import (
 func (s *Switch) conclude(ctx context.Context) error {
 	done := *s.result
 	if s.prover != nil {
-		done.Comparison = &Comparison{Error: unfinished}
+		done.Comparison = &Comparison{Sides: s.Sides, Error: unfinished}
 	}
 	// left is the SQL of what is still disabled, and recorded is how that is recorded.
 	end := func(left, recorded []string) (string, error) {
@@ -36,12 +36,12 @@ func (s *Switch) conclude(ctx context.Context) error {
 	}
 	for ; err != nil; wait.Sleep(ctx, time.Second) { //nolint:errcheck // each attempt sees that ctx has ended
 		if ctx.Err() != nil {
-			return fmt.Errorf("open the target: %w", err)
+			return fmt.Errorf("open the %s: %w", s.Sides.To(), err)
 		}
 		if gone := s.Store.Mine(ctx); errors.Is(gone, state.ErrOvertaken) {
 			return gone
 		}
-		s.Logger.Warn("opening the target step by step", "reason", err)
+		s.Logger.Warn("opening the "+s.Sides.To()+" step by step", "reason", err)
 		var left, recorded []string
 		if left, recorded, err = s.Opening.EnableEach(ctx); err == nil {
 			record, err = end(left, recorded)
@@ -94,7 +94,7 @@ func (s *Switch) afterOpen() []Step {
 
 // takeDownStanding takes what is left of the fence that was opened with To. Its triggers let everybody pass.
 func (s *Switch) takeDownStanding(ctx context.Context) error {
-	return s.Stands.TakeDown(ctx, "", func() {}, s.say)
+	return s.Stands.TakeDown(ctx, "", func() {}, s.sayOther)
 }
 
 func (s *Switch) validateKeys(ctx context.Context) error {
@@ -129,7 +129,7 @@ func (s *Switch) enableRest(ctx context.Context) (err error) {
 		s.say(err.Error())
 	}
 	for _, sql := range result.Disabled {
-		s.say("to be run on the target: " + sql)
+		s.say("to be run on the " + s.Sides.To() + ": " + sql)
 	}
 	if err := s.keep(ctx, nil); err != nil {
 		s.Logger.Error("record what is still disabled", "error", err)

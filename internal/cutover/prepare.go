@@ -84,7 +84,7 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 	if sql == "" {
 		return nil
 	}
-	why := fmt.Sprintf("waiting for a lock of %s on the source; held by ", table)
+	why := fmt.Sprintf("waiting for a lock of %s on the %s; held by ", table, f.Sides.From())
 	err := online.RunTelling(ctx, conn, lock, sql, why, f.Waits)
 	if err == nil {
 		return nil
@@ -94,7 +94,7 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 		defer cancel()
 		if holders, _ := online.Holders(ask, conn, table); len(holders) > 0 {
 			problem := fmt.Sprintf("put the fence's trigger on %s, which %s prevents", table, online.List(holders))
-			return &WaitError{problem, holders, err}
+			return &WaitError{problem, f.Sides, holders, err}
 		}
 	}
 	return fmt.Errorf("put the fence's trigger on %s: %w", table, err)

@@ -69,7 +69,7 @@ func (s *Switch) newProver(ctx context.Context) (*prover, error) {
 			continue
 		}
 		v, err := verify.New(verify.Config{
-			Source: s.From.DSN, Target: s.To.DSN, Tables: part.tables, Jobs: min(s.Jobs, len(part.tables)), LockFor: part.lockFor, Logger: s.Logger,
+			SourceIs: s.Sides.From(), TargetIs: s.Sides.To(), Source: s.From.DSN, Target: s.To.DSN, Tables: part.tables, Jobs: min(s.Jobs, len(part.tables)), LockFor: part.lockFor, Logger: s.Logger,
 		})
 		if err != nil {
 			return p, err
@@ -142,7 +142,7 @@ func (s *Switch) prove(ctx context.Context) error {
 	if s.prover == nil {
 		return nil
 	}
-	s.say("comparing both sides as of the cutover")
+	s.say("comparing both sides as of the " + s.Sides.Switch())
 	report, err := s.prover.compareAll(ctx)
 	s.prover.close()
 	proof := &verify.Verified{Report: report, AsOfCutover: true}
@@ -165,9 +165,9 @@ func (s *Switch) prove(ctx context.Context) error {
 	if len(failed) > 0 {
 		s.say("not compared: " + catalog.List(failed))
 	}
-	s.result.Comparison = comparison(report)
+	s.result.Comparison = comparison(s.Sides, report)
 	if err != nil {
-		s.result.Comparison.Equal, s.result.Comparison.Error, proof = nil, err.Error(), nil
+		s.result.Comparison.Equal, s.result.Comparison.Error, proof = nil, s.Sides.Reword(err.Error()), nil
 	}
 	s.say(s.result.Words(func(n int64) string { return fmt.Sprint(n) }))
 	kept := wait.Within(ctx, time.Minute, func(ctx context.Context) error { return s.keep(ctx, proof) })

@@ -31,6 +31,8 @@ type Recipe struct {
 	Overtaken func(error) bool
 
 	Observers []Observer
+	// Words puts the text of a step's error into the words that people know. nil: it stays as it is.
+	Words func(string) string
 
 	mu     sync.Mutex
 	taken  []state.Taken
@@ -212,7 +214,7 @@ func (r *Recipe) undo(ctx context.Context, begun []Step, why error) (back error)
 		r.note(i, func(t *state.Taken) {
 			t.UndoMS = time.Since(began).Milliseconds()
 			if err != nil {
-				t.UndoError = err.Error()
+				t.UndoError = r.text(err)
 			} else {
 				t.Outcome = state.Undone
 			}
@@ -240,10 +242,17 @@ func (r *Recipe) end(at int, err error, seal bool) {
 	r.note(at, func(t *state.Taken) {
 		t.Outcome, t.MS = state.Done, time.Since(t.At).Milliseconds()
 		if err != nil {
-			t.Outcome, t.Error = state.Failed, err.Error()
+			t.Outcome, t.Error = state.Failed, r.text(err)
 		}
 		r.sealed = r.sealed || seal
 	})
+}
+
+func (r *Recipe) text(err error) string {
+	if r.Words == nil {
+		return err.Error()
+	}
+	return r.Words(err.Error())
 }
 
 func (r *Recipe) note(at int, change func(*state.Taken)) {

@@ -7,27 +7,29 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 )
 
 // Result is what a cutover, or its rehearsal, measured.
 type Result struct {
-	DryRun     bool       `json:"dry_run,omitempty"`
-	FencedAt   *time.Time `json:"fenced_at"`
-	DrainedAt  *time.Time `json:"drained_at"`
-	FinishedAt *time.Time `json:"finished_at"` // nil for a dry run
-	PauseMS    int64      `json:"pause_ms"`    // from the first refused write until the target may be written to
-	LagMS      int64      `json:"lag_ms"`      // how long the canary took before the fence
-	Tables     int        `json:"tables"`
-	Sequences  int        `json:"sequences"`
-	Already    bool       `json:"already,omitempty"`   // it was done before it was asked for
-	ExpectMS   *int64     `json:"expect_ms,omitempty"` // by a rehearsal: its own pause, and what it left out, by measurement
-	LeftOut    []LeftOut  `json:"left_out,omitempty"`
-	Touched    bool       `json:"-"`                  // something was done that has to be undone
-	Sealed     bool       `json:"-"`                  // there is no way back: the fence has no deadline any more
-	Recopied   []string   `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
-	Late       error      `json:"-"`                  // why foreign keys could not be validated
+	Sides      sides.Sides `json:"direction,omitempty"`
+	DryRun     bool        `json:"dry_run,omitempty"`
+	FencedAt   *time.Time  `json:"fenced_at"`
+	DrainedAt  *time.Time  `json:"drained_at"`
+	FinishedAt *time.Time  `json:"finished_at"` // nil for a dry run
+	PauseMS    int64       `json:"pause_ms"`    // from the first refused write until the target may be written to
+	LagMS      int64       `json:"lag_ms"`      // how long the canary took before the fence
+	Tables     int         `json:"tables"`
+	Sequences  int         `json:"sequences"`
+	Already    bool        `json:"already,omitempty"`   // it was done before it was asked for
+	ExpectMS   *int64      `json:"expect_ms,omitempty"` // by a rehearsal: its own pause, and what it left out, by measurement
+	LeftOut    []LeftOut   `json:"left_out,omitempty"`
+	Touched    bool        `json:"-"`                  // something was done that has to be undone
+	Sealed     bool        `json:"-"`                  // there is no way back: the fence has no deadline any more
+	Recopied   []string    `json:"recopied,omitempty"` // --insert-only tables that had been updated after all, and were copied again before the fence
+	Late       error       `json:"-"`                  // why foreign keys could not be validated
 	// Unvalidated are the statements that are still to be run for foreign keys that were created
 	// without a look at the rows.
 	Unvalidated []string `json:"foreign_keys_to_validate,omitempty"`
@@ -64,18 +66,19 @@ func (r *Result) Expectation() string {
 // Comparison is the outcome of comparing both sides as of the cutover. Migrate, cutover and status
 // report it in the same words.
 type Comparison struct {
-	Equal       *bool  `json:"equal"` // as in verify.Report; nil: unknown
-	Compared    int    `json:"compared"`
-	NotCompared int    `json:"not_compared"`
-	Rows        int64  `json:"compared_rows"`
-	Error       string `json:"comparison_error,omitempty"` // why it did not complete
+	Sides       sides.Sides `json:"compared_direction,omitempty"` // of the switch
+	Equal       *bool       `json:"equal"`                        // as in verify.Report; nil: unknown
+	Compared    int         `json:"compared"`
+	NotCompared int         `json:"not_compared"`
+	Rows        int64       `json:"compared_rows"`
+	Error       string      `json:"comparison_error,omitempty"` // why it did not complete
 }
 
 // unfinished is the error of a comparison until it has completed.
 const unfinished = "migrate ended before the comparison did"
 
-func comparison(r verify.Report) *Comparison {
-	return &Comparison{Equal: r.Equal, Compared: r.Compared, NotCompared: r.NotCompared, Rows: r.Rows}
+func comparison(of sides.Sides, r verify.Report) *Comparison {
+	return &Comparison{Sides: of, Equal: r.Equal, Compared: r.Compared, NotCompared: r.NotCompared, Rows: r.Rows}
 }
 
 // Words say what is known, and no more than that. number writes a number for people.
@@ -88,9 +91,9 @@ func (c *Comparison) Words(number func(int64) string) string {
 	}
 	switch {
 	case c.Error != "":
-		return "source and target were NOT compared as of the cutover: " + c.Error
+		return c.Sides.Both() + " were NOT compared as of the " + c.Sides.Switch() + ": " + c.Error
 	case c.Equal != nil && !*c.Equal:
-		return "source and target DIFFERED at that moment: `walferry verify` names the rows"
+		return c.Sides.Both() + " DIFFERED at that moment: `walferry verify` names the rows"
 	case c.Equal != nil:
 		return fmt.Sprintf("both sides were equal at that moment: %s, %s rows", tables(c.Compared), number(c.Rows))
 	case c.NotCompared == 0:
@@ -109,15 +112,15 @@ func (c *Comparison) verdict() error {
 	case c == nil:
 		return nil
 	case c.Error != "":
-		return unproved(c.Error)
+		return c.unproved(c.Error)
 	case c.Equal != nil && !*c.Equal:
 		return &fail.Error{
 			Kind:    fail.Difference,
-			Problem: "the cutover is done, but source and target differed at that moment",
-			Advice:  "`walferry verify` names the rows; the source still holds every one of its own",
+			Problem: fmt.Sprintf("the %s is done, but %s differed at that moment", c.Sides.Switch(), c.Sides.Both()),
+			Advice:  fmt.Sprintf("`walferry verify` names the rows; the %s still holds every one of its own", c.Sides.From()),
 		}
 	case c.Compared == 0 && c.NotCompared > 0:
-		return unproved("no table could be read as it was")
+		return c.unproved("no table could be read as it was")
 	}
 	return nil
 }
@@ -129,22 +132,26 @@ func (r *Result) Verdict() error {
 	if err == nil && len(r.Disabled) > 0 {
 		err = &fail.Error{
 			Kind:    fail.Run,
-			Problem: fmt.Sprintf("the cutover is done, but %d triggers and rules of the target are still disabled", len(r.Disabled)),
-			Advice:  "run on the target: " + strings.Join(r.Disabled, "; ") + "; or run `walferry migrate` again, which tries it",
+			Problem: fmt.Sprintf("the %s is done, but %d triggers and rules of the %s are still disabled", r.Sides.Switch(), len(r.Disabled), r.Sides.To()),
+			Advice:  "run on the " + r.Sides.To() + ": " + strings.Join(r.Disabled, "; ") + "; or run `walferry migrate` again, which tries it",
 		}
 	}
 	late := r.Late
 	if late == nil && len(r.Unvalidated) > 0 {
-		late = &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("the cutover is done, but foreign keys are not validated yet: %d statements are left", len(r.Unvalidated)), Advice: "they hold for what is written from now on; `walferry migrate` continues, or run on the target: " + strings.Join(r.Unvalidated, "; ")}
+		late = &fail.Error{
+			Kind:    fail.Run,
+			Problem: fmt.Sprintf("the %s is done, but foreign keys are not validated yet: %d statements are left", r.Sides.Switch(), len(r.Unvalidated)),
+			Advice:  fmt.Sprintf("they hold for what is written from now on; `walferry migrate` continues, or run on the %s: %s", r.Sides.To(), strings.Join(r.Unvalidated, "; ")),
+		}
 	}
 	return errors.Join(err, late)
 }
 
 // unproved is the error of a comparison as of the cutover that was asked for and could not be made.
-func unproved(reason string) error {
+func (c *Comparison) unproved(reason string) error {
 	return &fail.Error{
 		Kind:    fail.Run,
-		Problem: "the cutover is done, but source and target were not compared: " + reason,
-		Advice:  "the source still holds every one of its rows; `walferry verify` compares both sides as they are now",
+		Problem: fmt.Sprintf("the %s is done, but %s were not compared: %s", c.Sides.Switch(), c.Sides.Both(), reason),
+		Advice:  fmt.Sprintf("the %s still holds every one of its rows; `walferry verify` compares both sides as they are now", c.Sides.From()),
 	}
 }

@@ -19,16 +19,16 @@ func (s *Switch) Resume(ctx context.Context, drained bool, fencedAt, drainedAt *
 		return false, err
 	}
 	if !drained || !stands.Sealed || !stands.Covers(s.Tables()) {
-		s.Logger.Warn("a cutover was interrupted before its end: un-fencing and following again")
+		s.Logger.Warn("a " + s.Sides.Switch() + " was interrupted before its end: un-fencing and following again")
 		return false, nil // what follows takes down what stands
 	}
-	s.Logger.Warn("a cutover was interrupted after the fence was sealed: finishing it")
-	s.fence = Fence{Name: s.Name, Run: s.Store.Run(), Pass: s.Pass}
+	s.Logger.Warn("a " + s.Sides.Switch() + " was interrupted after the fence was sealed: finishing it")
+	s.fence = Fence{Name: s.Name, Run: s.Store.Run(), Pass: s.Pass, Sides: s.Sides}
 	s.since = time.Now()
 	if fencedAt != nil {
 		s.since = *fencedAt
 	}
-	s.result = &Result{FencedAt: fencedAt, DrainedAt: drainedAt, Tables: stands.Triggers}
+	s.result = &Result{Sides: s.Sides, FencedAt: fencedAt, DrainedAt: drainedAt, Tables: stands.Triggers}
 	if s.WayBack != nil {
 		s.result.WayBack = &Armed{From: (*LSNText)(&s.Began)}
 	}
@@ -57,8 +57,8 @@ func (s *Switch) rest() []Step {
 				err = s.openProver(ctx)
 			}
 			if err != nil { // the target must be opened all the same
-				log.Error("both sides cannot be compared as of the cutover", "error", err)
-				s.result.Comparison = &Comparison{Error: err.Error()}
+				log.Error("both sides cannot be compared as of the "+s.Sides.Switch(), "error", err)
+				s.result.Comparison = &Comparison{Sides: s.Sides, Error: s.Sides.Reword(err.Error())}
 				s.prover.close()
 				s.prover = nil
 			}

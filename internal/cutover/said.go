@@ -28,13 +28,13 @@ func (s *Switch) line(t state.Taken) string {
 			return fmt.Sprintf("set %d sequences", r.Sequences)
 		}
 	case stepOpen:
-		return fmt.Sprintf("finished: writes were refused for %d ms; the target is open", r.PauseMS)
+		return fmt.Sprintf("finished: writes were refused for %d ms; the %s is open", r.PauseMS, s.Sides.To())
 	}
 	return ""
 }
 
 // explainStop is the error of a switch that was stopped before its seal.
-func explainStop(stop *StopError) error {
+func (s *Switch) explainStop(stop *StopError) error {
 	err := stop.Err
 	if !stop.Touched {
 		if !fail.Is(err, fail.Gate) && fail.Is(stop.Ended, fail.Gate) {
@@ -49,7 +49,7 @@ func explainStop(stop *StopError) error {
 		// Whatever has stopped it, not everything is as before: this is not a gate.
 		advice := "migrate keeps trying to undo it: `walferry status` shows where it stands"
 		if closed := (*StillFencedError)(nil); errors.As(stop.Back, &closed) {
-			advice = "writes may be refused: run the SQL that was printed on the source; migrate keeps trying, too"
+			advice = "writes may be refused: on the " + s.Sides.From() + ", run the SQL that was printed; migrate keeps trying, too"
 		}
 		return &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("%v; NOT everything could be undone: %v", err, stop.Back), Advice: advice}
 	}

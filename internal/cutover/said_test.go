@@ -33,13 +33,13 @@ func TestGateOf(t *testing.T) {
 // gate, too.
 func TestExplainStop_Untouched(t *testing.T) {
 	deadline := &fail.Error{Kind: fail.Gate, Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
-	err := explainStop(&StopError{Step: "opening", Ended: deadline, Err: fmt.Errorf("list triggers: %w", context.DeadlineExceeded)})
+	err := new(Switch).explainStop(&StopError{Step: "opening", Ended: deadline, Err: fmt.Errorf("list triggers: %w", context.DeadlineExceeded)})
 	gate := fail.Find(err, fail.Gate)
 	if want := "the cutover was not done within 3s: list triggers: context deadline exceeded"; gate == nil || gate.Problem != want {
 		t.Errorf("got %v, want the gate %q", err, want)
 	}
 	failed := errors.New("no answer")
-	if err := explainStop(&StopError{Step: "opening", Err: failed}); err != failed {
+	if err := new(Switch).explainStop(&StopError{Step: "opening", Err: failed}); err != failed {
 		t.Errorf("within its time: got %v, want %v", err, failed)
 	}
 }
@@ -47,7 +47,7 @@ func TestExplainStop_Untouched(t *testing.T) {
 // If not everything could be undone nothing is as before, whatever has stopped the switch.
 func TestExplainStop_NotUndone(t *testing.T) {
 	stopped := &fail.Error{Kind: fail.Gate, Problem: "the cutover was taken back", Advice: "ask again"}
-	err := explainStop(&StopError{Step: "drain", Touched: true, Err: stopped, Back: &StillFencedError{errors.New("no connection")}})
+	err := new(Switch).explainStop(&StopError{Step: "drain", Touched: true, Err: stopped, Back: &StillFencedError{errors.New("no connection")}})
 	failed := fail.Find(err, fail.Run)
 	if fail.Is(err, fail.Gate) || failed == nil || failed.Problem != "the cutover was taken back; NOT everything could be undone: no connection" {
 		t.Errorf("got %v (%T), want a failure that says both", err, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -20,8 +21,9 @@ import (
 // catalogue needs the weakest lock of a table, and yet queues behind an ALTER TABLE or the end of a
 // REPACK that waits for a reader.
 type sourceWay struct {
-	stop context.CancelFunc
-	done chan struct{}
+	stop  context.CancelFunc
+	done  chan struct{}
+	sides sides.Sides
 
 	mu   sync.Mutex
 	last []online.Holder // at the last look, and at the one before
@@ -30,11 +32,11 @@ type sourceWay struct {
 // watchSource looks every second, from the third on, and reports each holder once.
 func (s *Switch) watchSource(ctx context.Context) *sourceWay {
 	ctx, stop := context.WithCancel(ctx)
-	w := &sourceWay{stop: stop, done: make(chan struct{})}
+	w := &sourceWay{stop: stop, done: make(chan struct{}), sides: s.Sides}
 	go func() {
 		defer close(w.done)
 		if err := w.look(ctx, s.From.DSN, s.Name, s.waits); err != nil && ctx.Err() == nil {
-			s.Logger.Debug("look for who is in the way on the source", "error", err)
+			s.Logger.Debug("look for who is in the way on the "+s.Sides.From(), "error", err)
 		}
 	}()
 	return w
@@ -77,7 +79,7 @@ select `+online.HolderColumns+`
 		w.mu.Lock()
 		w.last = stay
 		w.mu.Unlock()
-		const why = "waiting for a lock on the source, held by "
+		why := "waiting for a lock on the " + w.sides.From() + ", held by "
 		if len(fresh) > 0 {
 			tell(online.Wait{For: why, Holders: fresh}, true)
 		}
@@ -98,7 +100,7 @@ func (w *sourceWay) end(ctx context.Context, err error) error {
 	}
 	return &fail.Error{
 		Kind:    fail.Gate,
-		Problem: fmt.Sprintf("%v; it waits for a lock on the source, held by %s", err, online.List(w.last)),
-		Advice:  "on the source, " + online.EndHint(w.last) + "; then ask again",
+		Problem: fmt.Sprintf("%v; it waits for a lock on the %s, held by %s", err, w.sides.From(), online.List(w.last)),
+		Advice:  "on the " + w.sides.From() + ", " + online.EndHint(w.last) + "; then ask again",
 	}
 }

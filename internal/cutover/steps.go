@@ -45,7 +45,7 @@ const (
 	stepSeal       = "seal"
 	stepAdopt      = "adopt" // instead of all before it, in a run that finds a sealed fence
 	stepOpen       = "open"
-	stepTakeDown   = "take down the fence that stood on the target"
+	stepTakeDown   = "take down the fence that stood"
 	stepSmall      = "compare small tables"
 	stepViews      = "refresh views"
 	stepRest       = "enable the rest"
@@ -114,14 +114,14 @@ func (s *Switch) settleWords(ctx context.Context) error {
 
 // connect prints, before anything is changed on the source, how it is undone by hand.
 func (s *Switch) connect(ctx context.Context) (err error) {
-	s.say("to un-fence by hand, on the source:\n" + UnfenceSQL(s.Name))
+	s.say("to un-fence by hand, on the " + s.Sides.From() + ":\n" + UnfenceSQL(s.Name))
 	s.conn, err = s.connectFrom(ctx, "fence")
 	return err
 }
 
 func (s *Switch) look(ctx context.Context) (err error) {
 	s.fence, _, err = NewFence(ctx, s.conn, s.Name, s.Tables())
-	s.fence.Waits, s.fence.Run, s.fence.Pass = s.waits, s.Store.Run(), s.Pass
+	s.fence.Waits, s.fence.Run, s.fence.Pass, s.fence.Sides = s.waits, s.Store.Run(), s.Pass, s.Sides
 	return err
 }
 
@@ -167,7 +167,7 @@ const lateKeysPatience = 5 * time.Second
 // then the applier stands still, and dropKeysAtLast continues once the source is open.
 func (s *Switch) dropKeys(ctx context.Context, _ error) error {
 	if err := s.Definitions.DropKeys(ctx); err != nil {
-		s.Logger.Debug("drop foreign keys until the next cutover: once more when the source is open", "error", err)
+		s.Logger.Debug("drop foreign keys until the next "+s.Sides.Switch()+": once more when the "+s.Sides.From()+" is open", "error", err)
 		s.goOn = s.Flow.StandStill(ctx, lateKeysPatience)
 	}
 	return nil
@@ -186,7 +186,7 @@ func (s *Switch) unfence(ctx context.Context, _ error) error {
 		return nil
 	}
 	s.opened = true
-	err := Standing{Name: s.Name, DSN: s.From.DSN, Store: s.Store}.takeDownOwn(ctx, func() {
+	err := Standing{Name: s.Name, DSN: s.From.DSN, Store: s.Store, Sides: s.Sides}.takeDownOwn(ctx, func() {
 		if !s.since.IsZero() {
 			s.result.PauseMS = time.Since(s.since).Milliseconds()
 			s.say("un-fenced")
@@ -195,7 +195,7 @@ func (s *Switch) unfence(ctx context.Context, _ error) error {
 	var closed *StillFencedError
 	if errors.As(err, &closed) {
 		s.Closed()
-		s.say("UN-FENCING FAILED: migrate keeps trying; run the SQL printed above on the source; unless it was being sealed, the fence also opens on its own at its deadline: " + err.Error())
+		s.say("UN-FENCING FAILED: migrate keeps trying; run the SQL printed above on the " + s.Sides.From() + "; unless it was being sealed, the fence also opens on its own at its deadline: " + err.Error())
 	}
 	return err
 }
@@ -244,7 +244,7 @@ func (s *Switch) drain(ctx context.Context) error {
 	// The beat is written after the fence: when it has come back, everything has.
 	if _, err := s.Flow.Canary(ctx); err != nil {
 		if holders := s.Flow.InApplierWay(ctx); len(holders) > 0 {
-			return fmt.Errorf("drain: the applier waits for a lock on the target, held by %s: %w", online.List(holders), err)
+			return fmt.Errorf("drain: the applier waits for a lock on the %s, held by %s: %w", s.Sides.To(), online.List(holders), err)
 		}
 		return fmt.Errorf("drain: %w", err)
 	}
@@ -312,7 +312,7 @@ func (s *Switch) prepareOpening(ctx context.Context) error {
 		return nil
 	}
 	if _, err := conn.Exec(ctx, openFunction(s.Stands.Name, "")); err != nil {
-		return fmt.Errorf("prepare the opening of the fence that stands on the target: %w", err)
+		return fmt.Errorf("prepare the opening of the fence that stands on the %s: %w", s.Sides.To(), err)
 	}
 	return nil
 }

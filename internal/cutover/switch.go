@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -23,6 +24,7 @@ import (
 type Switch struct {
 	Name     string // of the migration: its objects on the servers are named after it
 	From, To session.End
+	Sides    sides.Sides // what they are called
 	// Tables returns those of From that are fenced. It is called when the gates are passed: they
 	// may read them again.
 	Tables func() []catalog.Table
@@ -154,10 +156,10 @@ type Opening interface {
 func (s *Switch) Run(whole, wanted context.Context) (*Result, error) {
 	until, cancel := context.WithTimeoutCause(wanted, s.Timeout, &fail.Error{
 		Kind:    fail.Gate,
-		Problem: fmt.Sprintf("the cutover was not done within %s", s.Timeout), Advice: "give a longer --timeout, or try when there is less load",
+		Problem: fmt.Sprintf("the %s was not done within %s", s.Sides.Switch(), s.Timeout), Advice: "give a longer --timeout, or try when there is less load",
 	})
 	defer cancel()
-	s.result = &Result{DryRun: s.Rehearse}
+	s.result = &Result{Sides: s.Sides, DryRun: s.Rehearse}
 	defer s.close(until)
 	s.recipe.Steps = s.steps()
 	s.recipe.Mine = s.Store.Mine
@@ -180,6 +182,7 @@ func (s *Switch) Taken() []state.Taken { return s.recipe.Taken() }
 
 // run takes the steps, and notes in the result what has become of them.
 func (s *Switch) run(whole, until context.Context) error {
+	s.recipe.Words = s.Sides.Reword
 	s.recipe.Overtaken = func(err error) bool { return errors.Is(err, state.ErrOvertaken) }
 	s.recipe.Observers = append(s.Observers, func(_ context.Context, t state.Taken) error {
 		if line := s.line(t); line != "" {
@@ -195,16 +198,20 @@ func (s *Switch) run(whole, until context.Context) error {
 		if errors.Is(stop.Back, state.ErrOvertaken) {
 			s.openLeft(whole)
 		}
-		return explainStop(stop)
+		err = s.explainStop(stop)
 	}
-	return err
+	return s.Sides.Error(err)
 }
 
-// say tells people a line.
-func (s *Switch) say(line string) { s.Told(line) }
+// say tells people a line. What it goes through knows only a source and a target.
+func (s *Switch) say(line string) { s.Told(s.Sides.Reword(line)) }
+
+// sayOther tells a line of what goes the other way.
+func (s *Switch) sayOther(line string) { s.Told(s.Sides.Reverse().Reword(line)) }
 
 // waits notes whom it waits for, and tells people.
 func (s *Switch) waits(w online.Wait, say bool) {
+	w.For = s.Sides.Reword(w.For)
 	if s.InWay != nil {
 		s.InWay(w)
 	}

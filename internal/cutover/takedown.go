@@ -7,6 +7,7 @@ import (
 
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -24,6 +25,7 @@ type Standing struct {
 	Name  string // of the migration
 	DSN   string // of the source
 	Store *state.Store
+	Sides sides.Sides // of the switch that has put it up
 }
 
 // TakeDown opens the fence, records that it is gone, and drops what it can of its triggers. opened
@@ -54,7 +56,7 @@ func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell 
 		left = append(left, Left{Table: "some tables", Why: err.Error()})
 	}
 	if len(left) > 0 {
-		tell("the fence is open; some of its triggers, which let everybody pass, are left until the next cutover, run of migrate, or cleanup: " + ListLeft(left))
+		tell("the fence is open; some of its triggers, which let everybody pass, are left until the next " + f.Sides.Switch() + ", run of migrate, or cleanup: " + ListLeft(left))
 	}
 	return nil
 }

@@ -79,6 +79,10 @@ update big set id = id + 1; begin; insert into t (v) values ('`+v+` too'); savep
 				arrives(source, target)
 			}
 			refuses(t, target, "new server", false)
+			wrong := one[string](t, target, `select coalesce(string_agg(s, '; '), '') from walferry.request, unnest(steps) s where kind = 'fallback' and s ~* '\m(source|target|cutover)\M'`)
+			if wrong != "" {
+				t.Errorf("the fallback calls servers what they are in a cutover: %s", wrong)
+			}
 			if _, err := migration.Finish(context.Background(), m.Config); err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +124,7 @@ func TestFallBack_Interrupted(t *testing.T) {
 	if _, err := migration.Fallback(context.Background(), m.Config, nil); !refusedGate(err, "the way back is interrupted since") {
 		t.Errorf("fallback: %v", err)
 	}
-	if err := migration.Abort(context.Background(), m.Config); !refusedGate(err, "the target is the database now") {
+	if err := migration.Abort(context.Background(), m.Config); !refusedGate(err, "the new server is the database now") {
 		t.Errorf("abort: %v", err)
 	}
 	pgtest.Exec(t, target, `insert into t (v, m) values ('c', 'ok')`)

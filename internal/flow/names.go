@@ -3,6 +3,7 @@ package flow
 import (
 	"strings"
 
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -52,12 +53,12 @@ func (n Name) Reverse() Name {
 	return Name{n.Migration, Back}
 }
 
-// Ends returns what people call the two servers of the flow: the one that it comes from, and the one that it goes to.
-func (n Name) Ends() (from, to string) {
+// Sides returns what people are told that the two servers of the flow are. That of a flow forth is a source.
+func (n Name) Sides() sides.Sides {
 	if n.Direction == Back {
-		return "new server", "old server"
+		return sides.Back
 	}
-	return "source", "target"
+	return sides.OneWay
 }
 
 // Source returns the names of the flow's objects on the server that it comes from.

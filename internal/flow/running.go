@@ -250,8 +250,7 @@ func (r *Running) Applied(ctx context.Context) (decoder.LSN, error) { return r.f
 // AwaitWriters waits, with patience, until no transaction that has written to the server that the
 // flow comes from is older than a second. tell, which may be nil, is told whom it waits for.
 func (r *Running) AwaitWriters(ctx context.Context, patience time.Duration, tell online.Waits) error {
-	from, _ := r.flow.Name.Ends()
-	_, err := awaitWriters(ctx, r.flow.From.Link, from, patience, tell)
+	_, err := awaitWriters(ctx, r.flow.From.Link, r.flow.Name.Sides().From(), patience, tell)
 	return err
 }
 

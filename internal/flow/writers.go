@@ -92,7 +92,7 @@ select 0, '', '', extract(epoch from clock_timestamp() - prepared)::float8, '', 
 // target that the applier waits for. What stays for as long as patience is named in the error,
 // which is a gate's.
 func (f *Flow) ClearWay(ctx context.Context, patience time.Duration, tell online.Waits) error {
-	from, to := f.Name.Ends()
+	from, to := f.Name.Sides().From(), f.Name.Sides().To()
 	stayed, err := awaitWriters(ctx, f.From.Link, from, patience, tell)
 	if err != nil {
 		return err

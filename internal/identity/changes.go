@@ -12,12 +12,10 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
-
-// startOver is how to start a migration over.
-const startOver = "`walferry abort`, `walferry cleanup`, empty the target, `walferry migrate`"
 
 // MustEnd returns why the run cannot continue; nil: it can. Columns that were swapped, or created
 // again, do not end it: changes from before that may still be on their way, for the columns as they
@@ -25,7 +23,7 @@ const startOver = "`walferry abort`, `walferry cleanup`, empty the target, `walf
 func (c Changes) MustEnd() error {
 	switch {
 	case len(c.Replaced) > 0:
-		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over: " + startOver}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over: " + sides.StartOver}
 	case c.Published != nil:
 		return ExplainGap(c.Published)
 	case len(c.Renamed) > 0:

@@ -11,6 +11,7 @@ import (
 	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -30,11 +31,11 @@ func (t *Tables) ExplainDrift(ctx context.Context, err error) error {
 	case explained != nil:
 		return err
 	case m.Gone:
-		return &fail.Error{Kind: fail.Run, Advice: "both sides have dropped the column, and this is from before: the target's had to be there until it was applied; start over: " + startOver, Err: err}
+		return &fail.Error{Kind: fail.Run, Advice: "both sides have dropped the column, and this is from before: the target's had to be there until it was applied; start over: " + sides.StartOver, Err: err}
 	case len(m.SQL) == 0:
 		return err
 	case m.Again:
-		return &fail.Error{Kind: fail.Run, Advice: "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; start over: " + startOver, Err: err}
+		return &fail.Error{Kind: fail.Run, Advice: "the last column was dropped and added again: what was written to the new one before this cannot be told from what was in the old one; start over: " + sides.StartOver, Err: err}
 	}
 	advice := "on the target: " + strings.Join(m.SQL, " ")
 	if m.Back {

@@ -7,6 +7,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -34,5 +35,5 @@ func ExplainGap(err error) error {
 	default:
 		return err
 	}
-	return &fail.Error{Kind: fail.Run, Advice: advice + ": " + startOver, Err: err}
+	return &fail.Error{Kind: fail.Run, Advice: advice + ": " + sides.StartOver, Err: err}
 }

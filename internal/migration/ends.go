@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 )
 
@@ -78,7 +79,7 @@ func (e *ends) assemble() {
 		Tables: e.tables.Selected, Brought: e.tables.Brought, Step: e.live.step, Jobs: e.c.Jobs, Logger: e.c.Logger,
 	}
 	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.name.String(), Tables: e.tables.Selected, Logger: e.c.Logger}
-	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store}
+	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store, Sides: e.sides()}
 }
 
 // turned returns what holds for the flow in the other direction.
@@ -92,10 +93,22 @@ func (c Config) turned() Config {
 // record of that flow is on the server that it goes to, as that of every flow is.
 func (e *ends) turned() *ends {
 	t := &ends{c: e.c.turned(), name: e.name.Reverse(), source: e.target, target: e.source, lock: e.lock}
+	t.c.Logger = t.name.Sides().Logger(t.c.Logger)
 	t.store = state.At(t.target, t.name.String())
 	t.assemble()
 	t.shown = e.live
 	return t
+}
+
+// sides returns what the servers are called in what people are told.
+func (e *ends) sides() sides.Sides {
+	switch {
+	case e.name.Direction == flow.Back:
+		return sides.Back
+	case e.c.FallBack != NoFallBack:
+		return sides.Forth
+	}
+	return sides.OneWay
 }
 
 // openEnds connects to both, for abort, cleanup and verify. The source must be that of the

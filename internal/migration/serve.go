@@ -94,7 +94,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		return a, errFinished, nil
 	case "abort":
 		if f.e.name.Direction == flow.Back {
-			return a, nil, &fail.Error{Kind: fail.Gate, Problem: "the target is the database now, and the old server follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
+			return a, nil, &fail.Error{Kind: fail.Gate, Problem: "the new server is the database now, and the old one follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
 		}
 		// A cutover that nobody has asked for, that of --cutover auto, is undone first.
 		select {
@@ -113,7 +113,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		return a, errAborted, nil
 	case "hold":
 		a.Progress, a.Holder, err = f.running.Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})
-		return a, nil, err
+		return a, nil, f.e.sides().Error(err)
 	case "advance":
 		// A position of 0 would let the applier stop where it is: short of what is compared.
 		lsn, err := pglogrepl.ParseLSN(q.Args.LSN)
@@ -121,7 +121,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 			return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the request's position %q is not a position", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
 		}
 		a.Progress, err = f.running.Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, lsn)
-		return a, nil, err
+		return a, nil, f.e.sides().Error(err)
 	case "release":
 		f.running.Release(q.Args.Token)
 		return a, nil, nil
@@ -161,7 +161,7 @@ func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.A
 	}
 	if why := unwanted(wanted); err != nil && !result.Sealed && why != nil {
 		if fail.Is(err, fail.Gate) || !result.Touched { // everything is as before
-			err = &fail.Error{Kind: fail.Gate, Problem: why.Problem + ": everything is as before", Advice: why.Advice}
+			err = &fail.Error{Kind: fail.Gate, Problem: f.e.sides().Reword(why.Problem) + ": everything is as before", Advice: why.Advice}
 		}
 	}
 	if result.Sealed {

@@ -26,11 +26,11 @@ type (
 // newSwitch returns the switch from the source of e to its target. other are the ends the other way round.
 func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
-		Name: e.name.String(), From: e.flow.From, To: e.flow.To,
+		Name: e.name.String(), From: e.flow.From, To: e.flow.To, Sides: e.sides(),
 		Tables: e.tables.Selected, Definitions: e.definitions, Opening: e.opening, Sequences: e.carrier(), Identity: e.tables.Gate,
 		Store: e.store, Advance: e.advance, Onward: Switched,
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: e.c.Jobs,
-		Told: told, Logger: e.c.Logger,
+		Told: told, Logger: e.sides().Logger(e.c.Logger),
 	}
 	if other.switchedBefore() {
 		s.Stands = other.fence
@@ -74,7 +74,7 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	case <-wanted.Done():
 		return &CutoverResult{DryRun: o.DryRun}, context.Cause(wanted)
 	case <-time.After(o.Timeout):
-		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another cutover is in progress", Advice: "`walferry status` shows where it stands"}
+		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another " + f.e.sides().Switch() + " is in progress", Advice: "`walferry status` shows where it stands"}
 	}
 	f.e.shown.set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
 	defer f.e.shown.set(func(st *Status) { st.Under = nil })
@@ -112,7 +112,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context, e, other *ends) (P
 	if err := other.recall(ctx); err != nil {
 		return "", err
 	}
-	s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { e.c.Logger.Info("cutover: " + line) })
+	s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { e.c.Logger.Info(e.sides().Switch() + ": " + line) })
 	s.Finished = r.switched
 	if other.armed.Begins != 0 { // which is so where the fence is sealed; otherwise it is of no importance
 		s.WayBack, s.Began, s.Pass = e.newWayBack(other), other.armed.Begins, other.armed.Pass
@@ -146,7 +146,7 @@ func (r *runner) switched(result *CutoverResult) {
 // carrier carries the source's sequences over to the target.
 func (e *ends) carrier() *cutover.Carrier {
 	return &cutover.Carrier{
-		From: e.source, To: e.target, Store: e.store, Tables: e.tables.Selected,
+		From: e.source, To: e.target, Sides: e.sides(), Store: e.store, Tables: e.tables.Selected,
 		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
 			return e.opening.Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)

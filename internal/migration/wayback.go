@@ -222,7 +222,7 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 		if err := b.tables.Select(ctx, true); err != nil {
 			return "", err
 		}
-		err := r.follow(ctx, b, r.ends)
+		err := b.sides().Error(r.follow(ctx, b, r.ends))
 		if !errors.Is(err, errFinished) {
 			return "", err
 		}

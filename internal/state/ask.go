@@ -166,7 +166,7 @@ update walferry.request set withdrawn_at = clock_timestamp(),
 	case !q.request.switches() && q.request.Kind != "finish":
 		return a, why
 	case !begun:
-		return a, ErrNotBegun
+		return a, q.request.notBegun()
 	}
 	if q.onStep != nil && q.request.switches() {
 		q.onStep("taking it back, unless it is sealed already")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,11 @@ type Request struct {
 
 // switches reports whether the request is for a switch, in either direction.
 func (r *Request) switches() bool { return r.Kind == "cutover" || r.Kind == "fallback" }
+
+// notBegun is ErrNotBegun, in the words of what was asked for.
+func (r *Request) notBegun() error {
+	return &fail.Error{Kind: ErrNotBegun.Kind, Problem: strings.Replace(ErrNotBegun.Problem, "cutover", r.Kind, 1), Advice: ErrNotBegun.Advice, Err: ErrNotBegun}
+}
 
 // Args are what a request of its kind needs.
 type Args struct {
@@ -214,7 +220,7 @@ func answerAfter(q *Request, phase Phase, cutover json.RawMessage) Answer {
 	case phase == Aborted:
 		return Answer{Error: "the migration was aborted meanwhile", Hint: "`walferry cleanup` removes what is left of it", Gate: true}
 	case (phase == Fenced || phase == Drained) && q.switches():
-		return Answer{Error: "the running migrate ended within a cutover", Hint: "run `walferry migrate` again: it finishes it, or undoes it"}
+		return Answer{Error: "the running migrate ended within a " + q.Kind, Hint: "run `walferry migrate` again: it finishes it, or undoes it"}
 	case phase == Switched && q.Kind == "finish":
 		return Answer{Error: "the running migrate ended before the way back was given up", Hint: "ask again: the command does it itself where no migrate is running"}
 	}

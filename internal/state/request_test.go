@@ -27,6 +27,8 @@ func TestAnswerAfter(t *testing.T) {
 		{"cutover", false, Drained, nil, "the running migrate ended within a cutover", false},
 		{"cutover", false, Fenced, nil, "the running migrate ended within a cutover", false},
 		{"cutover", false, Following, nil, "the running migrate ended before it could begin: nothing was changed", true},
+		{"fallback", false, Finished, done, "the way back was given up meanwhile", true},
+		{"fallback", false, Fenced, nil, "the running migrate ended within a fallback", false},
 		{"hold", false, Drained, nil, "the running migrate ended before it could begin: nothing was changed", true},
 	} {
 		a := answerAfter(&Request{Kind: c.kind, Args: Args{DryRun: c.dryRun}}, c.phase, c.cutover)
