@@ -412,7 +412,7 @@ func ListLeft(left []Left) string {
 // Remove goes round those that are in use, with growing pauses, until ctx ends, and returns what is
 // left then. That does no harm: it lets everybody through.
 func Remove(ctx context.Context, conn *pgx.Conn, name string) ([]Left, error) {
-	clean, cancel := online.Lingering(ctx)
+	clean, cancel := wait.Lingering(ctx)
 	defer cancel()
 	todo, err := triggers(clean, conn, name)
 	if err != nil {

@@ -77,7 +77,7 @@ func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error 
 	case rec == nil:
 		return store.Missing(ctx)
 	case rec.Phase == Switched:
-		return &fail.Error{Kind: fail.Gate, Problem: "the target is the database now, and the old server follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
+		return &fail.Error{Kind: fail.Gate, Problem: "the new server is the database now, and the old one follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
 	case rec.Phase == Finished:
 		return &fail.Error{Kind: fail.Gate, Problem: "the cutover is done: the target is the database now", Advice: "`walferry cleanup` removes what walferry left"}
 	}

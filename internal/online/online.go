@@ -68,7 +68,7 @@ func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql, why string, tel
 	seen := looks{}
 	// An attempt in progress when ctx ends may finish, which is soon; the connection survives, to
 	// ask what was in the way.
-	attempt, cancel := Lingering(ctx)
+	attempt, cancel := wait.Lingering(ctx)
 	defer cancel()
 	internal := 0
 	for n := 0; ; n++ {
@@ -93,19 +93,6 @@ func RunTelling(ctx context.Context, conn *pgx.Conn, table, sql, why string, tel
 			return err
 		}
 	}
-}
-
-// Lingering returns a context that ends some seconds after ctx does.
-func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
-	after, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-after.Done():
-		case <-time.After(5 * time.Second):
-			cancel()
-		}
-	})
-	return after, func() { stop(); cancel() }
 }
 
 // Exec runs SQL that takes no table lock, and waits for whatever else it needs.

@@ -65,7 +65,12 @@ func (l *Lock) take(ctx context.Context) error {
 }
 
 // Held reports whether the session that holds the lock still answers.
-func (l *Lock) Held(ctx context.Context) bool { return l.conn.Ping(ctx) == nil }
+func (l *Lock) Held(ctx context.Context) bool {
+	// A look that is given up halfway would close the session, and the lock would be lost by looking.
+	look, cancel := wait.Lingering(ctx)
+	defer cancel()
+	return l.conn.Ping(look) == nil
+}
 
 // Guard takes the lock again if it is lost, and calls stop if somebody else has it by then: another
 // process is at work.

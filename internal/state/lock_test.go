@@ -1,7 +1,9 @@
 package state
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -73,5 +75,26 @@ func TestLock_Lost(t *testing.T) {
 	others.Close(t.Context())
 	if gate := lock.keep(t.Context()); gate != ErrOvertaken { //nolint:errorlint // it is that one
 		t.Errorf("somebody else has had the lock: %v", gate)
+	}
+}
+
+// A look at the lock that is given up halfway does not lose it: whoever looks every few seconds ends
+// with what it is done beside.
+func TestLock_LookGivenUp(t *testing.T) {
+	t.Parallel()
+	s, target := newStore(t)
+	begin(t, s)
+	p := pgtest.ProxyFor(t, target)
+	lock, err := s.Lock(t.Context(), p.Through(target), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close(t.Context())
+	p.Set(pgtest.Network{Delay: 300 * time.Millisecond})
+	halfway, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	lock.Held(halfway)
+	if !lock.Held(t.Context()) {
+		t.Error("the lock is lost")
 	}
 }

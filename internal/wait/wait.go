@@ -89,3 +89,16 @@ func Again(ctx context.Context, p Pauses, do func() error, passes func(error) bo
 		}
 	}
 }
+
+// Lingering returns a context that ends some seconds after ctx does.
+func Lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	after, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-after.Done():
+		case <-time.After(5 * time.Second):
+			cancel()
+		}
+	})
+	return after, func() { stop(); cancel() }
+}
