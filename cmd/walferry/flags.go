@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/nearest"
 )
 
@@ -63,6 +65,15 @@ func hoist(args []string) ([]string, error) {
 		}
 	}
 	return append(front, rest...), nil
+}
+
+// withMode gives the --fall-back of check a value where it has none: it asks what a way back needs.
+func withMode(args []string) []string {
+	at := slices.Index(args, "--fall-back")
+	if at < 0 || !slices.Contains(args[:at], "check") || at+1 < len(args) && !strings.HasPrefix(args[at+1], "-") {
+		return args
+	}
+	return slices.Concat(args[:at], []string{"--fall-back=" + string(migration.FallBackAuto)}, args[at+1:])
 }
 
 // explainFlag turns an error of the flag package into one that suggests the nearest option of the

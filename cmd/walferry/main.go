@@ -84,7 +84,7 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 		err = checkVariables(optionNames(app))
 	}
 	if err == nil {
-		err = app.RunContext(ctx, args)
+		err = app.RunContext(ctx, withMode(args))
 	}
 	if err == nil {
 		return exitDone
