@@ -161,6 +161,9 @@ func (p *statusPage) migration(s migration.Status) {
 	if s.Note != "" {
 		p.row("", "%s", s.Note)
 	}
+	if s.Step != "" {
+		p.row("step", "%s", s.Step)
+	}
 	if s.Error != "" {
 		p.row("error", "%s", s.Error)
 	}
@@ -265,9 +268,11 @@ func (p *statusPage) requests(s migration.Status) {
 			text = "asked for " + secondsText(*r.AskedSeconds) + " ago"
 		}
 		switch holding := r.Holding(); {
+		case !r.Begun && holding != "":
+			text = "for " + secondsText(*r.AskedSeconds) + ": " + holding
 		case !r.Begun && i > 0:
 			text += ": waits for the " + s.Requests[i-1].Kind + " before it"
-		case !r.Begun && s.Note != "":
+		case !r.Begun && strings.HasPrefix(s.Note, state.HeldFor):
 			text += ": waits: the applier is " + s.Note
 		case holding != "":
 			text += ": " + holding

@@ -77,10 +77,19 @@ type meeting struct {
 // that the flow comes from.
 func (m *meeting) export(ctx context.Context, sides Sides, patience time.Duration) (exported *slot.Exported, since time.Time, err error) {
 	log := m.f.Logger
+	shown := m.store.Mailbox().Announce()
+	defer shown.End(ctx)
+	tell := func(w online.Wait, say bool) {
+		shown.Show(ctx, w)
+		if say {
+			log.Warn(w.String())
+		}
+	}
 	for _, wait := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second} {
-		if err := m.f.ClearWay(ctx, patience, online.Saying(func(text string) { log.Warn(text) })); err != nil {
+		if err := m.f.ClearWay(ctx, patience, tell); err != nil {
 			return nil, since, err
 		}
+		shown.End(ctx)
 		if err := sides.Connect(ctx); err != nil {
 			return nil, since, err
 		}

@@ -52,7 +52,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	if err != nil {
 		return err
 	}
-	r.live.step("follow")
+	r.live.step("")
 	running, err := e.flow.Start(ctx, flow.Followed{
 		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: *e.words(e.tables.InsertOnly()), Start: e.armed.Begins,
 		Saw: seen.Saw,

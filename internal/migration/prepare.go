@@ -74,10 +74,12 @@ func (e *ends) exportConfig() slot.ExportConfig {
 	return slot.ExportConfig{
 		Logger: e.c.Logger,
 		OnBlocked: func(blockers []slot.Blocker) {
+			var names []string
 			for _, b := range blockers {
 				e.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
+				names = append(names, b.String())
 			}
-			e.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be created", len(blockers)))
+			e.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be created: %s", len(blockers), catalog.List(names)))
 		},
 	}
 }

@@ -69,7 +69,7 @@ returning steps, ok, answer::text, exists(select from walferry.migration where n
 // array, and what the runner says of itself.
 const ahead = `
        case when r.taken_at is null then (select array[r.kind, coalesce(r.args ->> 'dry_run', 'false'), extract(epoch from clock_timestamp() - r.requested_at)::int::text]
-              from walferry.request r where r.migration = $2 and r.id < $1 and ` + waiting + ` order by r.id limit 1) end,
+              from walferry.request r where r.migration = $2 and r.id < $1 and r.kind <> '` + announced + `' and ` + waiting + ` order by r.id limit 1) end,
        case when r.taken_at is null then (select coalesce(live ->> 'note', '') from walferry.migration where name = r.migration) end`
 
 // wait returns the answer, or the cause of ctx when that has ended.

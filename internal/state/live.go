@@ -19,6 +19,7 @@ type Live struct {
 	LagUnknown bool    `json:"lag_unknown,omitempty"` // none has come back in this run, nor is one under way for a second
 	Received   string  `json:"received_lsn,omitempty"`
 	Note       string  `json:"note,omitempty"` // what it waits for
+	Step       string  `json:"step,omitempty"` // what is done in the phase, until it follows
 	Goroutines int     `json:"goroutines"`
 	Ended      bool    `json:"ended,omitempty"` // the run has ended on its own
 

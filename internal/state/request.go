@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/online"
 )
 
 // Request is what another process asks of the running migrate.
@@ -40,6 +41,9 @@ type Args struct {
 	Without []string `json:"without,omitempty"`
 	// AllowDifferences waives the gate of the last comparison.
 	AllowDifferences bool `json:"allow_differences,omitempty"`
+	// WaitsFor and Holders are whom an asker waits for before it asks; see Announcement.
+	WaitsFor string          `json:"waits_for,omitempty"`
+	Holders  []online.Holder `json:"holders,omitempty"`
 }
 
 // Answer is the answer to a request.
@@ -80,7 +84,7 @@ func (m Mailbox) Next(ctx context.Context, later string) (*Request, error) {
 	err := m.store.home.Row(ctx, `
 update walferry.request set taken_at = clock_timestamp()
  where id = (select min(id) from walferry.request
-              where migration = $1 and answered_at is null and withdrawn_at is null and seen_at > requested_at and seen_at > clock_timestamp() - $2::float8 * interval '1 second' and kind <> $3)
+              where migration = $1 and answered_at is null and withdrawn_at is null and seen_at > requested_at and seen_at > clock_timestamp() - $2::float8 * interval '1 second' and kind not in ($3, '`+announced+`'))
    and withdrawn_at is null
 returning id, kind, args::text`, []any{m.store.name, staleAfter.Seconds(), later}, &r.ID, &r.Kind, &args)
 	if err != nil {
@@ -98,6 +102,9 @@ type Open struct {
 	DryRun  bool
 	Seconds float64 // since it was asked
 	Taken   bool    // the runner has begun to carry it out
+
+	WaitsFor string          // what its asker waits for before it asks
+	Holders  []online.Holder // whom; nil: it has asked
 }
 
 // What is the kind of request that people know.
@@ -117,7 +124,8 @@ const waiting = `r.answered_at is null and (r.taken_at is not null
         or r.withdrawn_at is null and r.seen_at > r.requested_at and r.seen_at > clock_timestamp() - interval '15 seconds')`
 
 // openColumns are those of an Open, of a request r.
-const openColumns = `r.kind, coalesce((r.args ->> 'dry_run')::bool, false), extract(epoch from clock_timestamp() - r.requested_at)::float8, r.taken_at is not null`
+const openColumns = `r.kind, coalesce((r.args ->> 'dry_run')::bool, false), extract(epoch from clock_timestamp() - r.requested_at)::float8, r.taken_at is not null,
+       coalesce(r.args ->> 'waits_for', ''), coalesce(r.args ->> 'holders', 'null')`
 
 // Open lists the requests that the runner has not answered, in their order. A record of an older
 // version tells none.
@@ -134,7 +142,13 @@ func (m Mailbox) Open(ctx context.Context) (list []Open, err error) {
 		if err != nil {
 			return err
 		}
-		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Open])
+		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o Open, err error) {
+			var holders string
+			if err := row.Scan(&o.Kind, &o.DryRun, &o.Seconds, &o.Taken, &o.WaitsFor, &holders); err != nil {
+				return o, err
+			}
+			return o, json.Unmarshal([]byte(holders), &o.Holders)
+		})
 		return err
 	})
 	if err != nil {

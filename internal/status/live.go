@@ -26,6 +26,7 @@ func (st *Status) Follow(s flow.Status) {
 func (st *Status) Live() state.Live {
 	l := state.Live{
 		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
+		Step:       st.Step,
 		Under:      older(st.Under, time.Now()),
 		WayBack:    st.Back,
 		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
@@ -46,7 +47,7 @@ func (st *Status) Live() state.Live {
 func (st *Status) fromLive(l *state.Live) {
 	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
 	st.Stream.ReceivedLSN, st.Cutover.Steps, st.Under = l.Received, l.Steps, l.Under
-	st.Back = l.WayBack
+	st.Back, st.Step = l.WayBack, l.Step
 	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
 	if !l.LagUnknown {
 		st.Stream.LagSeconds = &l.LagSeconds

@@ -17,7 +17,7 @@ type Request struct {
 
 	// AskedSeconds is how long ago it was asked for; nil: nobody has.
 	AskedSeconds *float64 `json:"asked_seconds"`
-	Begun        bool     `json:"begun"` // otherwise it waits for those before it
+	Begun        bool     `json:"begun"` // otherwise it waits for those before it, or, with holders, has not asked yet
 
 	Step    string   `json:"step,omitempty"`      // of a cutover or rehearsal that has begun
 	For     string   `json:"waits_for,omitempty"` // what it waits for, up to the holders
@@ -63,14 +63,25 @@ func (st *Status) readRequests(ctx context.Context, s *state.Store, r *state.Rec
 	return err
 }
 
-// requests puts together what was asked and what is under way: a switch of a kind. Those of one verify are one.
+// requests puts together what was asked and what is under way: a switch of a kind. What waits before it asks is last.
 func requests(open []state.Open, under *state.Under, kind string) []Request {
 	list := []Request{}
+	var before []Request // that are not asked yet
 	for _, o := range open {
-		if o.Kind != "release" { // which lets the applier go on
-			list = append(list, Request{Kind: o.What(), AskedSeconds: &o.Seconds, Begun: o.Taken, Holders: []Holder{}})
+		r := Request{Kind: o.What(), AskedSeconds: &o.Seconds, Begun: o.Taken, For: o.WaitsFor, Holders: holders(o.Holders)}
+		switch {
+		case o.Kind == "release": // which lets the applier go on
+		case len(o.Holders) > 0:
+			before = append(before, r)
+		default:
+			list = append(list, r)
 		}
 	}
+	return append(addUnder(list, under, kind), before...)
+}
+
+// addUnder adds the switch that is under way to what was asked.
+func addUnder(list []Request, under *state.Under, kind string) []Request {
 	if under == nil {
 		return list
 	}
@@ -84,13 +95,19 @@ func requests(open []state.Open, under *state.Under, kind string) []Request {
 	if at < 0 {
 		list, at = slices.Insert(list, 0, Request{Kind: kind, Begun: true, Holders: []Holder{}}), 0
 	}
-	list[at].Step, list[at].For = under.Step, under.WaitsFor
-	for _, h := range under.Holders {
+	list[at].Step, list[at].For, list[at].Holders = under.Step, under.WaitsFor, holders(under.Holders)
+	return list
+}
+
+// holders returns sessions as programs read them.
+func holders(of []online.Holder) []Holder {
+	list := []Holder{}
+	for _, h := range of {
 		holder := Holder{PID: h.PID, Role: h.User, Application: h.Application, State: h.State, Statement: h.Query}
 		if h.Seconds >= 0 {
 			holder.Seconds = &h.Seconds
 		}
-		list[at].Holders = append(list[at].Holders, holder)
+		list = append(list, holder)
 	}
 	return list
 }

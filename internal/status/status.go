@@ -32,6 +32,7 @@ type Status struct {
 	Running bool        `json:"running"` // a migrate is at work
 	Runner  string      `json:"runner,omitempty"`
 	Note    string      `json:"note,omitempty"`
+	Step    string      `json:"step,omitempty"` // what a running migrate does in a phase before following, and whom that waits for
 	// Options are those that a resumed migrate has, as on a command line, without defaults.
 	Options string `json:"options,omitempty"`
 	// Known are the migrations that the target has, if it has none of this name.
@@ -77,7 +78,6 @@ type Status struct {
 
 // Doing is what a running migrate does at this moment.
 type Doing struct {
-	Step     string                   `json:"-"` // within the phase
 	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
 	Back     *state.WayBack           `json:"-"` // nil: it is not in phase switched. It is replaced, not changed
 	Under    *state.Under             `json:"-"` // the cutover that is under way; nil: none is. It is replaced, not changed
@@ -321,6 +321,7 @@ func (st *Status) fromRecord(r *state.Record) {
 	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
 	if !r.Alive {
+		st.Step = ""
 		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", nil, nil // nobody is at work
 		st.WayBack.RetainedLeft = nil
 	}

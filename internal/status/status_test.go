@@ -21,7 +21,7 @@ func TestStatus_JSON(t *testing.T) {
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	number, seconds, yes, owner, open := int64(7), 1.5, true, "new", "its fence is open"
 	full := Status{
-		Name: "default", Phase: state.Following, Owner: &owner, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Options: "--until copied",
+		Name: "default", Phase: state.Following, Owner: &owner, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Step: "create the slot", Options: "--until copied",
 		Known: []string{"other"},
 		Source: SourceStatus{
 			Version: "15.1", Database: "d", SlotStatus: SlotStatus{Slot: "walferry_default", SlotActive: &yes, WALStatus: "reserved", RetainedBytes: &number},
@@ -84,7 +84,7 @@ func TestStatus_Live(t *testing.T) {
 	for _, st := range []Status{
 		{},
 		{
-			Note: "held for a verify", NewTables: []string{"public.n"},
+			Note: "held for a verify", Step: "create the slot", NewTables: []string{"public.n"},
 			Source:  SourceStatus{RetainedLimit: &limit, RetainedLeft: &seconds},
 			Copy:    state.CopyStatus{Tables: 1},
 			Indexes: state.IndexStatus{Tables: 1},
