@@ -22,6 +22,7 @@ const (
 // Arming is what a flow is to be armed for, between two servers that have its tables.
 type Arming struct {
 	From, To string // connection strings of the server that changes are to come from, and of the one that they go to
+	Name     string // of the flow
 	Back     bool   // From is the new server, To the old one
 	Tables   []catalog.Name
 	Inserts  []catalog.Name // of --insert-only
@@ -70,7 +71,7 @@ func (a Arming) Gate(ctx context.Context) error {
 }
 
 func (a Arming) look(ctx context.Context) ([]Finding, error) {
-	w := &way{back: a.Back, begun: true, budget: a.MaxRetainedWAL}
+	w := &way{back: a.Back, begun: true, budget: a.MaxRetainedWAL, name: a.Name}
 	from, to := "source", "target"
 	if a.Back {
 		from, to = to, from
@@ -121,7 +122,7 @@ type way struct {
 	inserts        []catalog.Name // those of them of --insert-only
 
 	tables, at []catalog.Table // those of wanted that the two servers have
-	name       string          // of the migration; empty: its objects are not looked for
+	name       string          // its objects are named after it
 	findings   []Finding
 }
 
@@ -131,7 +132,7 @@ func (r *run) fallBack(ctx context.Context) error {
 		return nil
 	}
 	w := &way{
-		from: r.target, to: r.source, back: true, begun: r.c.Resuming, budget: r.c.MaxRetainedWALTarget, longWriter: r.c.LongWriter, name: r.c.Name,
+		from: r.target, to: r.source, back: true, begun: r.c.Resuming, budget: r.c.MaxRetainedWALTarget, longWriter: r.c.LongWriter, name: r.c.Name + "_back",
 		toAll: r.all,
 	}
 	var err error
@@ -191,7 +192,7 @@ func (r *run) weigh(findings []Finding) {
 // look finds everything.
 func (w *way) look(ctx context.Context) error {
 	w.tables, w.at = these(w.fromAll, w.wanted), these(w.toAll, w.wanted)
-	for _, subject := range []func(context.Context) error{w.decoded, w.waits, w.published, w.outgoing, w.incoming, w.applied, w.fits, w.values} {
+	for _, subject := range []func(context.Context) error{w.decoded, w.waits, w.record, w.published, w.outgoing, w.incoming, w.applied, w.fits, w.values} {
 		if err := subject(ctx); err != nil {
 			return err
 		}
@@ -287,13 +288,10 @@ func (w *way) waits(ctx context.Context) error {
 		return err
 	}
 	w.add(findings...)
-	if w.begun || w.name == "" {
-		return nil
-	}
-	name := "walferry_" + w.name + "_back"
+	// Of a migration that has begun they are replaced, if the role may.
 	return w.from.records(ctx, "slots and publications", `
-select 'slot', slot_name::text from pg_replication_slots where slot_name = $1
-union all select 'publication', pubname::text from pg_publication where pubname in ($1, $1 || '_insert') order by 1, 2`, func(row []string) {
+select 'slot', slot_name::text from pg_replication_slots where slot_name = $1 and not $2
+union all select 'publication', pubname::text from pg_publication where pubname in ($1, $1 || '_insert') and not ($2 and pg_has_role(pubowner, 'USAGE')) order by 1, 2`, func(row []string) {
 		f := Finding{
 			ID: "fb-" + row[0] + "-exists", Severity: Block, On: w.from.side, Object: row[1],
 			Seen: "there is a " + row[0] + " of that name already", Do: "drop it if it is not needed, or choose another --name",
@@ -303,5 +301,5 @@ union all select 'publication', pubname::text from pg_publication where pubname 
 			f.SQL[0] = "select pg_drop_replication_slot(" + catalog.Literal(row[1]) + ")"
 		}
 		w.add(f)
-	}, name)
+	}, "walferry_"+w.name, w.begun)
 }

@@ -41,11 +41,11 @@ func (w *way) published(ctx context.Context) error {
 		}
 		if s == w.to { // where nothing has been written to them yet
 			there, err := s.texts(ctx, "tables", `
-select n from unnest('{progress,migration,request}'::text[]) n where to_regclass('walferry.' || n) is not null`)
+select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = 'walferry' and c.relname in ('progress', 'migration', 'request')`)
 			if err != nil {
 				return err
 			}
-			f.Severity, f.Do = Info, "nothing, if its subscribers have the tables of the schema walferry, too"
 			if len(there) < 3 {
 				f.Severity, f.SQL = Block, recordSQL()
 				f.Do = "run this on every subscriber, then on this server as walferry's role, where it confirms that this was done; or replace the publication with one that lists its tables"
@@ -56,10 +56,49 @@ select n from unnest('{progress,migration,request}'::text[]) n where to_regclass
 	return nil
 }
 
+// record: what walferry has on both servers is the role's, to publish or to write to.
+func (w *way) record(ctx context.Context) error {
+	for _, s := range []*server{w.from, w.to} {
+		var findings []Finding
+		user := catalog.Quote(s.User)
+		err := s.records(ctx, "the schema walferry", `
+select 'schema', pg_get_userbyid(n.nspowner)::text, '' from pg_namespace n
+ where n.nspname = 'walferry' and not (has_schema_privilege(n.oid, 'CREATE') and has_schema_privilege(n.oid, 'USAGE'))
+union all
+select 'table', pg_get_userbyid(c.relowner)::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = 'walferry' and c.relkind = 'r' and c.relname in (`+ours+`) and not pg_has_role(c.relowner, 'USAGE')
+ order by 1, 3`, func(row []string) {
+			f := Finding{ID: "record", Severity: Block, On: s.side, Object: "walferry", Do: "connect as the role that began the migration; or give it to this one"}
+			if row[0] == "schema" {
+				f.Seen = fmt.Sprintf("%s may not create anything in the schema walferry, which is owned by %s", s.User, row[1])
+				f.SQL = []string{"grant create, usage on schema walferry to " + user}
+			} else {
+				f.Object = catalog.Name{Schema: "walferry", Name: row[2]}.String()
+				f.Seen = "it is owned by " + row[1] + ": it could not be published, or written to as a way back needs"
+				f.SQL = []string{fmt.Sprintf("alter table %s owner to %s", f.Object, user)}
+			}
+			findings = append(findings, f)
+		})
+		if err != nil {
+			return err
+		}
+		w.add(findings...)
+	}
+	return nil
+}
+
 // outgoing: every table can be published on the server that changes come from, as it is there, and its
 // rows told apart.
 func (w *way) outgoing(ctx context.Context) error {
 	s := w.from
+	if w.back {
+		w.add(Finding{
+			ID: "keep-identity", Severity: Warn, On: s.side,
+			Seen: "as long as the way back is followed, every table must keep its replica identity there: without, the server refuses UPDATE and DELETE, the application's too",
+			Do: "drop no key of a migrated table before `walferry finish`; if it must be, give the table another identity first " +
+				"(alter table ... replica identity full, or using index ...)",
+		})
+	}
 	if err := w.eventTriggers(ctx); err != nil || len(w.tables) == 0 {
 		return err // the tables will be made as they are on the other one
 	}
@@ -96,14 +135,6 @@ func (w *way) outgoing(ctx context.Context) error {
 	w.add(bounded(missing)...)
 	w.add(unusable...)
 	w.add(bounded(w.children())...)
-	if w.back {
-		w.add(Finding{
-			ID: "keep-identity", Severity: Warn, On: s.side,
-			Seen: "as long as the way back is followed, every table must keep its replica identity there: without, the server refuses UPDATE and DELETE, the application's too",
-			Do: "drop no key of a migrated table before `walferry finish`; if it must be, give the table another identity first " +
-				"(alter table ... replica identity full, or using index ...)",
-		})
-	}
 	return nil
 }
 
@@ -181,6 +212,9 @@ func (w *way) children() (findings []Finding) {
 // incoming: the role may write to every table of the server that changes go to, and nothing there acts on what it writes.
 func (w *way) incoming(ctx context.Context) error {
 	s := w.to
+	if !s.createOnDatabase {
+		w.add(s.createRight("the schema walferry"))
+	}
 	oids := make([]uint32, len(w.at))
 	for i := range w.at {
 		oids[i] = w.at[i].OID

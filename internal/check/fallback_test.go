@@ -235,7 +235,7 @@ func TestFallBack_Rights(t *testing.T) {
 			}
 			super := pair[0] < 15 // of the old server: then it may everything there
 			c := limited(as(t, source, oldRole), as(t, target, newRole))
-			arming := Arming{From: c.TargetDSN, To: c.SourceDSN, Back: true, Tables: []catalog.Name{{Schema: "public", Name: "t"}, {Schema: "public", Name: "s"}}, MaxRetainedWAL: 1 << 30}
+			arming := Arming{Name: "default_back", From: c.TargetDSN, To: c.SourceDSN, Back: true, Tables: []catalog.Name{{Schema: "public", Name: "t"}, {Schema: "public", Name: "s"}}, MaxRetainedWAL: 1 << 30}
 			if err := arming.Gate(t.Context()); err != nil {
 				t.Fatalf("nothing is missing, and the gate says: %v; do %s", err, fail.Hint(err))
 			}
@@ -248,13 +248,17 @@ func TestFallBack_Rights(t *testing.T) {
 				{situation: situation{id: "fb-replication-right", on: "target", target: []string{`alter role ` + newRole + ` noreplication`}}},
 				{situation: situation{id: "fb-emit-message", on: "target", target: []string{emit}}},
 				{situation: situation{id: "fb-create-on-database", on: "target", target: []string{fmt.Sprintf(`do $$ begin execute format('revoke create on database %%I from %s', current_database()); end $$`, newRole)}}},
-				{situation: situation{id: "fb-table-owner", on: "target", object: `"postgres"`, target: []string{`alter table s owner to postgres`}}},
 				{situation: situation{id: "fb-replica-identity", on: "target", object: `"public"."s"`, target: []string{`alter table s drop constraint s_pkey`}}},
 				{situation: situation{id: "fb-event-trigger", on: "target", severity: Warn, target: []string{`create function e() returns event_trigger language plpgsql as 'begin end'`, `create event trigger e on ddl_command_end execute procedure e()`}}},
 				{situation: situation{id: "fb-table-privileges", on: "source", object: `"public"."s"`, source: []string{`revoke truncate on s from ` + oldRole}}, old: true},
 				{situation: situation{id: "fb-row-security", on: "source", object: `"public"."s"`, source: []string{`alter table s enable row level security`, `alter table s force row level security`}}, old: true},
 				{situation: situation{id: "fb-sequence-privileges", on: "source", object: `"public"."t_a_seq"`, source: []string{`revoke update on sequence t_a_seq from ` + oldRole}}, old: true},
+				{situation: situation{id: "fb-record", on: "target", object: `"walferry"."progress"`, target: []string{`create schema walferry`, `create table walferry.progress (stream text primary key)`, `grant create, usage on schema walferry to ` + newRole}}},
+				{situation: situation{id: "fb-record", on: "target", object: "walferry", target: []string{`revoke create on schema walferry from ` + newRole}}},
+				{situation: situation{id: "fb-publication-exists", on: "target", target: []string{`create publication walferry_default_back`}}},
+				{situation: situation{id: "fb-create-on-database", on: "source", source: []string{fmt.Sprintf(`do $$ begin execute format('revoke create on database %%I from %s', current_database()); end $$`, oldRole)}}, old: true},
 				{situation: situation{id: "fb-published", on: "source", source: []string{`create publication check_fb_all for all tables`}}},
+				{situation: situation{id: "fb-table-owner", on: "target", object: `"postgres"`, target: []string{`alter table s owner to postgres`}}},
 			} {
 				if s.old && super {
 					continue
@@ -278,8 +282,11 @@ func TestFallBack_Rights(t *testing.T) {
 					t.Errorf("%s: the gate advises %q, want %v", s.id, fail.Hint(err), f[0].SQL)
 				}
 				dsn := source
-				if s.on == "target" {
+				switch {
+				case s.on == "target":
 					dsn = target
+				case s.id == "fb-published":
+					dsn = c.SourceDSN // what it makes must be walferry's
 				}
 				exec(t, dsn, f[0].SQL...)
 				if err := arming.Gate(t.Context()); err != nil {

@@ -43,7 +43,7 @@ func (e *ends) newWayBack(other *ends) *wayback.Way {
 		Pass: rand.Text(), Stands: other.switchedBefore(),
 		Gate: func(ctx context.Context, tables, inserts []catalog.Name) error {
 			return check.Arming{
-				From: other.c.Source, To: other.c.Target, Back: other.name.Direction == flow.Back,
+				Name: other.name.String(), From: other.c.Source, To: other.c.Target, Back: other.name.Direction == flow.Back,
 				Tables: tables, Inserts: inserts, MaxRetainedWAL: other.c.MaxRetainedWALTarget,
 			}.Gate(ctx)
 		},
