@@ -9,7 +9,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
 # Size of the demo's source database in MB, and how the servers' versions are chosen.
-DEMO_MB     ?= 300
+DEMO_MB     ?= 60
 DEMO_SOURCE ?= 13
 DEMO_TARGET ?= 17
 
@@ -22,7 +22,7 @@ servers: ## PostgreSQL 10 to 18, pg_dump and what else tests need
 	go run ./internal/pgtest/servers
 
 .PHONY: demo
-demo: build ## a whole migration of a live database, in under three minutes
+demo: build ## a whole migration of a live database, with the way back, in under a minute
 	go run ./internal/pgtest/servers $(DEMO_SOURCE) $(DEMO_TARGET)
 	go run ./internal/demo -walferry bin/walferry -mb $(DEMO_MB) -source $(DEMO_SOURCE) -target $(DEMO_TARGET)
 

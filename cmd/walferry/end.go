@@ -48,7 +48,7 @@ func cleanupCommand(ui *ui) *cli.Command {
 				}
 			}
 			if before.Cutover.FinishedAt != nil {
-				ui.note("the fence is gone: the old source accepts writes again; shut it down, or see that no client still uses it")
+				ui.note("the fence is gone: the old server accepts writes again; shut it down, or see that no client still uses it")
 			}
 			return migration.NewLeftError(left)
 		}),

@@ -49,7 +49,8 @@ func (p *progress) stop() {
 // measure updates the rate of transactions, over at least a second.
 func (p *progress) measure(v migration.Status) {
 	now := time.Now()
-	if p.lastAt.IsZero() || v.Phase != p.phase { // another flow counts for itself
+	if p.lastAt.IsZero() || v.Phase != p.phase || v.Stream.Transactions < p.lastCount { // another flow counts for itself
+		p.rate = 0
 		p.lastAt, p.lastCount = now, v.Stream.Transactions
 	}
 	if passed := now.Sub(p.lastAt); passed >= time.Second {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -114,6 +115,10 @@ func (d *demo) waitFollowing(ctx context.Context, migrate *background) error {
 		cmd := exec.CommandContext(ctx, d.walferry, "status", "--json")
 		cmd.Env = append(os.Environ(), "WALFERRY_SOURCE="+d.source, "WALFERRY_TARGET="+d.target)
 		text, err := cmd.Output()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == 4 { // migrate has not recorded it yet
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("walferry status: %w", err)
 		}

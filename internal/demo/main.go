@@ -2,9 +2,9 @@
 // `make demo`.
 //
 // It starts two throwaway servers, fills the source with the shop database, lets shop's writers
-// loose on it, and runs check, migrate, status, verify, cutover, verify and cleanup. The writers
-// are never told: they switch to the target by themselves when the fence refuses them. The demo
-// fails if anything is not as promised.
+// loose on it, and runs check, migrate, status, verify, cutover, and, when the writers have worked on the new server for a
+// while, fallback, a second cutover, verify, finish and cleanup. The writers are never told: they go where the database is when a
+// fence refuses them. The demo fails if anything is not as promised.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 func main() {
 	d := &demo{color: term.IsTerminal(int(os.Stdout.Fd()))}
 	flag.StringVar(&d.walferry, "walferry", "bin/walferry", "the binary")
-	flag.IntVar(&d.size, "mb", 300, "size of the shop database in MB")
+	flag.IntVar(&d.size, "mb", 60, "size of the shop database in MB")
 	flag.IntVar(&d.sourceMajor, "source", 13, "major version of the source")
 	flag.IntVar(&d.targetMajor, "target", 17, "major version of the target")
 	flag.Parse()
@@ -90,68 +90,91 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	d.say("the shop database is loaded: about %d MB in %s; now its writers begin, and do not stop", d.size, time.Since(began).Round(time.Second))
-	writers, err := shop.Start(ctx, shop.Config{Source: d.source, Target: d.target, Clients: clients, TPS: 10, Batch: 40 * time.Second, Seed: uint64(time.Now().UnixNano())})
+	writers, err := shop.Start(ctx, shop.Config{Source: d.source, Target: d.target, ToAndFro: true, Clients: clients, TPS: 10, Batch: 15 * time.Second, Seed: uint64(time.Now().UnixNano())})
 	if err != nil {
 		return err
 	}
-	readerCtx, stopReader := context.WithCancel(ctx)
-	defer stopReader()
-	reader := &shop.Reader{DSN: d.target, Migration: "default"}
-	read := make(chan error, 1)
-	go func() { read <- reader.Run(readerCtx) }()
+	readers := []*shop.Reader{{DSN: d.source}, {DSN: d.target, Migration: "default"}}
+	reading, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	read := make(chan error, len(readers))
+	for _, r := range readers {
+		go func() { read <- r.Run(reading) }()
+	}
 
-	if err := d.move(ctx); err != nil {
+	migrate, err := d.move(ctx)
+	if err != nil {
 		writers.Stop()
 		return err
 	}
-	wait.Sleep(ctx, 3*time.Second) //nolint:errcheck // of work on the new database; what follows sees that ctx has ended
-	report := writers.Stop()
-	stopReader()
-	if err := <-read; err != nil {
-		return fmt.Errorf("a reader of the target saw what cannot be: %w", err)
-	}
-	if err := writers.Check(ctx, d.target); err != nil {
-		return fmt.Errorf("the target is not what the writers were told: %w", err)
-	}
-	d.summary(report, reader.Snapshots())
-	return d.command(ctx, "cleanup")
-}
-
-// move runs the commands. All but migrate end before the next one is run.
-func (d *demo) move(ctx context.Context) error {
-	// The log without key is only ever inserted into; the user vouches for that.
-	selection := []string{"--insert-only", "shop.events"}
-	if err := d.command(ctx, append([]string{"check"}, selection...)...); err != nil {
-		return err
-	}
-	migrate, err := d.begin(ctx, append([]string{"migrate", "--verify"}, selection...)...)
-	if err != nil {
-		return err
-	}
 	defer migrate.stop()
-	if err := d.waitFollowing(ctx, migrate); err != nil {
+	report := writers.Stop()
+	// Both servers at one position, after the last commit: the old one has it, too.
+	if err := d.command(ctx, "verify"); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"status"}, {"verify"}, {"cutover", "--dry-run"}, {"cutover"}} {
-		if err := d.command(ctx, args...); err != nil {
-			return err
+	stopReading()
+	for range readers {
+		if err := <-read; err != nil {
+			return fmt.Errorf("a reader saw what cannot be: %w", err)
 		}
+	}
+	for side, dsn := range map[string]string{"new": d.target, "old": d.source} {
+		if err := writers.Check(ctx, dsn); err != nil {
+			return fmt.Errorf("the %s server is not what the writers were told: %w", side, err)
+		}
+	}
+	if err := d.command(ctx, "finish"); err != nil {
+		return err
 	}
 	if err := migrate.wait(); err != nil {
 		return fmt.Errorf("walferry migrate: %w", err)
 	}
-	if err := d.command(ctx, "verify"); err != nil {
-		return err
+	d.summary(report, readers[0].Snapshots()+readers[1].Snapshots())
+	return d.command(ctx, "cleanup")
+}
+
+// move runs the commands up to the second cutover. It returns the migrate that goes on.
+func (d *demo) move(ctx context.Context) (*background, error) {
+	// The log without key is only ever inserted into; the user vouches for that.
+	options := []string{"--insert-only", "shop.events", "--fall-back", "require", "--max-retained-wal-target", "5GB"}
+	if err := d.command(ctx, append([]string{"check"}, options...)...); err != nil {
+		return nil, err
 	}
-	return d.command(ctx, "status")
+	migrate, err := d.begin(ctx, append([]string{"migrate"}, options...)...)
+	if err != nil {
+		return nil, err
+	}
+	if err = d.waitFollowing(ctx, migrate); err == nil {
+		err = d.switches(ctx)
+	}
+	if err != nil {
+		migrate.stop()
+		return nil, err
+	}
+	return migrate, nil
+}
+
+// switches goes to the new server, back, and there again. The writers work for a while wherever the database is.
+func (d *demo) switches(ctx context.Context) error {
+	for _, args := range [][]string{{"status"}, {"verify"}, {"cutover", "--dry-run"}, {"cutover"}, nil, {"status"}, {"fallback"}, nil, {"cutover"}, nil} {
+		if args == nil {
+			wait.Sleep(ctx, 2*time.Second) //nolint:errcheck // the next command sees that ctx has ended
+			continue
+		}
+		if err := d.command(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *demo) summary(r shop.Report, snapshots int64) {
-	d.say("the writers: %d transactions committed, %d of them on the source and %d on the target", r.Committed(), r.Source, r.Target)
-	d.say("  %d rolled back on purpose, %d failed and reported to their callers, %d in doubt; the fence refused %d attempts", r.Aborted, r.Failed, r.Unknown, r.Refused)
-	d.say("  %d of %d clients went over by themselves; from the last commit on the source to the first on the target took each at most %s", r.Switched, clients+1, r.Switch.Round(time.Millisecond))
-	d.say("none lost, none twice: the target holds every transaction that a client was told is committed, and no other")
-	d.say("a reader of the target looked %d times and always saw a state that the source had had", snapshots)
+	d.say("\nthe writers: %d transactions committed, %d of them on the old server and %d on the new one", r.Committed(), r.Source, r.Target)
+	d.say("  %d rolled back on purpose, %d failed and reported to their callers, %d in doubt; the fences refused %d attempts", r.Aborted, r.Failed, r.Unknown, r.Refused)
+	d.say("  they went over, back and over again by themselves, %d times in all; from the last commit on one server to the first on the other took each at most %s", r.Switches, r.Switch.Round(time.Millisecond))
+	d.say("none lost, none twice: both servers hold every transaction that a client was told is committed, and no other")
+	d.say("readers of both servers looked %d times and always saw a state that the database had had", snapshots)
 }
 
 var errNotFollowing = errors.New("migrate ended before it followed")

@@ -157,9 +157,7 @@ func (c *client) choose() kind {
 func (c *client) transaction(stopping, working context.Context, k kind) {
 	backoff := 10 * time.Millisecond
 	for {
-		if c.side == source && c.w.switched.Load() {
-			c.move()
-		}
+		c.move()
 		outcome, class, err := c.try(working, k)
 		c.note(k, outcome, class, err)
 		switch {
@@ -182,8 +180,7 @@ func (c *client) transaction(stopping, working context.Context, k kind) {
 			c.report.Retried++
 			c.mu.Unlock()
 			continue
-		case class == Refused && c.side == source && c.w.c.hasTarget() && c.w.ready.now(working):
-			c.w.switched.Store(true)
+		case class == Refused && c.w.elsewhere(working, c.side):
 			continue
 		}
 		if class == Refused {
@@ -199,13 +196,15 @@ func (c *client) transaction(stopping, working context.Context, k kind) {
 	}
 }
 
-func (c Config) hasTarget() bool { return c.Target != "" }
-
-// move leaves the source for the target.
+// move goes to the other side, if the clients write there.
 func (c *client) move() {
+	to := c.w.side()
+	if c.side == to {
+		return
+	}
 	c.close()
-	c.side = target
-	c.w.c.Logger.Info("client goes to the target", "client", c.id)
+	c.side = to
+	c.w.c.Logger.Info("client goes to the "+string(to), "client", c.id)
 }
 
 // outcome is what a client knows of an attempt.
@@ -309,11 +308,9 @@ func (c *client) resolve(stopping, working context.Context, k kind) bool {
 	c.pending = c.attempt
 	c.mu.Unlock()
 	for wait := 20 * time.Millisecond; ; wait = min(wait*2, time.Second) {
-		if c.side == source && c.w.c.hasTarget() && c.w.ready.now(working) {
-			// All that was committed on the source before the fence is on the target now.
-			c.w.switched.Store(true)
-			c.move()
-		}
+		// All that was committed on this side before the fence is on the other one, if that is the database now.
+		c.w.elsewhere(working, c.side)
+		c.move()
 		found, err := c.ask(working, n, lost, c.side == on)
 		switch {
 		case err != nil:
@@ -419,7 +416,10 @@ func (c *client) committed(k kind, on side) {
 		gap := now.Sub(c.last)
 		c.report.Pause = max(c.report.Pause, gap)
 		if on != c.lastOn {
-			c.report.Switch = gap
+			c.report.Switches++
+		}
+		if on != c.lastOn && c.rest == 0 { // otherwise most of it is rest
+			c.report.Switch = max(c.report.Switch, gap)
 		}
 	}
 	if on == target && c.lastOn != target {

@@ -90,7 +90,7 @@ func (r *Reader) when(ctx context.Context, conn *pgx.Conn) bool {
 	}
 	var yes bool
 	err := conn.QueryRow(ctx, `
-select exists(select from walferry.migration where name = $1 and phase in ('following', 'fenced', 'drained', 'finished'))`, r.Migration).Scan(&yes)
+select exists(select from walferry.migration where name = $1 and phase in ('following', 'fenced', 'drained', 'switched', 'finished'))`, r.Migration).Scan(&yes)
 	return yes && err == nil
 }
 

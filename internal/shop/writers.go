@@ -22,11 +22,14 @@ type Config struct {
 	// none, and a refused transaction is tried again on the source for ever.
 	Target string
 
-	// Migration is the name in walferry.migration on the target whose phase "finished" lets clients
-	// go there. Zero means "default".
+	// ToAndFro lets clients go back to the source when the target refuses them and is not the database any more.
+	ToAndFro bool
+
+	// Migration is the name in walferry.migration on the target whose phase, "switched" or "finished", says that
+	// the target is the database. Zero means "default".
 	Migration string
 
-	// Ready, when set, decides in place of walferry.migration. An error means no.
+	// Ready, when set, decides in place of walferry.migration. An error means that nobody knows.
 	Ready func(context.Context) (bool, error)
 
 	// Fenced tells the fence's error from all others. Zero means the function [Fenced].
@@ -75,11 +78,12 @@ type Report struct {
 	// Pause is the longest time a client was without a committed transaction, from its first one
 	// on.
 	Pause time.Duration
-	// Switch is the longest time from a client's last commit on the source to its first on the
-	// target. Zero: no client has switched.
+	// Switch is the longest time from a client's last commit on one side to its first on the
+	// other, that of the batch left out. Zero: no client has switched.
 	Switch time.Duration
-	// Switched is how many clients have committed on the target.
-	Switched int
+	// Switched is how many clients have committed on the target, and Switches how often one has gone from
+	// either side to the other.
+	Switched, Switches int
 }
 
 func (r *Report) add(o Report) {
@@ -92,6 +96,7 @@ func (r *Report) add(o Report) {
 	r.Refused += o.Refused
 	r.Resolved += o.Resolved
 	r.Switched += o.Switched
+	r.Switches += o.Switches
 	r.Pause = max(r.Pause, o.Pause)
 	r.Switch = max(r.Switch, o.Switch)
 	for kind, n := range o.Kinds {
@@ -110,7 +115,7 @@ type Writers struct {
 	c        Config
 	clients  []*client
 	ready    *ready
-	switched atomic.Bool // a client has been let in on the target: none starts on the source any more
+	switched atomic.Bool // a client has learned that the target is the database: all go there
 
 	stop context.CancelFunc // no new transaction
 	kill context.CancelFunc // nor those in hand
@@ -149,7 +154,7 @@ func Start(ctx context.Context, c Config) (*Writers, error) {
 	w := &Writers{c: c}
 	w.ready = &ready{ask: c.Ready}
 	if c.Ready == nil {
-		w.ready.ask = w.finished
+		w.ready.ask = w.onTarget
 	}
 	kinds, limits, err := survey(ctx, c.Source)
 	if err != nil {
@@ -224,42 +229,61 @@ func (w *Writers) seen() []error {
 	return errs
 }
 
-// finished asks the target whether the migration is over.
-func (w *Writers) finished(ctx context.Context) (bool, error) {
-	if w.c.Target == "" {
-		return false, nil
+// side is where the clients write.
+func (w *Writers) side() side {
+	if w.switched.Load() {
+		return target
 	}
+	return source
+}
+
+// elsewhere asks whether the database is on the other side than a client's that was refused, and if so sends
+// all of them there.
+func (w *Writers) elsewhere(ctx context.Context, s side) bool {
+	if w.c.Target == "" || s == target && !w.c.ToAndFro {
+		return false
+	}
+	onTarget, known := w.ready.now(ctx)
+	if !known || onTarget == (s == target) {
+		return false
+	}
+	w.switched.Store(onTarget)
+	return true
+}
+
+// onTarget asks the target whether it is the database.
+func (w *Writers) onTarget(ctx context.Context) (yes bool, err error) {
 	conn, err := w.ready.connect(ctx, w.c.Target)
 	if err != nil {
 		return false, err
 	}
-	var finished bool
-	err = conn.QueryRow(ctx, `select exists(select from walferry.migration where name = $1 and phase = 'finished')`, w.c.Migration).Scan(&finished)
-	return finished, err
+	err = conn.QueryRow(ctx, `select exists(select from walferry.migration where name = $1 and phase in ('switched', 'finished'))`, w.c.Migration).Scan(&yes)
+	return yes, err
 }
 
-// ready asks whether clients may go to the target, for all of them, at most every few milliseconds:
+// ready asks whether the target is the database, for all clients, at most every few milliseconds:
 // many clients must not make the pause longer by asking.
 type ready struct {
 	ask func(context.Context) (bool, error)
 
-	mu   sync.Mutex
-	at   time.Time
-	yes  bool
-	conn *pgx.Conn // of the default question
+	mu    sync.Mutex
+	at    time.Time
+	yes   bool
+	known bool
+	conn  *pgx.Conn // of the default question
 }
 
 const askInterval = 10 * time.Millisecond
 
-func (r *ready) now(ctx context.Context) bool {
+func (r *ready) now(ctx context.Context) (yes, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.yes || time.Since(r.at) < askInterval {
-		return r.yes
+	if time.Since(r.at) >= askInterval {
+		var err error
+		r.yes, err = r.ask(ctx)
+		r.known, r.at = err == nil, time.Now()
 	}
-	yes, err := r.ask(ctx)
-	r.yes, r.at = yes && err == nil, time.Now()
-	return r.yes
+	return r.yes, r.known
 }
 
 // connect is called by ask, with r locked.
