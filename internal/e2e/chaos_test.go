@@ -167,7 +167,7 @@ func newArena(t *testing.T, seed uint64) *arena {
 }
 
 // never is what a migrate must not say, whatever happens to the servers.
-var never = regexp.MustCompile(`(?i)no such row|several rows|duplicate key|violates|\bgap\b|progress of stream|panic:|DATA RACE|does not fit|GIVEN UP`)
+var never = regexp.MustCompile(`(?i)no such row|several rows|duplicate key|violates|\bgap\b|check progress of stream|panic:|DATA RACE|does not fit|GIVEN UP`)
 
 // inTheWay is what the preflight blocks for while a fault lasts: "target read-only", and "role locked
 // out" between its first connection and the one for replication.
