@@ -268,17 +268,17 @@ func (w *way) applied(ctx context.Context) error {
 	}, func(err error) {
 		replica = false
 		f := Finding{
-			ID: "session-replication-role", Severity: Block, On: s.side, Object: catalog.Quote(s.User),
-			Seen: "the role may not set session_replication_role: triggers and foreign keys would act on what comes back: " + reason(err),
-			Do:   "run it as a superuser",
+			ID: "session-replication-role", Severity: Warn, On: s.side, Object: catalog.Quote(s.User),
+			Seen: "the role may not set session_replication_role: " + reason(err),
+			Do: "it works without: triggers, rules and foreign keys are put aside while changes come, and put back when the server is the database again; foreign keys are validated after its opening, " +
+				"and those that join a migrated table with another stay, and may interrupt the way back. Otherwise run this as a superuser",
 		}
 		switch {
 		case s.Platform != "":
-			f.Do = "connect as a member of rds_superuser"
+			f.Do = strings.Replace(f.Do, "Otherwise run this as a superuser", "Otherwise connect as a member of rds_superuser", 1)
 		case s.Major >= 15:
 			f.SQL = []string{"grant set on parameter session_replication_role to " + catalog.Quote(s.User)}
 		default:
-			f.Do = "connect as a superuser, or make the role one"
 			f.SQL = []string{"alter role " + catalog.Quote(s.User) + " superuser"}
 		}
 		w.add(f)
@@ -303,7 +303,39 @@ func (w *way) applied(ctx context.Context) error {
 		})
 	}
 	w.add(bounded(findings)...)
-	return nil
+	if replica {
+		return nil
+	}
+	return w.keysAside(ctx)
+}
+
+// keysAside: foreign keys that would act on what is applied can be dropped.
+func (w *way) keysAside(ctx context.Context) error {
+	s := w.to
+	var findings []Finding
+	err := s.records(ctx, "foreign keys", `
+with ours as (select to_regclass(name)::oid as oid from unnest($1::text[]) as t(name))
+select n.nspname::text, c.relname::text, quote_ident(k.conname), o.rolname::text
+  from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace join pg_roles o on o.oid = c.relowner
+ where k.contype = 'f' and k.coninhcount = 0 and k.conrelid in (select oid from ours) and k.confrelid in (select oid from ours) and not pg_has_role(c.relowner, 'USAGE')
+ order by 1, 2, 3`, func(row []string) {
+		findings = append(findings, Finding{
+			ID: "foreign-key-not-held", Severity: Block, On: s.side, Object: catalog.Name{Schema: row[0], Name: row[1]}.String(),
+			Seen: fmt.Sprintf("the foreign key %s would act on what comes back, and %s may not drop it as long as changes come", row[2], s.User),
+			Do:   "connect as the owner of the table, or make the role a member of the owner",
+			SQL:  []string{fmt.Sprintf("grant %s to %s", catalog.Quote(row[3]), catalog.Quote(s.User))},
+		})
+	}, texts(w.at))
+	w.add(bounded(findings)...)
+	return err
+}
+
+// texts are the names of tables as SQL.
+func texts(tables []catalog.Table) (names []string) {
+	for i := range tables {
+		names = append(names, tables[i].String())
+	}
+	return names
 }
 
 // fits: the server that changes go to takes what the other one may have.

@@ -303,13 +303,20 @@ func TestFallBack_Rights(t *testing.T) {
 			}
 			err := arming.Gate(t.Context())
 			found := find(check(t, c), "fb-session-replication-role", "source")
-			if err == nil || len(found) != 1 {
-				t.Fatalf("without session_replication_role: the gate says %v, the preflight %v", err, found)
+			if err != nil || len(found) != 1 || found[0].Severity != Warn {
+				t.Errorf("without session_replication_role: the gate says %v, the preflight %v", err, found)
+			}
+			exec(t, source, `alter table s add constraint k foreign key (a) references t`, `alter table s owner to postgres`, `grant all on s to `+oldRole)
+			err = arming.Gate(t.Context())
+			found = find(check(t, c), "fb-foreign-key-not-held", "source")
+			if err == nil || len(found) != 1 || found[0].Severity != Block {
+				t.Fatalf("with a key that the role may not drop: the gate says %v, the preflight %v", err, found)
 			}
 			exec(t, source, found[0].SQL...)
 			if err := arming.Gate(t.Context()); err != nil {
 				t.Errorf("after its SQL the gate says %v", err)
 			}
+			exec(t, source, `alter table s drop constraint k`)
 		})
 	}
 }

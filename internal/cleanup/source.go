@@ -52,7 +52,7 @@ func fromSource(ctx context.Context, conn *pgx.Conn, name string) error {
 // no other: the source may be the target of other migrations.
 func forgetBack(ctx context.Context, conn *pgx.Conn, name string) error {
 	there, err := column(ctx, conn, `
-select relname::text from pg_class where relnamespace = to_regnamespace('walferry') and relkind = 'r' and relname in ('migration', 'request', 'word')`)
+select relname::text from pg_class where relnamespace = to_regnamespace('walferry') and relkind = 'r' and relname in ('migration', 'request', 'word', 'validation')`)
 	if err != nil {
 		return fmt.Errorf("look for the record of the way back: %w", err)
 	}
@@ -81,7 +81,7 @@ select relname::text from pg_class where relnamespace = to_regnamespace('walferr
 	if !unused {
 		return nil
 	}
-	return online.Run(ctx, conn, "", `drop table if exists walferry.migration, walferry.request, walferry.word`)
+	return online.Run(ctx, conn, "", `drop table if exists walferry.migration, walferry.request, walferry.word, walferry.validation`)
 }
 
 // sourceSchema removes what the migrations of one source share, unless there is another one. The

@@ -26,6 +26,9 @@ type Carrier struct {
 	// Brought means that the definitions of To were not created by walferry: they are only
 	// compared.
 	Brought bool
+	// Reopens reports whether To has been open before: its foreign keys are its own then, and are put aside while it
+	// follows. nil: it has not.
+	Reopens func() bool
 	Jobs    int          // how many foreign keys are created or validated at a time
 	Step    func(string) // is told what is done
 	Logger  *slog.Logger

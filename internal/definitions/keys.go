@@ -15,6 +15,8 @@ func (c *Carrier) Pending() *schema.Pending {
 	return &schema.Pending{Link: c.To.Link, DSN: c.To.DSN, Store: c.Store, Jobs: c.Jobs}
 }
 
+func (c *Carrier) reopens() bool { return c.Reopens != nil && c.Reopens() }
+
 // keysLate reports whether foreign keys are created so late: a role that may set
 // session_replication_role has them from Complete.
 func (c *Carrier) keysLate(ctx context.Context) (bool, error) {
@@ -27,6 +29,9 @@ func (c *Carrier) keysLate(ctx context.Context) (bool, error) {
 
 // FindKeys finds out, before the fence, which foreign keys are to be created inside it; nil: none.
 func (c *Carrier) FindKeys(ctx context.Context) (*schema.Prepared, error) {
+	if c.reopens() {
+		return c.Pending().PrepareAside(ctx)
+	}
 	if late, err := c.keysLate(ctx); err != nil || !late {
 		return nil, err
 	}
@@ -47,8 +52,16 @@ func (c *Carrier) CreateKeys(ctx context.Context, step func(string)) error {
 	return keys.Create(ctx, step)
 }
 
-// DropKeys drops them again, after a cutover that was not finished.
+// DropKeys drops them, before To follows: after a cutover that was not finished, or when it has been open. What
+// it has of its own then is put aside.
 func (c *Carrier) DropKeys(ctx context.Context) error {
+	if c.reopens() {
+		fresh, err := c.Pending().PutAside(ctx, c.Tables(), func(text string) { c.Logger.Warn(text) })
+		if fresh > 0 {
+			c.Logger.Info("foreign keys are put aside until the server opens again", "count", fresh)
+		}
+		return err
+	}
 	if late, err := c.keysLate(ctx); err != nil || !late {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wayback"
 )
 
 // Abort gives a migration up: the source is un-fenced, and has nothing of it any longer according
@@ -55,6 +56,10 @@ func Abort(ctx context.Context, c Config) error {
 	if err := mayAbort(ctx, e.store, e.rec); err != nil {
 		return err
 	}
+	late, err := e.turned().unvalidated(ctx, "source") // after a fallback
+	if err != nil {
+		return err
+	}
 	if err := e.ended().RemoveFromSource(ctx); err != nil {
 		return err
 	}
@@ -68,7 +73,7 @@ func Abort(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	return NewLeftError(left)
+	return NewLeftError(append(late, left...))
 }
 
 // mayAbort returns an error if a migration cannot be given up.
@@ -119,12 +124,45 @@ func Cleanup(ctx context.Context, c Config) ([]Left, error) {
 	if err := back.recall(ctx); err != nil {
 		return nil, err
 	}
-	if back.rec != nil { // the old server's triggers are held, as for any flow that goes to a server
+	var left []Left
+	if back.rec != nil { // what is put aside on the old server, as for any flow that goes to a server
 		if sql, err := back.opening.EnableRest(ctx, 10*time.Second); err != nil {
 			return nil, &fail.Error{Kind: fail.Gate, Problem: "on the old server: " + err.Error() + "; nothing was removed", Advice: "run there: " + strings.Join(sql, "; ") + "; then clean up again"}
 		}
+		if left, err = back.putKeysBack(ctx, "source"); err != nil {
+			return nil, err
+		}
 	}
-	return e.ended().Remove(ctx)
+	if e.rec.Phase == Aborted { // it may have been the database before
+		if _, err := e.putKeysBack(ctx, "target"); err != nil {
+			return nil, err
+		}
+	}
+	found, err := e.ended().Remove(ctx)
+	return append(left, found...), err
+}
+
+// putKeysBack gives the target of e, which is called so, the foreign keys that are put aside there. It returns those that could
+// not be validated.
+func (e *ends) putKeysBack(ctx context.Context, called string) (left []Left, err error) {
+	say := func(text string) { e.c.Logger.Info("cleanup: " + text) }
+	keys := e.definitions.Pending()
+	if err := keys.PutBack(ctx, say); err != nil {
+		return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("foreign keys of the %s cannot be put back: %s; nothing was removed", called, err), Advice: "fix that and clean up again; this query has the statements, to be run there by hand: " + wayback.PutBackSQL(e.name.String())}
+	}
+	if err := keys.Validate(ctx, say); err != nil && fail.Find(err, fail.Run) == nil { // otherwise they are listed
+		return nil, err
+	}
+	return e.unvalidated(ctx, called)
+}
+
+// unvalidated lists the foreign keys of the target of e that are still to be validated.
+func (e *ends) unvalidated(ctx context.Context, called string) (left []Left, err error) {
+	late, err := e.definitions.Pending().Left(ctx)
+	for _, sql := range late {
+		left = append(left, Left{On: called, Object: "a foreign key that is not validated; by hand: " + sql})
+	}
+	return left, err
 }
 
 // mayCleanUp returns an error if a migration must keep what it has.

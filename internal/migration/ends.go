@@ -77,6 +77,7 @@ func (e *ends) assemble() {
 	e.definitions = &definitions.Carrier{
 		From: from, To: to, Store: e.store,
 		Tables: e.tables.Selected, Brought: e.tables.Brought, Step: e.live.step, Jobs: e.c.Jobs, Logger: e.c.Logger,
+		Reopens: func() bool { return e.armed.Begins != 0 },
 	}
 	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.name.String(), Tables: e.tables.Selected, Logger: e.c.Logger}
 	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store, Sides: e.sides()}
@@ -86,6 +87,7 @@ func (e *ends) assemble() {
 func (c Config) turned() Config {
 	c.Source, c.Target = c.Target, c.Source
 	c.Schema, c.OnNewTable = "none", IgnoreNewTables // both sides have their definitions
+	c.Include, c.Exclude = nil, nil                  // the tables are known; what the one server has beside them, the other may not have
 	return c
 }
 

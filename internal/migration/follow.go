@@ -43,9 +43,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	_, err := e.opening.Hold(ctx)
-	if err := errors.Join(err, e.definitions.DropKeys(ctx),
-		e.fence.TakeDown(ctx, "", func() {}, func(text string) { e.c.Logger.Warn(text) })); err != nil {
+	if err := errors.Join(e.fence.TakeDown(ctx, "", func() {}, func(text string) { e.c.Logger.Warn(text) }), e.putAside(ctx)); err != nil {
 		return err
 	}
 	seen, err := groups.NewSeen(ctx, r.store, e.tables.Remembered(), 12*r.c.Heartbeat, r.c.Logger)
@@ -78,6 +76,8 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		if e.name.Direction == flow.Back {
 			wayback.Attend(ctx, e.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
 		}
+	}, func(ctx context.Context, _ context.CancelCauseFunc) {
+		other.validateRest(ctx)
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.byItself()) {
 			f.onceCaughtUp(ctx, stop)

@@ -77,6 +77,39 @@ func (e *ends) switchedBefore() bool {
 	return e.rec != nil && (e.live.phase() == Switched || e.armed.Stands)
 }
 
+// putAsidePatience is how long a reader of the old server, who holds a lock, can keep whoever asks the run for something from an answer.
+const putAsidePatience = 30 * time.Second
+
+// putAside puts aside what would act on what is applied: triggers, rules, and foreign keys.
+func (e *ends) putAside(ctx context.Context) error {
+	if e.name.Direction == flow.Back {
+		within, cancel := context.WithTimeoutCause(ctx, putAsidePatience, errors.New("that could not be done for half a minute"))
+		defer cancel()
+		ctx = within
+	}
+	_, err := e.opening.Hold(ctx)
+	if err := errors.Join(err, e.definitions.DropKeys(ctx)); err != nil || e.name.Direction == flow.Forth {
+		return err
+	}
+	aside, err := wayback.Aside(ctx, e.target, e.store)
+	if aside > 0 {
+		e.c.Logger.Info("triggers, rules and foreign keys of the old server are put aside while it follows; a fallback, finish and cleanup put them back. "+
+			"If it is ever un-fenced by hand, this has what puts them back, to be run there", "count", aside, "sql", wayback.PutBackSQL(e.name.String()))
+	}
+	return err
+}
+
+// validateRest continues what the opening of the target of e has left: to validate its foreign keys. The run that has opened it does
+// that itself, unless it dies.
+func (e *ends) validateRest(ctx context.Context) {
+	if !e.switchedBefore() && e.armed.Begins == 0 {
+		return // it was never opened
+	}
+	if err := e.definitions.Pending().Validate(ctx, func(text string) { e.c.Logger.Info(text) }); err != nil && ctx.Err() == nil {
+		e.c.Logger.Warn("foreign keys of the server that is the database are not validated", "reason", err)
+	}
+}
+
 // retire removes what a flow had that is not followed any more, or not yet: an attempt to arm it may have left that.
 // The fence of a switch in its direction stays.
 func (e *ends) retire(ctx context.Context) error {
@@ -243,6 +276,8 @@ func (r *runner) endWayBack(ctx context.Context) error {
 	if err := b.source.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmFrom(ctx, conn, b.name) }); err != nil {
 		return err
 	}
+	say := func(text string) { r.c.Logger.Info("the old server: " + text) }
+	keys := b.definitions.Pending()
 	err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error {
 		if b.target == nil {
 			return errors.New("it cannot be reached")
@@ -250,12 +285,17 @@ func (r *runner) endWayBack(ctx context.Context) error {
 		if err := b.target.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmTo(ctx, conn, b.name) }); err != nil {
 			return err
 		}
-		_, err := b.opening.EnableRest(ctx, 5*time.Second)
-		return err
+		if _, err := b.opening.EnableRest(ctx, 5*time.Second); err != nil {
+			return err
+		}
+		return keys.PutBack(ctx, say)
 	})
 	// The record goes last: without it nobody knows that the way back was given up, not lost.
 	if err := r.advance(ctx, Finished); err != nil {
 		return err
+	}
+	if err == nil {
+		err = keys.Validate(ctx, say)
 	}
 	if err == nil {
 		err = wait.Within(ctx, 10*time.Second, b.store.Forget)

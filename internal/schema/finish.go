@@ -125,7 +125,7 @@ func (f *finish) run(ctx context.Context) (err error) {
 // all creates the entries of a stage. Its error means that no more can be done.
 func (f *finish) all(ctx context.Context, s stage) error {
 	for _, e := range f.dump.entries {
-		if f.dump.stage(e) != s || f.out[e.id] {
+		if f.dump.stage(e) != s || f.out[e.id] || s == remark && f.ofLateKey(e) {
 			continue
 		}
 		var err error
@@ -146,6 +146,19 @@ func (f *finish) all(ctx context.Context, s stage) error {
 		}
 	}
 	return nil
+}
+
+// ofLateKey reports whether e is the comment on a foreign key that is not there: LateForeignKeys brings it.
+func (f *finish) ofLateKey(e *entry) bool {
+	if e.kind != "COMMENT" || len(e.deps) != 1 {
+		return false
+	}
+	at := slices.IndexFunc(f.dump.entries, func(k *entry) bool { return k.id == e.deps[0] && k.kind == "FK CONSTRAINT" })
+	if at < 0 {
+		return false
+	}
+	_, there := f.present[f.dump.entries[at].key()]
+	return !there
 }
 
 // late tries again what the target has refused before the data: a function that it needs may have

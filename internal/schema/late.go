@@ -31,8 +31,8 @@ type LateKeys struct {
 type Validation struct {
 	Table string `json:"table"` // two of one table would wait for each other
 	SQL   string `json:"sql"`
-	// Whole: it gives a partitioned table the foreign key that its partitions have, which must be
-	// validated before: then it looks at no row either.
+	// Whole: it comes after all that are not. It gives a partitioned table the foreign key that its partitions have, which must be
+	// validated before: then it looks at no row either. Or it gives a key its comment.
 	Whole bool `json:"whole,omitempty"`
 }
 
@@ -52,11 +52,16 @@ func (d *Dump) LateForeignKeys(ctx context.Context, conn *pgx.Conn) (*LateKeys, 
 		return nil, err
 	}
 	late := &LateKeys{setup: d.setup}
+	comments := d.comments()
+	var last []Validation
 	for _, e := range d.entries {
 		if e.kind != "FK CONSTRAINT" {
 			continue
 		}
 		table, name, only, known := e.target()
+		if c := comments[e.id]; c != nil {
+			last = append(last, Validation{Table: table.String(), SQL: strings.TrimSuffix(strings.TrimSpace(c.sql), ";"), Whole: true})
+		}
 		there, ok := found[e.key()]
 		if ok {
 			if unchecked(e, there) {
@@ -84,7 +89,22 @@ func (d *Dump) LateForeignKeys(ctx context.Context, conn *pgx.Conn) (*LateKeys, 
 			late.Later = append(late.Later, validation(table, name))
 		}
 	}
+	late.Later = append(late.Later, last...)
 	return late, nil
+}
+
+// comments returns the comments on foreign keys, by the id of those.
+func (d *Dump) comments() map[int]*entry {
+	of, keys := map[int]*entry{}, map[int]bool{}
+	for _, e := range d.entries {
+		keys[e.id] = keys[e.id] || e.kind == "FK CONSTRAINT"
+	}
+	for _, e := range d.entries {
+		if e.kind == "COMMENT" && len(e.deps) == 1 && keys[e.deps[0]] {
+			of[e.deps[0]] = e
+		}
+	}
+	return of
 }
 
 func validation(table catalog.Name, name string) Validation {
@@ -99,15 +119,9 @@ func notValid(e *entry) string {
 // partitions gives each partition of a table the foreign key. The table's own, which then adopts
 // theirs, comes last. It returns false if there are none.
 func (l *LateKeys) partitions(ctx context.Context, conn *pgx.Conn, e *entry, table catalog.Name, name string, found Present) (bool, error) {
-	rows, err := conn.Query(ctx, `
-select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclass) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
- where t.isleaf and c.relkind = 'r' order by 1, 2`, table.String())
+	leaves, err := leaves(ctx, conn, table)
 	if err != nil {
-		return false, fmt.Errorf("list the partitions of %s: %w", table.String(), err)
-	}
-	leaves, err := pgx.CollectRows(rows, pgx.RowToStructByPos[catalog.Name])
-	if err != nil {
-		return false, fmt.Errorf("list the partitions of %s: %w", table.String(), err)
+		return false, err
 	}
 	clause := strings.Index(e.sql, "ADD CONSTRAINT ")
 	if clause < 0 || strings.Contains(table.Schema+table.Name, "ADD CONSTRAINT ") {
@@ -128,6 +142,20 @@ select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclas
 		l.Later = append(l.Later, Validation{Table: table.String(), SQL: strings.TrimSpace(e.sql), Whole: true})
 	}
 	return len(leaves) > 0, nil
+}
+
+// leaves lists the partitions of a table that have rows, from version 12 on.
+func leaves(ctx context.Context, conn *pgx.Conn, table catalog.Name) (found []catalog.Name, err error) {
+	rows, err := conn.Query(ctx, `
+select n.nspname::text, c.relname::text from pg_partition_tree($1::text::regclass) t join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
+ where t.isleaf and c.relkind = 'r' order by 1, 2`, table.String())
+	if err == nil {
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[catalog.Name])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the partitions of %s: %w", table.String(), err)
+	}
+	return found, nil
 }
 
 // Create does the first step, in one transaction and one message. If it fails, with an *ObjectError

@@ -61,6 +61,7 @@ var later = []struct{ table, column, definition string }{
 	{"migration", "run", "text not null default ''"},        // which process runs it
 	{"migration", "armed", "jsonb"},                         // of a flow that was armed: see Armed
 	{"migration", "seen", "jsonb"},                          // which tables are written together
+	{"migration", "aside", "jsonb"},                         // foreign keys that are put aside until the server opens again
 	{"request", "taken_at", "timestamptz"},                  // the runner has begun to carry it out
 	{"request", "withdrawn_at", "timestamptz"},              // the asking process has taken it back
 }

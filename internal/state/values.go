@@ -44,6 +44,8 @@ var (
 	Seen = Value{"seen", "to_jsonb(m) ->> 'seen' from walferry.migration m", "which tables are written together"}
 	// Arming is an Armed. Only a flow that was armed beside the one in the other direction has it.
 	Arming = Value{"armed", "armed::text from walferry.migration", "what the flow was armed with"}
+	// Aside are the foreign keys that are put aside until the server opens again.
+	Aside = Value{"aside", "aside::text from walferry.migration", "the foreign keys that are put aside"}
 )
 
 // Armed is what is kept of a flow that was armed.
@@ -63,7 +65,7 @@ func (s *Store) Values() Values { return Values{s} }
 // Get reads a value, and reports whether there is one. If not, into stays as it is.
 func (k Values) Get(ctx context.Context, v Value, into any) (found bool, err error) {
 	err = k.store.home.Do(ctx, func(conn *pgx.Conn) error {
-		if v == Result || v == Arming { // a record of an older version has no place for it
+		if v == Result || v == Arming || v == Aside { // a record of an older version has no place for it
 			if there, err := hasColumn(ctx, conn, v.column); err != nil || !there {
 				return err
 			}
@@ -166,6 +168,24 @@ func (s *Store) PutArmed(ctx context.Context, a Armed) error {
 	return nil
 }
 
+// PutAside keeps which foreign keys are put aside, if the record is still this process's.
+func (s *Store) PutAside(ctx context.Context, keys any) error {
+	text, err := json.Marshal(keys)
+	if err == nil {
+		err = s.own(ctx, `update walferry.migration set aside = $3::text::jsonb where name = $1 and run = $2 returning name`, string(text))
+	}
+	if err != nil {
+		return fmt.Errorf("record %s: %w", Aside.what, err)
+	}
+	return nil
+}
+
+// MineSQL is a statement that fails if the record is another process's by now, and keeps it this one's until the end of the
+// transaction.
+func (s *Store) MineSQL() string {
+	return fmt.Sprintf(`select 1 / count(*) from (select from walferry.migration where name = %s and run = %s for update) mine`, catalog.Literal(s.name), catalog.Literal(s.run))
+}
+
 // own runs an update of the record that returns its name. The first parameters are the name and the run; of
 // another run it has no row.
 func (s *Store) own(ctx context.Context, sql string, args ...any) error {
@@ -219,7 +239,7 @@ func (s *Store) FinishSQL(phase Phase, at time.Time, pauseMS int64, onOpen []str
 		literals[i] = catalog.Literal(onOpen[i])
 	}
 	return fmt.Sprintf(`with mine as (
-  update walferry.migration set phase = %s, error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], cutover = %s::jsonb where name = %s and run = %s returning 1)
+  update walferry.migration set phase = %s, error = '', finished_at = %s, pause_ms = %d, on_open = array[%s]::text[], aside = null, cutover = %s::jsonb where name = %s and run = %s returning 1)
 select 1 / count(*) from mine`,
 		catalog.Literal(string(phase)), catalog.Literal(at.UTC().Format(time.RFC3339Nano)), pauseMS, strings.Join(literals, ", "), catalog.Literal(string(text)), catalog.Literal(s.name), catalog.Literal(s.run)), nil
 }

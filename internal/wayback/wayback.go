@@ -16,7 +16,6 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
-	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
@@ -53,13 +52,6 @@ type Way struct {
 func (w *Way) Arm(ctx context.Context, tell func(string)) error {
 	if err := w.gate(ctx); err != nil {
 		return err
-	}
-	may, err := session.MaySetReplicaRole(ctx, w.Flow.To.Link)
-	if err != nil {
-		return err
-	}
-	if !may {
-		return &fail.Error{Kind: fail.Gate, Problem: "the role may not set session_replication_role on the server to go back to: its triggers and foreign keys would act on what comes back", Advice: "there, GRANT SET ON PARAMETER session_replication_role (from 15 on), or connect as a superuser (rds_superuser)"}
 	}
 	states, err := w.describe(ctx)
 	if err != nil {
