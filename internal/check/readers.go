@@ -48,6 +48,20 @@ func (r *run) readers(ctx context.Context) error {
 	return nil
 }
 
+// Readers lists the publications FOR ALL TABLES of a server by which others are sent walferry's tables: none, where it has none.
+func Readers(ctx context.Context, q catalog.Querier) ([]string, error) {
+	var ours bool
+	err := q.QueryRow(ctx, `
+select exists(select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = 'walferry' and c.relkind = 'r')`).Scan(&ours)
+	if err != nil {
+		return nil, fmt.Errorf("look for walferry's tables: %w", err)
+	}
+	if !ours {
+		return nil, nil
+	}
+	return catalog.PublishedWhole(ctx, q)
+}
+
 // messages checks that walferry may write the messages that serve as heartbeats.
 func (r *run) messages(ctx context.Context) error {
 	findings, err := r.source.messages(ctx)

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -78,6 +80,29 @@ func TestOnNewTable(t *testing.T) {
 	if n := one[int](t, target, `select count(*) from pg_class where relname = 'fresh'`); n != 0 {
 		t.Error("the target has the table that was to stay behind")
 	}
+	m.cleanup()
+}
+
+// A publication FOR ALL TABLES that somebody makes while the migration runs publishes walferry's tables, too: that is said, with
+// whose it is and on which server.
+func TestReaders_Later(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t, 15, 18)
+	pgtest.Exec(t, source, `create table t (id int primary key)`)
+	var told logged
+	m := newMoving(t, "readers", source, target)
+	m.Logger, m.Heartbeat = slog.New(slog.NewTextHandler(&told, nil)), 100*time.Millisecond
+	r := m.start()
+	r.waitFor(migration.Following)
+	for dsn, server := range map[string]string{source: "old", target: "new"} {
+		pgtest.Exec(t, dsn, `create publication whole_`+server+` for all tables`)
+		m.eventually("the warning of the "+server+" server", func() bool {
+			return strings.Contains(told.String(), "whole_"+server+" (of postgres) on the "+server+" server") || r.over()
+		})
+		pgtest.Exec(t, dsn, `drop publication whole_`+server)
+	}
+	m.caughtUp(r)
+	m.cutover(r)
 	m.cleanup()
 }
 

@@ -300,3 +300,65 @@ func TestResume_HeartbeatTable(t *testing.T) {
 	sameRows(t, source, target)
 	m.cleanup()
 }
+
+// A way back writes its own tables on the old server. Whoever reads that by a publication FOR ALL TABLES stops at them: so there is none,
+// and he notices nothing, until he has these tables. Then he is sent what comes back, too.
+func TestReaders_FallBack(t *testing.T) {
+	t.Parallel()
+	for _, major := range []int{13, 15} {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			source, target := pgtest.Pair(t, major, 18)
+			s := subscribe(t, newSubscriberServer(t), source)
+			s.goesOn("before")
+			m := newMoving(t, "readers_back", source, target)
+			m.FallBack = migration.FallBackAuto
+			r := m.start()
+			r.waitFor(migration.Following)
+			asked := m.askBeside(patience, "NO WAY BACK")
+			<-asked.done
+			if asked.err != nil || asked.result.WayBack == nil || !strings.Contains(asked.result.WayBack.None, "FOR ALL TABLES") {
+				t.Fatalf("got %+v, %v; want that it goes without a way back", asked.result, asked.err)
+			}
+			if _, err := r.end(); err != nil {
+				t.Fatal(err)
+			}
+			if left, err := migration.Cleanup(t.Context(), m.Config); err != nil || len(left) > 0 {
+				t.Errorf("cleanup leaves %+v, %v", left, err)
+			}
+			s.goesOn("without a way back")
+
+			pgtest.Exec(t, target, `drop table t`)
+			m.Name, m.FallBack = migrationName("readers_back"), migration.FallBackRequire
+			report, err := migration.Check(t.Context(), m.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var sql []string
+			for _, f := range report.Findings {
+				if f.ID == "fb-published" && f.On == "source" && f.Severity == check.Block {
+					sql = f.SQL
+				}
+			}
+			if len(sql) == 0 {
+				t.Fatalf("the preflight does not block: %+v", report.Findings)
+			}
+			for _, dsn := range []string{s.dsn, source} {
+				for _, one := range sql {
+					pgtest.Exec(t, dsn, one)
+				}
+			}
+			r = m.start()
+			r.waitFor(migration.Following)
+			m.asked(migration.Cutover)
+			r.waitFor(migration.Switched)
+			s.source = target
+			s.goesOn("through the old server")
+			if _, err := migration.Finish(t.Context(), m.Config); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.end(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

@@ -7,9 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
+	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -60,6 +64,7 @@ type guard struct {
 	tables  string // new ones that were reported last
 	places  string // likewise
 	swapped string
+	whole   string // publications FOR ALL TABLES, likewise
 	marks   string // of both catalogues, when all of them was read last
 }
 
@@ -74,6 +79,9 @@ func (g *guard) watch(ctx context.Context, stop context.CancelCauseFunc) {
 		if n%identityInterval == 0 {
 			if err := g.identity(ctx, stop); err != nil && ctx.Err() == nil {
 				g.c.Logger.Debug("look at what is followed", "error", err)
+			}
+			if err := g.readers(ctx); err != nil && ctx.Err() == nil {
+				g.c.Logger.Debug("look at who is sent what walferry writes", "error", err)
 			}
 		}
 		wait.Tick(ctx, tick)
@@ -140,6 +148,34 @@ func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) erro
 	}
 	if len(added) > 0 && g.c.OnNewTable == StopOnNewTable {
 		stop(newTables(added))
+	}
+	return nil
+}
+
+// readers looks for publications FOR ALL TABLES: since the preflight, which tells of them, somebody may have made one.
+func (g *guard) readers(ctx context.Context) error {
+	var found []string
+	for _, end := range []struct {
+		link   *session.Link
+		server string
+	}{{g.migrated.From, "old"}, {g.migrated.To, "new"}} {
+		err := end.link.Do(ctx, func(conn *pgx.Conn) error {
+			list, err := check.Readers(ctx, conn)
+			for _, p := range list {
+				found = append(found, p+" on the "+end.server+" server")
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if whole := strings.Join(found, ", "); whole != g.whole {
+		g.whole = whole
+		if whole != "" {
+			g.c.Logger.Warn("publications FOR ALL TABLES publish the schema walferry, too: subscribers of PostgreSQL's own that lack its tables stop at what is written there, on the old server from the "+
+				"cutover on if it keeps a way back; until cleanup let them have these tables, or replace the publications with ones that list their tables", "publications", whole)
+		}
 	}
 	return nil
 }
