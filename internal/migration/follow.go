@@ -59,6 +59,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		return err
 	}
 	defer running.Close(ctx)
+	r.live.follows(e.flow)
 	if e.name.Direction == flow.Back {
 		r.live.set(func(st *Status) {
 			if st.Back == nil { // otherwise what has interrupted it may do so again
@@ -67,7 +68,6 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		})
 	}
 	f := &following{r: r, e: e, other: other, running: running, cutting: make(chan struct{}, 1)}
-	r.live.follows(e.flow)
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
 			r.wal.Watch(ctx, r.c.Heartbeat, stop)

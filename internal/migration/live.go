@@ -35,6 +35,9 @@ func (l *live) watch() Status {
 	if indexes, ok := l.rows.Indexes(); ok {
 		st.Indexes = indexes
 	}
+	if l.flow == nil {
+		return st
+	}
 	if s, ok := l.flow.Status(); ok {
 		st.Follow(s)
 	}
@@ -67,6 +70,7 @@ func (l *live) moved(phase Phase) {
 	l.set(func(st *Status) {
 		if (st.Phase == Switched) != (phase == Switched) { // another flow is followed, whose slot is another one
 			st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
+			l.flow = nil // until that is followed
 		}
 		st.Phase = phase
 	})

@@ -314,9 +314,11 @@ func (st *Status) fromRecord(r *state.Record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
 	st.Source.Slot = r.Slot
 	st.fromLive(&r.Live)
-	if r.Phase == state.Switched { // what it shows of a stream, and of its slot, is of the one that it follows
+	if st.Back != nil { // what it shows of a stream, and of its slot, is of the one that it follows, or has followed a moment ago
 		w := &st.WayBack
 		w.Stream.ReceivedLSN, w.Stream.LagSeconds, w.RetainedLeft = st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLeft
+	}
+	if st.Back != nil || r.Phase == state.Switched {
 		st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLimit, st.Source.RetainedLeft = "", nil, nil, nil
 	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}

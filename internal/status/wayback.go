@@ -279,8 +279,10 @@ func (st *Status) lagBack(ctx context.Context, conn *pgx.Conn, r *state.Record) 
 	w.Stream.SourceLSN = position.String()
 	w.lost(r)
 	applied := parseLSN(w.Stream.AppliedLSN)
-	if parseLSN(w.Stream.ReceivedLSN) < applied {
-		w.Stream.ReceivedLSN = w.Stream.AppliedLSN
+	for _, at := range []string{w.Stream.AckedLSN, w.Stream.AppliedLSN} { // what the run has written is older
+		if parseLSN(w.Stream.ReceivedLSN) < parseLSN(at) {
+			w.Stream.ReceivedLSN = at
+		}
 	}
 	if applied != 0 {
 		lag := max(0, int64(position)-int64(applied))
