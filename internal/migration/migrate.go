@@ -97,7 +97,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	}
 	defer e.close(ctx)
 	if err := e.openSource(ctx); err != nil {
-		return Outcome{}, err
+		return Outcome{}, e.oldAway(ctx, err)
 	}
 	if err := e.take(ctx, state.LockPatience); err != nil {
 		return Outcome{}, err
@@ -245,7 +245,7 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	if r.rec != nil {
-		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", optionsText(r.c.options()))
+		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", r.c.options().String())
 		if r.byItself() {
 			r.c.Logger.Warn("begun with --cutover auto: it cuts over on its own as soon as it has caught up; --cutover manual reverts that")
 		}

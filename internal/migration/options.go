@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
@@ -82,69 +81,4 @@ func switched(on bool) Switch {
 		return On
 	}
 	return Off
-}
-
-// optionsText returns the options as a shell takes them, without defaults.
-func optionsText(o state.Options) string {
-	args := optionArgs(o)
-	for i, arg := range args {
-		if strings.Trim(arg, plainInShell) != "" {
-			args[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(args, " ")
-}
-
-// plainInShell are characters that have no meaning to a shell.
-const plainInShell = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:-"
-
-func optionArgs(o state.Options) (args []string) {
-	for _, part := range []struct {
-		option string
-		values []string
-	}{{"--include", o.Include}, {"--exclude", o.Exclude}, {"--insert-only", o.InsertOnly}, {"--without", o.Without}} {
-		for _, value := range part.values {
-			args = append(args, part.option, value)
-		}
-	}
-	for _, part := range []struct{ option, value, usual string }{
-		{"--schema", o.Schema, "dump"},
-		{"--until", o.Until, string(UntilCutover)},
-		{"--cutover", o.Cutover, "manual"},
-		{"--on-new-table", o.OnNewTable, string(StopOnNewTable)},
-		{"--fall-back", o.FallBack, string(NoFallBack)},
-	} {
-		if part.value != "" && part.value != part.usual {
-			args = append(args, part.option, part.value)
-		}
-	}
-	if o.Verify {
-		args = append(args, "--verify")
-	}
-	if o.MaxRetainedWAL > 0 {
-		args = append(args, "--max-retained-wal", sizeArg(o.MaxRetainedWAL))
-	}
-	if o.MaxRetainedWALTarget > 0 {
-		args = append(args, "--max-retained-wal-target", sizeArg(o.MaxRetainedWALTarget))
-	}
-	usual := CutoverOptions{}.fill()
-	for _, part := range []struct {
-		option       string
-		value, usual time.Duration
-	}{{"--timeout", seconds(o.Timeout), usual.Timeout}, {"--max-lag", seconds(o.MaxLag), usual.MaxLag}} {
-		if part.value != 0 && part.value != part.usual {
-			args = append(args, part.option, part.value.String())
-		}
-	}
-	return args
-}
-
-// sizeArg returns a size in the largest unit that it is a whole number of.
-func sizeArg(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB"}
-	i := 0
-	for i < len(units)-1 && n%1024 == 0 {
-		n, i = n/1024, i+1
-	}
-	return fmt.Sprintf("%d%s", n, units[i])
 }

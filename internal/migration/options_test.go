@@ -14,10 +14,11 @@ import (
 func TestSettle(t *testing.T) {
 	begun := Config{
 		Include: []string{"a.*"}, Until: UntilCaughtUp, OnNewTable: IgnoreNewTables, Auto: On, Prove: On, MaxRetainedWAL: 5 << 30,
+		FallBack: FallBackRequire, MaxRetainedWALTarget: 50 << 30,
 		Cut: CutoverOptions{Timeout: 90 * time.Second, MaxLag: 1500 * time.Millisecond, Without: []string{"view:public.it's"}},
 	}
 	begun.settle(state.Options{})
-	const all = `--include 'a.*' --without 'view:public.it'\''s' --until caught-up --cutover auto --on-new-table ignore --verify --max-retained-wal 5GB --timeout 1m30s --max-lag 1.5s`
+	const all = `--include 'a.*' --without 'view:public.it'\''s' --until caught-up --cutover auto --on-new-table ignore --fall-back require --verify --max-retained-wal 5GB --max-retained-wal-target 50GB --timeout 1m30s --max-lag 1.5s`
 	for _, c := range []struct {
 		what  string
 		given Config
@@ -31,6 +32,7 @@ func TestSettle(t *testing.T) {
 			"the opposite is given",
 			Config{
 				Until: UntilCutover, OnNewTable: StopOnNewTable, Auto: Off, Prove: Off, MaxRetainedWAL: NoLimit,
+				FallBack: NoFallBack, MaxRetainedWALTarget: NoLimit,
 				Cut: CutoverOptions{Timeout: time.Minute, MaxLag: 5 * time.Second, Without: []string{"view:public.v"}},
 			},
 			begun.options(),
@@ -54,7 +56,7 @@ func TestSettle(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 		c.given.settle(was)
-		if got := optionsText(c.given.options()); got != c.want {
+		if got := c.given.options().String(); got != c.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", c.what, got, c.want)
 		}
 	}

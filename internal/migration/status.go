@@ -29,7 +29,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 	application := c.Name + " status"
 	st, record, err := status.Read(ctx, session.Config{DSN: c.Source, Application: application}, session.Config{DSN: c.Target, Application: application}, c.Name)
 	if record != nil {
-		st.Options = optionsText(record.Options)
+		st.Options = record.Options.String()
 	}
 	return st, err
 }
