@@ -132,8 +132,9 @@ func statusText(s migration.Status) string {
 	if s.Phase == "" {
 		return p.String()
 	}
-	if s.Phase != migration.Switched { // the source's slot is gone then
-		p.slot("slot", "source", s.Source.SlotStatus, s.Source.RetainedLimit, s.Source.RetainedLeft)
+	if s.Phase != migration.New && s.Phase != migration.Switched { // there is none yet, or any more
+		from, _ := sides(s)
+		p.slot("slot", from, s.Source.SlotStatus, s.Source.RetainedLimit, s.Source.RetainedLeft)
 	}
 	p.wayBack(s)
 	p.moved(s)

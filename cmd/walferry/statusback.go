@@ -103,7 +103,7 @@ func followingText(s migration.Status) string {
 	if l := s.WayBack.Stream.LagSeconds; l != nil {
 		behind = ", " + shortText(*l) + " behind"
 	}
-	return "following" + behind + since + ": `walferry fallback` goes back to the old server"
+	return "following" + since + behind + ": `walferry fallback` goes back to the old server"
 }
 
 // behindText is how far the old server is behind, as far as that is known.

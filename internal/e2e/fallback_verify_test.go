@@ -82,6 +82,9 @@ create table u (a int, b text); alter table u replica identity full; insert into
 	if _, err := migration.Fallback(context.Background(), c, nil); err != nil {
 		t.Errorf("fallback that allows differences: %v", err)
 	}
+	if st, err := migration.ReadStatus(context.Background(), m.Config); err != nil || st.Cutover.FinishedAt == nil || st.Cutover.PauseMS == nil {
+		t.Errorf("after a rehearsal of a fallback the cutover is %+v, %v", st.Cutover, err)
+	}
 	m.past(`update t set v = 'old' where id = 7; insert into t values (8, 'old')`)
 	if v := m.compared(); !v.AllEqual() {
 		t.Errorf("verify finds %+v", v.Report)
@@ -90,6 +93,9 @@ create table u (a int, b text); alter table u replica identity full; insert into
 	r.waitFor(migration.Following)
 	refuses(t, source, "old server", false)
 	m.verified()
+	if st, err := migration.ReadStatus(context.Background(), m.Config); err != nil || *st.Owner != "old" || st.Cutover.FinishedAt != nil || st.Target.Fence == nil || !st.Target.Fence.Sealed {
+		t.Errorf("after a fallback: %+v, %v", st, err)
+	}
 
 	// What keeps the way back from following keeps a comparison from meeting.
 	m.asked(migration.Cutover)

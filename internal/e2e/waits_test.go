@@ -14,8 +14,9 @@ func TestStatus_WaitsFor(t *testing.T) {
 	t.Parallel()
 	server := pgtest.New(t, pgtest.Options{Major: 15})
 	source, target := server.Database(t), pgtest.Shared(t, 18).Database(t)
-	pgtest.Exec(t, source, `create table t (id int primary key)`)
+	pgtest.Exec(t, source, `create table t (id int primary key); create table log (v text)`)
 	m := newMoving(t, "waits_for", source, target)
+	m.InsertOnly = []string{"public.log"}
 	read := func() migration.Status {
 		st, err := migration.ReadStatus(context.Background(), m.Config)
 		if err != nil {
@@ -24,7 +25,13 @@ func TestStatus_WaitsFor(t *testing.T) {
 		return st
 	}
 	writer := hold(t, source, `set application_name = 'nightly report'; select txid_current()`)
+	holder := hold(t, source, `set application_name = 'log rotation'; lock table log in row exclusive mode`)
 	r := m.start()
+	m.eventually("a migrate that says whose lock it waits for", func() bool {
+		step := read().Step
+		return strings.HasPrefix(step, `waiting for a lock of "public"."log", held by `) && strings.Contains(step, "log rotation")
+	})
+	holder.rollback()
 	m.eventually("a migrate that says whom it waits for", func() bool {
 		st := read()
 		return st.Phase == migration.New && strings.HasPrefix(st.Step, "waiting for 1 open transactions") && strings.Contains(st.Step, "nightly report")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
@@ -15,6 +16,12 @@ import (
 // prepare creates the schema, then the publication, then the slot with its snapshot. Run again, it
 // starts over: nothing has been copied under what an earlier attempt left.
 func (r *runner) prepare(ctx context.Context) error {
+	ctx = online.Telling(ctx, func(w online.Wait, say bool) {
+		r.live.step(w.String())
+		if say {
+			r.c.Logger.Warn(w.String())
+		}
+	})
 	if err := r.carrier().Remember(ctx); err != nil {
 		return err
 	}

@@ -59,7 +59,15 @@ func TryPastVacuum(ctx context.Context, conn *pgx.Conn, table, sql string) error
 // Run tries until it succeeds, fails other than because something is busy, or ctx ends. With a
 // table, it does not wait for an autovacuum of that.
 func Run(ctx context.Context, conn *pgx.Conn, table, sql string) error {
-	return RunTelling(ctx, conn, table, sql, "", nil)
+	tell, _ := ctx.Value(tellKey{}).(Waits)
+	return RunTelling(ctx, conn, table, sql, "waiting for a lock of "+table+", held by ", tell)
+}
+
+type tellKey struct{}
+
+// Telling returns a context under which Run tells whom it waits for.
+func Telling(ctx context.Context, tell Waits) context.Context {
+	return context.WithValue(ctx, tellKey{}, tell)
 }
 
 // RunTelling is Run, and reports the holders of the table's locks that it waits for; why is what

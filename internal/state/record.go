@@ -248,9 +248,9 @@ func (s *Store) SetDrained(ctx context.Context, at time.Time) error {
 	return s.home.Exec(ctx, `update walferry.migration set drained_at = $2 where name = $1`, s.name, at)
 }
 
-// SetUnfenced forgets both: a cutover was undone.
+// SetUnfenced forgets both, and what an earlier cutover has measured: it was undone, or taken back by a fallback.
 func (s *Store) SetUnfenced(ctx context.Context) error {
-	return s.home.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null where name = $1`, s.name)
+	return s.home.Exec(ctx, `update walferry.migration set fenced_at = null, drained_at = null, finished_at = null, pause_ms = null where name = $1`, s.name)
 }
 
 // SetConsistentPoint records where the slot begins.

@@ -152,8 +152,8 @@ func (s *Store) arm(ctx context.Context, r *Record, publications any, a Armed) e
 	return s.own(ctx, `
 update walferry.migration set system_id = $3, timeline = $4, database = $5, slot = $6, consistent_point = $7::text::pg_lsn, error = '',
        tables = $8::text::jsonb, publications = $9::text::jsonb, armed = $10::text::jsonb,
-       fenced_at = null, drained_at = null, finished_at = null, sequences = null, comparison = null, seen_at = clock_timestamp()
- where name = $1 and run = $2 returning name`, r.SystemID, r.Timeline, r.Database, r.Slot, r.ConsistentPoint.String(), texts[0], texts[1], texts[2])
+       fenced_at = $11, drained_at = $12, finished_at = $13, sequences = null, comparison = null, seen_at = clock_timestamp()
+ where name = $1 and run = $2 returning name`, r.SystemID, r.Timeline, r.Database, r.Slot, r.ConsistentPoint.String(), texts[0], texts[1], texts[2], r.FencedAt, r.DrainedAt, r.FinishedAt)
 }
 
 // PutArmed keeps what a flow was armed with, if it is still this process's.

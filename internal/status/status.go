@@ -279,10 +279,10 @@ func (st *Status) askSource(ctx context.Context, from, to *session.Link, s *stat
 func (st *Status) owner(r *state.Record) *string {
 	owner := "old"
 	switch {
-	case r.Phase == state.Switched && st.followsBack(), r.Phase == state.Finished && r.FinishedAt != nil:
-		owner = "new"
-	case r.Phase == state.Finished:
+	case r.Phase == state.Finished && r.Options.Until == "copied":
 		return nil
+	case r.Phase == state.Switched && st.followsBack(), r.Phase == state.Finished:
+		owner = "new"
 	}
 	return &owner
 }

@@ -77,6 +77,15 @@ func (w *Way) Arm(ctx context.Context, tell func(string)) error {
 		ToolVersion: w.Tool, SystemID: armed.Identity.SystemID, Timeline: armed.Identity.Timeline, Database: armed.Identity.Database,
 		Slot: armed.Slot, ConsistentPoint: armed.ConsistentPoint, Tables: states, Options: w.Options,
 	}
+	if w.Flow.Name.Direction == flow.Forth { // the cutover before stays what it was until the old server is the database again
+		was, err := w.Store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		if was != nil {
+			record.FencedAt, record.DrainedAt, record.FinishedAt = was.FencedAt, was.DrainedAt, was.FinishedAt
+		}
+	}
 	if err := w.Store.Arm(ctx, record, armed.Identity.Publications, state.Armed{Pass: w.Pass, Stands: w.Stands}); err != nil {
 		return err
 	}
