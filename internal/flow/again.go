@@ -127,11 +127,14 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 		return 0, err
 	}
 	defer func() { source.Close(context.WithoutCancel(ctx)) }()
-	target, err := online.Open(ctx, session.Config{DSN: f.To.DSN, Application: application})
+	target, err := f.open(ctx, " copy again")
 	if err != nil {
 		return 0, err
 	}
 	defer func() { target.Close(context.WithoutCancel(ctx)) }()
+	if err := online.Quiet(ctx, target); err != nil {
+		return 0, err
+	}
 	if err := catalog.Own(ctx, target, WordTableSQL); err != nil {
 		return 0, fmt.Errorf("create walferry.word on the target: %w", err)
 	}
