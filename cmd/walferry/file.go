@@ -24,6 +24,7 @@ var fileKeys = []string{
 	"schema", "jobs", "index-jobs", "until", "cutover", "verify", "timeout", "max-lag",
 	"piece-size", "max-retained-wal", "on-new-table", "without",
 	"fall-back", "max-retained-wal-target",
+	"listen", "listen-token-file", "listen-tls-cert", "listen-tls-key",
 }
 
 const maxFile = 1 << 20

@@ -57,6 +57,8 @@ func TestScripts(t *testing.T) {
 			"remember":  remember,
 			"unchanged": unchanged,
 			"quiet":     quiet,
+			"port":      port,
+			"get":       get,
 		},
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/web"
 )
 
 func migrateCommand(ui *ui) *cli.Command {
@@ -25,23 +26,40 @@ func migrateCommand(ui *ui) *cli.Command {
 	)
 	return &cli.Command{
 		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done, or with --fall-back by 'walferry finish'",
-		Flags: append(append(flags, wayBackFlags()...), cutoverFlags()...),
+		Flags: slices.Concat(flags, wayBackFlags(), cutoverFlags(), listenFlags()),
 		Description: "A migration that has begun resumes with the options it had so far. --include, --exclude, --insert-only and --schema cannot be changed;\n" +
 			"--until, --cutover, --verify, --fall-back, --max-retained-wal, --max-retained-wal-target, --on-new-table, --timeout, --max-lag and --without\n" +
 			"are changed for this and later runs by giving them again (--verify=false turns it off); --jobs, --index-jobs and --piece-size apply to one run.",
-		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
-			return migrate(ui, c, config)
-		}),
+		Action: func(c *cli.Context) error {
+			s, err := load(ui, c)
+			if err != nil {
+				return err
+			}
+			config, err := s.config(ui)
+			if err != nil {
+				return err
+			}
+			return migrate(ui, c, config, s.access())
+		},
 	}
 }
 
-func migrate(ui *ui, c *cli.Context, config migration.Config) error {
+func migrate(ui *ui, c *cli.Context, config migration.Config, access web.Access) error {
 	var p *progress
+	var began began
+	end, err := ui.listen(access, began.when, shown(config))
+	if err != nil {
+		return err
+	}
+	defer end()
 	outcome, err := migration.Migrate(c.Context, config, migration.Observer{
 		Checked: func(r check.Report) {
 			ui.findings(r)
 		},
-		Started:  func(watch func() migration.Status) { p = startProgress(ui, watch) },
+		Started: func(watch func() migration.Status) {
+			began.now()
+			p = startProgress(ui, watch)
+		},
 		Switched: func(r *migration.CutoverResult, back bool) { ui.switched(r, back) },
 	})
 	if p != nil {

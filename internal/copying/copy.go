@@ -44,6 +44,7 @@ type Copy struct {
 	copiers  []*snapshot.Copier              // one for each snapshot; each has what those before have put aside
 	began    time.Time
 	indexes  *state.IndexStatus // nil: nothing was built in this run
+	indexing []catalog.Name     // tables that are copied and have no indexes yet, in their order
 	analyzed []catalog.Name     // tables whose statistics were gathered beside the copy
 }
 
@@ -159,7 +160,7 @@ func (c *Copy) copyUnder(ctx context.Context, tables []snapshot.Table, jobs int,
 			if c.Mixed(catalog.Name{Schema: t.Schema, Name: t.Name}) {
 				return nil
 			}
-			return indexes.Table(catalog.Name{Schema: t.Schema, Name: t.Name})
+			return c.index(indexes, catalog.Name{Schema: t.Schema, Name: t.Name})
 		},
 	})
 	if err != nil {

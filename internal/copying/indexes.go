@@ -2,6 +2,7 @@ package copying
 
 import (
 	"context"
+	"slices"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
@@ -34,10 +35,11 @@ func (c *Copy) builder(ctx context.Context, beside, goesOn bool) (*schema.Builde
 		Target: c.Flow.To.DSN, Application: c.Flow.Name.String() + " index", Jobs: c.IndexJobs, Beside: beside,
 		Analyze: func(table catalog.Name) bool { return analyze[table.String()] },
 		Refused: func(o schema.Refused) { c.Flow.Logger.Warn("schema: the target refuses " + o.String()) },
-		Built: func(catalog.Name) {
+		Built: func(table catalog.Name) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.indexes.TablesDone++
+			c.indexing = slices.DeleteFunc(c.indexing, func(t catalog.Name) bool { return t == table })
 		},
 		Analyzed: func(table catalog.Name) {
 			c.mu.Lock()
@@ -45,6 +47,19 @@ func (c *Copy) builder(ctx context.Context, beside, goesOn bool) (*schema.Builde
 			c.analyzed = append(c.analyzed, table)
 		},
 	}), nil
+}
+
+// index hands a table to a builder.
+func (c *Copy) index(indexes *schema.Builder, table catalog.Name) error {
+	if indexes == nil {
+		return nil
+	}
+	c.mu.Lock()
+	if !slices.Contains(c.indexing, table) {
+		c.indexing = append(c.indexing, table)
+	}
+	c.mu.Unlock()
+	return indexes.Table(table)
 }
 
 // Build builds what is missing of some tables' indexes. With goesOn those that were built before
@@ -62,7 +77,7 @@ func (c *Copy) Build(ctx context.Context, goesOn bool, of func(*catalog.Table) b
 		if !of(&t) {
 			continue
 		}
-		if err := indexes.Table(t.Name); err != nil {
+		if err := c.index(indexes, t.Name); err != nil {
 			break // wait returns why
 		}
 	}

@@ -1,8 +1,10 @@
 package copying
 
 import (
+	"slices"
 	"time"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -26,14 +28,14 @@ func (c *Copy) Progress() (all state.CopyStatus, running []snapshot.TableProgres
 	return copyStatus(p, time.Since(c.began)), p.Running, true
 }
 
-// Indexes returns how many tables have theirs; ok: they were begun in this run.
-func (c *Copy) Indexes() (s state.IndexStatus, ok bool) {
+// Indexes returns how many tables have theirs, and which are copied and wait for that; ok: they were begun in this run.
+func (c *Copy) Indexes() (s state.IndexStatus, waiting []catalog.Name, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.indexes == nil {
-		return s, false
+		return s, nil, false
 	}
-	return *c.indexes, true
+	return *c.indexes, slices.Clone(c.indexing), true
 }
 
 func copyStatus(p snapshot.Progress, elapsed time.Duration) state.CopyStatus {

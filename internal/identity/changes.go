@@ -61,7 +61,7 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 	t.mu.Lock()
 	found := compare(t.was, now, t.Brought, t.Lenient)
 	t.mu.Unlock()
-	if found.Marked {
+	if found.Marked && !t.Looks {
 		if err := t.keep(ctx); err != nil {
 			return found, err
 		}

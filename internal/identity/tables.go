@@ -21,6 +21,7 @@ type Tables struct {
 	From, To *session.Link
 	Store    *state.Store
 	Selection
+	Looks  bool // nothing is recorded of what is found
 	Logger *slog.Logger
 
 	mu  sync.Mutex

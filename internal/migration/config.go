@@ -170,6 +170,12 @@ func (c Config) fill() (Config, error) {
 	return c, nil
 }
 
+// Valid returns an error if c cannot be used.
+func (c Config) Valid() error {
+	_, err := c.fill()
+	return err
+}
+
 // selection returns which tables are migrated.
 func (c Config) selection() identity.Selection {
 	return identity.Selection{Include: c.Include, Exclude: c.Exclude, Brought: c.Schema == "none", Lenient: c.OnNewTable == IgnoreNewTables}

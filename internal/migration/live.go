@@ -32,8 +32,8 @@ func (l *live) watch() Status {
 		st.Copy, st.Tables = copied, tables
 		l.status.Copy = copied
 	}
-	if indexes, ok := l.rows.Indexes(); ok {
-		st.Indexes = indexes
+	if indexes, waiting, ok := l.rows.Indexes(); ok {
+		st.Indexes, st.Indexing = indexes, waiting
 	}
 	if l.flow == nil {
 		return st
@@ -72,7 +72,7 @@ func (l *live) moved(phase Phase) {
 			st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
 			l.flow = nil // until that is followed
 		}
-		st.Phase = phase
+		st.Enter(phase)
 	})
 }
 

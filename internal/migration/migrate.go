@@ -251,6 +251,7 @@ func (r *runner) begin(ctx context.Context) error {
 		}
 		r.live.set(func(st *Status) { // what an earlier run has copied and received stays what status shows
 			st.Copy, st.Indexes, st.Stream.ReceivedLSN, st.Back = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received, r.rec.Live.WayBack
+			st.Phases, st.Switches = r.rec.Live.Phases, r.rec.Live.Ran
 		})
 		if err := r.store.Take(ctx); err != nil {
 			return err

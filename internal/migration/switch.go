@@ -98,6 +98,7 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 		s.WayBack, s.Pass, s.NeedWayBack = w, w.Pass, back || f.e.c.FallBack == FallBackRequire
 	}
 	result, err := s.Run(whole, wanted)
+	f.e.shown.set(func(st *Status) { st.Ran(f.switchKind(), s.Taken(), result, err) })
 	if phase := f.e.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
 		f.mu.Lock()
 		f.halfway = true

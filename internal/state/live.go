@@ -32,6 +32,10 @@ type Live struct {
 	WayBack *WayBack `json:"way_back,omitempty"` // nil: it is not in phase switched
 
 	Under *Under `json:"under,omitempty"` // nil: no cutover is under way; an older version records none
+
+	Phases []Entered  `json:"phases,omitempty"` // in their order, also of earlier runs
+	Ran    []Ran      `json:"ran,omitempty"`    // the last switches and rehearsals, also of earlier runs
+	Tables []TableNow `json:"tables,omitempty"` // that are being copied, or indexed
 }
 
 // WayBack is how the flow back is, in phase switched. It stays when the run ends.

@@ -63,6 +63,11 @@ type Status struct {
 	// Refused are objects of the source that the target does not take, and why.
 	Refused []schema.Refused `json:"refused"`
 
+	// Phases are those that were entered, in their order, and Switches the last cutovers, fallbacks and rehearsals that have ended.
+	// An older version has recorded neither.
+	Phases   []state.Entered `json:"phases"`
+	Switches []state.Ran     `json:"switches"`
+
 	// Unvalidated are statements that look at rows of foreign keys which the cutover has created
 	// without that: the target is open, and migrate runs them, or is to be run again.
 	Unvalidated []string `json:"foreign_keys_to_validate"`
@@ -80,6 +85,7 @@ type Status struct {
 type Doing struct {
 	Tables   []snapshot.TableProgress `json:"-"` // that are being copied
 	Back     *state.WayBack           `json:"-"` // nil: it is not in phase switched. It is replaced, not changed
+	Indexing []catalog.Name           `json:"-"` // tables that are copied and have no indexes yet
 	Under    *state.Under             `json:"-"` // the cutover that is under way; nil: none is. It is replaced, not changed
 	ByItself bool                     `json:"-"` // once it has caught up it ends, or cuts over, unasked
 }
@@ -304,6 +310,12 @@ func (st *Status) lists(r *state.Record) {
 		if *list == nil {
 			*list = []string{}
 		}
+	}
+	if st.Phases == nil {
+		st.Phases = []state.Entered{}
+	}
+	if st.Switches == nil {
+		st.Switches = []state.Ran{}
 	}
 	if st.Refused == nil {
 		st.Refused = []schema.Refused{}

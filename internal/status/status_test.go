@@ -53,9 +53,14 @@ func TestStatus_JSON(t *testing.T) {
 		InsertOnlyBroken: []string{"public.log"},
 		LastComparison:   &LastComparison{At: at, Position: "0/1", Compared: 1, Differ: []string{"public.t"}, Hints: map[string]string{"public.t": "only generated columns differ"}},
 		Refused:          []schema.Refused{{Object: "view:public.v", Why: "no such function"}},
-		Unvalidated:      []string{"alter table t validate constraint c"},
-		NewTables:        []string{"public.n"},
-		Disabled:         []string{"alter table t enable trigger u"},
+		Phases:           []state.Entered{{Phase: state.Following, At: at}},
+		Switches: []state.Ran{{
+			Kind: "cutover", DryRun: true, At: at, PauseMS: &number, ExpectMS: &number, Error: "it lags",
+			Steps: []state.RanStep{{Name: "fence", Outcome: state.Undone, MS: 7, Refused: true}},
+		}},
+		Unvalidated: []string{"alter table t validate constraint c"},
+		NewTables:   []string{"public.n"},
+		Disabled:    []string{"alter table t enable trigger u"},
 	}
 	got, err := json.MarshalIndent([]Status{full, {}}, "", "  ")
 	if err != nil {
@@ -90,6 +95,7 @@ func TestStatus_Live(t *testing.T) {
 			Indexes: state.IndexStatus{Tables: 1},
 			Stream:  StreamStatus{ReceivedLSN: "0/4", LagSeconds: &seconds},
 			Cutover: CutoverStatus{Steps: []state.Taken{{Name: "fence"}}},
+			Phases:  []state.Entered{{Phase: state.Copying}}, Switches: []state.Ran{{Kind: "cutover"}},
 			Doing: Doing{
 				Under: &state.Under{DryRun: true, Step: "fence"},
 				Back:  &state.WayBack{State: state.BackInterrupted, Since: time.Unix(0, 0), Reason: "a label is missing", Do: "add it"},
