@@ -105,6 +105,24 @@ func arrives(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("got %s, want %s", got, args[1])
 }
 
+// back waits until the way back is in a state: back STATE.
+func back(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: back STATE")
+	}
+	config := migration.Config{Source: side(ts, "source"), Target: side(ts, "target"), Name: ts.Getenv("NAME")}
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		st, err := migration.ReadStatus(of(ts).tb.Context(), config)
+		ts.Check(err)
+		if string(st.WayBack.State) == args[0] {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the way back is not %s: %+v", args[0], st.WayBack)
+		}
+	}
+}
+
 // The listing sees every kind of object that the scripts claim is unchanged.
 func TestListing_SeesChanges(t *testing.T) {
 	source, _ := pgtest.Default()

@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"foreign":   foreign,
 			"reach":     reach,
 			"arrives":   arrives,
+			"back":      back,
 			"remember":  remember,
 			"unchanged": unchanged,
 			"quiet":     quiet,
