@@ -139,7 +139,6 @@ func TestFallBack_BlockedBy(t *testing.T) {
 		}
 		refuses(t, old, "old server", false)
 		pgtest.Exec(t, young, `rollback prepared 'somebody''s'`)
-		pgtest.Exec(t, young, `drop table others`)
 		m.asked(migration.Cutover)
 		r.waitFor(migration.Switched)
 		finished(t, m, r)
