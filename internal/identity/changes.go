@@ -59,7 +59,7 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 		return Changes{}, err
 	}
 	t.mu.Lock()
-	found := compare(t.was, now, t.Brought, t.Lenient)
+	found := compare(t.was, now, t.Brought, t.Lenient && t.Back == nil)
 	t.mu.Unlock()
 	if found.Marked && !t.Looks {
 		if err := t.keep(ctx); err != nil {
@@ -84,7 +84,11 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 
 // added returns those of the selection that are in no publication of the migration.
 func (t *Tables) added(all []catalog.Table) (names []string) {
-	selected, err := catalog.Select(all, t.Include, t.Exclude)
+	p := Patterns{t.Include, t.Exclude}
+	if t.Back != nil {
+		p = *t.Back
+	}
+	selected, err := catalog.Select(all, p.Include, p.Exclude)
 	if err != nil {
 		return nil // nothing is selected any more
 	}
@@ -110,9 +114,10 @@ func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, 
 	if err := found.gate(); err != nil {
 		return "", err
 	}
-	if len(found.Added) > 0 && t.Lenient {
-		t.Logger.Warn("cutover: tables stay behind on the source (--on-new-table ignore)", "tables", catalog.List(found.Added))
-		found.Added = nil
+	if t.Lenient {
+		t.mu.Lock()
+		t.behind, found.Added = found.Added, nil
+		t.mu.Unlock()
 	}
 	if len(found.Added) > 0 {
 		return "", &fail.Error{
@@ -122,6 +127,13 @@ func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, 
 		}
 	}
 	return mark, nil
+}
+
+// Behind returns the tables of the source that are not followed, and that the last Gate has let stay behind.
+func (t *Tables) Behind() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.behind
 }
 
 // markOf returns a text that changes with a server's catalog.

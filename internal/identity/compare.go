@@ -13,7 +13,7 @@ import (
 
 // compare compares tables with what both catalogs have now. It marks in tables the columns that are
 // gone from both sides, and reports that in Marked. brought means that the target's schema was not
-// created by walferry, lenient that tables that are not migrated may come and go.
+// created by walferry, lenient that tables that are not migrated may come and go, also below those that are.
 func compare(tables []state.Table, now catalogs, brought, lenient bool) (found Changes) {
 	migrated := map[string]*state.Table{} // by name as SQL
 	byOID := map[uint32]*catalog.Table{}

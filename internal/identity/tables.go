@@ -27,6 +27,8 @@ type Tables struct {
 	mu  sync.Mutex
 	now []catalog.Table // of the selection, as the source had them when Select was called last; partitioned parents too
 	was []state.Table
+
+	behind []string // that the last Gate let stay behind
 }
 
 // Selection says which tables are migrated, and what else there may be.
@@ -34,7 +36,14 @@ type Selection struct {
 	Include, Exclude []string // patterns; empty Include: all
 	Brought          bool     // somebody else has made the target's schema
 	Lenient          bool     // tables of the source that are not migrated may come and go
+
+	// Back is of the flow back of a migration that has these patterns: tables are known by name. Nothing may come below
+	// a migrated one, also with Lenient: what is routed to it would be left out.
+	Back *Patterns
 }
+
+// Patterns select tables.
+type Patterns struct{ Include, Exclude []string }
 
 // Select reads the source's tables and applies the patterns. With onlyKnown, those that came after
 // the publications are left out: they are not followed, and so must not be copied.

@@ -59,6 +59,7 @@ type guard struct {
 	c         Config
 	live      *live
 	migrated  *identity.Tables
+	back      *identity.Tables // of the flow back, while that is followed
 	retention *flow.Retention
 
 	tables  string // new ones that were reported last
@@ -112,6 +113,9 @@ func (g *guard) mayGiveUp() bool {
 
 // identity looks at what has become of the tables that are followed, and for new ones.
 func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) error {
+	if g.live.phase() == Switched {
+		return g.leftBehind(ctx)
+	}
 	if !g.mayGiveUp() || g.c.Until == UntilCopied && g.live.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
@@ -148,6 +152,33 @@ func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) erro
 	}
 	if len(added) > 0 && g.c.OnNewTable == StopOnNewTable {
 		stop(newTables(added))
+	}
+	return nil
+}
+
+// leftBehind looks for tables that the new server has got since it is the database: they are in no publication.
+func (g *guard) leftBehind(ctx context.Context) error {
+	marks, err := g.back.Marks(ctx)
+	if err != nil || marks == g.marks {
+		return err
+	}
+	found, err := g.back.Changes(ctx, g.back.From)
+	if err != nil || g.live.phase() != Switched {
+		return err
+	}
+	g.marks = marks
+	g.live.set(func(st *Status) { st.NewTables = found.Added })
+	if names := list(found.Added); names != g.tables {
+		g.tables = names
+		if names != "" {
+			g.c.Logger.Warn("the new server has got tables that do not go back: the old one has neither them nor their rows after a fallback", "tables", names)
+		}
+	}
+	if places := strings.Join(found.Places, "; "); places != g.places {
+		g.places = places
+		if places != "" {
+			g.c.Logger.Warn("tables of the new server have another place than they had; a fallback will refuse", "tables", places)
+		}
 	}
 	return nil
 }

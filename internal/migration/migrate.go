@@ -306,7 +306,7 @@ func (r *runner) guarded(ctx context.Context) error {
 	defer stop(nil)
 	watching, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
-	g := &guard{c: r.c, live: r.live, migrated: r.tables, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
+	g := &guard{c: r.c, live: r.live, migrated: r.tables, back: r.back.tables, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
 	wait.Go(func() { g.watch(watching, stop) })
 	err := r.run(running)
 	end()

@@ -49,7 +49,13 @@ func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cuto
 	s.Gates = []cutover.Step{
 		{Name: cutover.GatePhase, Do: e.phaseGate},
 		// Before the beat, which comes back whatever has become of the publication.
-		{Name: cutover.GateIdentity, Do: s.IdentityGate},
+		{Name: cutover.GateIdentity, Do: func(ctx context.Context) error {
+			err := s.IdentityGate(ctx)
+			if behind := e.tables.Behind(); err == nil && len(behind) > 0 {
+				told("tables stay behind on the " + s.Sides.From() + ", with their rows: " + list(behind))
+			}
+			return err
+		}},
 		{Name: cutover.GateLag, Do: s.LagGate},
 		{Name: cutover.GateWriters, Do: s.WritersGate},
 		{Name: cutover.GateCompared, Do: func(ctx context.Context) error { return compare.Gate(ctx, e.store, o.AllowDifferences) }},
