@@ -200,6 +200,9 @@ func sides(s migration.Status) (from, to string) {
 	return "source", "target"
 }
 
+// farOff is when a limit is reached, in seconds, that nobody has to think of yet.
+const farOff = 30 * 24 * 3600
+
 // slot adds a slot, on a server.
 func (p *statusPage) slot(row, server string, s migration.SlotStatus, limit *int64, left *float64) {
 	if s.Slot == "" || s.RetainedBytes == nil && s.WALStatus == "" {
@@ -221,7 +224,7 @@ func (p *statusPage) slot(row, server string, s migration.SlotStatus, limit *int
 		held += " of at most " + bytesText(*limit)
 	}
 	p.row(row, "%s: %s, holds back %s of WAL", s.Slot, state, held)
-	if left != nil {
+	if left != nil && *left < farOff {
 		p.row("", "at this rate the limit is reached in %s", secondsText(*left))
 	}
 }

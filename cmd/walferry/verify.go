@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -10,10 +11,11 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/verify"
+	"github.com/walferry/walferry/internal/wayback"
 )
 
 // verdict returns the error that a comparison amounts to, if any.
-func verdict(v *migration.Verified) error {
+func verdict(v *migration.Verified, name string) error {
 	switch {
 	case v.Differs():
 		differ := 0
@@ -26,7 +28,11 @@ func verdict(v *migration.Verified) error {
 		if v.NotCompared > 0 {
 			text += fmt.Sprintf(", %d were not compared", v.NotCompared)
 		}
-		return &fail.Error{Kind: fail.Difference, Problem: text}
+		advice := ""
+		if v.SourceIs == "new" {
+			advice = "rows of the old server are changed past its fence; with psql, there: " + wayback.Past(name)
+		}
+		return &fail.Error{Kind: fail.Difference, Problem: text, Advice: advice}
 	case v.NotCompared > 0:
 		return &fail.Error{
 			Kind:    fail.Run,
@@ -65,7 +71,7 @@ func verifyCommand(ui *ui) *cli.Command {
 				err = printVerified(ui.stdout, v)
 			}
 			if err == nil {
-				err = verdict(&v)
+				err = verdict(&v, cmp.Or(config.Name, "default"))
 			}
 			return err
 		}),

@@ -3,18 +3,20 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
+	"github.com/walferry/walferry/internal/wayback"
 )
 
-// past writes to a table of the old server as the applier of the way back does.
+// past writes to a table of the old server past its fence, as an operator does who is told how.
 func (m *moving) past(sql string) {
 	m.t.Helper()
-	pass := one[string](m.t, m.Source, `select armed ->> 'pass' from walferry.migration where name = '`+m.Name+`_back'`)
-	pgtest.Exec(m.t, m.Source, `select set_config('walferry.pass', '`+pass+`', false); `+sql)
+	pgtest.Exec(m.t, m.Source, wayback.Past(m.Name)+"; "+sql)
 }
 
 // compared verifies while the old server follows the new one.
@@ -97,11 +99,20 @@ create table u (a int, b text); alter table u replica identity full; insert into
 		t.Errorf("after a fallback: %+v, %v", st, err)
 	}
 
-	// What keeps the way back from following keeps a comparison from meeting.
 	m.asked(migration.Cutover)
 	r.waitFor(migration.Switched)
+	m.past(`delete from t where id = 9`)
+	pgtest.Exec(t, target, `update t set v = 'newer' where id = 9`)
+	m.eventually("an interrupted way back", func() bool { return m.back().State == state.BackInterrupted })
+	if do := m.back().Do; !strings.HasSuffix(do, wayback.Past(m.Name)) {
+		t.Errorf("what can be done is %q", do)
+	}
+	m.past(`insert into t values (9, 'old')`)
+	m.eventually("the row as it is on the new server", func() bool { return one[string](t, source, `select v from t where id = 9`) == "newer" })
+
+	// What keeps the way back from following keeps a comparison from meeting.
 	pgtest.Exec(t, target, `alter table t add w int; insert into t (v, w) values ('wide', 1)`)
-	m.eventually("an interrupted way back", func() bool { return m.back().State == "interrupted" })
+	m.eventually("an interrupted way back", func() bool { return m.back().State == state.BackInterrupted })
 	if _, err := migration.Verify(context.Background(), m.Config, migration.VerifyOptions{}); !refusedGate(err, "the way back is interrupted since") {
 		t.Errorf("verify: %v", err)
 	}

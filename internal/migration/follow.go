@@ -63,7 +63,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	if e.name.Direction == flow.Back {
 		r.live.set(func(st *Status) {
 			if st.Back == nil { // otherwise what has interrupted it may do so again
-				st.Back = wayback.After(nil, nil, time.Now())
+				st.Back = wayback.After(r.c.Name, nil, nil, time.Now())
 			}
 		})
 	}

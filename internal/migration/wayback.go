@@ -167,7 +167,7 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 func (r *runner) wayBackAfter(err error) (now state.WayBack) {
 	var was *state.WayBack
 	r.live.set(func(st *Status) {
-		was, st.Back = st.Back, wayback.After(st.Back, err, time.Now())
+		was, st.Back = st.Back, wayback.After(r.c.Name, st.Back, err, time.Now())
 		now = *st.Back
 	})
 	switch {

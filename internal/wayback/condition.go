@@ -2,18 +2,22 @@ package wayback
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
+	"github.com/walferry/walferry/applier"
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
 
 // After returns how the way back is after an error; with nil, after something has come through it. It keeps since when that is so. What
 // is lost stays lost, and why: what fails later, as that its slot is gone, follows from it.
-func After(was *state.WayBack, err error, at time.Time) *state.WayBack {
+func After(migration string, was *state.WayBack, err error, at time.Time) *state.WayBack {
 	if was != nil && was.State == state.BackLost {
 		return was
 	}
@@ -24,6 +28,9 @@ func After(was *state.WayBack, err error, at time.Time) *state.WayBack {
 		now.State, now.Reason = state.BackLost, said(err.Error())
 	default:
 		now.State, now.Reason, now.Do = state.BackInterrupted, said(err.Error()), said(fail.Hint(err))
+		if conflict := new(applier.ConflictError); errors.As(err, &conflict) {
+			now.Do += "; rows of the old server are changed past its fence after: " + Past(migration)
+		}
 	}
 	if was != nil && was.State == now.State {
 		now.Since = was.Since
@@ -31,13 +38,15 @@ func After(was *state.WayBack, err error, at time.Time) *state.WayBack {
 	return now
 }
 
-// said returns what is said of any flow in the words of this one: its source is the new server, its target the old one, and nobody has to
-// start it again.
+// said returns what is said of any flow in the words of this one, which nobody has to start again.
 func said(text string) string {
-	return strings.NewReplacer(
-		", then start again: it resumes where it stopped", "; it is tried again every minute",
-		"the target", "the old server", "the source", "the new server",
-	).Replace(text)
+	return strings.ReplaceAll(sides.Back.Reword(text), ", then start again: it resumes where it stopped", "; it is tried again every minute")
+}
+
+// Past is the SQL by which a session of the old server's writes past its fence, as whoever repairs rows there must.
+func Past(migration string) string {
+	stream := flow.Name{Migration: migration, Direction: flow.Back}.String()
+	return "select set_config('walferry.pass', armed ->> 'pass', false) from walferry.migration where name = " + catalog.Literal(stream)
 }
 
 // Attend tells how a flow back is that runs, until ctx ends: nil whenever a beat has come through it, an error while the server that it

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
@@ -25,19 +26,21 @@ func TestAfter(t *testing.T) {
 		{nil, "following 0 |  | "},
 		{nil, "following 0 |  | "},
 		{label, "interrupted 2 | apply INSERT into t: the old server's type lacks a label | add it on the old server; it is tried again every minute"},
+		{&applier.ConflictError{}, "interrupted 2 | " + (&applier.ConflictError{}).Error() + " | " + said((&applier.ConflictError{}).Hint()) + "; rows of the old server are changed past its fence after: " +
+			"select set_config('walferry.pass', armed ->> 'pass', false) from walferry.migration where name = 'm_back'"},
 		{errors.New("the target is away"), "interrupted 2 | the old server is away | "},
-		{nil, "following 4 |  | "},
-		{label, "interrupted 5 | apply INSERT into t: the old server's type lacks a label | add it on the old server; it is tried again every minute"},
-		{&BudgetError{3 << 20, 2 << 20}, "lost 6 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
-		{gone, "lost 6 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
-		{nil, "lost 6 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
+		{nil, "following 5 |  | "},
+		{label, "interrupted 6 | apply INSERT into t: the old server's type lacks a label | add it on the old server; it is tried again every minute"},
+		{&BudgetError{3 << 20, 2 << 20}, "lost 7 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
+		{gone, "lost 7 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
+		{nil, "lost 7 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
 	} {
-		now = After(now, c.err, start.Add(time.Duration(minute)*time.Minute))
+		now = After("m", now, c.err, start.Add(time.Duration(minute)*time.Minute))
 		if got := fmt.Sprintf("%s %d | %s | %s", now.State, now.Since.Minute(), now.Reason, now.Do); got != c.want {
 			t.Errorf("after %v in minute %d: %s, want %s", c.err, minute, got, c.want)
 		}
 	}
-	if lost := After(nil, fmt.Errorf("read the way back: %w", gone), start); lost.State != state.BackLost {
+	if lost := After("m", nil, fmt.Errorf("read the way back: %w", gone), start); lost.State != state.BackLost {
 		t.Errorf("without its slot it is %s", lost.State)
 	}
 }
