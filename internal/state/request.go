@@ -173,7 +173,8 @@ func (m Mailbox) Answer(ctx context.Context, id int64, ok bool, a Answer) error 
 
 // AnswerOld answers what an earlier runner had begun, which ended in a phase, and what nobody waits for any more. What
 // nobody had begun and somebody waits for is this run's: it was asked of an earlier one that had just died, or of
-// this one while it looked at both servers. So is a request to give the way back up, which this run completes.
+// this one while it looked at both servers. So is a request to give the way back up, which this run completes, and a fallback that
+// was begun where the old server is the database again: it is done, and this run has what it has measured.
 func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
 	began := Answer{Error: "the migrate that was asked has ended, and another one runs", Hint: "ask again", Gate: true}
 	switching := began
@@ -188,14 +189,14 @@ func (m Mailbox) AnswerOld(ctx context.Context, phase Phase) error {
 		}
 		texts[i] = string(text)
 	}
-	return m.store.home.Exec(ctx, answerOld, m.store.name, texts[0], texts[1], phase == Switched)
+	return m.store.home.Exec(ctx, answerOld, m.store.name, texts[0], texts[1], phase == Switched, phase == Following)
 }
 
 // answerOld tells the asker of a cutover that was begun what it has measured, where that is recorded with the phase.
 const answerOld = `
 with old as (select id, $4 and kind = 'cutover' and taken_at is not null and not coalesce((args ->> 'dry_run')::bool, false) as done
                from walferry.request where migration = $1 and answered_at is null
-                and (taken_at is not null and kind <> 'finish' or withdrawn_at is not null or seen_at < clock_timestamp() - interval '15 seconds'))
+                and (taken_at is not null and kind <> 'finish' and not (kind = 'fallback' and $5) or withdrawn_at is not null or seen_at < clock_timestamp() - interval '15 seconds'))
 update walferry.request r set answered_at = clock_timestamp(), ok = old.done,
        answer = case when old.done then jsonb_build_object('cutover', m.cutover) else (case when r.kind in ('cutover', 'fallback') then $3 else $2 end)::text::jsonb end
   from old, walferry.migration m where r.id = old.id and m.name = $1`

@@ -2,7 +2,12 @@ package state
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/walferry/walferry/internal/pgtest"
 )
 
 // An asker of a run that ended before it could begin learns how things are by now, and whether
@@ -29,6 +34,12 @@ func TestAnswerAfter(t *testing.T) {
 		{"cutover", false, Following, nil, "the running migrate ended before it could begin: nothing was changed", true},
 		{"fallback", false, Finished, done, "the way back was given up meanwhile", true},
 		{"fallback", false, Fenced, nil, "the running migrate ended within a fallback", false},
+		{"cutover", false, Switched, nil, "the cutover is done already", true},
+		{"cutover", true, Switched, nil, "the cutover is done already", true},
+		{"fallback", false, Switched, nil, "the running migrate ended before it could begin: nothing was changed", true},
+		{"fallback", false, Finished, done, "the way back was given up meanwhile", true},
+		{"fallback", false, Drained, nil, "the running migrate ended within a fallback", false},
+		{"finish", false, Switched, nil, "the running migrate ended before the way back was given up", false},
 		{"hold", false, Drained, nil, "the running migrate ended before it could begin: nothing was changed", true},
 	} {
 		a := answerAfter(&Request{Kind: c.kind, Args: Args{DryRun: c.dryRun}}, c.phase, c.cutover)
@@ -38,6 +49,39 @@ func TestAnswerAfter(t *testing.T) {
 		if a.Error == "" && string(a.Cutover) != string(done) {
 			t.Errorf("%s in phase %s: got %s", c.kind, c.phase, a.Cutover)
 		}
+	}
+	if a := answerAfter(&Request{Kind: "finish"}, Finished, nil); a.Error != "" {
+		t.Errorf("a way back that was given up: %+v", a)
+	}
+}
+
+// A migrate that begins tells who asked the one before it what has become of that: a cutover that was opened with a way back is done, of
+// another switch nobody knows yet, and what it can carry out itself stays.
+func TestAnswerOld_Done(t *testing.T) {
+	t.Parallel()
+	s, target := newStore(t)
+	begin(t, s)
+	pgtest.Exec(t, target, `update walferry.migration set phase = 'switched', cutover = '{"pause_ms": 7}'`)
+	ask := func(kind, args string, taken bool) {
+		pgtest.Exec(t, target, fmt.Sprintf(`insert into walferry.request (migration, kind, args, requested_at, seen_at, taken_at)
+select 'test', '%s', '%s', now, now + interval '1 hour', case when %t then now end from clock_timestamp() now`, kind, args, taken))
+	}
+	ask("cutover", `{}`, true)
+	ask("cutover", `{"dry_run": true}`, true)
+	ask("fallback", `{}`, true)
+	ask("hold", `{}`, true)
+	ask("finish", `{}`, true)
+	ask("fallback", `{}`, false)
+	if err := s.Mailbox().AnswerOld(t.Context(), Switched); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, row := range pgtest.Query(t, target, `select concat_ws(' ', kind, args ->> 'dry_run', taken_at is not null, ok, coalesce(answer -> 'cutover' ->> 'pause_ms', answer ->> 'gate', 'no gate')) from walferry.request order by id`) {
+		got = append(got, row[0])
+	}
+	want := []string{"cutover t t 7", "cutover true t f no gate", "fallback t f no gate", "hold t f true", "finish t no gate", "fallback f no gate"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

@@ -194,7 +194,7 @@ insert into walferry.request (migration, kind, requested_at, seen_at, taken_at, 
 		}
 		got := fmt.Sprint(pgtest.Query(t, target, `select migration || ' ' || kind, coalesce(answer ->> 'gate', '') from walferry.request where answered_at is not null order by 1`))
 		want := map[Phase]string{
-			Following: "[[test cutover true] [test fallback true] [test finish true] [test hold true]]",
+			Following: "[[test cutover true] [test finish true] [test hold true]]",
 			Switched:  "[[test cutover ] [test fallback ] [test finish true] [test hold true]]",
 		}[phase]
 		if got != want {
