@@ -27,7 +27,7 @@ func selectionFlags() []cli.Flag {
 func checkCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that fixes it; changes nothing",
-		Flags: append(append(selectionFlags(), wayBackFlags()...), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"}, jsonFlag()),
+		Flags: append(append(append(selectionFlags(), wayBackFlags()...), clientFlags()...), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"}, jsonFlag()),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			side := c.String("sql")
 			if side != "" && side != "source" && side != "target" {

@@ -29,7 +29,7 @@ func load(ui *ui, c *cli.Context) (*settings, error) {
 		}
 	}
 	source, target := s.text("source"), s.text("target")
-	ui.hide(source, target)
+	ui.hide(append(s.list("pgbouncer"), source, target)...)
 	if err := ui.setLog(s.text("log-level"), s.text("log-format"), cmp.Or(s.text("name"), "default")); err != nil {
 		return nil, err
 	}
@@ -161,6 +161,9 @@ func (s *settings) config(ui *ui) (c migration.Config, err error) {
 		} else if *limit, err = s.size(name); err != nil {
 			return c, err
 		}
+	}
+	if c.Clients, err = s.clients(); err != nil {
+		return c, err
 	}
 	c.Cut.Without = s.list("without")
 	for _, object := range c.Cut.Without {

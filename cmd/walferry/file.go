@@ -25,6 +25,7 @@ var fileKeys = []string{
 	"piece-size", "max-retained-wal", "on-new-table", "without",
 	"fall-back", "max-retained-wal-target",
 	"listen", "listen-token-file", "listen-tls-cert", "listen-tls-key",
+	"hook", "hook-secret-file", "hook-timeout", "pgbouncer", "pgbouncer-database", "pgbouncer-ini", "hold-timeout",
 }
 
 const maxFile = 1 << 20
@@ -86,11 +87,11 @@ func (f *file) check() error {
 	for name := range f.values {
 		var err error
 		switch name {
-		case "include", "exclude", "insert-only", "without":
+		case "include", "exclude", "insert-only", "without", "hook", "pgbouncer", "pgbouncer-database", "pgbouncer-ini":
 			_, err = f.strings(name)
 		case "jobs", "index-jobs":
 			_, err = f.number(name)
-		case "timeout", "max-lag":
+		case "timeout", "max-lag", "hook-timeout", "hold-timeout":
 			if _, ok := parseDuration(fmt.Sprint(f.values[name])); !ok {
 				err = f.wrongType(name, "a duration such as 30s")
 			}
@@ -167,11 +168,11 @@ func (f *file) number(name string) (int, error) {
 
 // warn notes passwords that others can read.
 func (s *settings) warn(ui *ui) {
-	for _, name := range []string{"source", "target"} {
-		if onCommandLine(ui.args, name) && session.HoldsPassword(s.flags.String(name)) {
+	for _, name := range []string{"source", "target", "pgbouncer"} {
+		if onCommandLine(ui.args, name) && slices.ContainsFunc(append(s.flags.StringSlice(name), s.flags.String(name)), session.HoldsPassword) {
 			ui.note("the password in --%s can be read by everyone on this machine (ps): use %s, --config or a passfile", name, variable(name))
 		}
-		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && session.HoldsPassword(s.file.text(name)) {
+		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && slices.ContainsFunc(s.file.list(name), session.HoldsPassword) {
 			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)
 		}
 	}

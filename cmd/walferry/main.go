@@ -144,6 +144,7 @@ func newApp(ui *ui) *cli.App {
 			checkCommand(ui), migrateCommand(ui), statusCommand(ui), serveCommand(ui), groupsCommand(ui), verifyCommand(ui),
 			cutoverCommand(ui), fallbackCommand(ui), finishCommand(ui),
 			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui),
+			guardCommand(ui),
 		},
 	}
 	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, c.App.Version) }

@@ -26,10 +26,11 @@ func migrateCommand(ui *ui) *cli.Command {
 	)
 	return &cli.Command{
 		Name: "migrate", Usage: "all phases, in the foreground; the same command again resumes; ends when the cutover is done, or with --fall-back by 'walferry finish'",
-		Flags: slices.Concat(flags, wayBackFlags(), cutoverFlags(), listenFlags()),
+		Flags: slices.Concat(flags, wayBackFlags(), cutoverFlags(), clientFlags(), listenFlags()),
 		Description: "A migration that has begun resumes with the options it had so far. --include, --exclude, --insert-only and --schema cannot be changed;\n" +
 			"--until, --cutover, --verify, --fall-back, --max-retained-wal, --max-retained-wal-target, --on-new-table, --timeout, --max-lag and --without\n" +
-			"are changed for this and later runs by giving them again (--verify=false turns it off); --jobs, --index-jobs and --piece-size apply to one run.",
+			"are changed for this and later runs by giving them again (--verify=false turns it off); --jobs, --index-jobs and --piece-size apply to one run,\n" +
+			"and so do --hook, --pgbouncer and what goes with them: give them again.",
 		Action: func(c *cli.Context) error {
 			s, err := load(ui, c)
 			if err != nil {

@@ -93,12 +93,15 @@ func (r Report) Blocks() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Block })
 }
 
-// Eased returns the report for a migration that goes on: what keeps a way back from being armed is for its cutover to refuse, and
+// Clients is the ID of what would keep the clients from being switched.
+const Clients = "clients"
+
+// Eased returns the report for a migration that goes on: what keeps a way back from being armed, or clients from being switched, is for its cutover to refuse, and
 // meanwhile the source's WAL must not pile up.
 func (r Report) Eased() Report {
 	r.Findings = slices.Clone(r.Findings)
 	for i := range r.Findings {
-		if f := &r.Findings[i]; f.Severity == Block && strings.HasPrefix(f.ID, "fb-") {
+		if f := &r.Findings[i]; f.Severity == Block && (strings.HasPrefix(f.ID, "fb-") || f.ID == Clients) {
 			f.Severity = Warn
 			f.Seen += "; the cutover will refuse"
 		}
@@ -198,11 +201,21 @@ func (r *run) report() Report {
 			report.Bytes += r.tables[i].Bytes
 		}
 	}
+	return report.sorted()
+}
+
+// With returns the report with what others have found.
+func (r Report) With(found ...Finding) Report {
+	r.Findings = append(slices.Clone(r.Findings), found...)
+	return r.sorted()
+}
+
+func (r Report) sorted() Report {
 	rank := map[Severity]int{Block: 0, Warn: 1, Info: 2}
-	slices.SortStableFunc(report.Findings, func(a, b Finding) int {
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
 		return cmp.Or(rank[a.Severity]-rank[b.Severity], strings.Compare(a.On, b.On), strings.Compare(a.ID, b.ID))
 	})
-	return report
+	return r
 }
 
 func (r *run) add(f ...Finding) { r.findings = append(r.findings, f...) }

@@ -77,6 +77,9 @@ func (s *Switch) afterOpen() []Step {
 	add := func(name string, do func(context.Context) error) {
 		steps = append(steps, Step{Name: name, Do: do, Optional: true})
 	}
+	if s.Clients != nil {
+		add(stepRelease, s.onward)
+	}
 	if s.Proof != nil {
 		add(stepSmall, s.compareSmall)
 	}

@@ -18,6 +18,7 @@ func (s *Switch) measureRest(ctx context.Context) error {
 		{"reading and setting sequences", s.Sequences.measure},
 		{"creating foreign keys", s.measureKeys},
 		{"opening the comparison", s.measureProof},
+		{"redirecting clients", s.measureRedirect},
 		{"sealing the fence and recording it", s.measureSeal},
 	} {
 		took, err := part.measure(ctx)

@@ -18,9 +18,11 @@ type Result struct {
 	DryRun     bool        `json:"dry_run,omitempty"`
 	FencedAt   *time.Time  `json:"fenced_at"`
 	DrainedAt  *time.Time  `json:"drained_at"`
-	FinishedAt *time.Time  `json:"finished_at"` // nil for a dry run
-	PauseMS    int64       `json:"pause_ms"`    // from the first refused write until the target may be written to
-	LagMS      int64       `json:"lag_ms"`      // how long the canary took before the fence
+	FinishedAt *time.Time  `json:"finished_at"`          // nil for a dry run
+	PauseMS    int64       `json:"pause_ms"`             // from the first refused write until the target may be written to
+	HeldMS     *int64      `json:"held_ms,omitempty"`    // for how long clients were held; nil: they were not, or are
+	StillHeld  string      `json:"still_held,omitempty"` // why clients may still be held
+	LagMS      int64       `json:"lag_ms"`               // how long the canary took before the fence
 	Tables     int         `json:"tables"`
 	Sequences  int         `json:"sequences"`
 	Already    bool        `json:"already,omitempty"`   // it was done before it was asked for
@@ -135,6 +137,9 @@ func (r *Result) Verdict() error {
 			Problem: fmt.Sprintf("the %s is done, but %d triggers and rules of the %s are still disabled", r.Sides.Switch(), len(r.Disabled), r.Sides.To()),
 			Advice:  "run on the " + r.Sides.To() + ": " + strings.Join(r.Disabled, "; ") + "; or run `walferry migrate` again, which tries it",
 		}
+	}
+	if err == nil && r.StillHeld != "" {
+		err = &fail.Error{Kind: fail.Run, Problem: "the " + r.Sides.Switch() + " is done, but clients may still be held: " + r.StillHeld, Advice: "let them continue by the commands that were printed; `walferry migrate`, run again, tries it, too"}
 	}
 	late := r.Late
 	if late == nil && len(r.Unvalidated) > 0 {

@@ -24,6 +24,7 @@ const (
 	GateSchema     = "schema"     //
 	GateActions    = "actions"    // what the opening will run is tried
 	GateSequences  = "sequence definitions"
+	GateClients    = "clients"
 	stepWords      = "words" // to the last of the gates: from here on something is changed on the source
 	stepConnect    = "connect"
 	stepLook       = "look"
@@ -32,12 +33,15 @@ const (
 	stepFindKeys   = "find foreign keys"
 	stepTriggers   = "put up the fence"
 	stepQuiet      = "quiet moment"
+	stepHold       = "hold clients"
 	stepFence      = "fence"
+	stepFenced     = "tell that it is fenced"
 	stepDrain      = "drain"
 	stepDrained    = "record that it drained"
 	stepSequences  = "sequences"
 	stepKeys       = "foreign keys"
 	stepSnapshots  = "open the comparison"
+	stepRedirect   = "redirect clients"
 	stepPassed     = "nobody has passed"
 	stepPrepare    = "prepare the opening"
 	stepPassedLast = "nobody has passed by the seal"
@@ -45,6 +49,7 @@ const (
 	stepSeal       = "seal"
 	stepAdopt      = "adopt" // instead of all before it, in a run that finds a sealed fence
 	stepOpen       = "open"
+	stepRelease    = "release clients"
 	stepTakeDown   = "take down the fence that stood"
 	stepSmall      = "compare small tables"
 	stepViews      = "refresh views"
@@ -59,6 +64,9 @@ func (s *Switch) steps() []Step {
 	steps := append([]Step{
 		{Name: stepAlone, Do: func(ctx context.Context) (err error) { s.alone, err = s.Flow.Alone(ctx); return err }},
 	}, s.Gates...)
+	if s.Clients != nil { // after all the others: nobody is asked in vain
+		steps = append(steps, Step{Name: GateClients, Do: s.clientsReady})
+	}
 	if s.Rehearse && s.NoFence {
 		return steps
 	}
@@ -77,9 +85,15 @@ func (s *Switch) steps() []Step {
 		Step{Name: stepFindKeys, Do: s.findKeys, Undo: s.dropKeysAtLast},
 		Step{Name: stepTriggers, Do: func(ctx context.Context) error { return s.fence.Prepare(ctx, s.conn) }, Undo: s.unfence},
 		Step{Name: stepQuiet, Do: s.quietMoment},
-		Step{Name: stepFence, Do: s.raise, Undo: s.unfence},
-		Step{Name: stepDrain, Do: s.drain},
 	)
+	if s.Clients != nil { // a moment before anything is refused
+		steps = append(steps, Step{Name: stepHold, Do: s.hold, Undo: s.undoHold})
+	}
+	steps = append(steps, Step{Name: stepFence, Do: s.raise, Undo: s.unfence})
+	if s.Clients != nil {
+		steps = append(steps, Step{Name: stepFenced, Do: s.tellFenced})
+	}
+	steps = append(steps, Step{Name: stepDrain, Do: s.drain})
 	if s.Rehearse {
 		return steps
 	}
@@ -88,6 +102,11 @@ func (s *Switch) steps() []Step {
 		Step{Name: stepSequences, Do: s.setSequences},
 		Step{Name: stepKeys, Do: s.createKeys, Undo: s.dropKeys, UndoWithin: lateKeysPatience},
 		Step{Name: stepSnapshots, Do: s.openProver, Undo: s.dropProver},
+	)
+	if s.Clients != nil { // what is held goes nowhere yet, and this is the most likely to fail
+		steps = append(steps, Step{Name: stepRedirect, Do: s.redirect, Undo: s.takeBack})
+	}
+	steps = append(steps,
 		// What only the fence has promised until here is checked by the stream; once more when the
 		// target's tables are locked: there may have been locks to wait for, and what comes through
 		// then cannot be applied.
@@ -181,7 +200,7 @@ func (s *Switch) dropKeysAtLast(ctx context.Context, _ error) error {
 }
 
 // unfence takes the fence down, raised or only put up.
-func (s *Switch) unfence(ctx context.Context, _ error) error {
+func (s *Switch) unfence(ctx context.Context, why error) error {
 	if s.opened {
 		return nil
 	}
@@ -190,6 +209,9 @@ func (s *Switch) unfence(ctx context.Context, _ error) error {
 		if !s.since.IsZero() {
 			s.result.PauseMS = time.Since(s.since).Milliseconds()
 			s.say("un-fenced")
+		}
+		if err := s.letGo(ctx, why); err != nil { // which is tried again when the hold is undone
+			s.say(err.Error())
 		}
 	}, s.say)
 	var closed *StillFencedError

@@ -33,6 +33,7 @@ type Switch struct {
 	Definitions Definitions
 	Opening     Opening
 	Sequences   *Carrier
+	Clients     Clients // nil: they find To by themselves
 	// Proof says what is compared as of the switch; nil: nothing is.
 	Proof *Proof
 
@@ -83,6 +84,7 @@ type Switch struct {
 	since    time.Time   // when writes began to be refused; zero: they were not
 	position decoder.LSN // of the fence: every write is before it
 	opened   bool        // the fence was taken down again
+	heldAt   time.Time   // when clients began to be held; zero: they are not
 
 	mark    string           // of From's catalogue, when the gates were passed
 	keys    *schema.Prepared // nil: there are none

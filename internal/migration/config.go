@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walferry/walferry/internal/clients"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
@@ -82,6 +83,9 @@ type Config struct {
 	// FallBack is whether a cutover keeps a way back. Empty: NoFallBack.
 	FallBack FallBackMode
 
+	// Clients says who is steered at a switch: held, led to the other server, let go; and the hooks.
+	Clients clients.Config
+
 	// Heartbeat is the interval between beats. Zero: 5 s.
 	Heartbeat time.Duration
 
@@ -150,6 +154,9 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit || c.MaxRetainedWALTarget < NoLimit {
 		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size, --max-retained-wal and --max-retained-wal-target as 512MB or 100GB"}
+	}
+	if err := c.Clients.Validate(); err != nil {
+		return c, err
 	}
 	if c.Jobs == 0 {
 		c.Jobs = 4

@@ -7,6 +7,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cleanup"
+	"github.com/walferry/walferry/internal/clients"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/definitions"
 	"github.com/walferry/walferry/internal/flow"
@@ -34,6 +35,7 @@ type ends struct {
 	definitions *definitions.Carrier
 	opening     *opening.Target
 	fence       cutover.Standing // as it may stand on the source
+	clients     *clients.Steering
 	live        *live
 	shown       *live // what is shown of a switch: in that of the migration
 }
@@ -80,6 +82,10 @@ func (e *ends) assemble() {
 		Reopens: func() bool { return e.armed.Begins != 0 },
 	}
 	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.name.String(), Tables: e.tables.Selected, Logger: e.c.Logger}
+	e.clients = &clients.Steering{
+		Config: e.c.Clients, Name: e.c.Name, Switch: clients.Cutover, From: from, To: to, Store: e.store,
+		Phase: func() string { return string(e.shown.phase()) }, Order: clients.Order{Source: e.c.Source, Target: e.c.Target, Name: e.c.Name, Clients: e.c.Clients}, Logger: e.c.Logger,
+	}
 	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store, Sides: e.sides()}
 }
 
@@ -101,6 +107,7 @@ func (e *ends) turned() *ends {
 	t.store = state.At(t.target, t.name.String())
 	t.assemble()
 	t.shown = e.live
+	t.clients.Switch, t.clients.Other, t.clients.Order = clients.Fallback, e.store, e.clients.Order
 	return t
 }
 
@@ -150,6 +157,7 @@ func (e *ends) close(ctx context.Context) {
 		e.lock.Close(ctx)
 	}
 	if e.source != nil {
+		e.clients.Close()
 		e.source.Close()
 	}
 	e.target.Close()

@@ -34,6 +34,7 @@ func (r *runner) followForth(ctx context.Context) error {
 			return err
 		}
 	}
+	r.back.clients.Settle(ctx, true) //nolint:errcheck // it has said so
 	r.live.set(func(st *Status) { st.ByItself = r.byItself() || r.c.Until == UntilCaughtUp })
 	return r.follow(ctx, r.ends, r.back)
 }
@@ -43,7 +44,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	if err := errors.Join(e.fence.TakeDown(ctx, "", func() {}, func(text string) { e.c.Logger.Warn(text) }), e.putAside(ctx)); err != nil {
+	if err := errors.Join(e.fence.TakeDown(ctx, "", func() { e.clients.Settle(ctx, false) }, func(text string) { e.c.Logger.Warn(text) }), e.putAside(ctx)); err != nil {
 		return err
 	}
 	seen, err := groups.NewSeen(ctx, r.store, e.tables.Remembered(), 12*r.c.Heartbeat, r.c.Logger)

@@ -18,6 +18,7 @@ type live struct {
 	flow *flow.Flow
 	rows *copying.Copy // nil: nobody looks yet
 	log  *slog.Logger
+	told func() // called when the phase has changed; nil: nobody wants to know
 
 	mu     sync.Mutex
 	status Status // as far as it is kept; watch adds the rest
@@ -67,13 +68,18 @@ func (l *live) follows(f *flow.Flow) {
 
 // moved sets the phase, which was recorded.
 func (l *live) moved(phase Phase) {
+	news := false
 	l.set(func(st *Status) {
+		news = st.Phase != phase
 		if (st.Phase == Switched) != (phase == Switched) { // another flow is followed, whose slot is another one
 			st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
 			l.flow = nil // until that is followed
 		}
 		st.Enter(phase)
 	})
+	if news && l.told != nil {
+		l.told()
+	}
 }
 
 // retains notes what the slot of the flow that is followed holds back.

@@ -16,6 +16,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
@@ -103,6 +104,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	r := &runner{ends: e, back: e.turned(), told: o.Switched}
+	defer r.back.clients.Close()
 	if err := r.recall(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -114,9 +116,16 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		r.c.settle(state.Options{})
 	}
 	r.settled()
+	r.live.told = func() { r.clients.Tell(hook.Phase, "") }
 	report, err := check.Run(ctx, r.c.checkConfig(r.rec))
 	if err != nil {
 		return Outcome{}, err
+	}
+	if next := r.clients; c.Clients.Any() {
+		if r.rec != nil && r.rec.Phase == Switched {
+			next = r.back.clients
+		}
+		report = report.With(next.Findings(ctx)...)
 	}
 	if r.rec != nil {
 		report = report.Eased()
@@ -136,6 +145,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		o.Started(r.live.watch)
 	}
 	err = r.guarded(ctx)
+	r.tellEnd(ctx, err)
 	r.rows.Hold(context.WithoutCancel(ctx), nil)
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until, GaveUp: r.gaveUp}
@@ -214,6 +224,7 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	switch r.rec.Phase {
 	case Finished:
+		r.clients.Settle(ctx, true) //nolint:errcheck // it has said so
 		late := r.definitions.Pending().Validate(ctx, func(s string) { r.c.Logger.Info(s) })
 		result, err := cutover.EnableLeft(ctx, r.store, r.opening)
 		if err != nil || result == nil {
@@ -462,7 +473,11 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 	}
 	config := c.checkConfig(rec)
 	config.Definitions = true
-	return check.Run(ctx, config)
+	report, err := check.Run(ctx, config)
+	if err == nil && c.Clients.Any() {
+		report = report.With(clientFindings(ctx, c, rec)...)
+	}
+	return report, err
 }
 
 // checkConfig is for a migration with a record, or for one that has none yet.

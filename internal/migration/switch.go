@@ -32,6 +32,9 @@ func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cuto
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: e.c.Jobs,
 		Told: told, Logger: e.sides().Logger(e.c.Logger),
 	}
+	if e.clients.Within = o.Timeout; e.c.Clients.Any() {
+		s.Clients = e.clients
+	}
 	if other.switchedBefore() {
 		s.Stands = other.fence
 	}
@@ -165,6 +168,7 @@ func (e *ends) carrier() *cutover.Carrier {
 
 // undoLate tries again what a cutover that was undone could not undo then.
 func (f *following) undoLate(ctx context.Context) {
+	f.e.clients.Retry(ctx)
 	f.mu.Lock()
 	closed, halfway := f.closed, f.halfway
 	f.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/internal/wayback"
@@ -142,6 +143,7 @@ func (e *ends) retire(ctx context.Context) error {
 // switchedOver is run when the target is the database, and what is written there flows back. It returns
 // the next phase. What keeps that from the old server interrupts the way back, and nothing else: it is tried again every minute.
 func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
+	r.clients.Settle(ctx, true) //nolint:errcheck // it has said so
 	r.wal = wayback.NewBudget(r.back.flow, r.c.MaxRetainedWALTarget, r.live.retains, r.c.Logger)
 	for {
 		next, err := r.followBack(ctx)
@@ -174,6 +176,7 @@ func (r *runner) wayBackAfter(err error) (now state.WayBack) {
 	case was != nil && was.State == now.State && was.Reason == now.Reason: // it was said
 	case err != nil:
 		r.c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", now.Reason, "do", now.Do)
+		r.clients.Tell(hook.Alert, "the way back is "+string(now.State)+": "+now.Reason)
 	case was != nil && was.State != now.State:
 		r.c.Logger.Info("the way back follows again")
 	}
@@ -262,6 +265,7 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 	}
 	switch b.live.phase() {
 	case Switched: // the old server is the database again
+		b.clients.Settle(ctx, true) //nolint:errcheck // it has said so
 		return Following, r.recall(ctx)
 	case Finished: // the way back was given up
 		return Finished, r.endWayBack(ctx)

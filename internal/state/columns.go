@@ -62,6 +62,7 @@ var later = []struct{ table, column, definition string }{
 	{"migration", "armed", "jsonb"},                         // of a flow that was armed: see Armed
 	{"migration", "seen", "jsonb"},                          // which tables are written together
 	{"migration", "aside", "jsonb"},                         // foreign keys that are put aside until the server opens again
+	{"migration", "clients", "jsonb"},                       // who is held: see Clients
 	{"request", "taken_at", "timestamptz"},                  // the runner has begun to carry it out
 	{"request", "withdrawn_at", "timestamptz"},              // the asking process has taken it back
 }

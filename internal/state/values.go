@@ -46,6 +46,8 @@ var (
 	Arming = Value{"armed", "armed::text from walferry.migration", "what the flow was armed with"}
 	// Aside are the foreign keys that are put aside until the server opens again.
 	Aside = Value{"aside", "aside::text from walferry.migration", "the foreign keys that are put aside"}
+	// Clients are who is held, and where they are led.
+	Clients = Value{"clients", "to_jsonb(m) ->> 'clients' from walferry.migration m", "which clients are held"}
 )
 
 // Armed is what is kept of a flow that was armed.
