@@ -179,6 +179,9 @@ func (p *statusPage) fences(s migration.Status) {
 		p.warn("see that no client uses it; `walferry verify` names what was written there; a fallback is safe only once it finds no difference",
 			"THE OLD SERVER TAKES WRITES: %s. What is written there does not come to the new server, and may keep the way back from following", *s.WayBack.Unfenced)
 	}
+	if w := s.WayBack.Sequences; w != "" {
+		p.warn("should the old server have to be opened by hand, set its sequences first; a fallback sets them as always", "SEQUENCES OF THE OLD SERVER ARE NOT KEPT AHEAD: %s", w)
+	}
 	for _, t := range s.WayBack.Unidentified {
 		p.warn(fmt.Sprintf("on the new server, %s; or give it its key again; or `walferry finish`", t.SQL),
 			"UPDATE AND DELETE OF %s FAIL ON THE NEW SERVER: it has lost its replica identity, and the way back publishes it", t.Table)

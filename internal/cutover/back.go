@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pglogrepl"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/state"
 )
@@ -26,6 +27,11 @@ type WayBack interface {
 	// has the last change of From, and before To opens. An error of kind fail.Gate says
 	// that somebody has written to To before.
 	Begin(ctx context.Context) (decoder.LSN, error)
+	// KeepAhead puts the sequences of From, which stand where those of To do, ahead of them. It is called after the seal and
+	// before To opens: from then on keys are drawn there that From must not draw as well, if it has to be opened by hand.
+	KeepAhead(ctx context.Context, at []Sequence) error
+	// Ahead returns where KeepAhead has put them, if it was called.
+	Ahead(ctx context.Context) (map[catalog.Name]Position, error)
 }
 
 // Armed is what became of the way back of a switch.
@@ -102,6 +108,30 @@ func (s *Switch) begin(ctx context.Context) error {
 	}
 	s.result.WayBack.From, s.result.WayBack.BeganMS = (*LSNText)(&position), time.Since(began).Milliseconds()
 	return nil
+}
+
+// keepAhead has the sequences of From kept ahead of those of To.
+func (s *Switch) keepAhead(ctx context.Context) error {
+	if s.WayBack == nil {
+		return nil
+	}
+	err := s.Sides.Reverse().Error(s.WayBack.KeepAhead(ctx, s.Sequences.set))
+	if err != nil {
+		s.Logger.Warn("sequences are not ahead yet of those of the server that opens", "reason", err)
+	}
+	return err
+}
+
+// carryLeft carries over the sequences that are not ahead of those of To already: these were carried over.
+func (s *Switch) carryLeft(ctx context.Context) (err error) {
+	s.Sequences.except = nil
+	if s.WayBack != nil {
+		if s.Sequences.except, err = s.WayBack.Ahead(ctx); err != nil {
+			return err
+		}
+	}
+	_, err = s.Sequences.Set(ctx, s.conn)
+	return err
 }
 
 // ends is the phase that a switch ends in.

@@ -21,6 +21,7 @@ type wayBack struct {
 	m             *move
 	arm, begin    error
 	calls, fences []string
+	ahead         map[catalog.Name]Position
 }
 
 func (w *wayBack) note(call string) {
@@ -55,6 +56,21 @@ func (w *wayBack) Begin(context.Context) (decoder.LSN, error) {
 	return 4711, w.begin
 }
 
+func (w *wayBack) KeepAhead(_ context.Context, at []Sequence) error {
+	w.note("ahead")
+	w.ahead = map[catalog.Name]Position{}
+	for _, s := range at {
+		s.LastValue += 1000
+		if err := w.m.From.Link.Exec(context.Background(), `select setval($1::text::regclass, $2)`, s.String(), s.LastValue); err != nil {
+			return err
+		}
+		w.ahead[s.Name] = Position{s.LastValue, true}
+	}
+	return nil
+}
+
+func (w *wayBack) Ahead(context.Context) (map[catalog.Name]Position, error) { return w.ahead, nil }
+
 func (w *wayBack) want(calls, fences string) {
 	w.m.t.Helper()
 	if got := strings.Join(w.calls, " "); got != calls {
@@ -88,7 +104,7 @@ func TestSwitch_WayBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.want("arm begin", "none raised")
+	w.want("arm begin ahead", "none raised sealed")
 	if !result.Sealed || result.WayBack == nil || result.WayBack.From == nil || *result.WayBack.From != 4711 || result.WayBack.None != "" {
 		t.Errorf("result: %+v", result.WayBack)
 	}
@@ -249,7 +265,7 @@ func TestResume_WayBack(t *testing.T) {
 	if err != nil || !done {
 		t.Fatalf("done %v, %v", done, err)
 	}
-	w.want("arm begin", "none raised")
+	w.want("arm begin ahead", "none raised sealed")
 	if phase := m.recorded(); phase != state.Switched {
 		t.Errorf("phase %s", phase)
 	}

@@ -23,8 +23,10 @@ type Remembered struct {
 	// purpose; what the source has altered since is carried over by the cutover.
 	catalog.SequenceDefinition
 
-	// Placed is where an unfinished cutover has put the target's.
+	// Placed is where the target's was put last, by an unfinished cutover, or to be ahead of the source's; Before is where it was put
+	// before that. Nobody has drawn from it there. It stands at one of them: what is recorded is done afterwards.
 	Placed *Position `json:"placed,omitempty"`
+	Before *Position `json:"placed_before,omitempty"`
 }
 
 // Carrier carries sequences over, and records what it needs for that.
@@ -38,6 +40,10 @@ type Carrier struct {
 	Alter func(ctx context.Context, patience time.Duration, sql string) error
 
 	gated map[catalog.Name]catalog.SequenceDefinition // those of From as the gate has seen them; nil: it has not looked
+	ends  map[catalog.Name]width                      // of columns; see ReadEnds
+	set   []Sequence                                  // of From, as Set has carried them over
+
+	except map[catalog.Name]Position // those of From that stand there are not carried over
 }
 
 // Remember records how the source's sequences are defined, once: before the schema is dumped.
@@ -173,24 +179,33 @@ func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	sequences = slices.DeleteFunc(sequences, func(s Sequence) bool { at, ok := c.except[s.Name]; return ok && at == s.Position })
 	states, at, err := c.read(ctx)
 	if err != nil {
 		return 0, err
 	}
 	for i := range sequences {
-		s := &sequences[i]
-		n, ok := at[s.Name]
-		if !ok {
-			n = len(states)
-			states = append(states, Remembered{Name: s.Name, SequenceDefinition: s.SequenceDefinition})
-		}
-		s.Placed, states[n].Placed = states[n].Placed, &s.Position
+		states = placed(states, at, &sequences[i])
 	}
+	c.set = sequences
 	// Recorded before it is done: if it is not done after all, no sequence stands there.
 	if err := c.Store.Values().Put(ctx, state.Sequences, states); err != nil {
 		return 0, err
 	}
 	return len(sequences), c.To.Do(ctx, func(conn *pgx.Conn) error { return SetSequences(ctx, conn, sequences) })
+}
+
+// placed notes in the states that a sequence is put where s is, and in s where it was put before.
+func placed(states []Remembered, at map[catalog.Name]int, s *Sequence) []Remembered {
+	n, ok := at[s.Name]
+	if !ok {
+		n, at[s.Name] = len(states), len(states)
+		states = append(states, Remembered{Name: s.Name, SequenceDefinition: s.SequenceDefinition})
+	}
+	to := s.Position
+	s.Placed, s.Before = states[n].Placed, states[n].Before
+	states[n].Placed, states[n].Before = &to, states[n].Placed
+	return states
 }
 
 // measure sets as many sequences as there are, but its own: what setval does stays whatever becomes

@@ -45,7 +45,7 @@ func (s *Switch) rest() []Step {
 	return append([]Step{
 		{Name: stepAdopt, Do: func(ctx context.Context) error { return s.fence.Adopt(ctx, s.conn) }},
 		{Name: stepSequences, Optional: true, Do: func(ctx context.Context) error {
-			_, err := s.Sequences.Set(ctx, s.conn)
+			err := s.carryLeft(ctx)
 			if err != nil {
 				log.Warn("the sequences stay as the run that sealed the fence has set them", "reason", err)
 			}
@@ -70,6 +70,7 @@ func (s *Switch) rest() []Step {
 			}
 			return s.createKeys(ctx)
 		}},
+		{Name: stepAhead, Optional: true, Within: aheadPatience, Do: s.keepAhead},
 		{Name: stepOpen, Do: s.conclude},
 	}, s.afterOpen()...)
 }

@@ -15,8 +15,8 @@ type Sequence struct {
 	catalog.Sequence
 	Position
 
-	// Placed is where an earlier, unfinished cutover has put the target's. nil: none has.
-	Placed *Position
+	// Placed and Before are those of Remembered.
+	Placed, Before *Position
 }
 
 // Position is where a sequence stands.
@@ -86,7 +86,7 @@ func SetSequences(ctx context.Context, q catalog.Querier, source []Sequence) err
 	var called []bool
 	for i, s := range source {
 		t := target[i].Position
-		drawn := t != Position{LastValue: starts[i]} && (s.Placed == nil || t != *s.Placed)
+		drawn := t != Position{LastValue: starts[i]} && (s.Placed == nil || t != *s.Placed) && (s.Before == nil || t != *s.Before)
 		if drawn && !s.Cycle && further(t, s) {
 			continue
 		}

@@ -47,6 +47,7 @@ const (
 	stepPassedLast = "nobody has passed by the seal"
 	stepBegin      = "begin the way back"
 	stepSeal       = "seal"
+	stepAhead      = "keep sequences ahead"
 	stepAdopt      = "adopt" // instead of all before it, in a run that finds a sealed fence
 	stepOpen       = "open"
 	stepRelease    = "release clients"
@@ -119,6 +120,11 @@ func (s *Switch) steps() []Step {
 	}
 	steps = append(steps,
 		Step{Name: stepSeal, Do: func(ctx context.Context) error { return s.fence.Seal(ctx, s.conn) }, Seal: true},
+	)
+	if s.WayBack != nil {
+		steps = append(steps, Step{Name: stepAhead, Optional: true, Within: aheadPatience, Do: s.keepAhead})
+	}
+	steps = append(steps,
 		// Nothing can be undone, whatever the deadline says, or a signal.
 		Step{Name: stepOpen, Do: s.conclude, Within: 10 * time.Minute},
 	)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/wait"
@@ -19,6 +20,7 @@ type following struct {
 	other   *ends // the other way round
 	running *flow.Running
 	cutting chan struct{} // full while a cutover is in progress
+	behind  string        // why sequences are not kept ahead
 
 	mu      sync.Mutex
 	closed  bool // a cutover that was undone could not un-fence
@@ -79,9 +81,37 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
 		other.validateRest(ctx)
+	}, func(ctx context.Context, _ context.CancelCauseFunc) {
+		if e.armed.Pass != "" { // what it goes to is fenced, and may have to be opened by hand
+			wayback.KeepAhead(ctx, &cutover.Ahead{Carrier: e.carrier()}, r.c.Heartbeat, f.cutting, f.over, f.sequences)
+		}
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.byItself()) {
 			f.onceCaughtUp(ctx, stop)
+		}
+	})
+}
+
+// sequences notes why sequences are not kept ahead; nil: they are.
+func (f *following) sequences(err error) {
+	text := ""
+	if err != nil {
+		text = f.e.sides().Reword(err.Error())
+	}
+	if was := f.behind; was != text && text != "" {
+		f.e.c.Logger.Warn("sequences of the server that follows are not kept ahead: "+text, "do", "should it have to be opened by hand, set them first; a switch sets them as always")
+	} else if was != text {
+		f.e.c.Logger.Info("sequences of the server that follows are kept ahead again")
+	}
+	f.behind = text
+	if f.e.name.Direction != flow.Back {
+		return
+	}
+	f.r.live.set(func(st *Status) {
+		if st.Back != nil && st.Back.Sequences != text {
+			now := *st.Back
+			now.Sequences = text
+			st.Back = &now
 		}
 	})
 }

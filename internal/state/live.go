@@ -44,6 +44,8 @@ type WayBack struct {
 	Since  time.Time    `json:"since"`            // by the runner's clock
 	Reason string       `json:"reason,omitempty"` // why it is interrupted, or lost
 	Do     string       `json:"do,omitempty"`     // what the operator can do about that, if it is known
+
+	Sequences string `json:"sequences,omitempty"` // why those of the old server are not kept ahead of the new one's; empty: they are
 }
 
 // WayBackState says what becomes of what is written on the new server.

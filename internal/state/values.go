@@ -91,6 +91,18 @@ func (k Values) Put(ctx context.Context, v Value, what any) error {
 	return k.store.home.Do(ctx, func(conn *pgx.Conn) error { return k.PutIn(ctx, conn, v, what) })
 }
 
+// PutOwn is Put, if the record is still this process's.
+func (k Values) PutOwn(ctx context.Context, v Value, what any) error {
+	text, err := json.Marshal(what)
+	if err == nil {
+		err = k.store.own(ctx, `update walferry.migration set `+v.column+` = $3::text::jsonb where name = $1 and run = $2 returning name`, string(text))
+	}
+	if err != nil {
+		return fmt.Errorf("record %s: %w", v.what, err)
+	}
+	return nil
+}
+
 // PutIn is Put in a transaction of the home.
 func (k Values) PutIn(ctx context.Context, q catalog.Querier, v Value, what any) error {
 	text, err := json.Marshal(what)
@@ -160,14 +172,7 @@ update walferry.migration set system_id = $3, timeline = $4, database = $5, slot
 
 // PutArmed keeps what a flow was armed with, if it is still this process's.
 func (s *Store) PutArmed(ctx context.Context, a Armed) error {
-	text, err := json.Marshal(a)
-	if err == nil {
-		err = s.own(ctx, `update walferry.migration set armed = $3::text::jsonb where name = $1 and run = $2 returning name`, string(text))
-	}
-	if err != nil {
-		return fmt.Errorf("record %s: %w", Arming.what, err)
-	}
-	return nil
+	return s.Values().PutOwn(ctx, Arming, a)
 }
 
 // PutAside keeps which foreign keys are put aside, if the record is still this process's.

@@ -33,6 +33,8 @@ type WayBack struct {
 
 	// Unidentified are published tables that have lost their replica identity, so that UPDATE and DELETE fail there; nil: not known.
 	Unidentified []Unidentified `json:"without_identity"`
+	// Sequences is why those of the old server are not kept ahead of the new one's; empty: they are, or it is not known.
+	Sequences string `json:"sequences"`
 	// Unfenced is how the old server accepts writes though it follows the new one; empty: it does not; nil: not known.
 	Unfenced *string `json:"unfenced"`
 }
@@ -141,7 +143,7 @@ func (st *Status) recordedBack(r *state.Record, result *cutover.Result) {
 	case r.Phase == state.Switched:
 		w.State = state.BackFollowing
 		if st.Back != nil {
-			w.State, w.Since, w.Reason, w.Do = st.Back.State, &st.Back.Since, st.Back.Reason, st.Back.Do
+			w.State, w.Since, w.Reason, w.Do, w.Sequences = st.Back.State, &st.Back.Since, st.Back.Reason, st.Back.Do, st.Back.Sequences
 		}
 	case r.Phase == state.Finished && result != nil && result.WayBack != nil && result.WayBack.From != nil:
 		w.Reason = "it was given up"

@@ -32,8 +32,11 @@ func After(migration string, was *state.WayBack, err error, at time.Time) *state
 			now.Do += "; rows of the old server are changed past its fence after: " + Past(migration)
 		}
 	}
-	if was != nil && was.State == now.State {
-		now.Since = was.Since
+	if was != nil {
+		now.Sequences = was.Sequences
+		if was.State == now.State {
+			now.Since = was.Since
+		}
 	}
 	return now
 }

@@ -95,6 +95,9 @@ func (w *Way) Arm(ctx context.Context, tell func(string)) error {
 	if err := w.Sequences.Remember(ctx); err != nil {
 		return err
 	}
+	if err := w.Sequences.ReadEnds(ctx); err != nil {
+		return err
+	}
 	return w.read(ctx)
 }
 
@@ -204,6 +207,16 @@ func (w *Way) Begin(ctx context.Context) (position decoder.LSN, err error) {
 	}
 	w.stop()
 	return position, w.Store.PutArmed(ctx, state.Armed{Begins: position, Pass: w.Pass, Stands: w.Stands})
+}
+
+// KeepAhead implements cutover.WayBack.
+func (w *Way) KeepAhead(ctx context.Context, at []cutover.Sequence) error {
+	return (&cutover.Ahead{Carrier: w.Sequences}).Start(ctx, at)
+}
+
+// Ahead implements cutover.WayBack.
+func (w *Way) Ahead(ctx context.Context) (map[catalog.Name]cutover.Position, error) {
+	return w.Sequences.Placed(ctx)
 }
 
 // Disarm implements cutover.WayBack.
