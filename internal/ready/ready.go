@@ -55,11 +55,15 @@ func Now(st *status.Status, looked *Looked) Report {
 	if looked != nil && looked.MaxLag > 0 {
 		maxLag = looked.MaxLag
 	}
+	if st.Phase != state.Following {
+		r.Gates = []Gate{phaseGate(st)}
+		return r.conclude()
+	}
 	r.Gates = append(r.Gates, phaseGate(st), lagGate(cutover.GateLag, st.Source.Error, st.Stream.LagSeconds, maxLag), comparedGate(st))
 	if looked != nil && looked.Gates != nil {
 		r.Gates = append(r.Gates, looked.Gates...)
 		r.LookedAt = &looked.At
-	} else if st.Phase == state.Following {
+	} else {
 		r.Gates = append(r.Gates, Gate{Name: cutover.GateIdentity, OK: no(), Says: "nobody has looked at both servers yet"})
 	}
 	r.Gates = append(r.Gates, tried(st, cutover.GateActions, "what the opening runs"), tried(st, cutover.GateSequences, "the definitions of sequences"))

@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/ready"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/status"
@@ -25,7 +27,7 @@ func shows(t *testing.T, a Access, read ...func() (status.Status, []status.Table
 			Key:    string(rune('a' + i)),
 			Read:   func(context.Context) (status.Status, error) { st, _ := r(); return st, nil },
 			Tables: func(context.Context) ([]status.Table, error) { _, tables := r(); return tables, nil },
-			Look:   func(context.Context) (*ready.Looked, error) { return &ready.Looked{}, nil },
+			Look:   func(context.Context) (*ready.Looked, error) { return looked(), nil },
 		})
 	}
 	s, err := Open(c)
@@ -34,6 +36,15 @@ func shows(t *testing.T, a Access, read ...func() (status.Status, []status.Table
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// looked is a look that has found nothing to refuse.
+func looked() *ready.Looked {
+	l := &ready.Looked{At: time.Now()}
+	for _, name := range []string{cutover.GateIdentity, cutover.GateWriters, cutover.GateStatistics, cutover.GateSchema} {
+		l.Gates = append(l.Gates, ready.Gate{Name: name, OK: new(true), Says: "as it should be"})
+	}
+	return l
 }
 
 func following() (status.Status, []status.Table) {

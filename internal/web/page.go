@@ -33,8 +33,8 @@ func assets(at string) http.Handler {
 	})
 }
 
-// page is that of one migration: what it shows comes by events.
-func page(w http.ResponseWriter, r *http.Request) {
+// servePage is that of one migration: what it shows comes by events.
+func servePage(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	http.ServeFileFS(w, r, files, "page/page.html")
 }

@@ -43,7 +43,6 @@ type Server struct {
 	streams  chan struct{} // has room for as many event streams as there may be
 	stop     context.CancelFunc
 	running  sync.WaitGroup
-	ended    chan struct{}
 }
 
 // mostStreams is how many pages may be open at a time.
@@ -56,7 +55,7 @@ func Open(c Config) (*Server, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{c: c, listener: l, stop: stop, streams: make(chan struct{}, mostStreams), ended: make(chan struct{})}
+	s := &Server{c: c, listener: l, stop: stop, streams: make(chan struct{}, mostStreams)}
 	for _, m := range c.Migrations {
 		s.views = append(s.views, newView(m, c.Clean, c.Logger))
 	}
@@ -92,7 +91,6 @@ func (s *Server) URL() string {
 
 // Close ends everything, also pages that are open.
 func (s *Server) Close() {
-	close(s.ended)
 	s.stop()
 	s.http.Close() //nolint:errcheck // nothing of it is needed any more
 	s.running.Wait()
@@ -153,7 +151,7 @@ func (s *Server) shows(mux *http.ServeMux, at string, v *view) {
 		answer(w, http.StatusOK, c)
 	})
 	mux.HandleFunc(at+"/events", func(w http.ResponseWriter, r *http.Request) { s.events(w, r, v) })
-	mux.HandleFunc(at+"/{$}", page)
+	mux.HandleFunc(at+"/{$}", servePage)
 	mux.Handle(at+"/assets/", assets(at))
 }
 
