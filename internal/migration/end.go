@@ -56,9 +56,15 @@ func Abort(ctx context.Context, c Config) error {
 	if err := mayAbort(ctx, e.store, e.rec); err != nil {
 		return err
 	}
-	late, err := e.turned().unvalidated(ctx, "source") // after a fallback
-	if err != nil {
+	var late []Left
+	var armed state.Armed
+	if _, err := e.store.Values().Get(ctx, state.Arming, &armed); err != nil {
 		return err
+	}
+	if armed.Begins != 0 { // there was a fallback
+		if late, err = e.turned().unvalidated(ctx, "source"); err != nil {
+			return err
+		}
 	}
 	if err := e.ended().RemoveFromSource(ctx); err != nil {
 		return err
