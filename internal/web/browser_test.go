@@ -208,7 +208,7 @@ func TestPage(t *testing.T) {
 		v.says("#numbers", "Lag", "0.21 s", "Lag in bytes", "47.1 kB", "Transactions", "7,654,321", "Changes", "23,456,789")
 		v.says("#phases", "copying", "59 min 55 s", "indexing", "20 min 0 s")
 		v.says("#back", "the old server", "off (--fall-back auto)")
-		v.says("#servers", "PostgreSQL 13.23, database shop", "PostgreSQL 18.4", "walferry_shop, active, WAL extended", "bastion, pid 4711")
+		v.says("#servers", "PostgreSQL 13.23, database shop", "PostgreSQL 18.4", "walferry_shop on the source, active, WAL extended", "bastion, pid 4711")
 		v.says("#notes", "Compared", "5 tables, no difference")
 		is(v, `document.querySelectorAll('.uplot canvas').length`, 4)
 		is(v, `document.querySelector('#c-lag-seconds').getAttribute('aria-label')`, "lag 0.21 s")

@@ -65,7 +65,8 @@ func ran(dry bool, at time.Time, fence, drain, sequences, open int64, failed str
 	pause, expect := fence+drain+sequences+open, fence+drain+120
 	r := state.Ran{Kind: "cutover", DryRun: dry, At: at, PauseMS: &pause, Error: failed, Steps: []state.RanStep{
 		{Name: cutover.GateActions, Outcome: state.Done, MS: 20},
-		{Name: "fence", Outcome: state.Done, MS: fence, Refused: true}, {Name: "drain", Outcome: state.Done, MS: drain, Refused: true},
+		{Name: "fence", Outcome: state.Done, MS: fence, Refused: true},
+		{Name: "drain", Outcome: state.Done, MS: drain, Refused: true},
 	}}
 	if dry {
 		r.ExpectMS = &expect

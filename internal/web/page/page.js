@@ -206,13 +206,14 @@ function back(s) {
 }
 
 function servers(s) {
+  const { stream, slot, on } = flow(s);
   const fence = f => f ? (f.sealed ? 'sealed: writes are refused' : f.closed ? 'closed: writes are refused' : 'open: its triggers are still there') + ', ' + pages(f.tables, 'table', 'tables') : '';
   facts('servers', [
     ['Old server', s.source.version ? 'PostgreSQL ' + s.source.version + ', database ' + s.source.database : ''],
     ['New server', s.target.version ? 'PostgreSQL ' + s.target.version + ', database ' + s.target.database : ''],
-    ['Slot', s.source.slot ? s.source.slot + (known(s.source.slot_active) ? (s.source.slot_active ? ', active' : ', not in use') : '') + (s.source.wal_status ? ', WAL ' + s.source.wal_status : '') : ''],
+    ['Slot', slot.slot ? slot.slot + ' on ' + on + (known(slot.slot_active) ? (slot.slot_active ? ', active' : ', not in use') : '') + (slot.wal_status ? ', WAL ' + slot.wal_status : '') : ''],
     ['Fence of the old server', fence(s.source.fence)], ['Fence of the new server', fence(s.target.fence)],
-    ['Positions', s.stream.applied_lsn ? 'applied ' + s.stream.applied_lsn + (s.stream.source_lsn ? ' of ' + s.stream.source_lsn : '') : ''],
+    ['Positions', stream.applied_lsn ? 'applied ' + stream.applied_lsn + (stream.source_lsn ? ' of ' + stream.source_lsn : '') : ''],
     ['Runner', s.runner], ['Options', s.options],
   ]);
 }
