@@ -108,6 +108,25 @@ func (f Fence) refuseIf(ctx context.Context, conn *pgx.Conn, right string, first
 	return ofOthers(online.Exec(ctx, conn, guarded(f.Name, "not ("+right+")", notUp, "the fence is not up", f.refuseFunction(session.Major(conn.PgConn()), first, deadline))))
 }
 
+// openSeen opens a fence as it was seen, if there is one: what was raised since is left closed.
+func openSeen(ctx context.Context, conn *pgx.Conn, name string, seen State) error {
+	if seen.Triggers == 0 && !seen.Raised {
+		return nil
+	}
+	other := "true" // it was open, and is not any more
+	switch {
+	case seen.Raised && seen.mark != "":
+		other = fmt.Sprintf("pg_catalog.strpos(body, %s) = 0", catalog.Literal(seen.mark))
+	case seen.Raised: // by an older version
+		other = "pg_catalog.strpos(body, '-- run ') > 0"
+	}
+	sql := guarded(name, isUp+" and "+other, otherRun, "the fence is of another run", openFunction(name, ""))
+	if err := online.Exec(ctx, conn, sql); err != nil {
+		return fmt.Errorf("open fence: %w", ofOthers(err))
+	}
+	return nil
+}
+
 // openLeft opens what an overtaken run has raised, which nobody else would open before its
 // deadline. A sealed fence belongs to the run that has taken over, and what another run has put up
 // is left alone.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/sides"
@@ -32,13 +34,33 @@ type Standing struct {
 // is called once writers pass. With a run the fence of another one is left alone. If writers may
 // still be refused the error is a *StillFencedError.
 func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell func(string)) error {
+	return f.takeDown(ctx, func(ctx context.Context, conn *pgx.Conn) error { return Open(ctx, conn, f.Name, run) }, opened, tell)
+}
+
+// TakeDownLeft is TakeDown for what a run finds that has taken the migration over: the fence of whichever run was before. One that another run
+// has raised since is left alone.
+func (f Standing) TakeDownLeft(ctx context.Context, opened func(), tell func(string)) error {
+	return f.takeDown(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		stands, err := Look(ctx, conn, f.Name)
+		if err != nil {
+			return err
+		}
+		// Whoever takes the migration over after this raises a fence with another mark.
+		if err := f.Store.Mine(ctx); err != nil {
+			return err
+		}
+		return openSeen(ctx, conn, f.Name, stands)
+	}, opened, tell)
+}
+
+func (f Standing) takeDown(ctx context.Context, open func(context.Context, *pgx.Conn) error, opened func(), tell func(string)) error {
 	conn, err := online.Open(ctx, session.Config{DSN: f.DSN, Application: f.Name + " un-fence"})
 	if err != nil {
 		return &StillFencedError{err}
 	}
 	defer func() { conn.Close(context.WithoutCancel(ctx)) }()
-	err = Open(ctx, conn, f.Name, run)
-	if errors.Is(err, ErrOtherRun) {
+	err = open(ctx, conn)
+	if errors.Is(err, ErrOtherRun) || errors.Is(err, state.ErrOvertaken) {
 		return state.ErrOvertaken
 	}
 	if err != nil {
@@ -48,6 +70,9 @@ func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell 
 	err = f.Store.SetUnfenced(ctx)
 	if err != nil {
 		return err
+	}
+	if stands, err := Look(ctx, conn, f.Name); err == nil && stands.Raised { // by another run, since
+		return state.ErrOvertaken
 	}
 	patience, cancel := context.WithTimeout(ctx, triggerPatience)
 	defer cancel()

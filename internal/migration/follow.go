@@ -31,6 +31,10 @@ type following struct {
 // ctx ends, or something needs an operator.
 func (r *runner) followForth(ctx context.Context) error {
 	was := FallBackMode(r.rec.Options.FallBack) // of the run before, which may have died with a way back armed
+	// The fence first: to remove the slot may take its time.
+	if err := r.takeDownLeft(ctx); err != nil {
+		return err
+	}
 	if r.c.FallBack != NoFallBack || was != "" && was != NoFallBack || r.armed.Pass != "" {
 		if err := r.back.retire(ctx); err != nil {
 			return err
@@ -41,12 +45,17 @@ func (r *runner) followForth(ctx context.Context) error {
 	return r.follow(ctx, r.ends, r.back)
 }
 
+// takeDownLeft takes the fence down that an earlier run has left on the source.
+func (e *ends) takeDownLeft(ctx context.Context) error {
+	return e.fence.TakeDownLeft(ctx, func() { e.clients.Settle(ctx, false) }, func(text string) { e.c.Logger.Warn(text) })
+}
+
 // follow follows in the direction of e.
 func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
-	if err := errors.Join(e.fence.TakeDown(ctx, "", func() { e.clients.Settle(ctx, false) }, func(text string) { e.c.Logger.Warn(text) }), e.putAside(ctx)); err != nil {
+	if err := errors.Join(e.takeDownLeft(ctx), e.putAside(ctx)); err != nil {
 		return err
 	}
 	seen, err := groups.NewSeen(ctx, r.store, e.tables.Remembered(), 12*r.c.Heartbeat, r.c.Logger)

@@ -56,7 +56,13 @@ func (e *ends) newWayBack(other *ends) *wayback.Way {
 			}
 			return other.recall(ctx)
 		},
-		Retire: disarm, Logger: other.c.Logger,
+		Retire: func(ctx context.Context) error {
+			if err := e.store.Mine(ctx); err != nil { // what there is may be that of the run that has taken over
+				return err
+			}
+			return disarm(ctx)
+		},
+		Logger: other.c.Logger,
 	}
 }
 
