@@ -315,6 +315,10 @@ func (p *statusPage) findings(s migration.Status) {
 		p.row("disabled", "the opening could not enable it; run on the target: %s", sql)
 	}
 	for _, t := range s.NewTables {
+		if s.Phase == migration.Switched {
+			p.row("note", "%s was created on the new server later: it does not come to the old one; a fallback refuses, unless --on-new-table ignore leaves it behind", t)
+			continue
+		}
 		p.row("note", "%s was created later: it is not followed, and is left behind", t)
 	}
 }

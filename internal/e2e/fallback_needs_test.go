@@ -127,7 +127,7 @@ func TestFallBack_LeftBehind(t *testing.T) {
 	pgtest.Exec(t, target, `create table p2 partition of p for values from (100) to (200); insert into p values (1), (150); create table fresh (id int primary key)`)
 	m.eventually("that it is said", func() bool {
 		text := told.String()
-		return strings.Contains(text, "a fallback will refuse") && strings.Contains(text, "tables that do not go back") && strings.Contains(text, "fresh") || r.over()
+		return strings.Contains(text, "a fallback will refuse") && strings.Contains(text, "tables that do not come to the old one") && strings.Contains(text, "fresh") || r.over()
 	})
 	m.eventually("both in the status", func() bool { return len(status(t, m.Config).NewTables) == 2 })
 	c := m.Config
@@ -136,6 +136,16 @@ func TestFallBack_LeftBehind(t *testing.T) {
 		t.Errorf("the fallback ends with %v, want a gate that names p2", err)
 	}
 	pgtest.Exec(t, target, `alter table p detach partition p2`)
+	if _, err := migration.Fallback(t.Context(), c, nil); !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), `"public"."fresh", "public"."p2"`) {
+		t.Errorf("the fallback ends with %v, want a gate that names what would stay behind", err)
+	}
+	r.cancel()
+	if _, err := r.end(); err != nil {
+		t.Fatal(err)
+	}
+	m.OnNewTable = migration.IgnoreNewTables
+	r = m.start()
+	m.eventually("that it runs again", func() bool { return status(t, m.Config).Running })
 	var steps []string
 	if _, err := migration.Fallback(t.Context(), c, func(step string) { steps = append(steps, step) }); err != nil {
 		t.Fatal(err)

@@ -17,13 +17,16 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
+// ErrReplaced is in the error of MustEnd for tables that were dropped and made again.
+var ErrReplaced = errors.New("tables were replaced")
+
 // MustEnd returns why the run cannot continue; nil: it can. Columns that were swapped, or created
 // again, do not end it: changes from before that may still be on their way, for the columns as they
 // were. The applier ends the run at the first change from after it.
 func (c Changes) MustEnd() error {
 	switch {
 	case len(c.Replaced) > 0:
-		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over: " + sides.StartOver}
+		return &fail.Error{Kind: fail.Run, Problem: strings.Join(c.Replaced, "; "), Advice: "gap: what was written to the one that is gone and to the new one cannot be told apart any more; start over: " + sides.StartOver, Err: ErrReplaced}
 	case c.Published != nil:
 		return ExplainGap(c.Published)
 	case len(c.Renamed) > 0:
@@ -35,7 +38,7 @@ func (c Changes) MustEnd() error {
 // gate returns why a cutover must not continue; nil: it may.
 func (c Changes) gate() error {
 	if err := c.MustEnd(); err != nil {
-		return &fail.Error{Kind: fail.Gate, Problem: err.Error(), Advice: fail.Hint(err)}
+		return &fail.Error{Kind: fail.Gate, Problem: err.Error(), Advice: fail.Hint(err), Err: err}
 	}
 	if len(c.Swapped) > 0 {
 		return &fail.Error{Kind: fail.Gate, Problem: strings.Join(c.Swapped, "; "), Advice: "alter the target's columns as the source's were (rename, or drop and add them), or rename the source's back, and ask again"}
@@ -59,7 +62,7 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 		return Changes{}, err
 	}
 	t.mu.Lock()
-	found := compare(t.was, now, t.Brought, t.Lenient && t.Back == nil)
+	found := compare(t.was, now, t.Brought, t.Lenient)
 	t.mu.Unlock()
 	if found.Marked && !t.Looks {
 		if err := t.keep(ctx); err != nil {
@@ -84,15 +87,16 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 
 // added returns those of the selection that are in no publication of the migration.
 func (t *Tables) added(all []catalog.Table) (names []string) {
-	p := Patterns{t.Include, t.Exclude}
-	if t.Back != nil {
-		p = *t.Back
-	}
-	selected, err := catalog.Select(all, p.Include, p.Exclude)
+	selected, err := catalog.Select(all, t.Include, t.Exclude)
 	if err != nil {
 		return nil // nothing is selected any more
 	}
 	known := t.known()
+	t.mu.Lock()
+	for _, name := range t.beside {
+		known[name] = true
+	}
+	t.mu.Unlock()
 	for i := range selected {
 		if s := &selected[i]; s.Persistence == 'p' && !known[s.Name] {
 			names = append(names, s.String())
@@ -123,7 +127,7 @@ func (t *Tables) Gate(ctx context.Context, source session.Lender) (mark string, 
 		return "", &fail.Error{
 			Kind:    fail.Gate,
 			Problem: "the source has got tables that this migration does not follow: " + catalog.List(found.Added),
-			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, or abort and start over",
+			Advice:  "a table that was created after the slot is not copied: drop it on the source, run migrate with --on-new-table ignore, which leaves it behind, or start over: " + sides.StartOver,
 		}
 	}
 	return mark, nil

@@ -24,11 +24,11 @@ type Tables struct {
 	Looks  bool // nothing is recorded of what is found
 	Logger *slog.Logger
 
-	mu  sync.Mutex
-	now []catalog.Table // of the selection, as the source had them when Select was called last; partitioned parents too
-	was []state.Table
-
-	behind []string // that the last Gate let stay behind
+	mu     sync.Mutex
+	now    []catalog.Table // of the selection, as the source had them when Select was called last; partitioned parents too
+	was    []state.Table
+	beside []catalog.Name // see Beside
+	behind []string       // that the last Gate let stay behind
 }
 
 // Selection says which tables are migrated, and what else there may be.
@@ -36,14 +36,7 @@ type Selection struct {
 	Include, Exclude []string // patterns; empty Include: all
 	Brought          bool     // somebody else has made the target's schema
 	Lenient          bool     // tables of the source that are not migrated may come and go
-
-	// Back is of the flow back of a migration that has these patterns: tables are known by name. Nothing may come below
-	// a migrated one, also with Lenient: what is routed to it would be left out.
-	Back *Patterns
 }
-
-// Patterns select tables.
-type Patterns struct{ Include, Exclude []string }
 
 // Select reads the source's tables and applies the patterns. With onlyKnown, those that came after
 // the publications are left out: they are not followed, and so must not be copied.
@@ -83,6 +76,29 @@ func (t *Tables) Remember(was []state.Table) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.was = was
+}
+
+// Beside sets the tables of the source that are not followed, and were there when the flow was armed: they are not new.
+func (t *Tables) Beside(names []catalog.Name) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.beside = names
+}
+
+// Others returns the tables that the source has now and that are not followed.
+func (t *Tables) Others(ctx context.Context) (names []catalog.Name, err error) {
+	var all []catalog.Table
+	err = t.From.Do(ctx, func(conn *pgx.Conn) (err error) {
+		all, _, err = catalog.Outline(ctx, conn)
+		return err
+	})
+	known := t.known()
+	for i := range all {
+		if s := &all[i]; s.Persistence == 'p' && !known[s.Name] {
+			names = append(names, s.Name)
+		}
+	}
+	return names, err
 }
 
 // Remembered returns the tables as they were when the migration began.

@@ -89,8 +89,6 @@ type Config struct {
 	// Heartbeat is the interval between beats. Zero: 5 s.
 	Heartbeat time.Duration
 
-	back *identity.Patterns // of the flow back: what the migration selects; nil: of the flow forth
-
 	ToolVersion string
 	Logger      *slog.Logger // nil: silent
 }
@@ -187,7 +185,7 @@ func (c Config) Valid() error {
 
 // selection returns which tables are migrated.
 func (c Config) selection() identity.Selection {
-	return identity.Selection{Include: c.Include, Exclude: c.Exclude, Brought: c.Schema == "none", Lenient: c.OnNewTable == IgnoreNewTables, Back: c.back}
+	return identity.Selection{Include: c.Include, Exclude: c.Exclude, Brought: c.Schema == "none", Lenient: c.OnNewTable == IgnoreNewTables}
 }
 
 func (o CutoverOptions) fill() CutoverOptions {

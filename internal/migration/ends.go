@@ -92,9 +92,7 @@ func (e *ends) assemble() {
 // turned returns what holds for the flow in the other direction.
 func (c Config) turned() Config {
 	c.Source, c.Target = c.Target, c.Source
-	// Both sides have their definitions, and what the new server gets later stays there, as is said of it.
-	c.Schema, c.OnNewTable = "none", IgnoreNewTables
-	c.back = &identity.Patterns{Include: c.Include, Exclude: c.Exclude}
+	c.Schema = "none"               // both sides have their definitions
 	c.Include, c.Exclude = nil, nil // the tables are known; what the one server has beside them, the other may not have
 	return c
 }

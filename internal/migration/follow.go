@@ -84,6 +84,10 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		if e.name.Direction == flow.Back {
 			r.wal.Watch(ctx, r.c.Heartbeat, stop)
 		}
+	}, func(ctx context.Context, stop context.CancelCauseFunc) {
+		if e.name.Direction == flow.Back {
+			r.guardBack(ctx, stop)
+		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
 			wayback.Attend(ctx, e.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })

@@ -59,7 +59,6 @@ type guard struct {
 	c         Config
 	live      *live
 	migrated  *identity.Tables
-	back      *identity.Tables // of the flow back, while that is followed
 	retention *flow.Retention
 
 	tables  string // new ones that were reported last
@@ -113,9 +112,6 @@ func (g *guard) mayGiveUp() bool {
 
 // identity looks at what has become of the tables that are followed, and for new ones.
 func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) error {
-	if g.live.phase() == Switched {
-		return g.leftBehind(ctx)
-	}
 	if !g.mayGiveUp() || g.c.Until == UntilCopied && g.live.phase() == Indexing { // then the publications are dropped
 		return nil
 	}
@@ -156,31 +152,36 @@ func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) erro
 	return nil
 }
 
-// leftBehind looks for tables that the new server has got since it is the database: they are in no publication.
-func (g *guard) leftBehind(ctx context.Context) error {
-	marks, err := g.back.Marks(ctx)
-	if err != nil || marks == g.marks {
-		return err
-	}
-	found, err := g.back.Changes(ctx, g.back.From)
-	if err != nil || g.live.phase() != Switched {
-		return err
-	}
-	g.marks = marks
-	g.live.set(func(st *Status) { st.NewTables = found.Added })
-	if names := list(found.Added); names != g.tables {
-		g.tables = names
-		if names != "" {
-			g.c.Logger.Warn("the new server has got tables that do not go back: the old one has neither them nor their rows after a fallback", "tables", names)
+// guardBack watches what may end a way back from outside, until ctx ends: what has become of the tables that it brings. Those that are
+// new on the new server do not end it: they are told, and a fallback refuses.
+func (r *runner) guardBack(ctx context.Context, stop context.CancelCauseFunc) {
+	tables, marks, told, places := r.back.tables, "", "", ""
+	tick := time.NewTicker(identityInterval * r.c.Heartbeat)
+	defer tick.Stop()
+	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
+		now, err := tables.Marks(ctx)
+		if err != nil || now == marks || r.back.live.phase() != Following {
+			continue
+		}
+		found, err := tables.Changes(ctx, tables.From)
+		if err != nil || r.back.live.phase() != Following { // a fallback has begun, which looks itself
+			continue
+		}
+		marks = now
+		if err := found.MustEnd(); err != nil {
+			stop(err)
+			return
+		}
+		r.live.set(func(st *Status) { st.NewTables = found.Added })
+		if names := list(found.Added); names != told && len(found.Added) > 0 {
+			r.c.Logger.Warn("the new server has got tables that do not come to the old one; a fallback will refuse, unless --on-new-table ignore leaves them behind", "tables", names)
+			told = names
+		}
+		if now := strings.Join(found.Places, "; "); now != places && now != "" {
+			r.c.Logger.Warn("tables of the new server have another place than they had; a fallback will refuse", "tables", now)
+			places = now
 		}
 	}
-	if places := strings.Join(found.Places, "; "); places != g.places {
-		g.places = places
-		if places != "" {
-			g.c.Logger.Warn("tables of the new server have another place than they had; a fallback will refuse", "tables", places)
-		}
-	}
-	return nil
 }
 
 // readers looks for publications FOR ALL TABLES: since the preflight, which tells of them, somebody may have made one.

@@ -180,7 +180,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 // settled is called once it is known what is migrated, and how.
 func (r *runner) settled() {
 	r.back.c = r.c.turned()
-	r.tables.Selection = r.c.selection()
+	r.tables.Selection, r.back.tables.Selection = r.c.selection(), r.back.c.selection()
 	r.definitions.Brought = r.tables.Brought
 	r.live.set(func(st *Status) {
 		st.Name, st.Running = r.c.Name, true
@@ -317,7 +317,7 @@ func (r *runner) guarded(ctx context.Context) error {
 	defer stop(nil)
 	watching, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
-	g := &guard{c: r.c, live: r.live, migrated: r.tables, back: r.back.tables, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
+	g := &guard{c: r.c, live: r.live, migrated: r.tables, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
 	wait.Go(func() { g.watch(watching, stop) })
 	err := r.run(running)
 	end()

@@ -75,6 +75,7 @@ func (e *ends) recall(ctx context.Context) (err error) {
 	e.tables.Remember(e.rec.Tables)
 	e.armed = state.Armed{}
 	_, err = e.store.Values().Get(ctx, state.Arming, &e.armed)
+	e.tables.Beside(e.armed.Beside)
 	e.flow.Pass = e.armed.Pass
 	return err
 }
@@ -160,7 +161,11 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 			return next, err
 		}
 		var budget *wayback.BudgetError
-		switch err := r.awaitRepair(ctx, r.wayBackAfter(err)); {
+		now := r.wayBackAfter(err)
+		if now.State == state.BackLost {
+			r.wal.Drop(ctx)
+		}
+		switch err := r.awaitRepair(ctx, now); {
 		case errors.Is(err, errFinished):
 			return Finished, r.endWayBack(ctx)
 		case errors.As(err, &budget):

@@ -56,6 +56,8 @@ type Armed struct {
 	Begins pglogrepl.LSN `json:"begins"`
 	Pass   string        `json:"pass"`             // lets its applier through the fence of the server that it goes to
 	Stands bool          `json:"stands,omitempty"` // a fence on the server that it comes from, of an earlier switch in its direction
+	// Beside are the tables of the server that it comes from that it does not bring. What is there later beside them is new.
+	Beside []catalog.Name `json:"beside,omitempty"`
 }
 
 // Values are what is kept beside the record: each Value, and the dump of the source's schema.

@@ -72,7 +72,8 @@ type Status struct {
 	// without that: the target is open, and migrate runs them, or is to be run again.
 	Unvalidated []string `json:"foreign_keys_to_validate"`
 
-	// NewTables were created on the source after the migration had begun; they are not followed.
+	// NewTables were created after the migration had begun on the server that is the database, or after the new one had become that; they
+	// are not followed.
 	NewTables []string `json:"new_tables"`
 
 	// Disabled is the SQL that enables on the target what the opening could not.

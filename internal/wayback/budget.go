@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 )
@@ -26,7 +27,7 @@ func Lost(err error) bool {
 	var unusable *slot.Error
 	var budget *BudgetError
 	var altered *slot.PublicationError
-	return errors.As(err, &budget) || errors.As(err, &altered) && !altered.Renamed || errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead)
+	return errors.As(err, &budget) || errors.Is(err, identity.ErrReplaced) || errors.As(err, &altered) && !altered.Renamed || errors.As(err, &unusable) && (unusable.Reason == slot.Missing || unusable.Reason == slot.Lost || unusable.Reason == slot.Ahead)
 }
 
 // Budget is the WAL that the new server may have to keep for the way back.
@@ -50,7 +51,7 @@ func (b *Budget) Watch(ctx context.Context, interval time.Duration, stop context
 	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
 		if err := b.over(ctx); err != nil {
 			stop(err) // before the stream finds that its slot is gone
-			b.drop(ctx)
+			b.Drop(ctx)
 			return
 		}
 	}
@@ -60,7 +61,7 @@ func (b *Budget) Watch(ctx context.Context, interval time.Duration, stop context
 func (b *Budget) Keep(ctx context.Context) error {
 	err := b.over(ctx)
 	if err != nil {
-		b.drop(ctx)
+		b.Drop(ctx)
 	}
 	return err
 }
@@ -78,11 +79,11 @@ func (b *Budget) over(ctx context.Context) error {
 	return &BudgetError{now.Bytes, b.limit}
 }
 
-// drop drops the slot, for which the new server must not suffer.
-func (b *Budget) drop(ctx context.Context) {
+// Drop drops the slot of a way back that is given up, or lost: the new server must not suffer for it. Nothing happens if it is gone.
+func (b *Budget) Drop(ctx context.Context) {
 	if err := wait.Within(ctx, time.Minute, func(ctx context.Context) error {
 		return b.flow.From.Link.Do(ctx, func(conn *pgx.Conn) error { return slot.Drop(ctx, conn, b.flow.Name.Source().Slot) })
 	}); err != nil {
-		b.log.Error("drop the slot of the way back, which holds back too much WAL on the new server", "error", err)
+		b.log.Error("drop the slot of the way back, which holds back WAL on the new server", "error", err)
 	}
 }

@@ -43,6 +43,7 @@ type Way struct {
 	Retire func(context.Context) error
 	Logger *slog.Logger
 
+	armed   state.Armed
 	running *flow.Running
 	end     context.CancelFunc
 	ended   chan struct{}
@@ -86,7 +87,14 @@ func (w *Way) Arm(ctx context.Context, tell func(string)) error {
 			record.FencedAt, record.DrainedAt, record.FinishedAt = was.FencedAt, was.DrainedAt, was.FinishedAt
 		}
 	}
-	if err := w.Store.Arm(ctx, record, armed.Identity.Publications, state.Armed{Pass: w.Pass, Stands: w.Stands}); err != nil {
+	w.armed = state.Armed{Pass: w.Pass, Stands: w.Stands}
+	if w.Flow.Name.Direction == flow.Back { // the options say which tables of the old server the migration has
+		w.Tables.Remember(states)
+		if w.armed.Beside, err = w.Tables.Others(ctx); err != nil {
+			return err
+		}
+	}
+	if err := w.Store.Arm(ctx, record, armed.Identity.Publications, w.armed); err != nil {
 		return err
 	}
 	if err := w.Recorded(ctx); err != nil {
@@ -206,7 +214,8 @@ func (w *Way) Begin(ctx context.Context) (position decoder.LSN, err error) {
 		}
 	}
 	w.stop()
-	return position, w.Store.PutArmed(ctx, state.Armed{Begins: position, Pass: w.Pass, Stands: w.Stands})
+	w.armed.Begins = position
+	return position, w.Store.PutArmed(ctx, w.armed)
 }
 
 // KeepAhead implements cutover.WayBack.
