@@ -132,8 +132,11 @@ func TestAhead_Rate(t *testing.T) {
 		position int64
 		want     uint64
 	}{
-		{0, 100, leastMargin}, {5 * time.Second, 200, leastMargin}, {5 * time.Second, 10200, 1000 * 3600},
-		{5 * time.Second, 100, leastMargin}, {0, 50_000_000, leastMargin},
+		{0, 100, leastMargin},
+		{5 * time.Second, 200, leastMargin},
+		{5 * time.Second, 10200, 1000 * 3600},
+		{5 * time.Second, 100, leastMargin},
+		{0, 50_000_000, leastMargin},
 	} {
 		now = now.Add(c.after)
 		if got := look(now, c.position); got != c.want {
