@@ -187,3 +187,50 @@ func TestPlain(t *testing.T) {
 		}
 	}
 }
+
+// Several migrations are listed, and each has its own paths.
+func TestServer_Several(t *testing.T) {
+	broken := func() (status.Status, []status.Table) {
+		return status.Status{Name: "b", Phase: "<b>phase</b>", Source: status.SourceStatus{Error: "away"}}, []status.Table{}
+	}
+	s := shows(t, Access{Address: "127.0.0.1:0"}, following, broken)
+	for _, v := range s.views {
+		v.read(t.Context())
+	}
+	for path, has := range map[string]string{
+		"": "&lt;b&gt;phase&lt;/b&gt;", "status": `"a":{"name":"a"`, "m/a/status": `"name": "a"`, "m/b/status": `"name": "b"`, "m/a/": "<title>walferry", "m/b/assets/page.js": "EventSource",
+		"assets/page.css": ":root", "m/b/tables": `"count":0`, "m/a/history": `"at"`, "metrics": `walferry_up{migration="b",side="source"} 0`, "healthz": "ok",
+	} {
+		if answer, body := ask(t, http.DefaultClient, s.URL()+path, nil); answer.StatusCode != 200 || !strings.Contains(body, has) {
+			t.Errorf("%q: %d, want %q in %s", path, answer.StatusCode, has, body)
+		}
+	}
+	if answer, body := ask(t, http.DefaultClient, s.URL()+"readyz", nil); answer.StatusCode != 503 || !strings.Contains(body, `"b":false`) {
+		t.Errorf("readyz: %d, %s", answer.StatusCode, body)
+	}
+	if answer, _ := ask(t, http.DefaultClient, s.URL()+"m/c/status", nil); answer.StatusCode != 404 {
+		t.Errorf("a migration that is not shown: %d", answer.StatusCode)
+	}
+}
+
+// A migrate that does not have its lock any more is not healthy; before it has begun, and where its target is not read, it is.
+func TestServer_Healthy(t *testing.T) {
+	running, begun := true, time.Time{}
+	s := shows(t, Access{Address: "127.0.0.1:0"}, func() (status.Status, []status.Table) {
+		return status.Status{Phase: state.Following, Running: running}, []status.Table{}
+	})
+	s.c.Began = func() time.Time { return begun }
+	healthy := func(want int) {
+		t.Helper()
+		s.views[0].read(t.Context())
+		if answer, _ := ask(t, http.DefaultClient, s.URL()+"healthz", nil); answer.StatusCode != want {
+			t.Errorf("got %d, want %d", answer.StatusCode, want)
+		}
+	}
+	running = false
+	healthy(200)
+	begun = time.Now()
+	healthy(503)
+	running = true
+	healthy(200)
+}
