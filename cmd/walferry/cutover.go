@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,6 +17,14 @@ func cutoverFlags() []cli.Flag {
 		&cli.StringFlag{Name: "timeout", Usage: "how long the cutover may take; after that the source is un-fenced", DefaultText: "1m"},
 		&cli.StringSliceFlag{Name: "without", Usage: "go without an object that the target refuses or lacks, such as view:public.mon; repeatable"},
 		&cli.StringFlag{Name: "max-lag", Usage: "do not begin if the target is further behind", DefaultText: "5s"},
+	}
+}
+
+// groupFlags are those of a switch of some tables.
+func groupFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "tables", Usage: "hand over only tables that match schema.table, which have to belong together; repeatable"},
+		&cli.StringSliceFlag{Name: "loose", Usage: "with --tables: cut what joins a table (or a sequence of no table) to others; what writes to both sides is refused then; repeatable"},
 	}
 }
 
@@ -32,7 +41,7 @@ func rehearsalFlags() []cli.Flag {
 func cutoverCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "cutover", Usage: "ask the running migrate to fence the source, drain, set sequences and open the target",
-		Flags: append(append(cutoverFlags(), rehearsalFlags()...),
+		Flags: append(slices.Concat(cutoverFlags(), rehearsalFlags(), groupFlags()),
 			&cli.BoolFlag{Name: "wait", Usage: "if the migration is not following yet, wait until it is; Ctrl-C withdraws the request"}),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			config.Cut.Wait = c.Bool("wait")
@@ -45,6 +54,10 @@ func cutoverCommand(ui *ui) *cli.Command {
 func switchOver(ui *ui, c *cli.Context, config migration.Config, ask func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error)) error {
 	kind := c.Command.Name
 	config.Cut.DryRun, config.Cut.NoFence, config.Cut.AllowDifferences = c.Bool("dry-run"), c.Bool("no-fence"), c.Bool("allow-differences")
+	config.Cut.Tables, config.Cut.Loose = c.StringSlice("tables"), c.StringSlice("loose")
+	if len(config.Cut.Loose) > 0 && len(config.Cut.Tables) == 0 {
+		return &fail.Error{Kind: fail.Usage, Problem: "--loose goes with --tables", Advice: "without --tables everything is switched, and nothing is cut"}
+	}
 	if config.Cut.NoFence && !config.Cut.DryRun {
 		return &fail.Error{Kind: fail.Usage, Problem: "--no-fence goes with --dry-run", Advice: "a switch without a fence would lose what is written meanwhile"}
 	}
@@ -58,7 +71,11 @@ func switchOver(ui *ui, c *cli.Context, config migration.Config, ask func(contex
 		result.Steps = nil // they are for programs that read the record
 		told = ui.result(result)
 	} else {
-		_, told = fmt.Fprint(ui.stdout, clean(ui.named(switchText(result, kind == "fallback"))))
+		text := switchText(result, kind == "fallback")
+		if len(config.Cut.Tables) > 0 {
+			text += "the other server refuses writes to these tables, and gets what is written; `walferry status` shows who owns what\n"
+		}
+		_, told = fmt.Fprint(ui.stdout, clean(ui.named(text)))
 	}
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -21,7 +22,7 @@ func fallbackCommand(ui *ui) *cli.Command {
 		Name: "fallback", Usage: "after a cutover with a way back: ask the running migrate to switch back to the old server, which has every row",
 		Description: "It is a cutover the other way round: the new server is fenced, and the old one is opened. What is written there from then on flows to the\n" +
 			"new server, so that 'walferry cutover' can switch again. The running migrate goes on.",
-		Flags: append(cutoverFlags(), rehearsalFlags()...),
+		Flags: append(cutoverFlags(), slices.Concat(rehearsalFlags(), groupFlags())...),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			return switchOver(ui, c, config, migration.Fallback)
 		}),

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -177,7 +178,13 @@ func (p *statusPage) migration(s migration.Status) {
 // servers adds the two servers, and which is the database where that changes.
 func (p *statusPage) servers(s migration.Status) {
 	from, to := sides(s)
-	if from != "source" && s.Owner != nil {
+	switch {
+	case len(s.Groups) > 0:
+		p.row("owner", "the new server of what was handed over, the old one of the rest")
+		for _, g := range s.Groups {
+			p.row("handed", "%s, %s", catalog.List(g.Tables), g.Since.UTC().Format("2006-01-02 15:04:05 MST"))
+		}
+	case from != "source" && s.Owner != nil:
 		p.row("owner", "the %s server: applications belong there", *s.Owner)
 	}
 	if s.Source.Error != "" {

@@ -81,8 +81,11 @@ func verifyCommand(ui *ui) *cli.Command {
 func printVerified(w io.Writer, v migration.Verified) error {
 	var b strings.Builder
 	from, to := "source", "target"
-	if v.SourceIs == "new" {
+	switch v.SourceIs {
+	case "new":
 		from, to = "new server", "old server"
+	case "mixed":
+		from, to = "server that owns it", "other one"
 	}
 	for _, t := range v.Tables {
 		if t.Equal {

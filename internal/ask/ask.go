@@ -35,6 +35,9 @@ type Asker struct {
 // Cutover asks for a switch to the new server, and waits for it. An error of kind fail.Gate: nothing was changed, or everything is as
 // before. With a result and another error the cutover is done, and they say what is known.
 func (a *Asker) Cutover(ctx context.Context, args state.Args) (result *cutover.Result, err error) {
+	if len(args.Tables) > 0 {
+		return a.group(ctx, "cutover", args)
+	}
 	r, err := a.awaitFollowing(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -76,6 +79,12 @@ func (a *Asker) Cutover(ctx context.Context, args state.Args) (result *cutover.R
 // Fallback asks for a switch back to the old server, and waits for it, as Cutover does.
 func (a *Asker) Fallback(ctx context.Context, args state.Args) (*cutover.Result, error) {
 	r, returned, err := a.look(ctx)
+	if err == nil && r.Phase == state.Following {
+		grouped, unread := a.grouped(ctx)
+		if err = unread; grouped || len(args.Tables) > 0 {
+			return a.group(ctx, "fallback", args)
+		}
+	}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, state.ErrNotBegun

@@ -35,6 +35,7 @@ type Carrier struct {
 	Sides    sides.Sides
 	Store    *state.Store
 	Tables   func() []catalog.Table // whose sequences are carried over, with those of no table
+	Owned    bool                   // those of no table are not
 	// Alter runs a statement on To that needs a lock, which nobody has to queue behind for long,
 	// and keeps trying for as long as patience.
 	Alter func(ctx context.Context, patience time.Duration, sql string) error
@@ -65,6 +66,15 @@ func (c *Carrier) Remember(ctx context.Context) error {
 	return c.Store.Values().Put(ctx, state.Sequences, states)
 }
 
+// of returns those of From's sequences that are carried over.
+func (c *Carrier) of(all []catalog.Sequence) []catalog.Sequence {
+	list := catalog.SequencesOf(all, c.Tables())
+	if !c.Owned {
+		return list
+	}
+	return slices.DeleteFunc(list, func(s catalog.Sequence) bool { return s.Owner == "" && len(s.Users) == 0 })
+}
+
 // read reads what is remembered, and the index of each sequence in it.
 func (c *Carrier) read(ctx context.Context) (states []Remembered, at map[catalog.Name]int, err error) {
 	if _, err := c.Store.Values().Get(ctx, state.Sequences, &states); err != nil {
@@ -93,7 +103,7 @@ func (c *Carrier) Gate(ctx context.Context, patience time.Duration, rehearse boo
 	err = c.From.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Sequences(ctx, conn)
 		if err == nil {
-			source, err = ReadSequences(ctx, conn, catalog.SequencesOf(all, c.Tables()))
+			source, err = ReadSequences(ctx, conn, c.of(all))
 		}
 		return err
 	})
@@ -169,7 +179,7 @@ func (c *Carrier) Set(ctx context.Context, conn *pgx.Conn) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	list := catalog.SequencesOf(all, c.Tables())
+	list := c.of(all)
 	for _, s := range list {
 		if was, ok := c.gated[s.Name]; ok && was != s.SequenceDefinition {
 			return 0, fmt.Errorf("sequence %s was altered on the %s during the %s", s, c.Sides.From(), c.Sides.Switch())
@@ -218,7 +228,7 @@ func (c *Carrier) measure(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return err
 		}
-		list = catalog.SequencesOf(all, c.Tables())
+		list = c.of(all)
 		_, err = ReadSequences(ctx, conn, list)
 		return err
 	})

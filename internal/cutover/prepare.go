@@ -72,15 +72,7 @@ select quote_ident(tn.nspname) || '.' || quote_ident(c.relname), t.tgname::text
 
 // put creates the triggers that a table lacks.
 func (f Fence) put(ctx context.Context, conn *pgx.Conn, table, lock string, statement, row bool) error {
-	sql := ""
-	if statement {
-		sql += fmt.Sprintf(`create trigger %[1]s before insert or update or delete or truncate on %[2]s for each statement execute procedure %[3]s();
-alter table only %[2]s enable always trigger %[1]s;`, triggerName, table, function(f.Name))
-	}
-	if row {
-		sql += fmt.Sprintf(`create trigger %[1]s before insert or update or delete on %[2]s for each row execute procedure %[3]s();
-alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, function(f.Name))
-	}
+	sql := f.triggersSQL(table, statement, row)
 	if sql == "" {
 		return nil
 	}
@@ -98,6 +90,20 @@ alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, fun
 		}
 	}
 	return fmt.Errorf("put the fence's trigger on %s: %w", table, err)
+}
+
+// triggersSQL creates triggers of a table: for statements, and for each row.
+func (f Fence) triggersSQL(table string, statement, row bool) string {
+	sql := ""
+	if statement {
+		sql += fmt.Sprintf(`create trigger %[1]s before insert or update or delete or truncate on %[2]s for each statement execute procedure %[3]s();
+alter table only %[2]s enable always trigger %[1]s;`, triggerName, table, function(f.Name))
+	}
+	if row {
+		sql += fmt.Sprintf(`create trigger %[1]s before insert or update or delete on %[2]s for each row execute procedure %[3]s();
+alter table only %[2]s enable always trigger %[1]s;`, rowTriggerName, table, function(f.Name))
+	}
+	return sql
 }
 
 // fenced returns the tables that have an enabled trigger of the fence: for statements, and

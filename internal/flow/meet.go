@@ -32,7 +32,7 @@ type Sides interface {
 // it did. Old transactions that would prolong the hold are waited for before it, for as long as
 // patience.
 func (f *Flow) Meet(ctx context.Context, store *state.Store, sides Sides, patience time.Duration) (at decoder.LSN, held time.Duration, err error) {
-	m := &meeting{f, store, state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker()}}
+	m := &meeting{f, store, state.Args{Token: fmt.Sprintf("%016x", rand.Uint64()), Asker: asker(), Flow: f.Name.String()}}
 	exported, since, err := m.export(ctx, sides, patience)
 	if err != nil {
 		return 0, 0, err

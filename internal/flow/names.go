@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/walferry/walferry/internal/sides"
@@ -72,3 +73,12 @@ func (n Name) Messages() string { return messages + n.String() }
 
 // OwnMessage reports whether a logical message with this prefix is walferry's own.
 func OwnMessage(prefix string) bool { return strings.HasPrefix(prefix, messages) }
+
+// Group is the name of what a group of the flow's tables has of its own, by the group's number.
+func (n Name) Group(number int) string {
+	name := fmt.Sprintf("%s.g%d", n.Migration, number)
+	if n.Direction == Back {
+		name += back
+	}
+	return name
+}

@@ -38,6 +38,7 @@ type Running struct {
 	start     decoder.LSN          // of the filters
 	writtenAt decoder.LSN          // CommitLSN of the last transaction that changed a table that is followed
 	written   *decoder.Relation    // a table that it changed; nil: none was changed
+	only      *Only                // a switch of some of them; nil: there is none
 }
 
 // Helper does something beside a flow until ctx ends; it may stop the flow.
@@ -175,7 +176,11 @@ func (w *watched) Next(ctx context.Context) (*decoder.Tx, error) {
 		if table := written(tx); table != nil {
 			w.r.mu.Lock()
 			w.r.writtenAt, w.r.written = tx.CommitLSN, table
+			only := w.r.only
 			w.r.mu.Unlock()
+			if only != nil {
+				only.saw(tx)
+			}
 		}
 	}
 	return tx, err
@@ -205,12 +210,7 @@ func (r *Running) Passed(position decoder.LSN) error {
 	if r.written == nil || r.writtenAt < position {
 		return nil
 	}
-	return &fail.Error{
-		Kind: fail.Gate,
-		Problem: fmt.Sprintf("somebody has passed the fence: %s was changed at %s, and every write had to be before %s",
-			r.written.Table().String(), r.writtenAt, position),
-		Advice: "find out who disabled the fence's trigger, or writes without statements (a subscription, an extension), then ask again; nothing is lost: the change is on the target, too",
-	}
+	return passed(r.written, r.writtenAt, position)
 }
 
 // Canary writes a beat and waits until it has come back through the stream and the target is

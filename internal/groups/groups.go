@@ -19,6 +19,8 @@ type Owner string
 const (
 	Old Owner = "old"
 	New Owner = "new"
+	// Mixed: some are the old one's, some the new one's; what joins them was cut knowingly.
+	Mixed Owner = "mixed"
 )
 
 // Kind is how two tables are joined.
@@ -145,11 +147,11 @@ func (f *found) inStream(e Evidence) {
 }
 
 // groups returns the sets of tables that are joined, those with most tables first.
-func (f *found) groups(owner Owner) []Group {
+func (f *found) groups(owner func(catalog.Name) Owner) []Group {
 	group := map[string]*Group{} // of each table
-	for _, name := range f.top() {
+	for table, name := range f.top() {
 		if group[name] == nil {
-			group[name] = &Group{Owner: owner, Tables: []string{name}, Joints: []Joint{}}
+			group[name] = &Group{Owner: owner(table), Tables: []string{name}, Joints: []Joint{}}
 		}
 	}
 	for _, j := range f.joints {
@@ -161,6 +163,9 @@ func (f *found) groups(owner Owner) []Group {
 			into, from = from, into
 		}
 		into.Tables = append(into.Tables, from.Tables...)
+		if into.Owner != from.Owner {
+			into.Owner = Mixed
+		}
 		for _, name := range from.Tables {
 			group[name] = into
 		}

@@ -148,7 +148,7 @@ func TestSeen_Bounded(t *testing.T) {
 		f.tables = append(f.tables, catalog.Table{Name: catalog.Name{Schema: "public", Name: name}})
 	}
 	f.inStream(e)
-	all := f.groups(Old)
+	all := f.groups(func(catalog.Name) Owner { return Old })
 	if len(all) != 2 || len(all[0].Tables) != 3000 || strings.Join(all[1].Tables, " ") != "public.lonely public.pair" {
 		t.Errorf("%d groups, want all tables in one, and a pair", len(all))
 	}

@@ -43,17 +43,21 @@ func Read(ctx context.Context, source, target session.Config, name string) (r Re
 	store := state.At(to, name)
 	var record *state.Record
 	var seen Evidence
+	var handed []Handed
 	err = store.Read(ctx, func() error {
 		if record, err = store.Load(ctx); err != nil || record == nil {
 			return err
 		}
 		_, err := store.Values().Get(ctx, state.Seen, &seen)
+		if err == nil {
+			handed, err = ReadHanded(ctx, to, store)
+		}
 		return err
 	})
 	if err != nil {
 		return r, err
 	}
-	owner := Old
+	owner, away := Old, Away(handed)
 	known := map[catalog.Name]bool{}
 	if record != nil {
 		r.Phase = record.Phase
@@ -64,23 +68,53 @@ func Read(ctx context.Context, source, target session.Config, name string) (r Re
 			known[record.Tables[i].Name] = true
 		}
 	}
-	f := &found{}
+	f, unowned, err := look(ctx, from, to, seen, func(t catalog.Table) bool { return len(known) == 0 || known[t.Name] })
+	if err != nil {
+		return r, err
+	}
+	r.Unowned = unowned
+	if seen.Transactions > 0 {
+		since := seen.Since.UTC().Format("2006-01-02T15:04:05Z")
+		r.Transactions, r.Since = seen.Transactions, &since
+	}
+	r.Groups = f.groups(func(t catalog.Name) Owner {
+		if away[t] {
+			return New
+		}
+		return owner
+	})
+	return r, nil
+}
+
+// Joints returns what joins the tables of a migration, and the sequences of no table.
+func Joints(ctx context.Context, from, to *session.Link, store *state.Store, known func(catalog.Table) bool) (joints []Joint, unowned []string, err error) {
+	var seen Evidence
+	if _, err := store.Values().Get(ctx, state.Seen, &seen); err != nil {
+		return nil, nil, err
+	}
+	f, unowned, err := look(ctx, from, to, seen, known)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.joints, unowned, nil
+}
+
+// look reads the catalogues of both servers.
+func look(ctx context.Context, from, to *session.Link, seen Evidence, known func(catalog.Table) bool) (f *found, unowned []string, err error) {
+	f, unowned = &found{}, []string{}
 	err = from.Do(ctx, func(conn *pgx.Conn) error {
 		all, err := catalog.Tables(ctx, conn)
 		if err != nil {
 			return err
 		}
-		f.tables = slices.DeleteFunc(all, func(t catalog.Table) bool {
-			return t.Persistence != 'p' || t.Extension != "" || len(known) > 0 && !known[t.Name]
-		})
+		f.tables = slices.DeleteFunc(all, func(t catalog.Table) bool { return t.Persistence != 'p' || t.Extension != "" || !known(t) })
 		sequences, err := catalog.Sequences(ctx, conn)
 		if err != nil {
 			return err
 		}
-		r.Unowned = []string{}
 		for _, s := range sequences {
 			if s.Owner == "" && len(s.Users) == 0 {
-				r.Unowned = append(r.Unowned, s.Plain())
+				unowned = append(unowned, s.Plain())
 			}
 		}
 		references, err := catalog.References(ctx, conn)
@@ -88,7 +122,7 @@ func Read(ctx context.Context, source, target session.Config, name string) (r Re
 		return err
 	})
 	if err != nil {
-		return r, fmt.Errorf("source: %w", err)
+		return nil, nil, fmt.Errorf("source: %w", err)
 	}
 	// The target may have foreign keys of its own, and gets more after the switch.
 	err = to.Do(ctx, func(conn *pgx.Conn) error {
@@ -97,13 +131,8 @@ func Read(ctx context.Context, source, target session.Config, name string) (r Re
 		return err
 	})
 	if err != nil {
-		return r, fmt.Errorf("target: %w", err)
+		return nil, nil, fmt.Errorf("target: %w", err)
 	}
 	f.inStream(seen)
-	if seen.Transactions > 0 {
-		since := seen.Since.UTC().Format("2006-01-02T15:04:05Z")
-		r.Transactions, r.Since = seen.Transactions, &since
-	}
-	r.Groups = f.groups(owner)
-	return r, nil
+	return f, unowned, nil
 }

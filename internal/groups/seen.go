@@ -264,14 +264,14 @@ func (s *Seen) Keep(ctx context.Context, _ context.CancelCauseFunc) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		wait.Tick(ctx, tick)
-		if err := wait.Within(ctx, 5*time.Second, s.keep); err != nil {
+		if err := wait.Within(ctx, 5*time.Second, s.Flush); err != nil {
 			s.log.Debug("keep which tables are written together", "error", err)
 		}
 	}
 }
 
-// keep writes what was counted, unless that is known already.
-func (s *Seen) keep(ctx context.Context) error {
+// Flush keeps what was counted, unless that is kept already.
+func (s *Seen) Flush(ctx context.Context) error {
 	s.mu.Lock()
 	changed := s.changed
 	s.changed = false

@@ -45,7 +45,7 @@ func Finish(ctx context.Context, c Config) (already bool, err error) {
 func (o CutoverOptions) args() state.Args {
 	return state.Args{
 		Timeout: o.Timeout.Seconds(), MaxLag: o.MaxLag.Seconds(), DryRun: o.DryRun, NoFence: o.NoFence, Without: o.Without,
-		AllowDifferences: o.AllowDifferences,
+		AllowDifferences: o.AllowDifferences, Tables: o.Tables, Loose: o.Loose,
 	}
 }
 

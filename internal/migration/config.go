@@ -109,6 +109,10 @@ type CutoverOptions struct {
 	Without []string
 	// AllowDifferences lets a cutover ignore the differences that the last comparison has found.
 	AllowDifferences bool
+	// Tables are patterns of tables that are handed over, or switched back, alone. Empty: everything is switched.
+	Tables []string
+	// Loose are patterns of tables whose joints with others may be cut by that: what writes to both sides is refused then.
+	Loose []string
 	// Wait makes Cutover wait for a migrate that does not follow yet. Timeout begins after it.
 	Wait bool
 }

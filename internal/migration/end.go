@@ -9,6 +9,7 @@ import (
 
 	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wayback"
 )
@@ -92,7 +93,11 @@ func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error 
 	case rec.Phase == Finished:
 		return &fail.Error{Kind: fail.Gate, Problem: "the cutover is done: the target is the database now", Advice: "`walferry cleanup` removes what walferry left"}
 	}
-	return nil
+	m, err := handover.Load(ctx, store)
+	if err == nil && m != nil {
+		err = handover.Owned()
+	}
+	return err
 }
 
 // Cleanup removes everything of a migration that has ended, including its fence, from both servers,

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/walferry/walferry/decoder"
@@ -36,6 +37,7 @@ type ends struct {
 	opening     *opening.Target
 	fence       cutover.Standing // as it may stand on the source
 	clients     *clients.Steering
+	away        map[catalog.Name]bool // tables that have no part in a switch of everything: groups of them were handed over
 	live        *live
 	shown       *live // what is shown of a switch: in that of the migration
 }
@@ -164,6 +166,11 @@ func (e *ends) close(ctx context.Context) {
 // checkSource returns an error if c.Source is not the source of a migration.
 func checkSource(ctx context.Context, c Config, rec *state.Record) error {
 	return identity.CheckSource(ctx, session.Config{DSN: c.Source, Application: c.Name}, rec.SystemID, rec.Database)
+}
+
+// switched returns the tables that a switch of everything is for.
+func (e *ends) switched() []catalog.Table {
+	return slices.DeleteFunc(slices.Clone(e.tables.Selected()), func(t catalog.Table) bool { return e.away[t.Name] })
 }
 
 // words returns the words of --insert-only about tables.

@@ -19,17 +19,35 @@ type following struct {
 	e       *ends // in the direction that is followed
 	other   *ends // the other way round
 	running *flow.Running
+	seen    *groups.Seen
 	cutting chan struct{} // full while a cutover is in progress
 	behind  string        // why sequences are not kept ahead
 
-	mu      sync.Mutex
-	closed  bool // a cutover that was undone could not un-fence
-	halfway bool // one that was undone could not drop its foreign keys, or record that it follows
+	mu        sync.Mutex
+	closed    bool // a cutover that was undone could not un-fence
+	unsettled bool // who owns a group has to be decided again
+	halfway   bool // one that was undone could not drop its foreign keys, or record that it follows
 }
 
 // followForth applies changes until the cutover is done, the migration is aborted,
 // ctx ends, or something needs an operator.
 func (r *runner) followForth(ctx context.Context) error {
+	for {
+		if err := r.loadGroups(ctx); err != nil {
+			return err
+		}
+		follow := r.followAlone
+		if r.groups.Mode() != nil {
+			follow = r.followBoth
+		}
+		if err := follow(ctx); !errors.Is(err, errGroups) {
+			return err
+		}
+	}
+}
+
+// followAlone is followForth where no group was handed over.
+func (r *runner) followAlone(ctx context.Context) error {
 	was := FallBackMode(r.rec.Options.FallBack) // of the run before, which may have died with a way back armed
 	// The fence first: to remove the slot may take its time.
 	if err := r.takeDownLeft(ctx); err != nil {
@@ -79,7 +97,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 			}
 		})
 	}
-	f := &following{r: r, e: e, other: other, running: running, cutting: make(chan struct{}, 1)}
+	f := &following{r: r, e: e, other: other, running: running, seen: seen, cutting: make(chan struct{}, 1)}
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
 			r.wal.Watch(ctx, r.c.Heartbeat, stop)
@@ -130,7 +148,9 @@ func (f *following) sequences(err error) {
 }
 
 // byItself reports whether the run cuts over once it has caught up. It does that once: after a fallback somebody has to ask.
-func (r *runner) byItself() bool { return r.c.Auto == On && r.armed.Pass == "" }
+func (r *runner) byItself() bool {
+	return r.c.Auto == On && r.armed.Pass == "" && r.groups.Mode() == nil
+}
 
 // onceCaughtUp waits for the first canary that comes back in time, then ends the run, or cuts over.
 func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFunc) {

@@ -16,6 +16,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
@@ -70,9 +71,10 @@ var (
 // runner is one run of Migrate. It moves a migration from phase to phase.
 type runner struct {
 	*ends
-	back *ends           // the other way round
-	wal  *wayback.Budget // of the way back; nil: it was not followed in this run
-	rows *copying.Copy
+	back   *ends           // the other way round
+	wal    *wayback.Budget // of the way back; nil: it was not followed in this run
+	rows   *copying.Copy
+	groups *handover.Groups
 
 	told   func(*CutoverResult, bool)
 	gaveUp bool // the way back
@@ -105,6 +107,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	}
 	r := &runner{ends: e, back: e.turned(), told: o.Switched}
 	defer r.back.clients.Close()
+	r.groups = newGroups(r.ends, r.back)
 	if err := r.recall(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -356,6 +359,9 @@ func (r *runner) run(ctx context.Context) error {
 		case Switched:
 			next, err = r.switchedOver(ctx)
 		case Fenced, Drained:
+			if err := r.loadGroups(ctx); err != nil {
+				return err
+			}
 			next, err = r.afterInterruptedCutover(ctx, r.ends, r.back)
 		case Finished:
 			return nil

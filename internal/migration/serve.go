@@ -12,6 +12,7 @@ import (
 
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 )
@@ -26,6 +27,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 	defer tick.Stop()
 	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
 		f.undoLate(ctx)
+		f.settleLate(ctx, stop)
 		later := ""
 		if f.running.Held() {
 			later = f.switchKind() // which needs the applier; the hold ends soon
@@ -42,6 +44,10 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		if errors.Is(err, errLeaveIt) {
 			return
 		}
+		if errors.Is(err, errGroups) { // the request is carried out when both flows run
+			stop(err)
+			return
+		}
 		if err != nil {
 			a.Error, a.Hint, a.Gate = err.Error(), fail.Hint(err), fail.Is(err, fail.Gate)
 			f.r.c.Logger.Warn(q.Kind+" was not done", "reason", err)
@@ -55,7 +61,7 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		}
 		switch {
 		case q.Kind == "finish" && done: // answered by the end of the run
-		case q.Kind == "fallback" && done && end != nil: // who is answered may ask at once for what the next phase allows
+		case q.Kind == "fallback" && done && end != nil && !errors.Is(end, errGroups): // who is answered may ask at once for what the next phase allows
 			f.r.mu.Lock()
 			f.r.answer = answer
 			f.r.mu.Unlock()
@@ -73,6 +79,9 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
 	switch q.Kind {
 	case "cutover", "fallback":
+		if len(q.Args.Tables) > 0 || q.Kind == "fallback" && f.r.groups.Mode() != nil {
+			return f.handOver(ctx, q)
+		}
 		return f.switchOver(ctx, q)
 	case "finish":
 		if f.e.name.Direction == flow.Forth {
@@ -96,6 +105,9 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		if f.e.name.Direction == flow.Back {
 			return a, nil, &fail.Error{Kind: fail.Gate, Problem: "the new server is the database now, and the old one follows it", Advice: "`walferry fallback` goes back; `walferry finish` gives the way back up"}
 		}
+		if f.r.groups.Mode() != nil {
+			return a, nil, handover.Owned()
+		}
 		// A cutover that nobody has asked for, that of --cutover auto, is undone first.
 		select {
 		case f.cutting <- struct{}{}:
@@ -112,7 +124,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		f.r.live.moved(Aborted)
 		return a, errAborted, nil
 	case "hold":
-		a.Progress, a.Holder, err = f.running.Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})
+		a.Progress, a.Holder, err = f.appliers(q).Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})
 		return a, nil, f.e.sides().Error(err)
 	case "advance":
 		// A position of 0 would let the applier stop where it is: short of what is compared.
@@ -120,10 +132,10 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		if err != nil || lsn == 0 || lsn.String() != q.Args.LSN { // which ignores what follows a position
 			return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the request's position %q is not a position", q.Args.LSN), Advice: "the asking process may be of another version: use the same one everywhere"}
 		}
-		a.Progress, err = f.running.Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, lsn)
+		a.Progress, err = f.appliers(q).Advance(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker}, lsn)
 		return a, nil, f.e.sides().Error(err)
 	case "release":
-		f.running.Release(q.Args.Token)
+		f.appliers(q).Release(q.Args.Token)
 		return a, nil, nil
 	}
 	return a, nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the running migrate does not know the request %q", q.Kind), Advice: "it may be of an older version: use the same one everywhere"}

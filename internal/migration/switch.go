@@ -3,10 +3,12 @@ package migration
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
@@ -27,7 +29,7 @@ type (
 func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cutover.Switch {
 	s := &cutover.Switch{
 		Name: e.name.String(), From: e.flow.From, To: e.flow.To, Sides: e.sides(),
-		Tables: e.tables.Selected, Definitions: e.definitions, Opening: e.opening, Sequences: e.carrier(), Identity: e.tables.Gate,
+		Tables: e.switched, Definitions: e.definitions, Opening: e.opening, Sequences: e.carrier(), Identity: e.tables.Gate,
 		Store: e.store, Advance: e.advance, Onward: Switched,
 		Timeout: o.Timeout, MaxLag: o.MaxLag, Rehearse: o.DryRun, NoFence: o.NoFence, Jobs: e.c.Jobs,
 		Told: told, Logger: e.sides().Logger(e.c.Logger),
@@ -39,7 +41,10 @@ func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cuto
 		s.Stands = other.fence
 	}
 	if e.c.Prove == On {
-		s.Proof = &cutover.Proof{Tables: e.tables.Migrated}
+		s.Proof = &cutover.Proof{Tables: func(ctx context.Context) ([]catalog.Table, error) {
+			all, err := e.tables.Migrated(ctx)
+			return slices.DeleteFunc(all, func(t catalog.Table) bool { return e.away[t.Name] }), err
+		}}
 	}
 	s.Observers = []cutover.Observer{func(_ context.Context, t state.Taken) error {
 		e.shown.set(func(st *Status) {
@@ -102,7 +107,9 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 		f.closed = true
 		f.mu.Unlock()
 	}
-	if back := f.e.name.Direction == flow.Back; back || f.e.c.FallBack != NoFallBack {
+	if m := f.r.groups.Mode(); m != nil {
+		s.WayBack, s.Pass, s.NeedWayBack = f.r.groups.Begins(), m.Pass, true
+	} else if back := f.e.name.Direction == flow.Back; back || f.e.c.FallBack != NoFallBack {
 		w := f.e.newWayBack(f.other)
 		s.WayBack, s.Pass, s.NeedWayBack = w, w.Pass, back || f.e.c.FallBack == FallBackRequire
 	}
@@ -156,7 +163,7 @@ func (r *runner) switched(result *CutoverResult) {
 // carrier carries the source's sequences over to the target.
 func (e *ends) carrier() *cutover.Carrier {
 	return &cutover.Carrier{
-		From: e.source, To: e.target, Sides: e.sides(), Store: e.store, Tables: e.tables.Selected,
+		From: e.source, To: e.target, Sides: e.sides(), Store: e.store, Tables: e.switched,
 		Alter: func(ctx context.Context, patience time.Duration, sql string) error {
 			return e.opening.Transaction(ctx, patience, nil, func(ctx context.Context, tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, sql)

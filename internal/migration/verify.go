@@ -3,11 +3,13 @@ package migration
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/compare"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/verify"
 )
@@ -82,8 +84,61 @@ func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err err
 		}
 	}
 	both := &compare.Both{Flow: from.flow, Store: e.store, Over: over, Jobs: c.Jobs, Patience: o.Patience, Progress: o.Progress}
+	if e.rec.Phase == Following {
+		handed, err := groups.ReadHanded(ctx, e.target, e.store)
+		if err == nil && len(handed) > 0 {
+			err = e.verifyOwned(ctx, both, tables, groups.Away(handed), &v)
+		}
+		if err != nil || len(handed) > 0 {
+			return v, err
+		}
+	}
 	if v, err = both.Compare(ctx, tables); err == nil && !over {
 		err = compare.Keep(ctx, from.store, &v)
 	}
 	return v, err
+}
+
+// verifyOwned compares each of tables with its owner as the source: those that are away with the new server.
+func (e *ends) verifyOwned(ctx context.Context, both *compare.Both, tables []catalog.Table, away map[catalog.Name]bool, v *Verified) error {
+	b := e.turned()
+	if err := b.recall(ctx); err != nil {
+		return fmt.Errorf("read what is known of the flow back: %w", err)
+	}
+	there, err := b.tables.Migrated(ctx)
+	if err != nil {
+		return err
+	}
+	asked := map[catalog.Name]bool{}
+	for i := range tables {
+		asked[tables[i].Name] = true
+	}
+	for _, part := range []struct {
+		e    *ends
+		all  []catalog.Table
+		away bool
+	}{{e, tables, false}, {b, there, true}} {
+		mine := slices.DeleteFunc(slices.Clone(part.all), func(t catalog.Table) bool { return away[t.Name] != part.away || !asked[t.Name] })
+		if len(mine) == 0 {
+			continue
+		}
+		one := *both
+		one.Flow = part.e.flow
+		found, err := one.Compare(ctx, mine)
+		if err == nil {
+			err = compare.Keep(ctx, part.e.store, &found)
+		}
+		if err != nil {
+			return err
+		}
+		if len(v.Tables) == 0 {
+			*v = found
+			continue
+		}
+		v.Tables, v.SourceIs = append(v.Tables, found.Tables...), "mixed"
+		v.Position = fmt.Sprintf("%s of the old server, %s of the new one", v.Position, found.Position)
+		v.HeldMS = max(v.HeldMS, found.HeldMS)
+		v.Conclude()
+	}
+	return nil
 }

@@ -245,6 +245,9 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 	if err := b.store.Take(ctx); err != nil {
 		return "", err
 	}
+	if err := r.mergeGroups(ctx); err != nil {
+		return "", err
+	}
 	switch b.live.phase() {
 	case New: // armed, and begun since
 		if err := b.advance(ctx, Following); err != nil {

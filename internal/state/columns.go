@@ -63,6 +63,7 @@ var later = []struct{ table, column, definition string }{
 	{"migration", "seen", "jsonb"},                          // which tables are written together
 	{"migration", "aside", "jsonb"},                         // foreign keys that are put aside until the server opens again
 	{"migration", "clients", "jsonb"},                       // who is held: see Clients
+	{"migration", "groups", "jsonb"},                        // of tables that were handed over
 	{"request", "taken_at", "timestamptz"},                  // the runner has begun to carry it out
 	{"request", "withdrawn_at", "timestamptz"},              // the asking process has taken it back
 }

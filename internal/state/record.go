@@ -147,6 +147,15 @@ select phase, error, tool_version, system_id, timeline, database, slot, consiste
 	return r, nil
 }
 
+// Phase reads the phase alone, of a record that belongs to one that was read before; empty: there is none.
+func (s *Store) Phase(ctx context.Context) (phase Phase, err error) {
+	err = s.home.Row(ctx, `select phase from walferry.migration where name = $1`, []any{s.name}, &phase)
+	if err = none(err); err != nil {
+		err = fmt.Errorf("read the phase of %s: %w", s.name, err)
+	}
+	return phase, err
+}
+
 // alivePatience is longer than a runner takes to find that its lock is gone.
 const alivePatience = 8 * time.Second
 

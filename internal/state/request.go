@@ -32,6 +32,7 @@ func (r *Request) notBegun() error {
 type Args struct {
 	LSN     string  `json:"lsn,omitempty"`
 	Token   string  `json:"token,omitempty"`   // of one verify
+	Flow    string  `json:"flow,omitempty"`    // whose applier it is for; empty: that of the only one that runs
 	Asker   string  `json:"asker,omitempty"`   // its name, for people
 	Timeout float64 `json:"timeout,omitempty"` // seconds
 	MaxLag  float64 `json:"max_lag,omitempty"` // seconds
@@ -44,6 +45,10 @@ type Args struct {
 	// WaitsFor and Holders are whom an asker waits for before it asks; see Announcement.
 	WaitsFor string          `json:"waits_for,omitempty"`
 	Holders  []online.Holder `json:"holders,omitempty"`
+	// Tables are patterns of a group that is to be handed over; nil: everything is switched.
+	Tables []string `json:"tables,omitempty"`
+	// Loose are patterns of tables whose joints with others may be cut by that.
+	Loose []string `json:"loose,omitempty"`
 }
 
 // Answer is the answer to a request.

@@ -84,7 +84,7 @@ func (s *Store) Known(ctx context.Context) (names []string, err error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	err = s.home.Row(ctx, `select coalesce(array_agg(name order by name), '{}') from walferry.migration`, nil, &names)
+	err = s.home.Row(ctx, `select coalesce(array_agg(name order by name), '{}') from walferry.migration where strpos(name, '.') = 0`, nil, &names)
 	if err != nil {
 		return nil, fmt.Errorf("list the target's migrations: %w", err)
 	}

@@ -42,6 +42,8 @@ var (
 	Result = Value{"cutover", "cutover::text from walferry.migration", "what the cutover has measured"}
 	// Seen is which tables the stream has shown to be written together.
 	Seen = Value{"seen", "to_jsonb(m) ->> 'seen' from walferry.migration m", "which tables are written together"}
+	// Groups are the groups of tables that were handed over; null: there are none.
+	Groups = Value{"groups", "to_jsonb(m) ->> 'groups' from walferry.migration m", "the groups of tables"}
 	// Arming is an Armed. Only a flow that was armed beside the one in the other direction has it.
 	Arming = Value{"armed", "armed::text from walferry.migration", "what the flow was armed with"}
 	// Aside are the foreign keys that are put aside until the server opens again.

@@ -27,7 +27,7 @@ import (
 type Status struct {
 	Name    string      `json:"name"`
 	Phase   state.Phase `json:"phase"`
-	Owner   *string     `json:"owner"` // old or new: the server where applications belong; nil: a one-time copy has been made
+	Owner   *string     `json:"owner"` // old or new: the server where applications belong; mixed: see Groups; nil: a one-time copy has been made
 	Error   string      `json:"error"`
 	Running bool        `json:"running"` // a migrate is at work
 	Runner  string      `json:"runner,omitempty"`
@@ -37,6 +37,9 @@ type Status struct {
 	Options string `json:"options,omitempty"`
 	// Known are the migrations that the target has, if it has none of this name.
 	Known []string `json:"known,omitempty"`
+
+	// Groups are those of tables that belong to the new server while the rest belongs to the old one.
+	Groups []Group `json:"groups"`
 
 	Source  SourceStatus      `json:"source"`
 	Target  TargetStatus      `json:"target"`
@@ -231,6 +234,8 @@ func (st *Status) readRecord(ctx context.Context, to *session.Link, s *state.Sto
 			st.Known, err = s.Known(ctx)
 		case err == nil && r.Phase == state.Finished:
 			_, err = s.Values().Get(ctx, state.Result, &result)
+		case err == nil && r.Phase == state.Following:
+			err = st.readGroups(ctx, to, s)
 		}
 		return err
 	})
@@ -290,6 +295,8 @@ func (st *Status) owner(r *state.Record) *string {
 		return nil
 	case r.Phase == state.Switched && st.followsBack(), r.Phase == state.Finished:
 		owner = "new"
+	case len(st.Groups) > 0:
+		owner = "mixed"
 	}
 	return &owner
 }

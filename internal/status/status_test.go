@@ -22,7 +22,7 @@ func TestStatus_JSON(t *testing.T) {
 	number, seconds, yes, owner, open := int64(7), 1.5, true, "new", "its fence is open"
 	full := Status{
 		Name: "default", Phase: state.Following, Owner: &owner, Error: "it was killed", Running: true, Runner: "host, pid 1", Note: "held for a verify", Step: "create the slot", Options: "--until copied",
-		Known: []string{"other"},
+		Known: []string{"other"}, Groups: []Group{{Tables: []string{"public.t"}, Since: at}},
 		Source: SourceStatus{
 			Version: "15.1", Database: "d", SlotStatus: SlotStatus{Slot: "walferry_default", SlotActive: &yes, WALStatus: "reserved", RetainedBytes: &number},
 			RetainedLimit: &number, RetainedLeft: &seconds, Fence: &FenceStatus{Tables: 1, Closed: true, Sealed: true, Deadline: &at}, Error: "it is gone",

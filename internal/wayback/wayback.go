@@ -188,6 +188,9 @@ func (w *Way) read(ctx context.Context) (err error) {
 	}
 }
 
+// Stop ends the reading of what was armed, for a flow that others run from then on.
+func (w *Way) Stop() { w.stop() }
+
 // stop ends the reading.
 func (w *Way) stop() {
 	if w.end != nil {

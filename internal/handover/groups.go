@@ -1,0 +1,314 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/identity"
+	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+)
+
+// Side is one direction of a migration.
+type Side struct {
+	Name     flow.Name
+	From, To session.End
+	Store    *state.Store // of the flow's record, on To
+	Tables   *identity.Tables
+}
+
+// standing is a fence of the side as it may stand on From.
+func (s *Side) standing(name string, store *state.Store) cutover.Standing {
+	return cutover.Standing{Name: name, DSN: s.From.DSN, Store: store}
+}
+
+// Groups are those of a migration that this process runs.
+type Groups struct {
+	Forth, Back *Side
+	Tool        string // version, for records
+	Logger      *slog.Logger
+
+	Entering *Group // the first one, which is handed over when both flows run
+
+	back   running
+	mode   *Mode
+	stores map[string]*state.Store
+}
+
+// Load reads which there are.
+func (g *Groups) Load(ctx context.Context) (err error) {
+	g.mode, err = Load(ctx, g.Forth.Store)
+	return err
+}
+
+// Mode returns what was read or written last; nil: there are no groups.
+func (g *Groups) Mode() *Mode { return g.mode }
+
+// save keeps a mode, and then is in it.
+func (g *Groups) save(ctx context.Context, m *Mode) error {
+	if err := m.Save(ctx, g.Forth.Store); err != nil {
+		return err
+	}
+	g.mode = m
+	return nil
+}
+
+// store returns that of a group's record in a direction.
+func (g *Groups) store(group Group, s *Side) *state.Store {
+	name := group.Name(s.Name)
+	if g.stores == nil {
+		g.stores = map[string]*state.Store{}
+	}
+	if g.stores[name] == nil {
+		g.stores[name] = state.At(s.To.Link, name)
+	}
+	return g.stores[name]
+}
+
+// phase reads that of a group's record; empty: there is none.
+func (g *Groups) phase(ctx context.Context, group Group, s *Side) (*state.Record, state.Phase, error) {
+	r, err := g.store(group, s).Load(ctx)
+	if err != nil || r == nil {
+		return nil, "", err
+	}
+	return r, r.Phase, nil
+}
+
+// record makes a group's record, or takes over the one that there is.
+func (g *Groups) record(ctx context.Context, group Group, s *Side) (*state.Store, error) {
+	store := g.store(group, s)
+	r, err := store.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		whole, err := s.Store.Load(ctx)
+		if err == nil && whole == nil {
+			err = fmt.Errorf("the record of the flow %s is gone", s.Name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		r = &state.Record{
+			ToolVersion: g.Tool, SystemID: whole.SystemID, Timeline: whole.Timeline, Database: whole.Database,
+			Slot: whole.Slot, Options: whole.Options,
+		}
+		if err := store.Begin(ctx, r); err != nil {
+			return nil, err
+		}
+		r.Phase = state.New
+	}
+	if store.Run() == "" || r.Phase == state.New {
+		if err := store.Take(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if r.Phase == state.New {
+		// What the sequences were when the migration began: what was altered since is carried over.
+		var sequences []cutover.Remembered
+		if known, err := s.Store.Values().HasSequences(ctx); err != nil {
+			return nil, err
+		} else if known {
+			if _, err := s.Store.Values().Get(ctx, state.Sequences, &sequences); err != nil {
+				return nil, err
+			}
+			for i := range sequences {
+				sequences[i].Placed = nil
+			}
+			if err := store.Values().Put(ctx, state.Sequences, sequences); err != nil {
+				return nil, err
+			}
+		}
+		if err := store.SetPhase(ctx, state.Following); err != nil {
+			return nil, err
+		}
+	}
+	return store, nil
+}
+
+// Add records another one.
+func (g *Groups) Add(ctx context.Context, tables []catalog.Name, loose []string) (Group, error) {
+	m := *g.mode
+	group := m.Add(tables, loose)
+	return group, g.save(ctx, &m)
+}
+
+// fence returns one of a side, on tables of From.
+func (g *Groups) fence(ctx context.Context, conn *pgx.Conn, name, run string, tables []catalog.Table, waits online.Waits) (cutover.Fence, error) {
+	f, _, err := cutover.NewFence(ctx, conn, name, tables)
+	f.Run, f.Pass, f.Waits = run, g.mode.Pass, waits
+	return f, err
+}
+
+// on runs something with a connection for DDL to the server that a side comes from.
+func (s *Side) on(ctx context.Context, do func(*pgx.Conn) error) error {
+	conn, err := online.Open(ctx, session.Config{DSN: s.From.DSN, Application: s.Name.String() + " fence"})
+	if err != nil {
+		return err
+	}
+	defer func() { conn.Close(context.WithoutCancel(ctx)) }() //nolint:errcheck // nothing is in progress on it
+	return do(conn)
+}
+
+// FenceAll makes the new server refuse writes to all tables, but those of the applier, unless it does so already.
+func (g *Groups) FenceAll(ctx context.Context, life time.Duration, waits online.Waits) error {
+	b := g.Back
+	var all []catalog.Table
+	away := g.settled()
+	for _, t := range b.Tables.Selected() {
+		if !away[t.Name] {
+			all = append(all, t)
+		}
+	}
+	return b.on(ctx, func(conn *pgx.Conn) error {
+		f, err := g.fence(ctx, conn, b.Name.String(), b.Store.Run(), all, waits)
+		if err == nil {
+			err = f.Stand(ctx, conn, life)
+		}
+		if err != nil {
+			return fmt.Errorf("fence the new server for what the old one owns: %w", err)
+		}
+		return nil
+	})
+}
+
+// settled are the tables of groups that have a fence of their own on the new server.
+func (g *Groups) settled() map[catalog.Name]bool {
+	m := *g.mode
+	if n := len(m.Groups); n > 0 {
+		m.Groups = m.Groups[:n-1] // the last one is about to get it
+	}
+	return m.Away()
+}
+
+// Part gives a group that is to be handed over a fence of its own on the new server, which stands there instead of that of all tables.
+func (g *Groups) Part(ctx context.Context, group Group, waits online.Waits) error {
+	b := g.Back
+	if err := g.Forth.Store.Mine(ctx); err != nil {
+		return err
+	}
+	store, err := g.record(ctx, group, b)
+	if err != nil {
+		return err
+	}
+	return b.on(ctx, func(conn *pgx.Conn) error {
+		f, err := g.fence(ctx, conn, group.Name(b.Name), store.Run(), group.Of(b.Tables.Selected()), waits)
+		if err != nil {
+			return err
+		}
+		return f.TakeOver(ctx, conn)
+	})
+}
+
+// Dissolve makes a group that the old server owns a part of the rest again.
+func (g *Groups) Dissolve(ctx context.Context, group Group) error {
+	f, b := g.Forth, g.Back
+	say := func(text string) { g.Logger.Warn(text) }
+	forth, back := g.store(group, f), g.store(group, b)
+	if r, _, err := g.phase(ctx, group, f); err != nil {
+		return err
+	} else if r != nil { // first of all: from here on nothing says that the new server owns it
+		if _, err := g.record(ctx, group, f); err != nil {
+			return err
+		}
+		if err := forth.SetPhase(ctx, state.Following); err != nil {
+			return err
+		}
+	}
+	if err := f.standing(group.Name(f.Name), forth).TakeDown(ctx, "", func() {}, say); err != nil {
+		return err
+	}
+	err := b.on(ctx, func(conn *pgx.Conn) error {
+		state, err := cutover.Look(ctx, conn, b.Name.String())
+		if err != nil {
+			return err
+		}
+		if state.Sealed {
+			rest, err := g.fence(ctx, conn, b.Name.String(), b.Store.Run(), group.Of(b.Tables.Selected()), nil)
+			if err == nil {
+				err = rest.TakeOver(ctx, conn)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return g.remove(ctx, conn, group.Name(b.Name))
+	})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(back.Forget(ctx), forth.Forget(ctx)); err != nil {
+		return err
+	}
+	return g.save(ctx, g.mode.Without(group.Number))
+}
+
+// remove removes what is left of a fence that stands on nothing any more.
+func (g *Groups) remove(ctx context.Context, conn *pgx.Conn, name string) error {
+	left, err := cutover.Remove(ctx, conn, name)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("triggers of the fence %s are left %s", name, cutover.ListLeft(left))
+	}
+	return err
+}
+
+// Leave ends the time of groups: none is left. retire removes the flow back. stands says that the fence of all tables stays on the new server, and with it the
+// record of that flow: nobody who was there a moment ago must write there now.
+func (g *Groups) Leave(ctx context.Context, retire func(ctx context.Context, stands bool) error) error {
+	b := g.Back
+	var fence cutover.State
+	err := b.From.Link.Do(ctx, func(conn *pgx.Conn) (err error) {
+		fence, err = cutover.Look(ctx, conn, b.Name.String())
+		return err
+	})
+	if err == nil && !fence.Sealed && fence.Triggers > 0 {
+		err = b.standing(b.Name.String(), b.Store).TakeDown(ctx, "", func() {}, func(text string) { g.Logger.Warn(text) })
+	}
+	if err == nil {
+		err = retire(ctx, fence.Sealed)
+	}
+	if err != nil {
+		return err
+	}
+	return g.save(ctx, nil)
+}
+
+// Merge makes all groups parts of a whole that the new server owns: on the old one the fence of all tables stands instead of theirs.
+func (g *Groups) Merge(ctx context.Context) error {
+	f := g.Forth
+	for len(g.mode.Groups) > 0 {
+		group := g.mode.Groups[0]
+		err := f.on(ctx, func(conn *pgx.Conn) error {
+			all, err := g.fence(ctx, conn, f.Name.String(), f.Store.Run(), group.Of(f.Tables.Selected()), nil)
+			if err == nil {
+				err = all.TakeOver(ctx, conn)
+			}
+			if err == nil {
+				err = g.remove(ctx, conn, group.Name(f.Name))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(g.store(group, g.Back).Forget(ctx), g.store(group, f).Forget(ctx)); err != nil {
+			return err
+		}
+		if err := g.save(ctx, g.mode.Without(group.Number)); err != nil {
+			return err
+		}
+	}
+	return g.save(ctx, nil)
+}
+
+// Begins is the way back of the switch of the rest: the flow back runs, from the position that it began at.
+func (g *Groups) Begins() cutover.WayBack { return runningBack{g.Forth.To.Link} }

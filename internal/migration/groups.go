@@ -1,0 +1,272 @@
+package migration
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/handover"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
+	"github.com/walferry/walferry/internal/wayback"
+)
+
+// errGroups ends the following because both flows are to run from now on, or no longer.
+var errGroups = errors.New("groups of tables were made, or are no more")
+
+// newGroups returns those of a run.
+func newGroups(forth, back *ends) *handover.Groups {
+	side := func(e *ends) *handover.Side {
+		return &handover.Side{Name: e.name, From: e.flow.From, To: e.flow.To, Store: e.store, Tables: e.tables}
+	}
+	return &handover.Groups{Forth: side(forth), Back: side(back), Tool: forth.c.ToolVersion, Logger: forth.c.Logger}
+}
+
+// loadGroups reads which groups there are. Their tables have no part in a switch of the rest.
+func (r *runner) loadGroups(ctx context.Context) error {
+	if err := r.groups.Load(ctx); err != nil {
+		return err
+	}
+	r.away = r.groups.Mode().Away()
+	return nil
+}
+
+// followBoth follows in both directions, until the rest is switched, too, or there are no groups any more.
+func (r *runner) followBoth(ctx context.Context) error {
+	b := r.back
+	if err := errors.Join(r.recall(ctx), b.recall(ctx)); err != nil {
+		return err
+	}
+	r.flow.Pass = r.groups.Mode().Pass
+	r.wal = wayback.NewBudget(b.flow, r.c.MaxRetainedWALTarget, r.live.retains, r.c.Logger)
+	if b.rec != nil {
+		if err := b.store.Take(ctx); err != nil {
+			return err
+		}
+		if err := errors.Join(r.tables.Select(ctx, true), b.tables.Select(ctx, true)); err != nil {
+			return err
+		}
+	}
+	if r.groups.Entering == nil {
+		if err := r.settleGroups(ctx); err != nil {
+			return err
+		}
+		if len(r.groups.Mode().Groups) == 0 {
+			return cmp.Or(r.groups.Leave(ctx, r.retireBack), errGroups)
+		}
+	}
+	r.groups.Begun(b.armed.Begins)
+	following, end := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); r.keepBack(following) }()
+	defer func() { end(); <-done }()
+	return r.follow(ctx, r.ends, b)
+}
+
+// retireBack removes the flow back when there are no groups any more. With stands the new server stays fenced, also for the applier without the pass.
+func (r *runner) retireBack(ctx context.Context, stands bool) error {
+	if !stands {
+		if err := r.back.flow.Disarm(ctx); err != nil {
+			return err
+		}
+		r.back.rec, r.back.armed = nil, state.Armed{}
+		return r.back.store.Forget(ctx)
+	}
+	r.armed.Pass = r.groups.Mode().Pass
+	if err := r.store.PutArmed(ctx, r.armed); err != nil {
+		return err
+	}
+	if err := r.recall(ctx); err != nil {
+		return err
+	}
+	return r.back.retire(ctx)
+}
+
+// settleGroups decides who owns which group, and finishes what was interrupted.
+func (r *runner) settleGroups(ctx context.Context) error {
+	err := r.groups.Settle(ctx, func(ctx context.Context, group handover.Group, side *handover.Side, rec *state.Record) (bool, error) {
+		e, other := r.ends, r.back
+		if side == r.groups.Back {
+			e, other = r.back, r.ends
+		}
+		s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { r.c.Logger.Info("hand-over: " + line) })
+		if err := r.groups.Shape(ctx, s, group, side); err != nil {
+			return false, err
+		}
+		return s.Resume(ctx, rec.Phase == Drained, rec.FencedAt, rec.DrainedAt)
+	})
+	r.away = r.groups.Mode().Away()
+	return err
+}
+
+// keepBack runs the flow back for as long as ctx lasts. What keeps it from the old server interrupts it, and nothing else.
+func (r *runner) keepBack(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := r.runBack(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.wayBackAfter(err)
+		wait.Sleep(ctx, repairInterval*r.c.Heartbeat) //nolint:errcheck // the loop sees that ctx has ended
+	}
+}
+
+func (r *runner) runBack(ctx context.Context) error {
+	b := r.back
+	running, err := b.flow.Start(ctx, flow.Followed{Originals: flow.OriginalsOf(b.tables.Remembered()), Words: *b.words(nil), Start: r.groups.Start()})
+	if err != nil {
+		return err
+	}
+	defer running.Close(ctx)
+	r.groups.Runs(running)
+	defer r.groups.Runs(nil)
+	return running.Run(ctx, func(ctx context.Context, stop context.CancelCauseFunc) {
+		r.wal.Watch(ctx, r.c.Heartbeat, stop)
+	}, func(ctx context.Context, _ context.CancelCauseFunc) {
+		wayback.Attend(ctx, b.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
+	})
+}
+
+// handOver carries out a request to hand a group over, or to switch it back.
+func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
+	r := f.r
+	if f.e.name.Direction == flow.Back {
+		return a, nil, &fail.Error{Kind: fail.Gate, Problem: "everything is the new server's already", Advice: "`walferry fallback` without --tables switches all of it back"}
+	}
+	if q.Args.DryRun {
+		return a, nil, &fail.Error{Kind: fail.Gate, Problem: "a group of tables cannot be rehearsed alone", Advice: "`walferry cutover --dry-run` rehearses the switch of everything"}
+	}
+	select {
+	case f.cutting <- struct{}{}:
+		defer func() { <-f.cutting }()
+	case <-ctx.Done():
+		return a, nil, context.Cause(ctx)
+	}
+	step := func(text string) {
+		r.c.Logger.Info(q.Kind + ": " + text)
+		if err := r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
+			r.c.Logger.Debug("report step", "error", err)
+		}
+	}
+	o := CutoverOptions{Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), Without: q.Args.Without, AllowDifferences: q.Args.AllowDifferences}.fill()
+	wanted, stop := r.store.Mailbox().WhileWanted(ctx, q.ID)
+	defer stop()
+	err = f.seen.Flush(ctx)
+	var result *CutoverResult
+	if err == nil {
+		result, err = f.hand(q, o, step).Do(ctx, wanted)
+	}
+	if f := fail.Find(err, fail.Usage); f != nil { // a pattern; the asker's command line is right
+		err = &fail.Error{Kind: fail.Gate, Problem: f.Problem, Advice: f.Advice}
+	}
+	if result != nil {
+		a.Cutover, _ = json.Marshal(result) // of numbers and texts
+	}
+	if errors.Is(err, handover.ErrBothFirst) {
+		return a, nil, errGroups
+	}
+	if r.groups.Mode() != nil {
+		r.groups.Entering = nil
+		if left := r.settleGroups(context.WithoutCancel(ctx)); left != nil {
+			r.c.Logger.Error("settle who owns the group", "error", left)
+			f.unsettle()
+		}
+		if m := r.groups.Mode(); len(m.Groups) == 0 {
+			end = errGroups
+		}
+	}
+	return a, end, err
+}
+
+func (f *following) unsettle() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unsettled = true
+}
+
+// hand returns what carries a request out.
+func (f *following) hand(q *state.Request, o CutoverOptions, step func(string)) *handover.Hand {
+	r := f.r
+	return &handover.Hand{
+		Groups: r.groups, Switchback: q.Kind == "fallback", Tables: q.Args.Tables, Loose: q.Args.Loose,
+		Timeout: o.Timeout, MaxLag: o.MaxLag, Running: f.running, Step: step, Closed: f.unsettle,
+		Switch: func(side *handover.Side) *cutover.Switch {
+			if side == r.groups.Back {
+				return f.other.newSwitch(f.e, o, step)
+			}
+			return f.e.newSwitch(f.other, o, step)
+		},
+		Pass: func(ctx context.Context) (string, error) {
+			return cmp.Or(r.armed.Pass, rand.Text()), r.back.recall(ctx)
+		},
+		Arm: func(ctx context.Context, pass string) error {
+			w := r.newWayBack(r.back)
+			w.Pass, w.Stands = pass, true
+			defer w.Stop()
+			return w.Arm(ctx, step)
+		},
+		Opened: func(armed state.Armed) {
+			r.back.armed = armed
+			r.back.live.moved(Following)
+		},
+		Under: func(under bool) {
+			f.e.shown.set(func(st *Status) {
+				if st.Under = nil; under {
+					st.Under = &state.Under{Asked: true}
+				}
+			})
+		},
+	}
+}
+
+// settleLate settles what could not be settled when a hand-over had ended.
+func (f *following) settleLate(ctx context.Context, stop context.CancelCauseFunc) {
+	f.mu.Lock()
+	unsettled := f.unsettled
+	f.mu.Unlock()
+	if !unsettled || f.r.groups.Mode() == nil {
+		return
+	}
+	if err := wait.Within(ctx, 30*time.Second, f.r.settleGroups); err != nil {
+		f.r.c.Logger.Debug("settle who owns the groups", "error", err)
+		return
+	}
+	f.mu.Lock()
+	f.unsettled = false
+	f.mu.Unlock()
+	if len(f.r.groups.Mode().Groups) == 0 {
+		stop(errGroups)
+	}
+}
+
+// mergeGroups makes the groups parts of everything, which the new server owns now.
+func (r *runner) mergeGroups(ctx context.Context) error {
+	if err := r.loadGroups(ctx); err != nil || r.groups.Mode() == nil {
+		return err
+	}
+	if err := r.tables.Select(ctx, true); err != nil {
+		return err
+	}
+	if err := r.groups.Merge(ctx); err != nil {
+		return fmt.Errorf("make the groups parts of the whole: %w", err)
+	}
+	r.away = nil
+	return nil
+}
+
+// appliers returns the flow whose applier a request is for.
+func (f *following) appliers(q *state.Request) *flow.Running {
+	if q.Args.Flow == f.other.name.String() {
+		if back := f.r.groups.Running(); back != nil {
+			return back
+		}
+	}
+	return f.running
+}
