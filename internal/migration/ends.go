@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/walferry/walferry/decoder"
@@ -37,7 +38,7 @@ type ends struct {
 	opening     *opening.Target
 	fence       cutover.Standing // as it may stand on the source
 	clients     *clients.Steering
-	away        map[catalog.Name]bool // tables that have no part in a switch of everything: groups of them were handed over
+	away        atomic.Pointer[map[catalog.Name]bool] // tables that have no part in a switch of everything: groups of them were handed over
 	live        *live
 	shown       *live // what is shown of a switch: in that of the migration
 }
@@ -170,8 +171,17 @@ func checkSource(ctx context.Context, c Config, rec *state.Record) error {
 
 // switched returns the tables that a switch of everything is for.
 func (e *ends) switched() []catalog.Table {
-	return slices.DeleteFunc(slices.Clone(e.tables.Selected()), func(t catalog.Table) bool { return e.away[t.Name] })
+	return slices.DeleteFunc(slices.Clone(e.tables.Selected()), e.isAway)
 }
+
+// isAway reports whether a table is one of a group that was handed over.
+func (e *ends) isAway(t catalog.Table) bool {
+	away := e.away.Load()
+	return away != nil && (*away)[t.Name]
+}
+
+// leaveOut sets which tables are.
+func (e *ends) leaveOut(away map[catalog.Name]bool) { e.away.Store(&away) }
 
 // words returns the words of --insert-only about tables.
 func (e *ends) words(tables []catalog.Table) *flow.Words {

@@ -34,7 +34,7 @@ func (r *runner) loadGroups(ctx context.Context) error {
 	if err := r.groups.Load(ctx); err != nil {
 		return err
 	}
-	r.away = r.groups.Mode().Away()
+	r.leaveOut(r.groups.Mode().Away())
 	return nil
 }
 
@@ -102,7 +102,7 @@ func (r *runner) settleGroups(ctx context.Context) error {
 		}
 		return s.Resume(ctx, rec.Phase == Drained, rec.FencedAt, rec.DrainedAt)
 	})
-	r.away = r.groups.Mode().Away()
+	r.leaveOut(r.groups.Mode().Away())
 	return err
 }
 
@@ -257,7 +257,7 @@ func (r *runner) mergeGroups(ctx context.Context) error {
 	if err := r.groups.Merge(ctx); err != nil {
 		return fmt.Errorf("make the groups parts of the whole: %w", err)
 	}
-	r.away = nil
+	r.leaveOut(nil)
 	return nil
 }
 

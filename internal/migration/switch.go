@@ -43,7 +43,7 @@ func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cuto
 	if e.c.Prove == On {
 		s.Proof = &cutover.Proof{Tables: func(ctx context.Context) ([]catalog.Table, error) {
 			all, err := e.tables.Migrated(ctx)
-			return slices.DeleteFunc(all, func(t catalog.Table) bool { return e.away[t.Name] }), err
+			return slices.DeleteFunc(all, e.isAway), err
 		}}
 	}
 	s.Observers = []cutover.Observer{func(_ context.Context, t state.Taken) error {
