@@ -87,7 +87,9 @@ func (w runningBack) Begin(ctx context.Context) (at decoder.LSN, err error) {
 func (w runningBack) KeepAhead(context.Context, []cutover.Sequence) error { return nil }
 
 // Ahead implements cutover.WayBack.
-func (w runningBack) Ahead(context.Context) (map[catalog.Name]cutover.Position, error) { return nil, nil }
+func (w runningBack) Ahead(context.Context) (map[catalog.Name]cutover.Position, error) {
+	return nil, nil
+}
 
 // noDefinitions are those of a group: foreign keys and triggers are there, as the roles may do without.
 type noDefinitions struct{}
