@@ -28,7 +28,7 @@ type Side struct {
 
 // standing is a fence of the side as it may stand on From.
 func (s *Side) standing(name string, store *state.Store) cutover.Standing {
-	return cutover.Standing{Name: name, DSN: s.From.DSN, Store: store}
+	return cutover.Standing{Name: name, DSN: s.From.DSN, Store: store, Sides: s.Name.Sides()}
 }
 
 // Groups are those of a migration that this process runs.
