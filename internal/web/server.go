@@ -130,6 +130,7 @@ func (s *Server) routes() http.Handler {
 func (s *Server) shows(mux *http.ServeMux, at string, v *view) {
 	mux.HandleFunc(at+"/readyz", func(w http.ResponseWriter, r *http.Request) { s.readyz(w, r, v) })
 	mux.HandleFunc(at+"/status", func(w http.ResponseWriter, r *http.Request) {
+		v.fresh(r.Context())
 		v.mu.Lock()
 		text, problem := v.text, v.problem
 		v.mu.Unlock()
@@ -186,6 +187,7 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 
 // readyz says whether a cutover may be asked for, and what each gate says, after a look at both servers that is not older than a minute.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request, v *view) {
+	v.fresh(r.Context())
 	v.mu.Lock()
 	v.asked = time.Now()
 	follows := v.status != nil && v.status.Phase == "following"

@@ -226,6 +226,28 @@ func (v *view) known() metrics.Migration {
 	return m
 }
 
+// freshWithin is how long somebody who asks waits for a new read.
+const freshWithin = 5 * time.Second
+
+// fresh has the migration read, if it was not a moment ago, and waits for that.
+func (v *view) fresh(ctx context.Context) {
+	v.mu.Lock()
+	stale, next := time.Since(v.at) > readWatched, v.next
+	v.mu.Unlock()
+	if !stale {
+		return
+	}
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-next:
+	case <-ctx.Done():
+	case <-time.After(freshWithin):
+	}
+}
+
 // watch counts who watches; the returned function ends that.
 func (v *view) watch() (end func()) {
 	v.mu.Lock()
