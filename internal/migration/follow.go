@@ -97,6 +97,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 			}
 		})
 	}
+	opened := other.wasOpened() // before a switch arms the other flow beside what is below
 	f := &following{r: r, e: e, other: other, running: running, seen: seen, cutting: make(chan struct{}, 1)}
 	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
@@ -111,7 +112,9 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 			wayback.Attend(ctx, e.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
 		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
-		other.validateRest(ctx)
+		if opened {
+			other.validateRest(ctx)
+		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
 		if e.armed.Pass != "" { // what it goes to is fenced, and may have to be opened by hand
 			wayback.KeepAhead(ctx, &cutover.Ahead{Carrier: e.carrier()}, r.c.Heartbeat, f.cutting, f.over, f.sequences)

@@ -107,12 +107,12 @@ func (e *ends) putAside(ctx context.Context) error {
 	return err
 }
 
+// wasOpened reports whether a switch has opened the target of e.
+func (e *ends) wasOpened() bool { return e.switchedBefore() || e.armed.Begins != 0 }
+
 // validateRest continues what the opening of the target of e has left: to validate its foreign keys. The run that has opened it does
 // that itself, unless it dies.
 func (e *ends) validateRest(ctx context.Context) {
-	if !e.switchedBefore() && e.armed.Begins == 0 {
-		return // it was never opened
-	}
 	if err := e.definitions.Pending().Validate(ctx, func(text string) { e.c.Logger.Info(text) }); err != nil && ctx.Err() == nil {
 		e.c.Logger.Warn("foreign keys of the server that is the database are not validated", "reason", err)
 	}

@@ -21,16 +21,25 @@ import (
 // shows opens a server that shows statuses.
 func shows(t *testing.T, a Access, read ...func() (status.Status, []status.Table)) *Server {
 	t.Helper()
-	c := Config{Access: a, Version: "test", Clean: func(s string) string { return s }, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	var migrations []Migration
 	for i, r := range read {
-		c.Migrations = append(c.Migrations, Migration{
+		migrations = append(migrations, Migration{
 			Key:    string(rune('a' + i)),
 			Read:   func(context.Context) (status.Status, error) { st, _ := r(); return st, nil },
 			Tables: func(context.Context) ([]status.Table, error) { _, tables := r(); return tables, nil },
 			Look:   func(context.Context) (*ready.Looked, error) { return looked(), nil },
 		})
 	}
-	s, err := Open(c)
+	return serves(t, a, migrations...)
+}
+
+// serves opens a server that shows migrations.
+func serves(t *testing.T, a Access, migrations ...Migration) *Server {
+	t.Helper()
+	s, err := Open(Config{
+		Access: a, Version: "test", Migrations: migrations,
+		Clean: func(s string) string { return s }, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

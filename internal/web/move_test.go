@@ -47,12 +47,12 @@ insert into t (v) select 'secret of a row ' || i from generate_series(1, 1234) i
 		}
 	})
 	ends := [2]session.Config{{DSN: source, Application: "page"}, {DSN: target, Application: "page"}}
-	s := shows(t, Access{Address: "127.0.0.1:0"}, following)
-	v := s.views[0]
-	v.Key = c.Name
-	v.Read = func(ctx context.Context) (status.Status, error) { return migration.ReadStatus(ctx, c) }
-	v.Tables = func(ctx context.Context) ([]status.Table, error) { return status.Tables(ctx, ends[1], c.Name) }
-	v.Look = func(ctx context.Context) (*ready.Looked, error) { return ready.Look(ctx, ends[0], ends[1], c.Name) }
+	s := serves(t, Access{Address: "127.0.0.1:0"}, Migration{
+		Key:    c.Name,
+		Read:   func(ctx context.Context) (status.Status, error) { return migration.ReadStatus(ctx, c) },
+		Tables: func(ctx context.Context) ([]status.Table, error) { return status.Tables(ctx, ends[1], c.Name) },
+		Look:   func(ctx context.Context) (*ready.Looked, error) { return ready.Look(ctx, ends[0], ends[1], c.Name) },
+	})
 
 	p := open(t, chromium, s.URL(), 1200, "light")
 	p.until(`document.getElementById('ready').textContent.startsWith('Yes')`)
