@@ -14,7 +14,7 @@ import (
 
 func cutoverFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "timeout", Usage: "how long the cutover may take; after that the source is un-fenced", DefaultText: "1m"},
+		&cli.StringFlag{Name: "timeout", Usage: "how long it may take; after that writers are let in again where they were", DefaultText: "1m"},
 		&cli.StringSliceFlag{Name: "without", Usage: "go without an object that the target refuses or lacks, such as view:public.mon; repeatable"},
 		&cli.StringFlag{Name: "max-lag", Usage: "do not begin if the target is further behind", DefaultText: "5s"},
 	}

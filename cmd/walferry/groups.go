@@ -14,7 +14,7 @@ import (
 
 func groupsCommand(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name: "groups", Usage: "which tables belong together, who owns them, and why: by foreign keys, inheritance, sequences, and transactions that were seen",
+		Name: "groups", Usage: "which tables belong together, who owns them, and why: by foreign keys, inheritance, sequences, triggers, rules, and transactions that were seen",
 		Flags: []cli.Flag{jsonFlag()},
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			r, err := migration.Groups(c.Context, config)

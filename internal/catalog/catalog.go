@@ -81,6 +81,14 @@ func (t *Table) HasIdentity() bool { return t.ReplicaIdentity == 'f' || len(t.Id
 // Quote quotes one identifier for SQL, always.
 func Quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
+// Unquote returns an identifier of SQL, quoted or not, as the catalogue has it.
+func Unquote(identifier string) string {
+	if quoted, ok := strings.CutPrefix(identifier, `"`); ok {
+		return strings.ReplaceAll(strings.TrimSuffix(quoted, `"`), `""`, `"`)
+	}
+	return strings.ToLower(identifier)
+}
+
 // Literal quotes a text for SQL under standard_conforming_strings.
 func Literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 

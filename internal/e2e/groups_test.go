@@ -31,6 +31,16 @@ create table account (id int primary key);
 create table audit (id int primary key);
 create function audited() returns trigger language plpgsql as $$ begin insert into audit values (new.id); return null; end $$;
 create trigger audited after insert on account for each row execute procedure audited();
+create table ruled (id int primary key);
+create table "Ruled By" (id int primary key);
+create rule twice as on insert to ruled do also insert into "Ruled By" values (new.id);
+create schema books;
+create table books.page (id int primary key);
+create table books."Note" (id int primary key);
+create function books.noted() returns trigger language plpgsql as $$
+begin -- insert into alone: not so
+  update only "Note" set id = id where id = new.id; delete from books.page where id = -1; return null; end $$;
+create trigger noted after insert on books.page for each row execute procedure books.noted();
 create table alone (id int primary key);
 alter table log replica identity full;
 alter table visit1 replica identity full;
@@ -70,11 +80,12 @@ func TestGroups(t *testing.T) {
 	pgtest.Exec(t, source, services)
 	m := newMoving(t, "groups", source, target)
 	const before = `old, 0: billing.invoice billing.line; foreign key billing.line-billing.invoice
+old, 0: books.Note books.page; trigger books.page-books.Note
+old, 0: Ruled By ruled; rule ruled-Ruled By
+old, 0: account audit; trigger account-audit
 old, 0: animal dog; inheritance dog-animal
 old, 0: card coupon; sequence card-coupon
-old, 0: account
 old, 0: alone
-old, 0: audit
 old, 0: log
 old, 0: orders
 old, 0: stock
@@ -97,7 +108,9 @@ begin; insert into alone values (%[1]d); commit; insert into account values (%[1
 	m.caughtUp(r)
 	after := func(n int) string {
 		return fmt.Sprintf(`old, 0: billing.invoice billing.line; foreign key billing.line-billing.invoice
-old, 0: account audit; transactions account-audit %[1]d
+old, 0: books.Note books.page; trigger books.page-books.Note
+old, 0: Ruled By ruled; rule ruled-Ruled By
+old, 0: account audit; trigger account-audit; transactions account-audit %[1]d
 old, 0: animal dog; inheritance dog-animal
 old, 0: card coupon; sequence card-coupon
 old, 2: log visit; transactions visit-log %[1]d

@@ -31,6 +31,8 @@ const (
 	ByForeignKey   Kind = "foreign key"
 	ByInheritance  Kind = "inheritance"
 	BySequence     Kind = "sequence"
+	ByTrigger      Kind = "trigger"
+	ByRule         Kind = "rule"
 	ByTransactions Kind = "transactions"
 )
 
@@ -38,7 +40,7 @@ const (
 type Joint struct {
 	Kind   Kind     `json:"kind"`
 	Tables []string `json:"tables"` // two of them, as schema.table
-	Name   string   `json:"name"`   // of the constraint or the sequence; empty: it has none
+	Name   string   `json:"name"`   // of the constraint, the sequence, the trigger or the rule; empty: it has none
 
 	// Of transactions: how many have written to both, and the last of them.
 	Count int64      `json:"count,omitempty"`
@@ -57,6 +59,10 @@ func (j Joint) String() string {
 		return fmt.Sprintf("%s inherits from %s", a, b)
 	case BySequence:
 		return fmt.Sprintf("%s and %s draw from one sequence, %s", a, b, j.Name)
+	case ByTrigger:
+		return fmt.Sprintf("%s has a trigger that writes to %s (%s)", a, b, j.Name)
+	case ByRule:
+		return fmt.Sprintf("%s has a rule that refers to %s (%s)", a, b, j.Name)
 	}
 	text := fmt.Sprintf("%d transactions have written to %s and %s; the last one was", j.Count, a, b)
 	if j.Count == 1 {
@@ -111,7 +117,7 @@ func (f *found) join(top map[catalog.Name]string, a, b catalog.Name, j Joint) {
 }
 
 // inCatalog adds what the catalogue shows.
-func (f *found) inCatalog(references []catalog.Reference, sequences []catalog.Sequence) {
+func (f *found) inCatalog(references []catalog.Reference, sequences []catalog.Sequence, writes []catalog.Write) {
 	top := f.top()
 	quoted := map[string]catalog.Name{}
 	plain := map[string]catalog.Name{}
@@ -133,6 +139,11 @@ func (f *found) inCatalog(references []catalog.Reference, sequences []catalog.Se
 		}
 		for _, user := range users[min(1, len(users)):] {
 			f.join(top, plain[users[0]], plain[user], Joint{Kind: BySequence, Name: s.Plain()})
+		}
+	}
+	for _, w := range writes {
+		if at := slices.IndexFunc(w.To, func(n catalog.Name) bool { return top[n] != "" }); at >= 0 {
+			f.join(top, w.From, w.To[at], Joint{Kind: Kind(w.Kind), Name: w.Name})
 		}
 	}
 }
@@ -198,5 +209,5 @@ func (f *found) groups(owner func(catalog.Name) Owner) []Group {
 
 // rank orders joints: what the catalogue shows comes first.
 func rank(j Joint) int {
-	return slices.Index([]Kind{ByForeignKey, ByInheritance, BySequence, ByTransactions}, j.Kind)
+	return slices.Index([]Kind{ByForeignKey, ByInheritance, BySequence, ByTrigger, ByRule, ByTransactions}, j.Kind)
 }

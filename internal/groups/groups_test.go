@@ -191,6 +191,8 @@ func TestJoint_String(t *testing.T) {
 		"public.a refers to public.b (foreign key a_fk)":                                                             {Kind: ByForeignKey, Tables: two, Name: "a_fk"},
 		"public.a inherits from public.b":                                                                            {Kind: ByInheritance, Tables: two},
 		"public.a and public.b draw from one sequence, public.s":                                                     {Kind: BySequence, Tables: two, Name: "public.s"},
+		"public.a has a trigger that writes to public.b (t)":                                                         {Kind: ByTrigger, Tables: two, Name: "t"},
+		"public.a has a rule that refers to public.b (r)":                                                            {Kind: ByRule, Tables: two, Name: "r"},
 		"a transaction has written to public.a and public.b: 7, at 0/10":                                             {Kind: ByTransactions, Tables: two, Count: 1, XID: 7, LSN: "0/10"},
 		"3 transactions have written to public.a and public.b; the last one was 7, at 0/10, 2026-12-01 04:05:06 UTC": {Kind: ByTransactions, Tables: two, Count: 3, XID: 7, LSN: "0/10", At: &at},
 	} {

@@ -118,16 +118,24 @@ func look(ctx context.Context, from, to *session.Link, seen Evidence, known func
 			}
 		}
 		references, err := catalog.References(ctx, conn)
-		f.inCatalog(references, sequences)
+		if err != nil {
+			return err
+		}
+		writes, err := catalog.Writes(ctx, conn)
+		f.inCatalog(references, sequences, writes)
 		return err
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("source: %w", err)
 	}
-	// The target may have foreign keys of its own, and gets more after the switch.
+	// The target may have foreign keys and triggers of its own, and gets more after the switch.
 	err = to.Do(ctx, func(conn *pgx.Conn) error {
 		references, err := catalog.References(ctx, conn)
-		f.inCatalog(references, nil)
+		if err != nil {
+			return err
+		}
+		writes, err := catalog.Writes(ctx, conn)
+		f.inCatalog(references, nil, writes)
 		return err
 	})
 	if err != nil {

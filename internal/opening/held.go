@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -29,7 +28,7 @@ func parse(elements []string) (list []Held, err error) {
 	for _, text := range elements {
 		var h Held
 		if old := oldHeld.FindStringSubmatch(text); old != nil {
-			h.Schema, h.Table, h.Name = unquoted(old[1]), unquoted(old[2]), unquoted(old[5])
+			h.Schema, h.Table, h.Name = catalog.Unquote(old[1]), catalog.Unquote(old[2]), catalog.Unquote(old[5])
 			h.State, h.Kind = map[string]string{"always": "A", "replica": "R", "": "O"}[old[3]], old[4]
 		} else if err := json.Unmarshal([]byte(text), &h); err != nil {
 			return nil, fmt.Errorf("read the held triggers: %w", err)
@@ -41,13 +40,6 @@ func parse(elements []string) (list []Held, err error) {
 
 // oldHeld is what older versions have recorded: the statement that enables a trigger or rule.
 var oldHeld = regexp.MustCompile(`^alter table ("(?:[^"]|"")+")\.("(?:[^"]|"")+") enable (always|replica|) (trigger|rule) (.+)$`)
-
-func unquoted(name string) string {
-	if inner, ok := strings.CutPrefix(name, `"`); ok {
-		return strings.ReplaceAll(strings.TrimSuffix(inner, `"`), `""`, `"`)
-	}
-	return name
-}
 
 // texts returns what is recorded of a list.
 func texts(list []Held) ([]string, error) {
