@@ -44,7 +44,7 @@ type FilterConfig struct {
 //
 // What is left out still moves the position, or the slot would keep the WAL. But a position that is
 // stored changes walferry.progress, which is an echo for the other direction, and so on: that comes
-// at most once per Interval, unless [Filter.Drain] asks for it, and never between two pieces of a
+// at most once per Interval, unless [Filter.Drain] asks for it or it is Awaited, and never between two pieces of a
 // transaction. The same holds for positions of the source and for transactions that have changed
 // nothing but the positions of other streams.
 type Filter struct {
@@ -60,6 +60,7 @@ type Filter struct {
 	counts  FilterCounts
 	pending decoder.LSN // up to here all is delivered or left out; 0: delivered
 	wanted  decoder.LSN // Drain waits for it; 0: nobody does
+	awaited bool        // the source waits for it
 	last    time.Time   // when a position was delivered
 	wake    func()      // ends the wait of Next, if it waits for the source and pending is not 0
 }
@@ -169,7 +170,7 @@ func (f *Filter) due(ctx context.Context) (position *decoder.Tx, wait context.Co
 		return nil, ctx, func() {}
 	}
 	at := f.last.Add(f.config.Interval)
-	if now := time.Now(); !now.Before(at) || f.wanted != 0 && f.pending >= f.wanted {
+	if now := time.Now(); !now.Before(at) || f.awaited || f.wanted != 0 && f.pending >= f.wanted {
 		tx := &decoder.Tx{CommitLSN: f.pending, EndLSN: f.pending, First: true, Last: true}
 		f.delivered(tx)
 		f.last = now
@@ -189,7 +190,7 @@ func (f *Filter) due(ctx context.Context) (position *decoder.Tx, wait context.Co
 
 // delivered is called with the mutex, with the end of what Next returns.
 func (f *Filter) delivered(tx *decoder.Tx) {
-	f.pending = 0
+	f.pending, f.awaited = 0, false
 	if tx.EndLSN >= f.wanted {
 		f.wanted = 0
 	}
@@ -214,6 +215,7 @@ func (f *Filter) passes(tx *decoder.Tx) bool {
 		return false
 	}
 	f.pending = max(f.pending, tx.EndLSN)
+	f.awaited = f.awaited || tx.Awaited
 	switch f.verdict {
 	case echo:
 		f.counts.Echoes++

@@ -233,6 +233,23 @@ func (f *filtered) pendingUntil() decoder.LSN {
 	return f.pending
 }
 
+// A position that the source waits for comes at once, and only that one.
+func TestFilter_Awaited(t *testing.T) {
+	t.Parallel()
+	f := newFiltered(t, FilterConfig{Interval: time.Hour})
+	f.put(f.tx(mark("back")))
+	f.next() // the first one is due
+	f.put(f.tx(mark("back")))
+	f.none()
+	position := &decoder.Tx{CommitLSN: 1 << 40, EndLSN: 1 << 40, First: true, Last: true, Awaited: true}
+	f.put(position)
+	if tx := f.next(); tx.XID != 0 || tx.EndLSN != position.EndLSN {
+		t.Errorf("got %+v, want the position that the source waits for", tx)
+	}
+	f.put(f.tx(mark("back")))
+	f.none()
+}
+
 // A position comes on its own once the interval is over, though the source sends nothing more.
 func TestFilter_PositionComesByItself(t *testing.T) {
 	t.Parallel()

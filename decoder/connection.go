@@ -35,6 +35,8 @@ type connection struct {
 	asked      bool      // the source has requested a status
 	hurry      bool      // it has requested one since the last position: it may be waiting to shut down
 	brisk      bool      // the read deadline is short, as something is not settled
+	told       LSN       // the last status said that it has been received
+	parting    parting
 	buf        []byte
 }
 
@@ -166,6 +168,7 @@ func (s *Stream) handle(ctx context.Context, c *connection, data []byte) error {
 	case r.err != nil:
 		return r.err
 	case kind == 'w':
+		c.parting.asked = 0
 		// Not the positions: they are zero for all but the last message of a group.
 		r.bytes(3 * 8)
 		if r.err != nil {
@@ -191,6 +194,7 @@ func (s *Stream) handle(ctx context.Context, c *connection, data []byte) error {
 		c.seen = max(c.seen, position)
 		if reply != 0 {
 			c.asked, c.hurry = true, true
+			c.parting.asks(position, position <= c.told && position > s.status.flush)
 		}
 		return s.settle(ctx, c)
 	default:
@@ -244,6 +248,9 @@ func (s *Stream) settle(ctx context.Context, c *connection) error {
 			return err
 		}
 	}
+	if err := s.part(c, now); err != nil {
+		return err
+	}
 	if err := s.report(c, now); err != nil {
 		return err
 	}
@@ -252,6 +259,8 @@ func (s *Stream) settle(ctx context.Context, c *connection) error {
 	switch {
 	case c.asked:
 		next = c.sent.Add(replyGap)
+	case c.parting.waits():
+		next = earlier(next, now.Add(replyGap))
 	case !s.idle():
 		next = earlier(next, now.Add(settleTime))
 	case c.seen > s.queued:
@@ -301,7 +310,7 @@ func (s *Stream) report(c *connection, now time.Time) error {
 	}
 	s.status.advance(LSN(s.received.Load()), acked)
 	silent := !c.heard.IsZero() && now.Sub(c.heard) >= c.interval
-	c.sent, c.asked = now, false
+	c.sent, c.asked, c.told = now, false, s.status.write
 	return c.write(s.status.appendTo(c.buf[:0], now, silent))
 }
 

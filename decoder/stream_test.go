@@ -188,6 +188,47 @@ func TestStream_StartAheadOfSlot(t *testing.T) {
 	expect(t, stream, `{"op":"insert","schema":"public","table":"t","new":{"id":"2","note":"b"}}`)
 }
 
+// A consumer that stores nothing does not keep a source from shutting down, and nothing is confirmed for it: what it did not
+// acknowledge is still the slot's afterwards.
+func TestStream_ShutdownWithoutAcks(t *testing.T) {
+	t.Parallel()
+	for _, major := range []int{10, 18} {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			t.Parallel()
+			server := pgtest.New(t, pgtest.Options{Major: major})
+			s := newSource(t, server.Database(t), plain, "public.t")
+			stream := s.open()
+			s.exec(`insert into t values (1, 'before')`)
+			tx := next(t, stream)
+			before := s.confirmed()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if err := server.Stop(ctx, "fast"); err != nil {
+				t.Fatal(err)
+			}
+			if err := server.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.confirmed(); got != before {
+				t.Errorf("the slot is at %s, but nothing after %s was acknowledged", got, before)
+			}
+			s.exec(`insert into t values (2, 'after')`)
+			var awaited bool
+			for tx := (&decoder.Tx{}); tx.XID == 0; awaited = awaited || tx.Awaited {
+				var err error
+				if tx, err = stream.Next(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !awaited {
+				t.Error("the consumer was not told that a position is awaited")
+			}
+			stream.Ack(tx.EndLSN)
+			until(t, "slot at what was acknowledged", func() bool { return s.confirmed() == tx.EndLSN })
+		})
+	}
+}
+
 // While only another database writes, and while tables are written that are not published, the
 // consumer gets positions, and the slot moves when it acknowledges them, and not before.
 func TestStream_SlotMovesWhileOthersWrite(t *testing.T) {

@@ -135,5 +135,9 @@ type Tx struct {
 	Changes    []Change
 	Messages   []Message // those that were requested
 
+	// Awaited marks a position that the source waits for, as it does before it shuts down: it is
+	// to be stored and acknowledged without delay. It may be that of the position before.
+	Awaited bool
+
 	size int // approximate memory in bytes
 }

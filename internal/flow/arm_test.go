@@ -35,8 +35,14 @@ const bothTables = `create schema own; create table own.t (id int primary key, v
 // newBoth makes them; plain: for roles that own the tables and may replicate, and nothing else.
 func newBoth(t *testing.T, old, young int, plain bool) *both {
 	t.Helper()
-	b := &both{t: t, running: map[*Flow]*Running{}}
-	b.old, b.young = pgtest.Pair(t, old, young)
+	oldDSN, youngDSN := pgtest.Pair(t, old, young)
+	return newBothOn(t, oldDSN, youngDSN, plain)
+}
+
+// newBothOn is newBoth, of two databases.
+func newBothOn(t *testing.T, old, young string, plain bool) *both {
+	t.Helper()
+	b := &both{t: t, old: old, young: young, running: map[*Flow]*Running{}}
 	var ends [2]string
 	for i, dsn := range []string{b.old, b.young} {
 		pgtest.Exec(t, dsn, bothTables)
