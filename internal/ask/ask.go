@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/walferry/walferry/internal/cutover"
@@ -78,7 +79,9 @@ func (a *Asker) Cutover(ctx context.Context, args state.Args) (result *cutover.R
 
 // Fallback asks for a switch back to the old server, and waits for it, as Cutover does.
 func (a *Asker) Fallback(ctx context.Context, args state.Args) (*cutover.Result, error) {
+	under, unread := a.asked(ctx, "cutover") // before the phase: one that has ended since is seen there
 	r, returned, err := a.look(ctx)
+	err = cmp.Or(err, unread)
 	if err == nil && r.Phase == state.Following {
 		grouped, unread := a.grouped(ctx)
 		if err = unread; grouped || len(args.Tables) > 0 {
@@ -99,6 +102,8 @@ func (a *Asker) Fallback(ctx context.Context, args state.Args) (*cutover.Result,
 		}
 	case !returned:
 		return nil, &fail.Error{Kind: fail.Gate, Problem: "the migration has not cut over: there is nothing to go back from", Advice: "the old server is the database, and takes writes"}
+	case under && r.Alive:
+		return nil, underWay("cutover", true)
 	case args.DryRun:
 		return nil, &fail.Error{Kind: fail.Gate, Problem: "the fallback is done already: the old server is the database", Advice: "`walferry cutover --dry-run` rehearses the next switch to the new one"}
 	}
@@ -178,16 +183,13 @@ func (a *Asker) look(ctx context.Context) (r *state.Record, returned bool, err e
 
 // stillSwitched returns an error if the new server is about to stop being the database, or has stopped: that is recorded on it last.
 func (a *Asker) stillSwitched(ctx context.Context, r *state.Record) error {
-	open, err := a.Store.Mailbox().Open(ctx)
-	if err != nil {
+	under, err := a.asked(ctx, "fallback")
+	switch {
+	case err != nil:
 		return err
-	}
-	for _, o := range open {
-		if o.Kind == "fallback" && !o.DryRun && o.Taken {
-			return underWay("fallback", r.Alive)
-		}
-	}
-	if r.Alive {
+	case under:
+		return underWay("fallback", r.Alive)
+	case r.Alive:
 		return nil
 	}
 	if err := a.CheckSource(ctx, r); err != nil {
@@ -204,6 +206,12 @@ func (a *Asker) stillSwitched(ctx context.Context, r *state.Record) error {
 		a.step("no migrate is running: what is written on the new server does not come to the old one until `walferry migrate` runs again")
 		return nil
 	})
+}
+
+// asked reports whether a switch of a kind is in progress, or is to begin next.
+func (a *Asker) asked(ctx context.Context, kind string) (bool, error) {
+	open, err := a.Store.Mailbox().Open(ctx)
+	return slices.ContainsFunc(open, func(o state.Open) bool { return o.Kind == kind && !o.DryRun }), err
 }
 
 // underWay is the error of a question that cannot be answered before a switch of a kind has come to its end.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
 	"github.com/walferry/walferry/internal/state"
@@ -95,4 +96,40 @@ func TestFallBack_AnswerLost(t *testing.T) {
 	}
 	sameRows(t, source, target)
 	m.cleanup()
+}
+
+// Who asks for the switch that was done last, while the one the other way round is in progress and has not changed the phase yet, is not
+// told that it is done already.
+func TestFallBack_AskedMeanwhile(t *testing.T) {
+	t.Parallel()
+	m, r := newFallBack(t, "meanwhile", 14, 18, migration.FallBackRequire)
+	m.asked(migration.Cutover)
+	r.waitFor(migration.Switched)
+	for _, now := range []struct {
+		kind         string
+		switches     func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error)
+		opposite     func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error)
+		from         string
+		before, then migration.Phase
+	}{
+		{"fallback", migration.Fallback, migration.Cutover, m.Target, migration.Switched, migration.Following},
+		{"cutover", migration.Cutover, migration.Fallback, m.Source, migration.Following, migration.Switched},
+	} {
+		old := m.quietHeldOn(now.from)
+		asked := m.askFor(now.switches, patience, "a way back is armed")
+		result, err := now.opposite(context.Background(), m.Config, nil)
+		if !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), "a "+now.kind+" is in progress") {
+			t.Errorf("asked during a %s: %+v, %v; want that this is in progress", now.kind, result, err)
+		}
+		if phase := status(t, m.Config).Phase; phase != now.before {
+			t.Errorf("it was asked in phase %s, not %s", phase, now.before)
+		}
+		old.commit()
+		<-asked.done
+		if asked.err != nil {
+			t.Fatal(asked.err)
+		}
+		r.waitFor(now.then)
+	}
+	finished(t, m, r)
 }

@@ -22,18 +22,24 @@ type asking struct {
 // askBeside asks for a cutover with some time, and returns when a step of it was reported.
 func (m *moving) askBeside(timeout time.Duration, step string) *asking {
 	m.t.Helper()
+	return m.askFor(migration.Cutover, timeout, step)
+}
+
+// askFor is askBeside, for a switch in either direction.
+func (m *moving) askFor(what func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error), timeout time.Duration, step string) *asking {
+	m.t.Helper()
 	c := m.Config
 	c.Cut.MaxLag, c.Cut.Timeout = patience, timeout
 	a := &asking{done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
-		a.result, a.err = migration.Cutover(context.Background(), c, nil)
+		a.result, a.err = what(context.Background(), c, nil)
 	}()
 	m.t.Cleanup(func() { <-a.done })
 	m.eventually("the step "+step, func() bool {
 		select {
 		case <-a.done:
-			m.t.Fatalf("the cutover ended before %q: %+v, %v", step, a.result, a.err)
+			m.t.Fatalf("the switch ended before %q: %+v, %v", step, a.result, a.err)
 		default:
 		}
 		return one[bool](m.t, m.Target, fmt.Sprintf(`select exists(select from walferry.request, unnest(steps) s where s like '%s%%' and answered_at is null)`, step))
@@ -50,11 +56,14 @@ func (m *moving) blocked(dsn, statement string) {
 }
 
 // quietHeld keeps a cutover, once its way back is armed, from raising the fence.
-func (m *moving) quietHeld() *held {
+func (m *moving) quietHeld() *held { return m.quietHeldOn(m.Source) }
+
+// quietHeldOn is quietHeld, for the switch from a server.
+func (m *moving) quietHeldOn(dsn string) *held {
 	m.t.Helper()
-	h := hold(m.t, m.Source, `select txid_current()`)
+	h := hold(m.t, dsn, `select txid_current()`)
 	m.eventually("an old transaction", func() bool {
-		return one[bool](m.t, m.Source, `select exists(select from pg_stat_activity where backend_xid is not null and datname = current_database()
+		return one[bool](m.t, dsn, `select exists(select from pg_stat_activity where backend_xid is not null and datname = current_database()
   and xact_start < clock_timestamp() - interval '1 second' and query ~ 'select txid_current')`)
 	})
 	return h
