@@ -244,3 +244,15 @@ func TestParseSizeAndDuration(t *testing.T) {
 		}
 	}
 }
+
+// From two days on hours tell nobody anything.
+func TestSecondsText(t *testing.T) {
+	for seconds, want := range map[float64]string{
+		0.25: "0.2 s", 12: "12 s", 61: "1m1s", 9 * 3600: "9h0m0s", 48*3600 - 1: "47h59m59s", 48 * 3600: "2 days", 60 * 3600: "3 days",
+		16354*3600 + 11*60 + 43: "681 days", 1e18: "11,574,074,074,074 days",
+	} {
+		if got := secondsText(seconds); got != want {
+			t.Errorf("%g seconds: %q, want %q", seconds, got, want)
+		}
+	}
+}

@@ -63,9 +63,13 @@ func countText(n int64) string {
 	return b.String()
 }
 
+// secondsText formats a duration for people: from two days on in days.
 func secondsText(s float64) string {
+	const day = 24 * 60 * 60
 	d := time.Duration(s * float64(time.Second))
 	switch {
+	case s >= 2*day:
+		return countText(int64(math.Round(s/day))) + " days"
 	case d >= time.Minute:
 		return d.Round(time.Second).String()
 	case d >= 10*time.Second:
