@@ -1,10 +1,12 @@
 package cutover
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // IdentityGate: From is what it is known as.
@@ -24,10 +27,16 @@ func (s *Switch) IdentityGate(ctx context.Context) (err error) {
 func (s *Switch) LagGate(ctx context.Context) error {
 	soon, cancel := context.WithTimeout(ctx, s.MaxLag)
 	lag, err := s.Flow.Canary(soon)
+	late := context.Cause(soon)
 	cancel()
-	if err == nil && lag <= s.MaxLag {
+	switch {
+	case err == nil && lag <= s.MaxLag:
 		s.result.LagMS = lag.Milliseconds()
 		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil && err != late: //nolint:errorlint // what has failed before the time was over may be wrapped around that
+		return &fail.Error{Kind: fail.Gate, Problem: "the lag cannot be measured: " + err.Error(), Advice: cmp.Or(fail.Hint(err), "see that both servers answer, and ask again"), Err: err}
 	}
 	gate := &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the %s lags: what was committed on the %s had not come through after %s (--max-lag)", s.Sides.To(), s.Sides.From(), s.MaxLag), Advice: "wait until `walferry status` shows less lag, or allow more"}
 	if holders := s.Flow.InApplierWay(ctx); len(holders) > 0 {
@@ -100,7 +109,7 @@ func (s *Switch) SequencesGate(ctx context.Context) error {
 // crash of the target, are gathered.
 func (s *Switch) StatisticsGate(ctx context.Context) error {
 	bare, err := s.withoutStatistics(ctx)
-	if err == nil && len(bare) > 0 {
+	for attempt := 0; err == nil && len(bare) > 0 && attempt < 2; attempt++ { // what tells that they were gathered may be lost
 		var tables []catalog.Name
 		for _, t := range s.Tables() {
 			if slices.Contains(bare, t.String()) {
@@ -111,7 +120,7 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 		if err := schema.Analyze(ctx, s.To.DSN, tables, nil, s.Jobs); err != nil {
 			return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("tables of the %s have no statistics, and they could not be gathered: %v", s.Sides.To(), err), Advice: fmt.Sprintf("ANALYZE them on the %s: %s", s.Sides.To(), catalog.List(bare))}
 		}
-		bare, err = s.withoutStatistics(ctx)
+		bare, err = s.awaitStatistics(ctx)
 	}
 	if err != nil {
 		return err
@@ -120,6 +129,20 @@ func (s *Switch) StatisticsGate(ctx context.Context) error {
 		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("tables of the %s have no statistics: %s", s.Sides.To(), catalog.List(bare)), Advice: "ANALYZE them on the " + s.Sides.To()}
 	}
 	return nil
+}
+
+// statisticsPatience is how long a server may take to tell that statistics were gathered: up to 14 a process of its own collects that.
+const statisticsPatience = 5 * time.Second
+
+// awaitStatistics is withoutStatistics, after they were gathered.
+func (s *Switch) awaitStatistics(ctx context.Context) (bare []string, err error) {
+	soon, cancel := context.WithTimeout(ctx, statisticsPatience)
+	defer cancel()
+	wait.Until(soon, wait.Pauses{First: 20 * time.Millisecond, Longest: 500 * time.Millisecond}, func() (bool, error) { //nolint:errcheck // err is what has failed
+		bare, err = s.withoutStatistics(ctx)
+		return len(bare) == 0, err
+	})
+	return bare, err
 }
 
 // withoutStatistics returns the tables of the target that have rows and no statistics.

@@ -40,7 +40,12 @@ func (s *Switch) explainStop(stop *StopError) error {
 		if !fail.Is(err, fail.Gate) && fail.Is(stop.Ended, fail.Gate) {
 			return gateOf(stop.Ended, err) // its time was over at a gate: nothing has failed
 		}
-		return err
+		for _, kind := range []fail.Kind{fail.Gate, fail.Difference, fail.Usage} {
+			if fail.Is(err, kind) {
+				return err
+			}
+		}
+		return &fail.Error{Kind: fail.Gate, Problem: err.Error() + "; everything is as before", Advice: cmp.Or(fail.Hint(err), "fix it and ask again"), Err: err}
 	}
 	if errors.Is(stop.Back, state.ErrOvertaken) || err == nil {
 		return stop.Back

@@ -29,8 +29,8 @@ func TestGateOf(t *testing.T) {
 	}
 }
 
-// A cutover whose time was over at a gate has changed nothing, and nothing has failed: that is a
-// gate, too.
+// A cutover that ends at a gate has changed nothing, be it that its time was over or that something has failed: everything is as
+// before, and that is a gate, too.
 func TestExplainStop_Untouched(t *testing.T) {
 	deadline := &fail.Error{Kind: fail.Gate, Problem: "the cutover was not done within 3s", Advice: "give a longer --timeout"}
 	err := new(Switch).explainStop(&StopError{Step: "opening", Ended: deadline, Err: fmt.Errorf("list triggers: %w", context.DeadlineExceeded)})
@@ -39,8 +39,13 @@ func TestExplainStop_Untouched(t *testing.T) {
 		t.Errorf("got %v, want the gate %q", err, want)
 	}
 	failed := errors.New("no answer")
-	if err := new(Switch).explainStop(&StopError{Step: "opening", Err: failed}); err != failed {
-		t.Errorf("within its time: got %v, want %v", err, failed)
+	err = new(Switch).explainStop(&StopError{Step: "opening", Err: failed})
+	if gate := fail.Find(err, fail.Gate); gate == nil || gate.Problem != "no answer; everything is as before" || !errors.Is(err, failed) {
+		t.Errorf("within its time: got %v, want the gate that says what has failed", err)
+	}
+	different := &fail.Error{Kind: fail.Difference, Problem: "rows differ"}
+	if err := new(Switch).explainStop(&StopError{Step: "compared", Err: different}); err != different {
+		t.Errorf("got %v, want %v", err, different)
 	}
 }
 

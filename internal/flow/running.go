@@ -219,6 +219,8 @@ func (r *Running) Passed(position decoder.LSN) error {
 //
 // It does not show that the publication still has what it should: a message comes through whatever
 // becomes of that.
+//
+// If ctx ends before it has come back the error is the cause of that, not wrapped. Otherwise something has failed.
 func (r *Running) Canary(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	beat, err := r.pulse.write(ctx)
@@ -226,14 +228,21 @@ func (r *Running) Canary(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	defer r.pulse.forget(beat)
+	var unread error // why it is not known where the target is
 	err = wait.Until(ctx, wait.Pauses{First: 2 * time.Millisecond, Longest: 50 * time.Millisecond}, func() (bool, error) {
 		end := decoder.LSN(beat.end.Load())
 		if end == 0 {
 			return false, nil
 		}
 		applied, err := r.flow.Applied(ctx)
+		if ctx.Err() == nil {
+			unread = err
+		}
 		return err == nil && applied >= end, nil
 	})
+	if err != nil && unread != nil {
+		err = fmt.Errorf("%w: %w", err, unread)
+	}
 	return time.Since(began), err
 }
 

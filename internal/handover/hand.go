@@ -133,7 +133,9 @@ func (h *Hand) open(ctx context.Context, waits online.Waits) error {
 	if g.Start() != applier.NotOpen {
 		lagging, cancel := context.WithTimeout(ctx, h.MaxLag)
 		defer cancel()
-		if _, err := running.Canary(lagging); err != nil {
+		if _, err := running.Canary(lagging); err != nil && err != context.Cause(lagging) { //nolint:errorlint // what has failed may be wrapped around that
+			return &fail.Error{Kind: fail.Gate, Problem: "the lag of the flow back cannot be measured: " + err.Error(), Advice: "see that both servers answer, and ask again"}
+		} else if err != nil {
 			return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("the flow back lags by more than %s (--max-lag)", h.MaxLag), Advice: "wait until it has caught up (`walferry status`), or allow more"}
 		}
 		return nil
