@@ -35,10 +35,10 @@ const jointsShown = 20
 
 func groupsText(r groups.Report) string {
 	var p statusPage
-	var alone []string
+	alone := map[groups.Owner][]string{}
 	for _, g := range r.Groups {
 		if len(g.Tables) == 1 {
-			alone = append(alone, g.Tables[0])
+			alone[g.Owner] = append(alone[g.Owner], g.Tables[0])
 			continue
 		}
 		count := fmt.Sprintf("%d tables", len(g.Tables))
@@ -54,8 +54,10 @@ func groupsText(r groups.Report) string {
 			p.row("", "%s", j)
 		}
 	}
-	if len(alone) > 0 {
-		p.row("alone", "%d tables, owner %s, that nothing is known to join to another: %s", len(alone), r.Groups[0].Owner, strings.Join(alone, ", "))
+	for _, owner := range []groups.Owner{groups.Old, groups.New} {
+		if tables := alone[owner]; len(tables) > 0 {
+			p.row("alone", "%d tables, owner %s, that nothing is known to join to another: %s", len(tables), owner, strings.Join(tables, ", "))
+		}
 	}
 	if len(r.Unowned) > 0 {
 		p.row("note", "sequences of no table, of which nobody knows who draws from them: %s", catalog.List(r.Unowned))

@@ -139,6 +139,7 @@ func statusText(s migration.Status) string {
 	}
 	p.wayBack(s)
 	p.moved(s)
+	p.writes(s)
 	p.requests(s)
 	p.findings(s)
 	p.cutover(s)

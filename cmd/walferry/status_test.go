@@ -55,6 +55,31 @@ func TestStatusText(t *testing.T) {
 		st.Source.Error, st.Source.Fence = "connect to old.example.com:5432/app: connection refused", nil
 		st.WayBack.Stream, st.WayBack.AppliedCommit, st.WayBack.Unfenced = status.StreamStatus{}, nil, nil
 	}
+	grouped := func(change func(*migration.Status)) migration.Status {
+		return switched(func(st *migration.Status) {
+			mixed, rate := "mixed", 14.6
+			st.Phase, st.Owner, st.WayBack.Mode, st.WayBack.Unfenced = migration.Following, &mixed, "off", nil
+			st.Groups = []status.Group{{Tables: []string{"billing.invoice", "billing.line"}, Since: at}}
+			st.Source.SlotStatus, st.Source.Fence = status.SlotStatus{Slot: "walferry_default", WALStatus: "reserved", SlotActive: &yes, RetainedBytes: number(1 << 20)}, nil
+			st.Target.Fence = &status.FenceStatus{Tables: 3, Closed: true, Sealed: true}
+			st.Stream = status.StreamStatus{AppliedLSN: "0/A", SourceLSN: "0/B", LagBytes: number(1), LagSeconds: seconds(0.2), Transactions: 5, Changes: 6}
+			st.Writes = state.WritesOn{
+				Old: &state.Writes{Seconds: 300},
+				New: &state.Writes{
+					Seconds: 300, Commits: 4060, Rate: 812, Caught: 14, More: 3,
+					Tables: []state.TableWrites{{Table: "billing.line", Rate: 800}, {Table: "billing.invoice", Rate: 3.4}},
+					Writers: []state.Writer{
+						{Role: "shop", Application: "web", Sessions: 12, Caught: 12, Rate: seconds(797.4), Tables: []string{"billing.invoice", "billing.line"}, Last: &at},
+						{Role: "jobs", Sessions: 1, Caught: 2, Rate: &rate, Tables: []string{"billing.line"}, Last: &at},
+						{Role: "ops", Application: "psql", Sessions: 2, Tables: []string{}},
+					},
+				},
+			}
+			if change != nil {
+				change(st)
+			}
+		})
+	}
 	var got strings.Builder
 	for _, c := range []struct {
 		name string
@@ -91,6 +116,12 @@ func TestStatusText(t *testing.T) {
 			open := "its fence is open"
 			st.WayBack.Unfenced, st.Source.Fence = &open, &status.FenceStatus{Tables: 5}
 			st.WayBack.Unidentified = []status.Unidentified{{Table: "public.t", SQL: `alter table "public"."t" replica identity full`}}
+		})},
+		{"groups", grouped(nil)},
+		{"groups, interrupted", grouped(interrupted)},
+		{"groups, lost", grouped(func(st *migration.Status) {
+			st.WayBack.State, st.WayBack.Reason = state.BackLost, "the way back held back 51200 MB of WAL on the new server, more than the 51200 MB of --max-retained-wal-target: it was given up"
+			st.WayBack.WALStatus, st.WayBack.RetainedBytes, st.WayBack.RetainedLeft = "missing", number(0), nil
 		})},
 		{"died within a fallback", switched(func(st *migration.Status) {
 			st.Running, st.Target.Fence = false, &status.FenceStatus{Tables: 5, Closed: true, Sealed: true}

@@ -30,10 +30,15 @@ func (p *statusPage) wayBack(s migration.Status) {
 		if !s.Running {
 			again = "start `walferry migrate`, which tries again: NONE IS RUNNING"
 		}
-		p.do(strings.TrimSuffix(w.Do, "; it is tried again every minute"), again, "`walferry finish` gives the way back up")
+		p.do(strings.TrimSuffix(w.Do, "; it is tried again every minute"), again, giveUp(s))
 	case state.BackLost:
 		p.row("way back", "LOST%s: there is none any more; the new server has every row", since)
 		p.row("", "%s", w.Reason)
+		if len(s.Groups) > 0 {
+			p.row("", "of what was handed over the old server is %s: that cannot be switched back", asOf(s))
+			p.do(giveUp(s))
+			break
+		}
 		p.row("", "the old server is %s", asOf(s))
 		p.do("`walferry finish` ends the migration")
 	case state.BackArmed:
@@ -70,6 +75,14 @@ func (p *statusPage) noWayBack(s migration.Status) {
 	}
 }
 
+// giveUp is how a way back is given up.
+func giveUp(s migration.Status) string {
+	if len(s.Groups) > 0 {
+		return "`walferry cutover` switches the rest, too; `walferry finish` gives the way back up then"
+	}
+	return "`walferry finish` gives the way back up"
+}
+
 // do adds what can be done, and what happens by itself.
 func (p *statusPage) do(what ...string) {
 	var parts []string
@@ -103,7 +116,11 @@ func followingText(s migration.Status) string {
 	if l := s.WayBack.Stream.LagSeconds; l != nil {
 		behind = ", " + shortText(*l) + " behind"
 	}
-	return "following" + since + behind + ": `walferry fallback` goes back to the old server"
+	what := "`walferry fallback` goes back to the old server"
+	if len(s.Groups) > 0 {
+		what = "`walferry fallback --tables ...` switches a group back to the old server, without --tables all of them"
+	}
+	return "following" + since + behind + ": " + what
 }
 
 // behindText is how far the old server is behind, as far as that is known.

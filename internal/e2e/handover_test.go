@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/state"
 )
 
 // three services: each writes to two tables in one transaction, the second of which counts the rows of the first.
@@ -82,7 +84,13 @@ func (s *service) halted(pause time.Duration) bool {
 
 func (s *service) connect() (conns [2]*pgx.Conn) {
 	for i, dsn := range s.sides {
-		conn, err := pgx.Connect(context.Background(), dsn)
+		config, err := pgx.ParseConfig(dsn)
+		if err != nil {
+			s.t.Error(err)
+			return conns
+		}
+		config.RuntimeParams["application_name"] = s.name
+		conn, err := pgx.ConnectConfig(context.Background(), config)
 		if err != nil {
 			s.t.Error(err)
 			return conns
@@ -227,6 +235,7 @@ alter table billing.part_0 add primary key (k, v); alter table billing.part_1 ad
 			m.handed(migration.Cutover, "orders.*")
 			owners(1, 1, 0)
 			m.owned("new new old", "mixed")
+			m.written(r, "stock", "orders")
 			m.verified()
 			echo := "begin; update walferry.progress set applied = applied where stream = '" + m.Name + "_back'; " // which the flow forth leaves out
 			m.past(echo + `update orders.part set k = k + 1000 where v = '0.0'; commit`)
@@ -296,6 +305,28 @@ func (m *moving) owned(want, owner string) {
 	if st, err := migration.ReadStatus(context.Background(), m.Config); err != nil || st.Owner == nil || *st.Owner != owner || len(st.Groups) != strings.Count(want, "new") {
 		m.t.Errorf("status: %+v, %v; want owner %s", st, err, owner)
 	}
+}
+
+// written expects that status shows who writes to a service's tables on the old server, and on the new one to another's, and not the other way round.
+func (m *moving) written(r *run, old, young string) {
+	m.t.Helper()
+	eventually(m.t, "who writes where", func() (bool, string) {
+		st, err := migration.ReadStatus(context.Background(), m.Config)
+		if err != nil || st.Writes.Old == nil || st.Writes.New == nil {
+			return false, fmt.Sprintf("%+v, %v", st.Writes, err)
+		}
+		text, _ := json.Marshal(st.Writes)
+		return writes(st.Writes.Old, old) && writes(st.Writes.New, young) && !writes(st.Writes.New, old), string(text)
+	}, m.describe)
+}
+
+// writes reports whether writes to a service's tables were counted, and somebody was seen at it.
+func writes(w *state.Writes, service string) bool {
+	counted := slices.ContainsFunc(w.Tables, func(t state.TableWrites) bool { return t.Table == service+".invoice" && t.Rate > 0 })
+	seen := slices.ContainsFunc(w.Writers, func(by state.Writer) bool {
+		return by.Caught > 0 && by.Application == service && by.Role != "" && slices.Contains(by.Tables, service+".total")
+	})
+	return counted && seen
 }
 
 // refusedWhole expects that the fence refuses a transaction, and that nothing of it stays.

@@ -50,7 +50,8 @@ func transcript(e Evidence) string {
 func TestSeen(t *testing.T) {
 	t.Parallel()
 	r := relations{}
-	s := newSeen(nil, Evidence{})
+	seen := newSeen(nil, Evidence{})
+	s := seen.Stream()
 	for _, tx := range []*decoder.Tx{
 		r.tx(1, true, "orders", "orders", "stock", "orders"),
 		r.tx(2, true, "walferry.progress", "orders"),
@@ -69,7 +70,7 @@ func TestSeen(t *testing.T) {
 		}
 		s.Saw(tx)
 	}
-	e := s.Evidence()
+	e := seen.Evidence()
 	if got, want := transcript(e), "a b 2 last 6; a c 1 last 6; b c 1 last 6; orders stock 2 last 3; x y 1 last 8"; got != want {
 		t.Errorf("written together:\n%s, want\n%s", got, want)
 	}
@@ -79,7 +80,7 @@ func TestSeen(t *testing.T) {
 	// another run goes on from there, with other oids
 	again := newSeen(nil, e)
 	r = relations{"nothing": nil}
-	again.Saw(r.tx(9, true, "orders", "stock"))
+	again.Stream().Saw(r.tx(9, true, "orders", "stock"))
 	if got, want := transcript(again.Evidence()), "a b 2 last 6; a c 1 last 6; b c 1 last 6; orders stock 3 last 9; x y 1 last 8"; got != want {
 		t.Errorf("written together after another run:\n%s, want\n%s", got, want)
 	}
@@ -89,11 +90,12 @@ func TestSeen(t *testing.T) {
 func TestSeen_Renamed(t *testing.T) {
 	t.Parallel()
 	r := relations{}
-	s := newSeen(nil, Evidence{})
+	seen := newSeen(nil, Evidence{})
+	s := seen.Stream()
 	s.Saw(r.tx(1, true, "a", "b"))
 	r["a"] = &decoder.Relation{OID: r.of("a").OID, Namespace: "public", Name: "renamed"}
 	s.Saw(r.tx(2, true, "a", "b"))
-	if got, want := transcript(s.Evidence()), "a b 1 last 1; renamed b 1 last 2"; got != want {
+	if got, want := transcript(seen.Evidence()), "a b 1 last 1; renamed b 1 last 2"; got != want {
 		t.Errorf("written together: %s, want %s", got, want)
 	}
 }
@@ -109,15 +111,16 @@ func TestSeen_Partitions(t *testing.T) {
 		return s
 	}
 	r := relations{}
-	s := newSeen([]state.Table{
+	seen := newSeen([]state.Table{
 		table("event", "", ""), table("y25", "event", "FOR VALUES IN (25)"), table("m1", "y25", "DEFAULT"), table("m2", "y25", "FOR VALUES IN (2)"),
 		table("heir", "event", ""), // by INHERITS
 	}, Evidence{})
+	s := seen.Stream()
 	s.Saw(r.tx(1, true, "m1", "m2"))
 	s.Saw(r.tx(2, true, "m1", "log"))
 	s.Saw(r.tx(3, true, "log", "m2"))
 	s.Saw(r.tx(4, true, "heir", "log"))
-	if got, want := transcript(s.Evidence()), "event log 2 last 3; heir log 1 last 4"; got != want {
+	if got, want := transcript(seen.Evidence()), "event log 2 last 3; heir log 1 last 4"; got != want {
 		t.Errorf("written together: %s, want %s", got, want)
 	}
 }
@@ -126,7 +129,8 @@ func TestSeen_Partitions(t *testing.T) {
 func TestSeen_Bounded(t *testing.T) {
 	t.Parallel()
 	r := relations{}
-	s := newSeen(nil, Evidence{})
+	seen := newSeen(nil, Evidence{})
+	s := seen.Stream()
 	names := make([]string, 3000)
 	for i := range names {
 		names[i] = fmt.Sprint("t", i)
@@ -136,7 +140,7 @@ func TestSeen_Bounded(t *testing.T) {
 	}
 	s.Saw(r.tx(10000, true, "lonely", "pair"))
 	s.Saw(r.tx(10001, true, "t2999", "t17"))
-	e := s.Evidence()
+	e := seen.Evidence()
 	if len(e.Together) > maxPairs+3000 {
 		t.Errorf("%d pairs are kept", len(e.Together))
 	}
@@ -153,9 +157,9 @@ func TestSeen_Bounded(t *testing.T) {
 		t.Errorf("%d groups, want all tables in one, and a pair", len(all))
 	}
 	// a single transaction with all of them
-	s = newSeen(nil, Evidence{})
-	s.Saw(r.tx(1, true, names...))
-	if e := s.Evidence(); len(e.Together) != len(names)-1 {
+	seen = newSeen(nil, Evidence{})
+	seen.Stream().Saw(r.tx(1, true, names...))
+	if e := seen.Evidence(); len(e.Together) != len(names)-1 {
 		t.Errorf("a transaction of %d tables has %d pairs, want each with the first", len(names), len(e.Together))
 	}
 }
@@ -174,7 +178,7 @@ func BenchmarkSeen(b *testing.B) {
 		tx   *decoder.Tx
 	}{{"one", one}, {"two", two}, {"many", many}} {
 		b.Run(c.name, func(b *testing.B) {
-			s := newSeen(nil, Evidence{})
+			s := newSeen(nil, Evidence{}).Stream()
 			for b.Loop() {
 				s.Saw(c.tx)
 			}
@@ -199,5 +203,42 @@ func TestJoint_String(t *testing.T) {
 		if got := j.String(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
+	}
+}
+
+// What is written is counted exactly; who has written it as far as it was caught, whether the look or the stream comes first.
+func TestStream_Writes(t *testing.T) {
+	t.Parallel()
+	r := relations{}
+	seen := newSeen(nil, Evidence{})
+	s := seen.Stream()
+	start := time.Unix(1000, 0)
+	web, cron := who{"shop", "web"}, who{"jobs", ""}
+	s.looked(start, []sample{{web, 0, 2}, {web, 1, 1}, {cron, 0, 1}})
+	s.Saw(r.tx(1, true, "orders", "stock")) // was caught by the look before
+	s.Saw(r.tx(2, true, "orders"))
+	s.Saw(r.tx(3, true, "bill"))
+	s.looked(start.Add(30*time.Second), []sample{{cron, 3, 1}, {web, 0, 2}, {web, 4, 1}}) // 3 is caught by a look that comes late
+	for xid := uint32(10); xid < 20; xid++ {
+		s.looked(start.Add(time.Duration(xid)*3*time.Second), []sample{{web, xid, 1}})
+		s.looked(start.Add(time.Duration(xid)*3*time.Second), []sample{{web, xid, 1}}) // once is enough
+		s.Saw(r.tx(xid, true, "orders"))
+		s.looked(start.Add(time.Duration(xid)*3*time.Second), []sample{{web, xid, 1}})
+	}
+	now := s.looked(start.Add(60*time.Second), []sample{{cron, 0, 1}})
+	text := fmt.Sprintf("%d commits, %.0f a minute, %d caught; %v", now.Commits, now.Rate, now.Caught, now.Tables)
+	for _, w := range now.Writers {
+		text += fmt.Sprintf("; %s/%s %d %.1f %v %d", w.Role, w.Application, w.Caught, *w.Rate, w.Tables, w.Sessions)
+	}
+	if want := "13 commits, 13 a minute, 12 caught; [{public.orders 12} {public.bill 1} {public.stock 1}]; " +
+		"shop/web 11 11.9 [public.orders public.stock] 0; jobs/ 1 1.1 [public.bill] 1"; text != want {
+		t.Errorf("written:\n%s, want\n%s", text, want)
+	}
+	// what is minutes old is forgotten
+	for n := range 7 {
+		now = s.looked(start.Add(time.Duration(120+n*60)*time.Second), nil)
+	}
+	if now.Commits != 0 || len(now.Writers) != 0 || now.Seconds < 290 || now.Seconds > 310 {
+		t.Errorf("after minutes: %+v", now)
 	}
 }

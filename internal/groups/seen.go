@@ -40,8 +40,7 @@ const (
 	recent = 64
 )
 
-// Seen counts which tables are written together, in a stream of transactions. It costs the stream a look at the relation of each
-// change, and of a transaction that has several tables a look at each pair.
+// Seen counts which tables are written together, in the streams of a migration, each of which has a Stream of it.
 type Seen struct {
 	store *state.Store
 	log   *slog.Logger
@@ -51,37 +50,23 @@ type Seen struct {
 	since        time.Time
 	transactions int64
 	changed      bool // since it was kept
-	tables       map[uint32]known
 	nodes        []*node
 	named        map[catalog.Name]*node
 	pairs        map[[2]int]*Together
 	above        map[catalog.Name]catalog.Name // of a partition: the topmost table
 
 	// What was looked up last, by the low bits of its key.
-	recent      [recent]known
 	recentPairs [recent]struct {
 		a, b *node
 		t    *Together
 	}
-
-	// Of the transaction whose pieces are coming.
-	number int64
-	last   *decoder.Relation
-	its    []*node
-}
-
-// known is a table as a relation of the stream.
-type known struct {
-	relation *decoder.Relation
-	node     *node
 }
 
 // node is a table, partitions as their topmost parent.
 type node struct {
 	name   catalog.Name
-	number int   // its index in nodes
-	in     int64 // number of the last transaction that has changed it
-	joined int   // another node that something has joined it with; its own number: none but those that point to it
+	number int // its index in nodes
+	joined int // another node that something has joined it with; its own number: none but those that point to it
 }
 
 // NewSeen returns a count that goes on from what is kept in store. tables are the migration's.
@@ -98,7 +83,7 @@ func NewSeen(ctx context.Context, store *state.Store, tables []state.Table, ever
 func newSeen(tables []state.Table, was Evidence) *Seen {
 	s := &Seen{
 		since: was.Since, transactions: was.Transactions, above: roots(tables),
-		tables: map[uint32]known{}, named: map[catalog.Name]*node{}, pairs: map[[2]int]*Together{},
+		named: map[catalog.Name]*node{}, pairs: map[[2]int]*Together{},
 	}
 	for _, t := range was.Together {
 		s.pair(s.node(t.Tables[0]), s.node(t.Tables[1]), t)
@@ -127,61 +112,6 @@ func roots(tables []state.Table) map[catalog.Name]catalog.Name {
 		}
 	}
 	return above
-}
-
-// Saw counts a transaction, or a piece of one.
-func (s *Seen) Saw(tx *decoder.Tx) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if tx.First {
-		s.number++
-		s.its, s.last = s.its[:0], nil
-	}
-	for i := range tx.Changes {
-		c := &tx.Changes[i]
-		for _, r := range c.Truncated {
-			s.add(r)
-		}
-		if c.Relation != nil && c.Relation != s.last {
-			s.add(c.Relation)
-		}
-	}
-	if !tx.Last || len(s.its) == 0 {
-		return
-	}
-	s.transactions++
-	s.changed = true
-	if s.since.IsZero() {
-		s.since = tx.CommitTime
-	}
-	for i, a := range s.its {
-		for _, b := range s.its[i+1:] {
-			s.together(a, b, tx)
-		}
-		if len(s.its) > allPairs {
-			break
-		}
-	}
-}
-
-// add notes that the transaction has changed a table.
-func (s *Seen) add(r *decoder.Relation) {
-	s.last = r
-	if r.Namespace == "walferry" {
-		return
-	}
-	t := &s.recent[r.OID%recent]
-	if t.relation != r {
-		*t = s.tables[r.OID]
-	}
-	if t.relation != r { // new, or renamed
-		*t = known{r, s.node(r.Table())}
-		s.tables[r.OID] = *t
-	}
-	if t.node.in != s.number {
-		t.node.in = s.number
-		s.its = append(s.its, t.node)
-	}
 }
 
 // node returns the one of a table.

@@ -17,6 +17,7 @@ import (
 type running struct {
 	mu     sync.Mutex
 	now    *flow.Running // nil: it does not run now
+	ended  chan struct{} // closed when that has ended
 	begins decoder.LSN   // 0: it is only read
 }
 
@@ -24,7 +25,10 @@ type running struct {
 func (g *Groups) Runs(back *flow.Running) {
 	g.back.mu.Lock()
 	defer g.back.mu.Unlock()
-	g.back.now = back
+	if g.back.now != nil {
+		close(g.back.ended)
+	}
+	g.back.now, g.back.ended = back, make(chan struct{})
 }
 
 // Running returns it.
@@ -51,18 +55,35 @@ func (g *Groups) Start() decoder.LSN {
 	return g.back.begins
 }
 
-// await returns the flow back, which may have begun to run just now.
-func (g *Groups) await(ctx context.Context) (back *flow.Running, err error) {
+// errNotBack says that what is asked for needs the flow back.
+var errNotBack = &fail.Error{Kind: fail.Gate, Problem: "the flow back does not follow", Advice: "`walferry status` says why; ask again when it does"}
+
+// await returns the flow back, which may have begun to run just now, and a context that ends with it, with errNotBack as its cause.
+func (g *Groups) await(ctx context.Context) (back *flow.Running, while context.Context, done func(), err error) {
 	soon, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	var ended chan struct{}
 	err = wait.Until(soon, wait.Every(50*time.Millisecond), func() (bool, error) {
-		back = g.Running()
+		g.back.mu.Lock()
+		defer g.back.mu.Unlock()
+		back, ended = g.back.now, g.back.ended
 		return back != nil, nil
 	})
-	if err != nil && ctx.Err() == nil {
-		err = &fail.Error{Kind: fail.Gate, Problem: "the flow back does not follow", Advice: "`walferry status` says why; ask again when it does"}
+	if err != nil {
+		if ctx.Err() == nil {
+			err = errNotBack
+		}
+		return nil, nil, nil, err
 	}
-	return back, err
+	while, stop := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-ended:
+			stop(errNotBack)
+		case <-while.Done():
+		}
+	}()
+	return back, while, func() { stop(nil) }, nil
 }
 
 // position is the one of the new server from which on the flow back brings what is written there. Nobody may have written before.

@@ -122,11 +122,19 @@ func (h *Hand) enter(ctx context.Context, tables []catalog.Name) error {
 
 // open lets the flow back apply what is written on the new server, once nobody but its applier can write there.
 func (h *Hand) open(ctx context.Context, waits online.Waits) error {
-	g := h.Groups
-	running, err := g.await(ctx)
+	running, ctx, done, err := h.Groups.await(ctx)
 	if err != nil {
 		return err
 	}
+	defer done()
+	if err = h.opened(ctx, running, waits); err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (h *Hand) opened(ctx context.Context, running *flow.Running, waits online.Waits) error {
+	g := h.Groups
 	if err := g.FenceAll(ctx, h.Timeout, waits); err != nil {
 		return err
 	}
@@ -163,11 +171,12 @@ func (h *Hand) open(ctx context.Context, waits online.Waits) error {
 func (h *Hand) run(whole, wanted context.Context, group Group, side *Side) (*cutover.Result, error) {
 	running := h.Running
 	if side == h.Groups.Back {
-		back, err := h.Groups.await(wanted)
+		back, while, done, err := h.Groups.await(wanted)
 		if err != nil {
 			return nil, err
 		}
-		running = back
+		defer done()
+		running, wanted = back, while
 	}
 	h.Under(true)
 	defer h.Under(false)

@@ -76,14 +76,15 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	if err := errors.Join(e.takeDownLeft(ctx), e.putAside(ctx)); err != nil {
 		return err
 	}
-	seen, err := groups.NewSeen(ctx, r.store, e.tables.Remembered(), 12*r.c.Heartbeat, r.c.Logger)
+	seen, err := r.evidence(ctx)
 	if err != nil {
 		return err
 	}
+	stream := seen.Stream()
 	r.live.step("")
 	running, err := e.flow.Start(ctx, flow.Followed{
 		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: *e.words(e.tables.InsertOnly()), Start: e.armed.Begins,
-		Saw: seen.Saw,
+		Saw: stream.Saw,
 	})
 	if err != nil {
 		return err
@@ -99,7 +100,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	}
 	opened := other.wasOpened() // before a switch arms the other flow beside what is below
 	f := &following{r: r, e: e, other: other, running: running, seen: seen, cutting: make(chan struct{}, 1)}
-	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, func(ctx context.Context, stop context.CancelCauseFunc) {
+	return running.Run(ctx, r.lock.Guard, f.serve, running.KeepWords, seen.Keep, r.watch(e, stream), func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
 			r.wal.Watch(ctx, r.c.Heartbeat, stop)
 		}

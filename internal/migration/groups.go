@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -45,7 +46,7 @@ func (r *runner) followBoth(ctx context.Context) error {
 		return err
 	}
 	r.flow.Pass = r.groups.Mode().Pass
-	r.wal = wayback.NewBudget(b.flow, r.c.MaxRetainedWALTarget, r.live.retains, r.c.Logger)
+	r.wal = wayback.NewBudget(b.flow, r.c.MaxRetainedWALTarget, func(flow.Retained) {}, r.c.Logger)
 	if b.rec != nil {
 		if err := b.store.Take(ctx); err != nil {
 			return err
@@ -72,6 +73,7 @@ func (r *runner) followBoth(ctx context.Context) error {
 
 // retireBack removes the flow back when there are no groups any more. With stands the new server stays fenced, also for the applier without the pass.
 func (r *runner) retireBack(ctx context.Context, stands bool) error {
+	r.live.set(func(st *Status) { st.Back = nil })
 	if !stands {
 		if err := r.back.flow.Disarm(ctx); err != nil {
 			return err
@@ -106,6 +108,31 @@ func (r *runner) settleGroups(ctx context.Context) error {
 	return err
 }
 
+// evidence returns what the streams of a run have shown of which tables are written together.
+func (r *runner) evidence(ctx context.Context) (seen *groups.Seen, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen == nil {
+		r.seen, err = groups.NewSeen(ctx, r.store, r.rec.Tables, 12*r.c.Heartbeat, r.c.Logger)
+	}
+	return r.seen, err
+}
+
+// watch returns the helper of a flow that shows who writes on the server that it comes from.
+func (r *runner) watch(e *ends, stream *groups.Stream) flow.Helper {
+	return func(ctx context.Context, _ context.CancelCauseFunc) {
+		stream.Watch(ctx, e.source, max(100*time.Millisecond, r.c.Heartbeat/10), func(now *state.Writes) {
+			r.live.set(func(st *Status) {
+				if e.name.Direction == flow.Back {
+					st.Writes.New = now
+				} else {
+					st.Writes.Old = now
+				}
+			})
+		})
+	}
+}
+
 // keepBack runs the flow back for as long as ctx lasts. What keeps it from the old server interrupts it, and nothing else.
 func (r *runner) keepBack(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -113,14 +140,20 @@ func (r *runner) keepBack(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.wayBackAfter(err)
-		wait.Sleep(ctx, repairInterval*r.c.Heartbeat) //nolint:errcheck // the loop sees that ctx has ended
+		r.wal.Await(ctx, r.c.Heartbeat, repairInterval, r.wayBackAfter(err).State, func(err error) { r.wayBackAfter(err) })
 	}
 }
 
 func (r *runner) runBack(ctx context.Context) error {
 	b := r.back
-	running, err := b.flow.Start(ctx, flow.Followed{Originals: flow.OriginalsOf(b.tables.Remembered()), Words: *b.words(nil), Start: r.groups.Start()})
+	seen, err := r.evidence(ctx)
+	if err != nil {
+		return err
+	}
+	stream := seen.Stream()
+	running, err := b.flow.Start(ctx, flow.Followed{
+		Originals: flow.OriginalsOf(b.tables.Remembered()), Words: *b.words(nil), Start: r.groups.Start(), Saw: stream.Saw,
+	})
 	if err != nil {
 		return err
 	}
@@ -129,7 +162,7 @@ func (r *runner) runBack(ctx context.Context) error {
 	defer r.groups.Runs(nil)
 	return running.Run(ctx, func(ctx context.Context, stop context.CancelCauseFunc) {
 		r.wal.Watch(ctx, r.c.Heartbeat, stop)
-	}, func(ctx context.Context, _ context.CancelCauseFunc) {
+	}, r.watch(b, stream), func(ctx context.Context, _ context.CancelCauseFunc) {
 		wayback.Attend(ctx, b.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/identity"
@@ -83,6 +84,7 @@ type runner struct {
 	cutover   *CutoverResult        // once it is done
 	answer    func(context.Context) // to who asked for what is done when the phase is recorded; nil: nobody has
 	sequences int                   // set by endCopy
+	seen      *groups.Seen          // by its streams; nil: nothing was followed yet
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx

@@ -29,6 +29,8 @@ type Live struct {
 
 	Steps []Taken `json:"steps,omitempty"` // of the last cutover or rehearsal of this run; an older version records none
 
+	Writes WritesOn `json:"writes"` // an older version counts none
+
 	WayBack *WayBack `json:"way_back,omitempty"` // nil: it is not in phase switched
 
 	Under *Under `json:"under,omitempty"` // nil: no cutover is under way; an older version records none

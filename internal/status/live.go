@@ -28,8 +28,8 @@ func (st *Status) Live() state.Live {
 		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
 		Step:    st.Step,
 		Under:   older(st.Under, time.Now()),
-		WayBack: st.Back,
-		Phases:  st.Phases, Ran: st.Switches, Tables: tablesNow(st.Tables, st.Indexing),
+		WayBack: st.Back, Writes: st.Writes,
+		Phases: st.Phases, Ran: st.Switches, Tables: tablesNow(st.Tables, st.Indexing),
 		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
 	}
 	if !l.LagUnknown {
@@ -48,7 +48,7 @@ func (st *Status) Live() state.Live {
 func (st *Status) fromLive(l *state.Live) {
 	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
 	st.Stream.ReceivedLSN, st.Cutover.Steps, st.Under = l.Received, l.Steps, l.Under
-	st.Back, st.Step = l.WayBack, l.Step
+	st.Back, st.Step, st.Writes = l.WayBack, l.Step, l.Writes
 	st.Phases, st.Switches = l.Phases, l.Ran
 	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
 	if !l.LagUnknown {

@@ -41,6 +41,9 @@ type Status struct {
 	// Groups are those of tables that belong to the new server while the rest belongs to the old one.
 	Groups []Group `json:"groups"`
 
+	// Writes is who writes where, as the running migrate sees it.
+	Writes state.WritesOn `json:"writes"`
+
 	Source  SourceStatus      `json:"source"`
 	Target  TargetStatus      `json:"target"`
 	Copy    state.CopyStatus  `json:"copy"`
@@ -234,7 +237,7 @@ func (st *Status) readRecord(ctx context.Context, to *session.Link, s *state.Sto
 			st.Known, err = s.Known(ctx)
 		case err == nil && r.Phase == state.Finished:
 			_, err = s.Values().Get(ctx, state.Result, &result)
-		case err == nil && r.Phase == state.Following:
+		case err == nil && (r.Phase == state.Following || r.Phase == state.Fenced || r.Phase == state.Drained):
 			err = st.readGroups(ctx, to, s)
 		}
 		return err
@@ -334,16 +337,17 @@ func (st *Status) fromRecord(r *state.Record) {
 	st.Phase, st.Error, st.Running = r.Phase, r.Error, r.Alive
 	st.Source.Slot = r.Slot
 	st.fromLive(&r.Live)
-	if st.Back != nil { // what it shows of a stream, and of its slot, is of the one that it follows, or has followed a moment ago
+	turned := st.Back != nil && len(st.Groups) == 0
+	if turned { // what it shows of a stream, and of its slot, is of the one that it follows, or has followed a moment ago
 		w := &st.WayBack
 		w.Stream.ReceivedLSN, w.Stream.LagSeconds, w.RetainedLeft = st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLeft
 	}
-	if st.Back != nil || r.Phase == state.Switched {
+	if turned || r.Phase == state.Switched {
 		st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLimit, st.Source.RetainedLeft = "", nil, nil, nil
 	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
 	if !r.Alive {
-		st.Step = ""
+		st.Step, st.Writes = "", state.WritesOn{}
 		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", nil, nil // nobody is at work
 		st.WayBack.RetainedLeft = nil
 	}

@@ -140,7 +140,7 @@ func (st *Status) recordedBack(r *state.Record, result *cutover.Result) {
 	}
 	w.Slot = flow.Name{Migration: r.Name, Direction: flow.Back}.Source().Slot
 	switch {
-	case r.Phase == state.Switched:
+	case r.Phase == state.Switched || len(st.Groups) > 0:
 		w.State = state.BackFollowing
 		if st.Back != nil {
 			w.State, w.Since, w.Reason, w.Do, w.Sequences = st.Back.State, &st.Back.Since, st.Back.Reason, st.Back.Do, st.Back.Sequences
@@ -184,7 +184,7 @@ func (st *Status) readNew(ctx context.Context, conn *pgx.Conn, r *state.Record) 
 			w.RetainedLimit = &keep
 		}
 	}
-	if r.Phase == state.Switched {
+	if r.Phase == state.Switched || len(st.Groups) > 0 {
 		w.Unidentified, err = unidentified(ctx, conn, back.Source().Publication)
 	}
 	return err
@@ -242,7 +242,7 @@ func (st *Status) fromOld(b *backRecord, r *state.Record) {
 		w.Stream.AppliedLSN = b.applied.String()
 	}
 	w.AppliedCommit, w.Stream.Transactions, w.Stream.Changes = b.commit, b.transactions, b.changes
-	if st.followsBack() {
+	if st.followsBack() && len(st.Groups) == 0 { // otherwise each server has tables of its own
 		how := unfenced(st.Source.Fence, r)
 		w.Unfenced, st.LastComparison = &how, b.last
 	}
@@ -304,7 +304,7 @@ func (st *Status) lagBack(ctx context.Context, conn *pgx.Conn, r *state.Record) 
 
 // lost notes by the slot that changes will not come any more, which nobody may have recorded.
 func (w *WayBack) lost(r *state.Record) {
-	if r.Phase != state.Switched || w.State != state.BackFollowing && w.State != state.BackInterrupted {
+	if w.State != state.BackFollowing && w.State != state.BackInterrupted {
 		return
 	}
 	switch w.WALStatus {

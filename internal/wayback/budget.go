@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
+	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/slot"
 )
@@ -64,6 +65,23 @@ func (b *Budget) Keep(ctx context.Context) error {
 		b.Drop(ctx)
 	}
 	return err
+}
+
+// Await waits for some intervals, until a way back that does not follow is to be tried again. Meanwhile it gives it up, and tells so, if its slot holds back
+// too much. One that is lost holds nothing back any more.
+func (b *Budget) Await(ctx context.Context, interval time.Duration, intervals int, now state.WayBackState, tell func(error)) {
+	if now == state.BackLost {
+		b.Drop(ctx)
+	}
+	for n := 0; n < intervals && wait.Sleep(ctx, interval) == nil; n++ {
+		if now == state.BackLost {
+			continue
+		}
+		if err := b.Keep(ctx); err != nil {
+			tell(err)
+			now = state.BackLost
+		}
+	}
 }
 
 // over returns a *BudgetError if the slot holds back too much.
