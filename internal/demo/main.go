@@ -5,6 +5,8 @@
 // loose on it, and runs check, migrate, status, verify, cutover, and, when the writers have worked on the new server for a
 // while, fallback, a second cutover, verify, finish and cleanup. The writers are never told: they go where the database is when a
 // fence refuses them. The demo fails if anything is not as promised.
+//
+// With -pgbouncer the writers come through a PgBouncer, by which walferry holds them at each switch: they must not see a single error.
 package main
 
 import (
@@ -31,6 +33,8 @@ func main() {
 	flag.IntVar(&d.size, "mb", 60, "size of the shop database in MB")
 	flag.IntVar(&d.sourceMajor, "source", 13, "major version of the source")
 	flag.IntVar(&d.targetMajor, "target", 17, "major version of the target")
+	flag.BoolVar(&d.pooled, "pgbouncer", false, "the writers come through a PgBouncer, which walferry steers")
+	flag.StringVar(&d.program, "pgbouncer-program", "/usr/sbin/pgbouncer", "the program for -pgbouncer")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	began := time.Now()
@@ -50,7 +54,11 @@ type demo struct {
 	sourceMajor, targetMajor int
 	color                    bool
 
+	pooled  bool
+	program string // PgBouncer
+
 	source, target string // connection strings
+	bouncer        *pgtest.Bouncer
 }
 
 // The passwords hold what has broken other tools.
@@ -73,7 +81,11 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	defer source.Close()
-	target, err := pgtest.Launch(ctx, pgtest.Options{Major: d.targetMajor, Password: targetPassword, Fsync: true})
+	password := targetPassword
+	if d.pooled {
+		password = sourcePassword // PgBouncer has one for both
+	}
+	target, err := pgtest.Launch(ctx, pgtest.Options{Major: d.targetMajor, Password: password, Fsync: true})
 	if err != nil {
 		return err
 	}
@@ -90,7 +102,16 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	d.say("the shop database is loaded: about %d MB in %s; now its writers begin, and do not stop", d.size, time.Since(began).Round(time.Second))
-	writers, err := shop.Start(ctx, shop.Config{Source: d.source, Target: d.target, ToAndFro: true, Clients: clients, TPS: 10, Batch: 15 * time.Second, Seed: uint64(time.Now().UnixNano())})
+	config := shop.Config{Source: d.source, Target: d.target, ToAndFro: true, Clients: clients, TPS: 10, Batch: 15 * time.Second, Seed: uint64(time.Now().UnixNano())}
+	if d.pooled {
+		if d.bouncer, err = pgtest.LaunchBouncer(d.program, []string{pgtest.Line("app", d.source)}, nil); err != nil {
+			return err
+		}
+		defer d.bouncer.Close()
+		config.Source, config.Target = d.bouncer.URL("app"), ""
+		d.say("they come through PgBouncer, and know one address: that of app there")
+	}
+	writers, err := shop.Start(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -130,7 +151,9 @@ func (d *demo) run(ctx context.Context) error {
 	if err := migrate.wait(); err != nil {
 		return fmt.Errorf("walferry migrate: %w", err)
 	}
-	d.summary(report, readers[0].Snapshots()+readers[1].Snapshots())
+	if err := d.summary(report, readers[0].Snapshots()+readers[1].Snapshots()); err != nil {
+		return err
+	}
 	return d.command(ctx, "cleanup")
 }
 
@@ -138,6 +161,9 @@ func (d *demo) run(ctx context.Context) error {
 func (d *demo) move(ctx context.Context) (*background, error) {
 	// The log without key is only ever inserted into; the user vouches for that.
 	options := []string{"--insert-only", "shop.events", "--fall-back", "require", "--max-retained-wal-target", "5GB"}
+	if d.pooled {
+		options = append(options, "--pgbouncer", d.bouncer.URL("pgbouncer"), "--pgbouncer-database", "app", "--pgbouncer-ini", d.bouncer.File)
+	}
 	if err := d.command(ctx, append([]string{"check"}, options...)...); err != nil {
 		return nil, err
 	}
@@ -169,12 +195,24 @@ func (d *demo) switches(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) summary(r shop.Report, snapshots int64) {
-	d.say("\nthe writers: %d transactions committed, %d of them on the old server and %d on the new one", r.Committed(), r.Source, r.Target)
-	d.say("  %d rolled back on purpose, %d failed and reported to their callers, %d in doubt; the fences refused %d attempts", r.Aborted, r.Failed, r.Unknown, r.Refused)
-	d.say("  they went over, back and over again by themselves, %d times in all; from the last commit on one server to the first on the other took each at most %s", r.Switches, r.Switch.Round(time.Millisecond))
+// summary tells what the writers have seen. Through a pooler they must have seen nothing.
+func (d *demo) summary(r shop.Report, snapshots int64) error {
+	if d.pooled {
+		d.say("\nthe writers: %d transactions committed through PgBouncer, none refused, no error; the longest wait of one was %s", r.Committed(), r.Pause.Round(time.Millisecond))
+		if r.Refused != 0 || r.Unknown != 0 || r.Resolved != 0 {
+			return fmt.Errorf("clients were to notice nothing: %d attempts were refused, %d commits had no answer", r.Refused, r.Unknown+r.Resolved)
+		}
+		for class, n := range r.Errors {
+			return fmt.Errorf("clients were to notice nothing, and %d had an error: %s", n, class)
+		}
+	} else {
+		d.say("\nthe writers: %d transactions committed, %d of them on the old server and %d on the new one", r.Committed(), r.Source, r.Target)
+		d.say("  %d rolled back on purpose, %d failed and reported to their callers, %d in doubt; the fences refused %d attempts", r.Aborted, r.Failed, r.Unknown, r.Refused)
+		d.say("  they went over, back and over again by themselves, %d times in all; from the last commit on one server to the first on the other took each at most %s", r.Switches, r.Switch.Round(time.Millisecond))
+	}
 	d.say("none lost, none twice: both servers hold every transaction that a client was told is committed, and no other")
 	d.say("readers of both servers looked %d times and always saw a state that the database had had", snapshots)
+	return nil
 }
 
 var errNotFollowing = errors.New("migrate ended before it followed")

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -25,6 +26,8 @@ type Bouncer struct {
 	Log  string
 
 	account account
+	cmd     *exec.Cmd // nil: not started
+	stdin   io.Closer // whose end ends it
 }
 
 // BouncerPrograms returns the programs to be tested, by names for tests: Debian's, and the one that
@@ -60,26 +63,53 @@ func EachBouncer(t *testing.T, test func(t *testing.T, program string)) {
 // bouncerScript ends the program when its stdin does: with the test, however that ends.
 const bouncerScript = `"$0" "$1" >> "$2" 2>&1 & p=$!; read -r end; kill -INT $p; wait $p`
 
-// NewBouncer starts one. databases are the lines of its section [databases], settings are added to
-// its own or replace them. Its user is postgres, who is its admin, too.
+// NewBouncer starts one for a test; see [LaunchBouncer].
 func NewBouncer(t testing.TB, program string, databases []string, settings map[string]string) *Bouncer {
 	t.Helper()
-	fatal := func(err error) {
-		if err != nil {
-			t.Helper()
-			t.Fatalf("start PgBouncer: %v", err)
-		}
+	b, err := LaunchBouncer(program, databases, settings)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		text := b.Logged()
+		b.Close()
+		if t.Failed() {
+			t.Logf("PgBouncer's log:\n%s", text)
+		}
+	})
+	return b
+}
+
+// LaunchBouncer starts one. databases are the lines of its section [databases], settings are added to
+// its own or replace them. Its user is postgres, who is its admin, too. It ends with Close, and at the latest with this process.
+func LaunchBouncer(program string, databases []string, settings map[string]string) (*Bouncer, error) {
+	b, err := launchBouncer(program, databases, settings)
+	if err != nil {
+		return nil, fmt.Errorf("start PgBouncer: %w", err)
+	}
+	return b, nil
+}
+
+func launchBouncer(program string, databases []string, settings map[string]string) (_ *Bouncer, err error) {
 	a, err := serverAccount()
-	fatal(err)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := a.tempDir(false)
-	fatal(err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	port, err := freePort()
-	fatal(err)
-	b := &Bouncer{Port: port, File: filepath.Join(dir, "pgbouncer.ini"), Dir: dir, Log: filepath.Join(dir, "log"), account: a}
+	if err != nil {
+		return nil, err
+	}
+	b := &Bouncer{File: filepath.Join(dir, "pgbouncer.ini"), Dir: dir, Log: filepath.Join(dir, "log"), account: a}
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
+	if b.Port, err = freePort(); err != nil {
+		return nil, err
+	}
 	all := map[string]string{
-		"listen_addr": "127.0.0.1", "listen_port": strconv.Itoa(port), "unix_socket_dir": dir,
+		"listen_addr": "127.0.0.1", "listen_port": strconv.Itoa(b.Port), "unix_socket_dir": dir,
 		"auth_type": "trust", "auth_file": filepath.Join(dir, "users"), "admin_users": superuser,
 		"pool_mode": "transaction", "max_client_conn": "300", "default_pool_size": "30", "ignore_startup_parameters": "extra_float_digits",
 	}
@@ -89,37 +119,45 @@ func NewBouncer(t testing.TB, program string, databases []string, settings map[s
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&text, "%s = %s\n", name, all[name])
 	}
-	fatal(os.WriteFile(b.File, []byte(text.String()), 0o640))
-	fatal(os.WriteFile(filepath.Join(dir, "users"), []byte(`"postgres" ""`+"\n"+`"other" ""`+"\n"), 0o600))
-	fatal(os.WriteFile(b.Log, nil, 0o600))
-	for _, name := range []string{"pgbouncer.ini", "users", "log"} {
-		fatal(a.own(filepath.Join(dir, name)))
+	files := map[string]string{b.File: text.String(), filepath.Join(dir, "users"): `"postgres" ""` + "\n" + `"other" ""` + "\n", b.Log: ""}
+	for name, text := range files {
+		mode := os.FileMode(0o600)
+		if name == b.File {
+			mode = 0o640
+		}
+		if err := errors.Join(os.WriteFile(name, []byte(text), mode), a.own(name)); err != nil {
+			return nil, err
+		}
 	}
 	cmd := exec.Command("/bin/sh", "-c", bouncerScript, program, b.File, b.Log)
 	a.run(cmd)
-	stdin, err := cmd.StdinPipe()
-	fatal(err)
-	fatal(cmd.Start())
-	t.Cleanup(func() {
-		stdin.Close()
-		cmd.Wait() //nolint:errcheck // it was ended by a signal
-		if t.Failed() {
-			text, _ := os.ReadFile(b.Log)
-			t.Logf("PgBouncer's log:\n%s", text)
-		}
-	})
+	if b.stdin, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	b.cmd = cmd
 	for n := 0; ; n++ {
-		conn, err := net.Dial("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		conn, err := net.Dial("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(b.Port)))
 		if err == nil {
 			conn.Close()
-			return b
+			return b, nil
 		}
 		if n == 1000 {
-			text, _ := os.ReadFile(b.Log)
-			t.Fatalf("PgBouncer does not answer: %v\n%s", err, text)
+			return nil, fmt.Errorf("it does not answer: %w\n%s", err, b.Logged())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// Close ends it and removes its files.
+func (b *Bouncer) Close() {
+	if b.cmd != nil {
+		b.stdin.Close()
+		b.cmd.Wait() //nolint:errcheck // it was ended by a signal
+	}
+	os.RemoveAll(b.Dir)
 }
 
 // Line returns the line of a database that leads to a server's.
@@ -130,7 +168,7 @@ func Line(name, address string) string {
 	}
 	line := fmt.Sprintf("%s = host=%s port=%s dbname=%s user=%s", name, u.Hostname(), u.Port(), strings.TrimPrefix(u.Path, "/"), u.User.Username())
 	if password, given := u.User.Password(); given {
-		line += " password=" + password
+		line += " password='" + strings.ReplaceAll(password, "'", "''") + "'"
 	}
 	return line
 }

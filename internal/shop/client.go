@@ -414,11 +414,13 @@ func (c *client) committed(k kind, on side) {
 	}
 	if !c.last.IsZero() {
 		gap := now.Sub(c.last)
-		c.report.Pause = max(c.report.Pause, gap)
+		if c.rest == 0 { // otherwise most of it is rest
+			c.report.Pause = max(c.report.Pause, gap)
+		}
 		if on != c.lastOn {
 			c.report.Switches++
 		}
-		if on != c.lastOn && c.rest == 0 { // otherwise most of it is rest
+		if on != c.lastOn && c.rest == 0 {
 			c.report.Switch = max(c.report.Switch, gap)
 		}
 	}

@@ -76,7 +76,7 @@ type Report struct {
 	Errors   map[string]int64 // failed attempts by class and SQLSTATE, without Refused
 
 	// Pause is the longest time a client was without a committed transaction, from its first one
-	// on.
+	// on, that of the batch left out.
 	Pause time.Duration
 	// Switch is the longest time from a client's last commit on one side to its first on the
 	// other, that of the batch left out. Zero: no client has switched.
