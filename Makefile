@@ -3,7 +3,9 @@
 SHELL := /bin/bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
@@ -16,6 +18,10 @@ DEMO_TARGET ?= 17
 .PHONY: build
 build: ## the static binary bin/walferry
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/walferry ./cmd/walferry
+
+.PHONY: man
+man: build ## the manual page bin/walferry.1
+	bin/walferry man > bin/walferry.1
 
 .PHONY: servers
 servers: ## PostgreSQL 10 to 18, pg_dump and what else tests need
@@ -86,7 +92,7 @@ IMAGEFLAGS ?=
 
 .PHONY: image
 image: ## the Docker image walferry
-	docker build -t walferry --build-arg VERSION=$(VERSION) $(IMAGEFLAGS) .
+	docker build -t walferry --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) $(IMAGEFLAGS) .
 
 .PHONY: help
 help:

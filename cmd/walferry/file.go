@@ -35,6 +35,7 @@ type file struct {
 	path   string
 	mode   os.FileMode
 	values map[string]any
+	own    bool // it has a password of its own, not only the names of files that have
 }
 
 func readFile(path string) (*file, error) {
@@ -79,7 +80,11 @@ func readFile(path string) (*file, error) {
 		}
 		c.values[name] = value
 	}
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	c.own = slices.ContainsFunc([]string{"source", "target", "pgbouncer"}, func(name string) bool { return slices.ContainsFunc(c.list(name), holdsPassword) })
+	return c, c.include()
 }
 
 // check finds values of a wrong type before anything is connected to.
@@ -172,8 +177,8 @@ func (s *settings) warn(ui *ui) {
 		if onCommandLine(ui.args, name) && slices.ContainsFunc(append(s.flags.StringSlice(name), s.flags.String(name)), session.HoldsPassword) {
 			ui.note("the password in --%s can be read by everyone on this machine (ps): use %s, --config or a passfile", name, variable(name))
 		}
-		if s.file != nil && s.file.mode.Perm()&0o077 != 0 && slices.ContainsFunc(s.file.list(name), session.HoldsPassword) {
-			ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)
-		}
+	}
+	if s.file != nil && s.file.mode.Perm()&0o077 != 0 && s.file.own {
+		ui.note("%s holds a password and can be read by other users: chmod 600 %s", s.file.path, s.file.path)
 	}
 }

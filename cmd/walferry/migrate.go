@@ -53,6 +53,8 @@ func migrate(ui *ui, c *cli.Context, config migration.Config, access web.Access)
 		return err
 	}
 	defer end()
+	above := newSupervisor()
+	defer above.end()
 	outcome, err := migration.Migrate(c.Context, config, migration.Observer{
 		Checked: func(r check.Report) {
 			ui.findings(r)
@@ -60,6 +62,7 @@ func migrate(ui *ui, c *cli.Context, config migration.Config, access web.Access)
 		Started: func(watch func() migration.Status) {
 			began.now()
 			p = startProgress(ui, watch)
+			above.begin(watch)
 		},
 		Switched: func(r *migration.CutoverResult, back bool) { ui.switched(r, back) },
 	})

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
 
-// version is set by the linker: -ldflags "-X main.version=v1.2.3".
-var version = ""
+// These are set by the linker: -ldflags "-X main.version=v1.2.3 -X main.commit=... -X main.date=...". What is empty is read from
+// what Go records of a build in a checkout.
+var version, commit, date string
 
 // toolVersion is the version, or the commit of a build without one.
 func toolVersion() string {
@@ -29,6 +31,26 @@ func toolVersion() string {
 	return "devel"
 }
 
+// longVersion has the commit and its date, too.
 func longVersion() string {
-	return fmt.Sprintf("walferry %s (%s, %s/%s)", toolVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	commit, date := commit, date
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision" && commit == "":
+				commit = s.Value
+			case s.Key == "vcs.time" && date == "":
+				date = s.Value
+			}
+		}
+	}
+	about := []string{}
+	if commit != "" {
+		about = append(about, "commit "+commit[:min(len(commit), 12)])
+	}
+	if date != "" {
+		about = append(about, date)
+	}
+	about = append(about, runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH)
+	return fmt.Sprintf("walferry %s (%s)", toolVersion(), strings.Join(about, ", "))
 }
