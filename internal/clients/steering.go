@@ -104,14 +104,30 @@ func (s *Steering) Tell(e hook.Event, reason string) {
 	if len(s.Hooks) == 0 {
 		return
 	}
+	p := s.payload(e, cutover.Moment{})
+	p.Switch, p.Reason = "", reason
+	s.tell(p)
+}
+
+// TellHanded tells hooks that tables have another owner: those that the clients come from, and go to, are the servers of that switch.
+func (s *Steering) TellHanded(kind string, tables []string) {
+	if len(s.Hooks) == 0 {
+		return
+	}
+	p := s.payload(hook.Handed, cutover.Moment{})
+	if p.Tables = tables; p.Switch != kind {
+		p.Switch, p.Source, p.Target = kind, p.Target, p.Source
+	}
+	s.tell(p)
+}
+
+func (s *Steering) tell(p hook.Payload) {
 	s.open()
 	s.mu.Lock()
 	if s.teller == nil {
 		s.teller = hook.NewTeller(s.caller)
 	}
 	s.mu.Unlock()
-	p := s.payload(e, cutover.Moment{})
-	p.Switch, p.Reason = "", reason
 	s.teller.Tell(p)
 }
 

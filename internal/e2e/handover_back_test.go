@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -74,4 +77,61 @@ func TestHandOver_Interrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.cleanup()
+}
+
+// A group is rehearsed alone, in either direction: whose it is does not change. Hooks hear of what was handed over, and of nothing else of these switches.
+func TestHandOver_Rehearsed(t *testing.T) {
+	t.Parallel()
+	old, young := pgtest.Pair(t, 13, 18)
+	pgtest.Exec(t, old, threeServices)
+	m := newMoving(t, "handover_rehearsed", old, young)
+	m.MaxRetainedWALTarget = 1 << 40
+	heard := filepath.Join(t.TempDir(), "heard")
+	hook := filepath.Join(t.TempDir(), "hook")
+	script := fmt.Sprintf("#!/bin/sh\n[ $WALFERRY_EVENT = phase ] || [ $WALFERRY_DRY_RUN = true ] || { echo $WALFERRY_EVENT $WALFERRY_SWITCH $WALFERRY_SOURCE_PORT; cat; echo; } >> %s\n", heard)
+	if err := os.WriteFile(hook, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.Clients.Hooks = []string{hook}
+	r := m.start()
+	r.waitFor(migration.Following)
+	rehearse := func(what func(context.Context, migration.Config, func(string)) (*migration.CutoverResult, error), owners, owner string) {
+		t.Helper()
+		c := m.Config
+		c.Cut.MaxLag, c.Cut.Timeout, c.Cut.Tables, c.Cut.DryRun = patience, patience, []string{"billing.*"}, true
+		result, err := what(context.Background(), c, func(step string) { t.Log(step) })
+		if err != nil || !result.DryRun || result.FencedAt == nil || result.ExpectMS == nil || result.FinishedAt != nil {
+			t.Errorf("the rehearsal: %+v, %v", result, err)
+		}
+		m.owned(owners, owner)
+	}
+	writes := func(dsn string, n int) {
+		t.Helper()
+		pgtest.Exec(t, dsn, fmt.Sprintf(`insert into billing.invoice (v) values ('%d')`, n))
+	}
+	writes(old, 1)
+	rehearse(migration.Cutover, "old old old", "old")
+	writes(old, 2)
+	m.handed(migration.Cutover, "billing.*")
+	writes(young, 3)
+	rehearse(migration.Fallback, "new old old", "mixed")
+	writes(young, 4)
+	m.handed(migration.Fallback, "billing.*")
+	writes(old, 5)
+	eventually(t, "what the hook has heard", func() (bool, string) {
+		text, err := os.ReadFile(heard)
+		said := string(text)
+		return strings.Count(said, "handed cutover ") == 1 && strings.Count(said, "handed fallback ") == 1 && strings.Count(said, `"tables":["billing.invoice",`) == 2, fmt.Sprint(said, err)
+	})
+	if text, _ := os.ReadFile(heard); strings.Contains(string(text), "hold") || strings.Contains(string(text), "redirect") {
+		t.Errorf("the hook has heard:\n%s", text)
+	}
+	m.caughtUp(r)
+	m.verified()
+	if _, err := m.askedFor(migration.Fallback, nil); err == nil {
+		t.Error("a fallback where nothing was handed over")
+	}
+	if err := migration.Abort(context.Background(), m.Config); err != nil {
+		t.Error(err)
+	}
 }

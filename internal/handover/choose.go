@@ -88,12 +88,14 @@ func (g *Groups) ChooseBack(ctx context.Context, patterns, loose []string) (chos
 }
 
 // String lists the group's tables.
-func (g Group) String() string {
-	var names []string
+func (g Group) String() string { return catalog.List(g.Names()) }
+
+// Names are the group's tables, as schema.table.
+func (g Group) Names() (names []string) {
 	for _, t := range g.Tables {
 		names = append(names, t.Plain())
 	}
-	return catalog.List(names)
+	return names
 }
 
 // unjoined returns an error if something joins tables that are the new server's, away, to others.

@@ -40,6 +40,9 @@ type Hand struct {
 	// Under is told that a switch begins, or has ended.
 	Under func(bool)
 
+	// Handed is told of each group that has another owner.
+	Handed func(Group)
+
 	Step   func(string)
 	Closed func() // a switch was undone and could not un-fence: Settle does
 }
@@ -191,6 +194,9 @@ func (h *Hand) run(whole, wanted context.Context, group Group, side *Side) (*cut
 	result.WayBack = nil // which was there before, and is not of this switch
 	if err == nil {
 		h.Step(fmt.Sprintf("%s: writes were refused for %d ms", group, result.PauseMS))
+		if !s.Rehearse {
+			h.Handed(group)
+		}
 	}
 	return result, err
 }

@@ -39,6 +39,7 @@ const (
 	Finished Event = "finished" // it has ended
 	Aborted  Event = "aborted"  // it was given up
 	Alert    Event = "alert"    // something needs an operator
+	Handed   Event = "handed"   // Target owns a group of tables now, beside what Source owns
 )
 
 // Version is that of the payload. It grows when a field changes its meaning or goes, not when one
@@ -64,6 +65,7 @@ type Payload struct {
 	LagMS    *int64     `json:"lag_ms"`              // as the switch has measured it
 	PauseMS  *int64     `json:"pause_ms"`            // for which writes have been refused until now
 	Steps    []Step     `json:"steps"`               // of the switch, as far as they were begun
+	Tables   []string   `json:"tables,omitempty"`    // of handed: schema.table, with partitions
 }
 
 // Step is a step of the switch.

@@ -173,9 +173,6 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	if f.e.name.Direction == flow.Back {
 		return a, nil, &fail.Error{Kind: fail.Gate, Problem: "everything is the new server's already", Advice: "`walferry fallback` without --tables switches all of it back"}
 	}
-	if q.Args.DryRun {
-		return a, nil, &fail.Error{Kind: fail.Gate, Problem: "a group of tables cannot be rehearsed alone", Advice: "`walferry cutover --dry-run` rehearses the switch of everything"}
-	}
 	select {
 	case f.cutting <- struct{}{}:
 		defer func() { <-f.cutting }()
@@ -188,9 +185,12 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 			r.c.Logger.Debug("report step", "error", err)
 		}
 	}
-	o := CutoverOptions{Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), Without: q.Args.Without, AllowDifferences: q.Args.AllowDifferences}.fill()
+	o := CutoverOptions{Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), Without: q.Args.Without, AllowDifferences: q.Args.AllowDifferences, DryRun: q.Args.DryRun, NoFence: q.Args.NoFence}.fill()
 	wanted, stop := r.store.Mailbox().WhileWanted(ctx, q.ID)
 	defer stop()
+	if r.c.Clients.Any() {
+		step("clients are neither held nor led elsewhere for some tables: hooks are told \"handed\" when the other server owns them; PgBouncer is left alone")
+	}
 	err = f.seen.Flush(ctx)
 	var result *CutoverResult
 	if err == nil {
@@ -252,10 +252,11 @@ func (f *following) hand(q *state.Request, o CutoverOptions, step func(string)) 
 		Under: func(under bool) {
 			f.e.shown.set(func(st *Status) {
 				if st.Under = nil; under {
-					st.Under = &state.Under{Asked: true}
+					st.Under = &state.Under{Asked: true, DryRun: o.DryRun}
 				}
 			})
 		},
+		Handed: func(group handover.Group) { r.clients.TellHanded(q.Kind, group.Names()) },
 	}
 }
 
