@@ -131,7 +131,15 @@ func TestHandOver_Rehearsed(t *testing.T) {
 	if _, err := m.askedFor(migration.Fallback, nil); err == nil {
 		t.Error("a fallback where nothing was handed over")
 	}
+	if _, err := migration.Cleanup(context.Background(), m.Config); !fail.Is(err, fail.Gate) {
+		t.Errorf("cleanup of a migration that follows: %v", err)
+	}
 	if err := migration.Abort(context.Background(), m.Config); err != nil {
 		t.Error(err)
 	}
+	if _, err := r.end(); err == nil {
+		t.Error("the run goes on")
+	}
+	m.cleanup() // of the fence, too, that the groups have left on the new server
+	writes(young, 6)
 }
