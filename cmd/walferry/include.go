@@ -21,7 +21,9 @@ var included = regexp.MustCompile(`\$\{file:([^}]*)\}`)
 var elsewhere = regexp.MustCompile(`(password\s*=\s*|:)?'?\$\{file:[^}]*\}'?`)
 
 // holdsPassword reports whether a connection string has a password itself.
-func holdsPassword(dsn string) bool { return session.HoldsPassword(elsewhere.ReplaceAllString(dsn, "")) }
+func holdsPassword(dsn string) bool {
+	return session.HoldsPassword(elsewhere.ReplaceAllString(dsn, ""))
+}
 
 // include puts the texts of files where ${file:PATH} stands, without the end of their last line; PATH is relative to the
 // configuration file. Within a connection string the text is a part of it, whatever characters it has: it is encoded in a URI, and quoted
