@@ -32,12 +32,17 @@ func listCommand(ui *ui) *cli.Command {
 				return err
 			}
 			if c.Bool("json") {
-				return ui.result(list)
+				return ui.result(listed{list})
 			}
 			_, err = io.WriteString(ui.stdout, clean(listText(list)))
 			return writeErr(err)
 		},
 	}
+}
+
+// listed is what list prints as JSON.
+type listed struct {
+	Migrations []status.Listed `json:"migrations"` // by name
 }
 
 func listText(list []status.Listed) string {

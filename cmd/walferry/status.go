@@ -78,7 +78,7 @@ func (u *ui) status(st migration.Status, asJSON, watch bool) error {
 		if err != nil {
 			return err
 		}
-		text = string(line) + "\n"
+		text = string(versioned(line)) + "\n"
 	case asJSON:
 		return u.result(st)
 	case watch && u.outTerminal:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -181,8 +182,29 @@ func (u *ui) result(v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = u.stdout.Write(append(text, '\n'))
+	_, err = u.stdout.Write(append(versioned(text), '\n'))
 	return writeErr(err)
+}
+
+// schemaVersion is raised when a field of the JSON changes its meaning or goes away; fields are added without that.
+const schemaVersion = 1
+
+// versioned adds schema_version to an object, as its last field.
+func versioned(text []byte) []byte {
+	body, object := bytes.CutSuffix(text, []byte("}"))
+	if !object {
+		return text
+	}
+	indented := bytes.HasSuffix(body, []byte("\n"))
+	body = bytes.TrimRight(body, "\n")
+	separator := ","
+	if bytes.HasSuffix(body, []byte("{")) {
+		separator = ""
+	}
+	if indented {
+		return fmt.Appendf(body, "%s\n  \"schema_version\": %d\n}", separator, schemaVersion)
+	}
+	return fmt.Appendf(body, "%s\"schema_version\":%d}", separator, schemaVersion)
 }
 
 // clean replaces what would move a terminal's cursor: servers choose their messages.

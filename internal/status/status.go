@@ -85,6 +85,9 @@ type Status struct {
 	// Disabled is the SQL that enables on the target what the opening could not.
 	Disabled []string `json:"disabled"`
 
+	// NextSteps are the commands that make sense now, the usual one first. Empty: the migration does what it has to, and there is nothing to do but wait.
+	NextSteps []string `json:"next_steps"`
+
 	Doing // known to the running migrate alone
 }
 
@@ -183,6 +186,7 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 	to, err := session.OpenLink(ctx, target, nil)
 	if err != nil {
 		if known := st.withoutNew(ctx, source, err); known && ctx.Err() == nil {
+			st.NextSteps = []string{} // without the new server there is nothing to do but to bring it back
 			return st, nil, nil
 		}
 		return st, nil, err
@@ -221,6 +225,7 @@ func Read(ctx context.Context, source, target session.Config, name string) (st S
 		st.Owner = st.owner(r)
 		st.lists(r)
 	}
+	st.NextSteps = st.nextSteps(r != nil && r.Options.Cutover == "auto")
 	return st, r, nil
 }
 
