@@ -70,7 +70,7 @@ var (
 	phaseEntered  = define(gauge, "phase_entered_timestamp_seconds", "When the phase was entered last.", "phase")
 	up            = define(gauge, "up", "1 if the server has answered when it was asked last, 0 otherwise.", "side")
 	readAt        = define(gauge, "read_timestamp_seconds", "When the state of the migration was read last.")
-	owner         = define(gauge, "owner", "1 for the server where applications belong, old or new, 0 for the other.", "server")
+	owner         = define(gauge, "owner", "1 for the server where applications belong, old or new, 0 for the other; 1 for both while groups of tables are handed over one by one.", "server")
 
 	copyBytes  = define(counter, "copy_bytes_total", "Bytes copied, as the tables have them on the source.")
 	copyRows   = define(counter, "copy_rows_total", "Rows copied.")
@@ -181,8 +181,8 @@ func (s sink) state(m *Migration) {
 	s.put(up, truth(st.Source.Error == "" && m.Error == ""), "source")
 	s.put(up, truth(st.Target.Error == "" && m.Error == ""), "target")
 	if st.Owner != nil {
-		s.put(owner, truth(*st.Owner == "old"), "old")
-		s.put(owner, truth(*st.Owner == "new"), "new")
+		s.put(owner, truth(*st.Owner != "new"), "old")
+		s.put(owner, truth(*st.Owner != "old"), "new")
 	}
 	s.put(readAt, unix(m.At))
 }

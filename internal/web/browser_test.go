@@ -236,6 +236,12 @@ func TestPage(t *testing.T) {
 		v.says("#servers", "sealed: writes are refused, 5 tables")
 		v.keep("switched")
 	})
+	t.Run("groups", func(t *testing.T) {
+		v := open(t, chromium, serve(t, groupsHanded), 1200, "light")
+		v.says("#back", "the new server for the tables below, the old one for all others", "Handed over", "billing.invoice, "+hostile)
+		is(v, `document.images.length`, 0)
+		v.keep("groups")
+	})
 	t.Run("interrupted", func(t *testing.T) {
 		v := open(t, chromium, serve(t, interrupted), 1200, "light")
 		v.says("h1", "following, interrupted")

@@ -100,6 +100,12 @@ func switched() (status.Status, []status.Table) {
 	return st, []status.Table{}
 }
 
+func groupsHanded() (status.Status, []status.Table) {
+	st := followed()
+	st.Owner, st.Groups = new("mixed"), []status.Group{{Tables: []string{"billing.invoice", hostile}, Since: after(4 * time.Hour)}}
+	return st, []status.Table{}
+}
+
 func interrupted() (status.Status, []status.Table) {
 	st := followed()
 	st.Running, st.Runner, st.Error = false, "", "apply to the target: ERROR: disk full (SQLSTATE 53100)"

@@ -195,7 +195,8 @@ function facts(id, pairs) {
 function back(s) {
   const w = s.way_back, on = w.state === 'following' || w.state === 'interrupted' || w.state === 'lost';
   facts('back', [
-    ['Applications belong on', s.owner === 'new' ? 'the new server' : s.owner === 'old' ? 'the old server' : 'not known'],
+    ['Applications belong on', { new: 'the new server', old: 'the old server', mixed: 'the new server for the tables below, the old one for all others' }[s.owner] || 'not known'],
+    ...(s.groups || []).map(g => ['Handed over' + (g.since ? ', ' + moment(g.since) : ''), g.tables.join(', ')]),
     ['Way back', (w.state || 'off') + (w.since ? ' since ' + moment(w.since) : '') + (w.mode && w.state === 'off' ? ' (--fall-back ' + w.mode + ')' : '')],
     ['Why', w.state === 'off' ? w.reason : ''],
     ['The old server lags', on && known(w.stream.lag_seconds) ? seconds(w.stream.lag_seconds) + ', ' + bytes(w.stream.lag_bytes) : ''],
