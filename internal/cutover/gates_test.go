@@ -35,9 +35,11 @@ func TestStatisticsGate_Late(t *testing.T) {
 			}
 			t.Cleanup(link.Close)
 			s := &Switch{
-				To:     session.End{DSN: u.String(), Link: link},
-				Tables: func() []catalog.Table { return []catalog.Table{{Name: catalog.Name{Schema: "late", Name: "t"}, Kind: 'r'}} },
-				Jobs:   1, Told: func(string) {},
+				To: session.End{DSN: u.String(), Link: link},
+				Tables: func() []catalog.Table {
+					return []catalog.Table{{Name: catalog.Name{Schema: "late", Name: "t"}, Kind: 'r'}}
+				},
+				Jobs: 1, Told: func(string) {},
 			}
 			if err := s.StatisticsGate(t.Context()); err != nil {
 				t.Errorf("the gate says: %v", err)
