@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,12 +65,30 @@ func (s *settings) text(name string) string {
 
 func (s *settings) list(name string) []string {
 	if s.flags.IsSet(name) {
-		return s.flags.StringSlice(name)
+		return whole(name, s.flags.StringSlice(name))
 	}
 	if s.file != nil {
 		return s.file.list(name)
 	}
 	return nil
+}
+
+// whole joins again connection strings that were cut at a comma, as a password may have one: what does not begin as one belongs to the one before it.
+func whole(name string, list []string) []string {
+	if name != "pgbouncer" {
+		return list
+	}
+	begins := []string{"postgres://", "postgresql://", "host=", "port=", "user=", "dbname="}
+	var joined []string
+	for _, part := range list {
+		new := slices.ContainsFunc(begins, func(b string) bool { return strings.HasPrefix(part, b) })
+		if n := len(joined); n > 0 && !new {
+			joined[n-1] += "," + part
+			continue
+		}
+		joined = append(joined, part)
+	}
+	return joined
 }
 
 // toggle returns an option that is true, false, or not given.

@@ -62,3 +62,18 @@ func TestInclude(t *testing.T) {
 		t.Errorf("a large file: %v", err)
 	}
 }
+
+// A comma in a password is a part of it.
+func TestWhole(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, list, want string }{
+		{"pgbouncer", "postgres://a:x,y@h/pgbouncer,postgres://b@h/pgbouncer", "postgres://a:x,y@h/pgbouncer|postgres://b@h/pgbouncer"},
+		{"pgbouncer", "host=h password=a,,b", "host=h password=a,,b"},
+		{"hook", "a.sh,b.sh", "a.sh|b.sh"},
+		{"include", "a.b,c.d", "a.b|c.d"},
+	} {
+		if got := strings.Join(whole(c.name, strings.Split(c.list, ",")), "|"); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func newPooled(t *testing.T, program string, from, to int, more ...string) *pool
 	t.Helper()
 	source, target := pgtest.Pair(t, from, to)
 	pgtest.Exec(t, source, pooledTables)
-	settings := map[string]string{}
+	settings := map[string]string{"query_wait_timeout": "3600"} // longer than a test on a busy machine waits for anything
 	if newer(t, program) {
 		settings["max_prepared_statements"] = "100"
 	}
