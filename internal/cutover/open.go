@@ -97,7 +97,7 @@ func (s *Switch) afterOpen() []Step {
 
 // takeDownStanding takes what is left of the fence that was opened with To. Its triggers let everybody pass.
 func (s *Switch) takeDownStanding(ctx context.Context) error {
-	return s.Stands.TakeDownLeft(ctx, func() {}, s.sayOther)
+	return s.Stands.TakeDown(ctx, "", func() {}, s.sayOther)
 }
 
 func (s *Switch) validateKeys(ctx context.Context) error {

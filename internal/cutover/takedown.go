@@ -28,9 +28,6 @@ type Standing struct {
 	DSN   string // of the source
 	Store *state.Store
 	Sides sides.Sides // of the switch that has put it up
-
-	// Mine returns an error if another process has taken the migration over. Nil: that of Store.
-	Mine func(context.Context) error
 }
 
 // TakeDown opens the fence, records that it is gone, and drops what it can of its triggers. opened
@@ -49,11 +46,7 @@ func (f Standing) TakeDownLeft(ctx context.Context, opened func(), tell func(str
 			return err
 		}
 		// Whoever takes the migration over after this raises a fence with another mark.
-		mine := f.Mine
-		if mine == nil {
-			mine = f.Store.Mine
-		}
-		if err := mine(ctx); err != nil {
+		if err := f.Store.Mine(ctx); err != nil {
 			return err
 		}
 		return openSeen(ctx, conn, f.Name, stands)

@@ -40,7 +40,7 @@ type Armed struct {
 //
 // The slot waits for every transaction of that server that has written; c and ctx bound that. After
 // an error nothing of the flow is left, unless a server cannot be reached: the error says so, and
-// Disarm is to be called again. What another process has made, which has taken over meanwhile, is left.
+// Disarm is to be called again.
 func (f *Flow) Arm(ctx context.Context, p Published, c slot.ExportConfig) (Armed, error) {
 	a, err := f.arm(ctx, p, c)
 	if err == nil {
@@ -63,7 +63,7 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 	if err := f.From.Link.Do(ctx, func(conn *pgx.Conn) error { return armable(ctx, conn, f.Name.Direction, p.Tables) }); err != nil {
 		return a, err
 	}
-	err = f.on(ctx, f.To.Link, func(conn *pgx.Conn) error {
+	err = f.To.Link.Do(ctx, func(conn *pgx.Conn) error {
 		marks, err := MakeMark(ctx, conn)
 		if err == nil && len(marks) == 0 {
 			err = positionless(ctx, conn)
@@ -77,7 +77,7 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 		return a, err
 	}
 	// The slot first: a stream of an earlier attempt must not read publications that are gone.
-	err = f.on(ctx, f.From.Link, func(conn *pgx.Conn) error {
+	err = f.From.Link.Do(ctx, func(conn *pgx.Conn) error {
 		if err := slot.Drop(ctx, conn, f.Name.Source().Slot); err != nil {
 			return err
 		}
@@ -99,9 +99,6 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 	if err != nil {
 		return a, err
 	}
-	if err := f.Ours(ctx); err != nil {
-		return a, err
-	}
 	exported, err := f.MakeSlot(ctx, c)
 	if err != nil {
 		return a, err
@@ -110,23 +107,7 @@ func (f *Flow) arm(ctx context.Context, p Published, c slot.ExportConfig) (a Arm
 	if err := exported.Close(ctx); err != nil { // nobody copies under its snapshot
 		return a, err
 	}
-	return a, f.on(ctx, f.To.Link, func(conn *pgx.Conn) error { return f.Begin(ctx, conn, a.ConsistentPoint) })
-}
-
-// Ours returns an error if another process has taken the flow over; see Mine.
-func (f *Flow) Ours(ctx context.Context) error {
-	if f.Mine == nil {
-		return nil
-	}
-	return f.Mine(ctx)
-}
-
-// on changes something on a server, unless another process has taken over.
-func (f *Flow) on(ctx context.Context, server *session.Link, change func(*pgx.Conn) error) error {
-	if err := f.Ours(ctx); err != nil {
-		return err
-	}
-	return server.Do(ctx, change)
+	return a, f.To.Link.Do(ctx, func(conn *pgx.Conn) error { return f.Begin(ctx, conn, a.ConsistentPoint) })
 }
 
 // armable makes sure that a server can be decoded, and that its tables can be published: an

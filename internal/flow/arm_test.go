@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +18,6 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
-	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
 )
 
@@ -378,65 +375,6 @@ func TestArm_Gates(t *testing.T) {
 			if left := b.left(); len(left) > 0 {
 				t.Errorf("left: %q", left)
 			}
-		})
-	}
-}
-
-// A process that stands still while it arms a flow, and wakes up when another one has taken over and armed it, takes nothing away from
-// that one: be it that its next step finds what is there already, or that it would replace it.
-func TestArm_Overtaken(t *testing.T) {
-	t.Parallel()
-	for _, at := range []string{"current_setting(?)", "CREATE_REPLICATION_SLOT"} {
-		t.Run(at, func(t *testing.T) {
-			t.Parallel()
-			b := newBoth(t, 13, 17, false)
-			b.follow()
-			p := pgtest.ProxyFor(t, b.young)
-			held, wake := make(chan struct{}), make(chan struct{})
-			var once sync.Once
-			p.Watch(func(s pgtest.Step) (f pgtest.Fault) {
-				if strings.Contains(s.Statement, at) {
-					once.Do(func() { close(held); <-wake })
-				}
-				return f
-			})
-			var taken atomic.Bool
-			frozen := &Flow{Name: b.back.Name, From: end(t, p.Through(b.young)), To: b.back.To, Heartbeat: time.Hour, Logger: b.back.Logger}
-			frozen.Mine = func(context.Context) error {
-				if taken.Load() {
-					return state.ErrOvertaken
-				}
-				return nil
-			}
-			armed := make(chan error, 1)
-			go func() {
-				_, err := frozen.Arm(context.WithoutCancel(t.Context()), b.published, slot.ExportConfig{})
-				armed <- err
-			}()
-			select {
-			case <-held:
-			case err := <-armed:
-				t.Fatalf("it did not stop: %v", err)
-			}
-			taken.Store(true)
-			a, err := b.back.Arm(t.Context(), b.published, slot.ExportConfig{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			close(wake)
-			if err := <-armed; err == nil {
-				t.Error("it has armed the flow of the other process")
-			}
-			if err := frozen.Disarm(t.Context()); !errors.Is(err, state.ErrOvertaken) {
-				t.Errorf("disarm: %v", err)
-			}
-			if err := frozen.Unpublish(t.Context()); !errors.Is(err, state.ErrOvertaken) {
-				t.Errorf("unpublish: %v", err)
-			}
-			b.start(b.back, a.Identity, 0)
-			pgtest.Exec(t, b.young, `insert into own.t values (1)`)
-			b.through(b.back)
-			b.rows(b.old, "1")
 		})
 	}
 }

@@ -13,31 +13,14 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// Disarm removes what Arm has made on both servers, unless another process has taken over. That there is nothing, or only a part of
-// it, is fine.
+// Disarm removes what Arm has made on both servers. That there is nothing, or only a part of it, is
+// fine.
 func (f *Flow) Disarm(ctx context.Context) error {
-	err := f.on(ctx, f.From.Link, func(conn *pgx.Conn) error { return DisarmFrom(ctx, conn, f.Name) })
+	err := f.From.Link.Do(ctx, func(conn *pgx.Conn) error { return DisarmFrom(ctx, conn, f.Name) })
 	if err != nil {
 		return err
 	}
-	return f.on(ctx, f.To.Link, func(conn *pgx.Conn) error { return DisarmTo(ctx, conn, f.Name) })
-}
-
-// Unpublish removes the slot and the publications of a flow that is not followed any more: the slot would hold WAL back. Those that
-// another process has made, which has taken over, stay.
-func (f *Flow) Unpublish(ctx context.Context) error {
-	names := f.Name.Source()
-	return f.on(ctx, f.From.Link, func(conn *pgx.Conn) error {
-		if err := slot.Drop(ctx, conn, names.Slot); err != nil {
-			return err
-		}
-		for _, p := range []string{names.Publication, names.Inserts} {
-			if err := slot.DropPublication(ctx, conn, p); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return f.To.Link.Do(ctx, func(conn *pgx.Conn) error { return DisarmTo(ctx, conn, f.Name) })
 }
 
 // DisarmFrom removes what a flow that was armed has on the server that it comes from. A migration

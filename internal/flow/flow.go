@@ -32,10 +32,6 @@ type Flow struct {
 	// publications as they were made. It is called whenever a stream is opened.
 	Expect func(context.Context) (decoder.Identity, error)
 
-	// Mine returns an error if another process has taken over what the flow belongs to: it is asked before anything of the flow is made
-	// or removed. Nil: nobody else does that.
-	Mine func(context.Context) error
-
 	// Pass lets the flow through the fence of the server that it goes to. Empty: it has none.
 	Pass string
 

@@ -26,6 +26,11 @@ type Side struct {
 	Tables   *identity.Tables
 }
 
+// standing is a fence of the side as it may stand on From.
+func (s *Side) standing(name string, store *state.Store) cutover.Standing {
+	return cutover.Standing{Name: name, DSN: s.From.DSN, Store: store, Sides: s.Name.Sides()}
+}
+
 // Groups are those of a migration that this process runs.
 type Groups struct {
 	Forth, Back *Side
@@ -207,7 +212,8 @@ func (g *Groups) Part(ctx context.Context, group Group, waits online.Waits) erro
 // Dissolve makes a group that the old server owns a part of the rest again.
 func (g *Groups) Dissolve(ctx context.Context, group Group) error {
 	f, b := g.Forth, g.Back
-	forth := g.store(group, f)
+	say := func(text string) { g.Logger.Warn(text) }
+	forth, back := g.store(group, f), g.store(group, b)
 	if r, _, err := g.phase(ctx, group, f); err != nil {
 		return err
 	} else if r != nil { // first of all: from here on nothing says that the new server owns it
@@ -218,7 +224,7 @@ func (g *Groups) Dissolve(ctx context.Context, group Group) error {
 			return err
 		}
 	}
-	if err := g.takeDown(ctx, f, group.Name(f.Name), forth); err != nil {
+	if err := f.standing(group.Name(f.Name), forth).TakeDown(ctx, "", func() {}, say); err != nil {
 		return err
 	}
 	err := b.on(ctx, func(conn *pgx.Conn) error {
@@ -240,25 +246,7 @@ func (g *Groups) Dissolve(ctx context.Context, group Group) error {
 	if err != nil {
 		return err
 	}
-	return g.drop(ctx, group)
-}
-
-// takeDown takes down a fence that a run before, or this one, has put up in the direction of a side.
-func (g *Groups) takeDown(ctx context.Context, s *Side, name string, store *state.Store) error {
-	return g.standing(s, name, store).TakeDownLeft(ctx, func() {}, func(text string) { g.Logger.Warn(text) })
-}
-
-// standing is a fence as it may stand on the server that a side comes from.
-func (g *Groups) standing(s *Side, name string, store *state.Store) cutover.Standing {
-	return cutover.Standing{Name: name, DSN: s.From.DSN, Store: store, Sides: s.Name.Sides(), Mine: g.Forth.Store.Mine}
-}
-
-// drop forgets a group that has become a part of something else.
-func (g *Groups) drop(ctx context.Context, group Group) error {
-	if err := g.Forth.Store.Mine(ctx); err != nil { // its records may be those of the run that has taken over
-		return err
-	}
-	if err := errors.Join(g.store(group, g.Back).Forget(ctx), g.store(group, g.Forth).Forget(ctx)); err != nil {
+	if err := errors.Join(back.Forget(ctx), forth.Forget(ctx)); err != nil {
 		return err
 	}
 	return g.save(ctx, g.mode.Without(group.Number))
@@ -283,7 +271,7 @@ func (g *Groups) Leave(ctx context.Context, retire func(ctx context.Context, sta
 		return err
 	})
 	if err == nil && !fence.Sealed && fence.Triggers > 0 {
-		err = g.takeDown(ctx, b, b.Name.String(), b.Store)
+		err = b.standing(b.Name.String(), b.Store).TakeDown(ctx, "", func() {}, func(text string) { g.Logger.Warn(text) })
 	}
 	if err == nil {
 		err = retire(ctx, fence.Sealed)
@@ -312,7 +300,10 @@ func (g *Groups) Merge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := g.drop(ctx, group); err != nil {
+		if err := errors.Join(g.store(group, g.Back).Forget(ctx), g.store(group, f).Forget(ctx)); err != nil {
+			return err
+		}
+		if err := g.save(ctx, g.mode.Without(group.Number)); err != nil {
 			return err
 		}
 	}

@@ -81,5 +81,7 @@ func (g *Groups) owner(ctx context.Context, group Group, resume Resume) (groups.
 
 // open opens what a rehearsal, or a switch that was undone, has left of a group's fence on the server that owns it, the new one.
 func (g *Groups) open(ctx context.Context, group Group) error {
-	return g.takeDown(ctx, g.Back, group.Name(g.Back.Name), g.store(group, g.Back))
+	b := g.Back
+	store := g.store(group, b)
+	return b.standing(group.Name(b.Name), store).TakeDown(ctx, "", func() {}, func(text string) { g.Logger.Warn(text) })
 }

@@ -35,7 +35,7 @@ func (g *Groups) Shape(ctx context.Context, sw *cutover.Switch, group Group, s *
 	sw.Sequences.Store, sw.Sequences.Tables, sw.Sequences.Owned = store, sw.Tables, true
 	sw.Definitions, sw.Opening, sw.Proof = noDefinitions{}, plainOpening{s.To, sw.Name}, nil
 	sw.WayBack, sw.NeedWayBack, sw.Pass, sw.Onward = runningBack{s.To.Link}, true, g.mode.Pass, state.Switched
-	sw.Stands = g.standing(other, group.Name(other.Name), back)
+	sw.Stands = other.standing(group.Name(other.Name), back)
 	sw.Advance = func(ctx context.Context, phase state.Phase) error { return store.SetPhase(ctx, phase) }
 	sw.Clients = nil // a pooler, or a hook, holds the clients of all tables
 	sw.Finished = func(*cutover.Result) {}

@@ -75,7 +75,7 @@ func (e *ends) assemble() {
 			publications, err := e.tables.Publications(ctx)
 			return decoder.Identity{SystemID: e.rec.SystemID, Timeline: e.rec.Timeline, Database: e.rec.Database, Publications: publications}, err
 		},
-		Heartbeat: e.c.Heartbeat, Logger: e.c.Logger, Mine: e.store.Mine,
+		Heartbeat: e.c.Heartbeat, Logger: e.c.Logger,
 	}
 	e.live = &live{flow: e.flow, log: e.c.Logger}
 	e.shown = e.live
@@ -107,7 +107,6 @@ func (e *ends) turned() *ends {
 	t.c.Logger = t.name.Sides().Logger(t.c.Logger)
 	t.store = state.At(t.target, t.name.String())
 	t.assemble()
-	t.flow.Mine, t.fence.Mine = e.store.Mine, e.store.Mine // whoever takes the migration over takes its record first
 	t.shown = e.live
 	t.clients.Switch, t.clients.Other, t.clients.Order = clients.Fallback, e.store, e.clients.Order
 	return t

@@ -104,7 +104,7 @@ func (r *runner) settleSwitch(ctx context.Context, e, other *ends) error {
 	}
 	switched := e.live.phase() == Finished || e.live.phase() == Switched
 	if !switched {
-		if err := e.takeDownLeft(ctx); err != nil {
+		if err := e.fence.TakeDown(ctx, "", func() { e.clients.Settle(ctx, false) }, func(text string) { e.c.Logger.Warn(text) }); err != nil {
 			return err
 		}
 	}

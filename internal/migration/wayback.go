@@ -19,6 +19,7 @@ import (
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/internal/wayback"
+	"github.com/walferry/walferry/slot"
 )
 
 // FallBackMode says whether a cutover keeps a way back: a flow from the new server to the old one.
@@ -33,7 +34,7 @@ const (
 
 // newWayBack returns the way back of a switch in the direction of e.
 func (e *ends) newWayBack(other *ends) *wayback.Way {
-	disarm := other.flow.Unpublish
+	disarm := other.unpublish
 	if other.name.Direction == flow.Back {
 		disarm = other.retire
 	}
@@ -55,7 +56,12 @@ func (e *ends) newWayBack(other *ends) *wayback.Way {
 			}
 			return other.recall(ctx)
 		},
-		Retire: disarm,
+		Retire: func(ctx context.Context) error {
+			if err := e.store.Mine(ctx); err != nil { // what there is may be that of the run that has taken over
+				return err
+			}
+			return disarm(ctx)
+		},
 		Logger: other.c.Logger,
 	}
 }
@@ -260,7 +266,7 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 		}
 	}
 	if b.live.phase() == Following {
-		if err := r.flow.Unpublish(ctx); err != nil {
+		if err := r.ends.unpublish(ctx); err != nil {
 			return "", err
 		}
 		if err := b.tables.Select(ctx, true); err != nil {
@@ -316,4 +322,20 @@ func (r *runner) endWayBack(ctx context.Context) error {
 		r.c.Logger.Warn("the old server still has something of the way back, until cleanup", "reason", err)
 	}
 	return nil
+}
+
+// unpublish removes the slot and the publications of a flow that is not followed any more: the slot would hold WAL back.
+func (e *ends) unpublish(ctx context.Context) error {
+	names := e.name.Source()
+	return e.source.Do(ctx, func(conn *pgx.Conn) error {
+		if err := slot.Drop(ctx, conn, names.Slot); err != nil {
+			return err
+		}
+		for _, p := range []string{names.Publication, names.Inserts} {
+			if err := slot.DropPublication(ctx, conn, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

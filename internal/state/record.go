@@ -173,14 +173,13 @@ func (s *Store) LoadAlive(ctx context.Context) (*Record, error) {
 	}
 }
 
-// Forget removes the record of a flow that was armed, if there is one. If this process has taken it, and another one has since, it
-// stays.
+// Forget removes the record of a flow that was armed, if there is one.
 func (s *Store) Forget(ctx context.Context) error {
 	ok, err := s.exists(ctx)
 	if err != nil || !ok {
 		return err
 	}
-	if err := s.home.Exec(ctx, `delete from walferry.migration where name = $1 and $2 in ('', run)`, s.name, s.run); err != nil {
+	if err := s.home.Exec(ctx, `delete from walferry.migration where name = $1`, s.name); err != nil {
 		return fmt.Errorf("forget the record of %s: %w", s.name, err)
 	}
 	return nil

@@ -39,7 +39,7 @@ type Way struct {
 	Gate func(ctx context.Context, tables, inserts []catalog.Name) error
 	// Recorded is called when its record is written, which is to be read then: the stream must belong to what that says.
 	Recorded func(context.Context) error
-	// Retire removes what it has on both servers, unless another process has taken over.
+	// Retire removes what it has on both servers.
 	Retire func(context.Context) error
 	Logger *slog.Logger
 
@@ -93,9 +93,6 @@ func (w *Way) Arm(ctx context.Context, tell func(string)) error {
 		if w.armed.Beside, err = w.Tables.Others(ctx); err != nil {
 			return err
 		}
-	}
-	if err := w.Flow.Ours(ctx); err != nil {
-		return err
 	}
 	if err := w.Store.Arm(ctx, record, armed.Identity.Publications, w.armed); err != nil {
 		return err
