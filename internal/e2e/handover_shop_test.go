@@ -108,8 +108,9 @@ func newStreet(t *testing.T, from, to int, random *rand.Rand) *street {
 	beside.Go(func() { s.couriers.carry(ctx) })
 	beside.Go(func() { s.couriers.look(ctx) })
 	for _, name := range []string{"orders", "stock"} {
-		s.services[name] = startService(t, name, old, young)
-		s.services[name].wait.Go(func() { s.services[name].probe(&s.couriers.there) })
+		one := startService(t, name, old, young)
+		s.services[name] = one
+		one.wait.Go(func() { one.probe(&s.couriers.there) })
 	}
 	var err error
 	s.shop, err = shop.Start(t.Context(), shop.Config{

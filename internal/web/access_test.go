@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,10 +37,13 @@ func shows(t *testing.T, a Access, read ...func() (status.Status, []status.Table
 // serves opens a server that shows migrations.
 func serves(t *testing.T, a Access, migrations ...Migration) *Server {
 	t.Helper()
-	s, err := Open(Config{
-		Access: a, Version: "test", Migrations: migrations,
-		Clean: func(s string) string { return s }, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	})
+	return opens(t, Config{Access: a, Migrations: migrations})
+}
+
+func opens(t *testing.T, c Config) *Server {
+	t.Helper()
+	c.Version, c.Clean, c.Logger = "test", func(s string) string { return s }, slog.New(slog.NewTextHandler(t.Output(), nil))
+	s, err := Open(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,11 +228,18 @@ func TestServer_Several(t *testing.T) {
 
 // A migrate that does not have its lock any more is not healthy; before it has begun, and where its target is not read, it is.
 func TestServer_Healthy(t *testing.T) {
-	running, begun := true, time.Time{}
-	s := shows(t, Access{Address: "127.0.0.1:0"}, func() (status.Status, []status.Table) {
-		return status.Status{Phase: state.Following, Running: running}, []status.Table{}
+	var running atomic.Bool
+	var begun atomic.Pointer[time.Time]
+	begun.Store(new(time.Time))
+	s := opens(t, Config{
+		Access: Access{Address: "127.0.0.1:0"}, Began: func() time.Time { return *begun.Load() },
+		Migrations: []Migration{{
+			Key:    "a",
+			Read:   func(context.Context) (status.Status, error) { return status.Status{Phase: state.Following, Running: running.Load()}, nil },
+			Tables: func(context.Context) ([]status.Table, error) { return []status.Table{}, nil },
+			Look:   func(context.Context) (*ready.Looked, error) { return looked(), nil },
+		}},
 	})
-	s.c.Began = func() time.Time { return begun }
 	healthy := func(want int) {
 		t.Helper()
 		s.views[0].read(t.Context())
@@ -236,10 +247,9 @@ func TestServer_Healthy(t *testing.T) {
 			t.Errorf("got %d, want %d", answer.StatusCode, want)
 		}
 	}
-	running = false
 	healthy(200)
-	begun = time.Now()
+	begun.Store(new(time.Now()))
 	healthy(503)
-	running = true
+	running.Store(true)
 	healthy(200)
 }

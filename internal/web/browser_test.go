@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/walferry/walferry/internal/ready"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/status"
 )
@@ -300,12 +301,16 @@ func TestPage_Live(t *testing.T) {
 	chromium := browser(t)
 	var mu sync.Mutex
 	st, problem := followed(), error(nil)
-	s := shows(t, Access{Address: "127.0.0.1:0"}, following)
-	s.views[0].Read = func(context.Context) (status.Status, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return st, problem
-	}
+	s := serves(t, Access{Address: "127.0.0.1:0"}, Migration{
+		Key: "a",
+		Read: func(context.Context) (status.Status, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return st, problem
+		},
+		Tables: func(context.Context) ([]status.Table, error) { return []status.Table{}, nil },
+		Look:   func(context.Context) (*ready.Looked, error) { return looked(), nil },
+	})
 	v := open(t, chromium, s.URL(), 1200, "light")
 	v.until(`document.getElementById('phase').textContent === 'following'`)
 	mu.Lock()
