@@ -234,8 +234,10 @@ func TestServer_Healthy(t *testing.T) {
 	s := opens(t, Config{
 		Access: Access{Address: "127.0.0.1:0"}, Began: func() time.Time { return *begun.Load() },
 		Migrations: []Migration{{
-			Key:    "a",
-			Read:   func(context.Context) (status.Status, error) { return status.Status{Phase: state.Following, Running: running.Load()}, nil },
+			Key: "a",
+			Read: func(context.Context) (status.Status, error) {
+				return status.Status{Phase: state.Following, Running: running.Load()}, nil
+			},
 			Tables: func(context.Context) ([]status.Table, error) { return []status.Table{}, nil },
 			Look:   func(context.Context) (*ready.Looked, error) { return looked(), nil },
 		}},
