@@ -71,7 +71,7 @@ func (f Standing) takeDown(ctx context.Context, open func(context.Context, *pgx.
 	if err != nil {
 		return err
 	}
-	if stands, err := Look(ctx, conn, f.Name); err == nil && stands.Raised { // by another run, since
+	if stands, err := Look(ctx, conn, f.Name); err == nil && stands.Raised && stands.Triggers > 0 { // by another run, since
 		return state.ErrOvertaken
 	}
 	patience, cancel := context.WithTimeout(ctx, triggerPatience)
