@@ -296,7 +296,7 @@ func TestTruth_OlderRecord(t *testing.T) {
 
 	pgtest.Exec(t, tr.Target, `alter table walferry.migration drop column cutover;
 update walferry.migration set proof = '{"equal": true, "rows": 0, "as_of_cutover": true, "tables": [{"schema": "public", "name": "s", "equal": false, "error": "it was truncated", "rewritten": true}]}'`)
-	tr.run("cutover").ends(4, "the migration is finished")
+	tr.run("cutover").ends(4, "the new server is the database")
 	tr.run("migrate").ends(0, "finished already")
 	tr.run("status").ends(0, "finished")
 	verify := tr.run("verify")
