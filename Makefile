@@ -72,10 +72,10 @@ soak: ## follows for HOURS, with faults now and then, and draws what must not gr
 BENCH ?=
 
 .PHONY: bench
-bench: build ## walferry beside native logical replication, into docs/benchmarks.md
+bench: build ## walferry beside native logical replication, into docs/lab/measurements.md
 	go run ./internal/pgtest/servers 15 17
 	go build -o bin/bench ./internal/bench
-	bin/bench -out docs/benchmarks.md $(BENCH)
+	bin/bench -out docs/lab/measurements.md $(BENCH)
 
 .PHONY: lint
 lint: ## go vet, staticcheck, gofumpt

@@ -9,7 +9,7 @@ import (
 // receiver, each of them travels alone, through the kernels of both sides: four fifths of the cost
 // of a small message. If it is full, sending merely appends to the socket's queue, and the kernel
 // moves large chunks of that later. So a receiver that is behind lets it fill, and then reads
-// everything at once; one that is not reads immediately. Measured in docs/benchmarks.md, S0.
+// everything at once; one that is not reads immediately. Measured in docs/lab/measurements.md, S0.
 const (
 	paceBuffer = 256 << 10             // read at a time, at most
 	paceNap    = 30 * time.Millisecond // from one drain of a backlog to the next
