@@ -20,7 +20,7 @@ import (
 // before is not an error: it is what was asked for.
 func Cutover(ctx context.Context, c Config, onStep func(string)) (result *CutoverResult, err error) {
 	return result, asking(ctx, &c, "cutover", onStep, func(a *ask.Asker) error {
-		result, err = a.Cutover(ctx, c.Cut.args())
+		result, err = a.Cutover(ctx, c.Cut.Args())
 		return err
 	})
 }
@@ -28,7 +28,7 @@ func Cutover(ctx context.Context, c Config, onStep func(string)) (result *Cutove
 // Fallback asks the running migrate to switch back to the old server, and waits for it, as Cutover does.
 func Fallback(ctx context.Context, c Config, onStep func(string)) (result *CutoverResult, err error) {
 	return result, asking(ctx, &c, "fallback", onStep, func(a *ask.Asker) error {
-		result, err = a.Fallback(ctx, c.Cut.args())
+		result, err = a.Fallback(ctx, c.Cut.Args())
 		return err
 	})
 }
@@ -42,16 +42,9 @@ func Finish(ctx context.Context, c Config) (already bool, err error) {
 	})
 }
 
-func (o CutoverOptions) args() state.Args {
-	return state.Args{
-		Timeout: o.Timeout.Seconds(), MaxLag: o.MaxLag.Seconds(), DryRun: o.DryRun, NoFence: o.NoFence, Without: o.Without,
-		AllowDifferences: o.AllowDifferences, Tables: o.Tables, Loose: o.Loose,
-	}
-}
-
 // asking connects to the target and has f ask. A caller that is interrupted before has asked for nothing.
 func asking(ctx context.Context, c *Config, kind string, onStep func(string), f func(*ask.Asker) error) (err error) {
-	if *c, err = c.fill(); err != nil {
+	if *c, err = c.Fill(); err != nil {
 		return err
 	}
 	application := c.Name + " " + kind

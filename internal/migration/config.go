@@ -2,202 +2,32 @@
 // and what another process may ask of a running migrate. Nothing else knows the phases.
 package migration
 
-import (
-	"fmt"
-	"log/slog"
-	"regexp"
-	"strings"
-	"time"
+import "github.com/walferry/walferry/internal/config"
 
-	"github.com/walferry/walferry/internal/clients"
-	"github.com/walferry/walferry/internal/fail"
-	"github.com/walferry/walferry/internal/flow"
-	"github.com/walferry/walferry/internal/identity"
+// What a migration is asked for.
+type (
+	Config         = config.Migration
+	CutoverOptions = config.Cutover
+	Until          = config.Until
+	Switch         = config.Switch
+	FallBackMode   = config.FallBackMode
+	OnNewTable     = config.OnNewTable
 )
 
-// Until says where Migrate ends.
-type Until string
-
-// The places to stop.
+// What may be asked for.
 const (
-	UntilCutover  Until = "cutover"   // the zero value's meaning: when the cutover is done
-	UntilCopied   Until = "copied"    // a plain one-time copy; slot and publication are dropped after it
-	UntilCaughtUp Until = "caught-up" // when the target has caught up; the slot stays, the same command resumes
+	UntilCutover  = config.UntilCutover
+	UntilCopied   = config.UntilCopied
+	UntilCaughtUp = config.UntilCaughtUp
+
+	NoLimit = config.NoLimit
+	On      = config.On
+	Off     = config.Off
+
+	NoFallBack      = config.NoFallBack
+	FallBackAuto    = config.FallBackAuto
+	FallBackRequire = config.FallBackRequire
+
+	StopOnNewTable  = config.StopOnNewTable
+	IgnoreNewTables = config.IgnoreNewTables
 )
-
-// NoLimit is a MaxRetainedWAL that only warns.
-const NoLimit = -1
-
-// Switch is an option that is on, off, or not given.
-type Switch string
-
-// What a Switch may be; the zero value was not given.
-const (
-	On  Switch = "on"
-	Off Switch = "off"
-)
-
-// Config describes a migration.
-type Config struct {
-	Source, Target string // connection strings, see session.Parse
-	// Name tells several migrations apart. Empty: "default".
-	Name string
-
-	Include, Exclude []string // patterns of tables; empty Include: all
-	InsertOnly       []string // patterns of tables that the user says are only ever inserted into
-	// Schema is "dump" (read by pg_dump, created by walferry; the zero value) or "none" (the target has
-	// it already).
-	Schema string
-	// Jobs is how many tables or pieces are copied at a time. Zero: 4.
-	Jobs int
-	// PieceBytes is the size, on the source, above which a table is copied in pieces. Zero:
-	// what lets all jobs end together.
-	PieceBytes int64
-	// IndexJobs is how many indexes are built at a time, also while others are being
-	// copied. Zero: as many as Jobs.
-	IndexJobs int
-
-	// What follows is remembered: if it is not given to a run that resumes, the run takes what the
-	// migration has had so far, and what is said here of the zero value holds for a new one.
-
-	// MaxRetainedWAL is how many bytes of WAL the slot may hold back on the source; with more the
-	// migration is given up: slot and publication are dropped. Zero: NoLimit.
-	MaxRetainedWAL int64
-	// OnNewTable is what becomes of tables that the source gets later. Empty: StopOnNewTable.
-	OnNewTable OnNewTable
-	// Until is where Migrate ends. Empty: UntilCutover. UntilCaughtUp is remembered until it is
-	// reached.
-	Until Until
-	// Auto makes Migrate cut over on its own once it has caught up.
-	Auto Switch
-	// Cut is used by Auto: its Timeout, MaxLag and Without.
-	Cut CutoverOptions
-	// Prove makes the cutover compare both sides as they were when the target
-	// opened. It costs the pause the opening of some connections; the comparison
-	// itself runs when the target is in use.
-	Prove Switch
-
-	// MaxRetainedWALTarget is how many bytes of WAL the slot of the way back may hold back on the new server; with more the way
-	// back is given up. Zero: NoLimit.
-	MaxRetainedWALTarget int64
-	// FallBack is whether a cutover keeps a way back. Empty: NoFallBack.
-	FallBack FallBackMode
-
-	// Clients says who is steered at a switch: held, led to the other server, let go; and the hooks.
-	Clients clients.Config
-
-	// Heartbeat is the interval between beats. Zero: 5 s.
-	Heartbeat time.Duration
-
-	ToolVersion string
-	Logger      *slog.Logger // nil: silent
-}
-
-// CutoverOptions bound a cutover.
-type CutoverOptions struct {
-	// Timeout is how long it may take until the source is fenced and sealed. When it ends first,
-	// the source is un-fenced. Zero: 60 s.
-	Timeout time.Duration
-	// MaxLag is the lag above which it does not begin. Zero: 5 s.
-	MaxLag time.Duration
-	// DryRun fences, drains, measures and un-fences.
-	DryRun bool
-	// NoFence makes a dry run measure only the lag.
-	NoFence bool
-	// Without are objects of the source that the target lacks and need not have: kind and name,
-	// as in view:public.mon.
-	Without []string
-	// AllowDifferences lets a cutover ignore the differences that the last comparison has found.
-	AllowDifferences bool
-	// Tables are patterns of tables that are handed over, or switched back, alone. Empty: everything is switched.
-	Tables []string
-	// Loose are patterns of tables whose joints with others may be cut by that: what writes to both sides is refused then.
-	Loose []string
-	// Wait makes Cutover wait for a migrate that does not follow yet. Timeout begins after it.
-	Wait bool
-}
-
-var nameRule = regexp.MustCompile(`^[a-z0-9_]{1,40}$`)
-
-// fill checks c and sets its defaults.
-func (c Config) fill() (Config, error) {
-	if c.Source == "" || c.Target == "" {
-		missing := "the source"
-		if c.Source != "" {
-			missing = "the target"
-		} else if c.Target == "" {
-			missing = "the source and the target"
-		}
-		return c, &fail.Error{Kind: fail.Usage, Problem: "no connection string for " + missing, Advice: "give --source and --target, or WALFERRY_SOURCE and WALFERRY_TARGET, or --config"}
-	}
-	if c.Name == "" {
-		c.Name = "default"
-	}
-	if !nameRule.MatchString(c.Name) {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("%q cannot be a migration's name", c.Name), Advice: "use 1 to 40 of a-z, 0-9 and _: slot and publication are named after it"}
-	}
-	if suffix := flow.Taken(c.Name); suffix != "" {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("%q cannot be a migration's name: %q would have objects of the same names", c.Name, strings.TrimSuffix(c.Name, suffix)), Advice: "take a name that does not end in " + suffix}
-	}
-	if c.Schema != "" && c.Schema != "dump" && c.Schema != "none" {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--schema %q is neither dump nor none", c.Schema), Advice: "dump lets pg_dump carry the schema; none says that the target has it already"}
-	}
-	if c.Until != "" && c.Until != UntilCutover && c.Until != UntilCopied && c.Until != UntilCaughtUp {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--until %q is none of copied, caught-up, cutover", c.Until), Advice: "see `walferry migrate --help`"}
-	}
-	if c.OnNewTable != "" && c.OnNewTable != StopOnNewTable && c.OnNewTable != IgnoreNewTables {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--on-new-table %q is neither ignore nor stop", c.OnNewTable), Advice: "it says what becomes of tables that are created on the source while the migration runs"}
-	}
-	if c.FallBack != "" && c.FallBack != NoFallBack && c.FallBack != FallBackAuto && c.FallBack != FallBackRequire {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--fall-back %q is none of auto, require, off", c.FallBack), Advice: "auto keeps a way back where it can be had, require refuses a cutover without one"}
-	}
-	if c.Until == UntilCopied && c.FallBack != "" && c.FallBack != NoFallBack {
-		return c, &fail.Error{Kind: fail.Usage, Problem: "--until copied and --fall-back exclude each other", Advice: "a plain copy has no cutover, and so no way back: leave one of them out"}
-	}
-	if c.PieceBytes < 0 || c.MaxRetainedWAL < NoLimit || c.MaxRetainedWALTarget < NoLimit {
-		return c, &fail.Error{Kind: fail.Usage, Problem: "a size must not be negative", Advice: "give --piece-size, --max-retained-wal and --max-retained-wal-target as 512MB or 100GB"}
-	}
-	if err := c.Clients.Validate(); err != nil {
-		return c, err
-	}
-	if c.Jobs == 0 {
-		c.Jobs = 4
-	}
-	if c.Jobs < 1 || c.Jobs > 256 {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--jobs %d is not between 1 and 256", c.Jobs), Advice: "it is how many tables are copied at a time; each takes a connection on both sides"}
-	}
-	if c.IndexJobs == 0 {
-		c.IndexJobs = c.Jobs
-	}
-	if c.IndexJobs < 1 || c.IndexJobs > 256 {
-		return c, &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--index-jobs %d is not between 1 and 256", c.IndexJobs), Advice: "it is how many indexes are built at a time; each takes a connection to the target"}
-	}
-	if c.Heartbeat == 0 {
-		c.Heartbeat = 5 * time.Second
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	return c, nil
-}
-
-// Valid returns an error if c cannot be used.
-func (c Config) Valid() error {
-	_, err := c.fill()
-	return err
-}
-
-// selection returns which tables are migrated.
-func (c Config) selection() identity.Selection {
-	return identity.Selection{Include: c.Include, Exclude: c.Exclude, Brought: c.Schema == "none", Lenient: c.OnNewTable == IgnoreNewTables}
-}
-
-func (o CutoverOptions) fill() CutoverOptions {
-	if o.Timeout == 0 {
-		o.Timeout = time.Minute
-	}
-	if o.MaxLag == 0 {
-		o.MaxLag = 5 * time.Second
-	}
-	return o
-}

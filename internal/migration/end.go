@@ -18,7 +18,7 @@ import (
 // to a query; otherwise the error is a *LeftError. The target keeps its data, marked unfit. A
 // running migrate is told to end.
 func Abort(ctx context.Context, c Config) error {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func mayAbort(ctx context.Context, store *state.Store, rec *state.Record) error 
 // and returns what a query then still finds: nothing but what other migrations there need; see
 // NewLeftError. It refuses while the migration is neither finished nor aborted.
 func Cleanup(ctx context.Context, c Config) ([]Left, error) {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return nil, err
 	}

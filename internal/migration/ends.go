@@ -68,7 +68,7 @@ func (e *ends) openSource(ctx context.Context) (err error) {
 // assemble makes the values by which the two servers are worked on.
 func (e *ends) assemble() {
 	from, to := session.End{DSN: e.c.Source, Link: e.source}, session.End{DSN: e.c.Target, Link: e.target}
-	e.tables = &identity.Tables{From: e.source, To: e.target, Store: e.store, Selection: e.c.selection(), Logger: e.c.Logger}
+	e.tables = &identity.Tables{From: e.source, To: e.target, Store: e.store, Selection: e.c.Selection(), Logger: e.c.Logger}
 	e.flow = &flow.Flow{
 		Name: e.name, From: from, To: to,
 		Expect: func(ctx context.Context) (decoder.Identity, error) {
@@ -92,18 +92,10 @@ func (e *ends) assemble() {
 	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store, Sides: e.sides()}
 }
 
-// turned returns what holds for the flow in the other direction.
-func (c Config) turned() Config {
-	c.Source, c.Target = c.Target, c.Source
-	c.Schema = "none"               // both sides have their definitions
-	c.Include, c.Exclude = nil, nil // the tables are known; what the one server has beside them, the other may not have
-	return c
-}
-
 // turned returns the same two servers the other way round, for the flow in the other direction. The
 // record of that flow is on the server that it goes to, as that of every flow is.
 func (e *ends) turned() *ends {
-	t := &ends{c: e.c.turned(), name: e.name.Reverse(), source: e.target, target: e.source, lock: e.lock}
+	t := &ends{c: e.c.Turned(), name: e.name.Reverse(), source: e.target, target: e.source, lock: e.lock}
 	t.c.Logger = t.name.Sides().Logger(t.c.Logger)
 	t.store = state.At(t.target, t.name.String())
 	t.assemble()

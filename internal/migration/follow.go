@@ -167,7 +167,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	}
 	f.r.c.Logger.Info("caught up")
 	if f.r.c.Until == UntilCaughtUp {
-		options := f.r.c.options()
+		options := f.r.c.Options()
 		options.Until = string(UntilCutover) // reached: the next run continues, unless it is given again
 		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return f.r.store.SetOptions(ctx, options) }); err != nil {
 			f.r.c.Logger.Warn("the next migrate will stop here again", "reason", err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walferry/walferry/internal/config"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
@@ -98,7 +99,7 @@ func (r *runner) settleGroups(ctx context.Context) error {
 		if side == r.groups.Back {
 			e, other = r.back, r.ends
 		}
-		s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { r.c.Logger.Info("hand-over: " + line) })
+		s := e.newSwitch(other, CutoverOptions{}.Fill(), func(line string) { r.c.Logger.Info("hand-over: " + line) })
 		if err := r.groups.Shape(ctx, s, group, side); err != nil {
 			return false, err
 		}
@@ -185,7 +186,7 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 			r.c.Logger.Debug("report step", "error", err)
 		}
 	}
-	o := CutoverOptions{Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), Without: q.Args.Without, AllowDifferences: q.Args.AllowDifferences, DryRun: q.Args.DryRun, NoFence: q.Args.NoFence}.fill()
+	o := config.Asked(q.Args)
 	wanted, stop := r.store.Mailbox().WhileWanted(ctx, q.ID)
 	defer stop()
 	if r.c.Clients.Any() {

@@ -17,16 +17,6 @@ import (
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// OnNewTable says what to do about a table that the source gets after the migration has begun: it
-// is in no publication, so that it is not followed.
-type OnNewTable string
-
-// The answers.
-const (
-	StopOnNewTable  OnNewTable = "stop"   // the zero value's meaning: migrate ends, and the cutover refuses
-	IgnoreNewTables OnNewTable = "ignore" // they stay behind; status names them
-)
-
 // identityInterval is how many heartbeats lie between two looks at what is followed.
 const identityInterval = 12
 

@@ -92,7 +92,7 @@ type runner struct {
 // Errors: those of kind fail.Usage and fail.Gate, *CheckError; anything else failed while running
 // and is recorded, so that status shows it.
 func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -118,11 +118,11 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 			return outcome, err
 		}
 	} else {
-		r.c.settle(state.Options{})
+		r.c.Settle(state.Options{})
 	}
 	r.settled()
 	r.live.told = func() { r.clients.Tell(hook.Phase, "") }
-	report, err := check.Run(ctx, r.c.checkConfig(r.rec))
+	report, err := check.Run(ctx, r.c.Preflight(r.rec))
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -184,8 +184,8 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 
 // settled is called once it is known what is migrated, and how.
 func (r *runner) settled() {
-	r.back.c = r.c.turned()
-	r.tables.Selection, r.back.tables.Selection = r.c.selection(), r.back.c.selection()
+	r.back.c = r.c.Turned()
+	r.tables.Selection, r.back.tables.Selection = r.c.Selection(), r.back.c.Selection()
 	r.definitions.Brought = r.tables.Brought
 	r.live.set(func(st *Status) {
 		st.Name, st.Running = r.c.Name, true
@@ -241,10 +241,10 @@ func (r *runner) resumable(ctx context.Context) (Outcome, bool, error) {
 	case Aborted:
 		return Outcome{}, true, ask.Aborted(r.c.Name)
 	}
-	if err := r.c.resume(r.rec.Options); err != nil {
+	if err := r.c.Resume(r.rec.Options); err != nil {
 		return Outcome{}, true, err
 	}
-	r.c.settle(r.rec.Options)
+	r.c.Settle(r.rec.Options)
 	if r.c.Until == UntilCopied && slices.Contains([]Phase{Following, Fenced, Drained}, r.rec.Phase) {
 		return Outcome{}, true, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("--until copied: the copy of migration %q is done, and it follows already", r.c.Name), Advice: "leave --until out and cut over, or abort, clean up and start over"}
 	}
@@ -261,7 +261,7 @@ func (r *runner) begin(ctx context.Context) error {
 		return err
 	}
 	if r.rec != nil {
-		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", r.c.options().String())
+		r.c.Logger.Info("resuming", "phase", r.rec.Phase, "options", r.c.Options().String())
 		if r.byItself() {
 			r.c.Logger.Warn("begun with --cutover auto: it cuts over on its own as soon as it has caught up; --cutover manual reverts that")
 		}
@@ -279,7 +279,7 @@ func (r *runner) begin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.store.SetOptions(ctx, r.c.options()); err != nil {
+		if err := r.store.SetOptions(ctx, r.c.Options()); err != nil {
 			return err
 		}
 		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is in progress
@@ -300,7 +300,7 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	err = r.store.Begin(ctx, &state.Record{
 		ToolVersion: r.c.ToolVersion, SystemID: id.SystemID, Timeline: id.Timeline, Database: id.Database,
-		Slot: r.flow.Name.Source().Slot, Options: r.c.options(),
+		Slot: r.flow.Name.Source().Slot, Options: r.c.Options(),
 	})
 	if err != nil {
 		return err
@@ -412,7 +412,7 @@ func (r *runner) endCopy(ctx context.Context) error {
 	step := func(text string) { r.c.Logger.Info(text) }
 	r.live.step("set sequences, create late foreign keys, enable triggers")
 	sequences := r.carrier()
-	if err := sequences.Gate(ctx, CutoverOptions{}.fill().Timeout/4, false, step); err != nil {
+	if err := sequences.Gate(ctx, CutoverOptions{}.Fill().Timeout/4, false, step); err != nil {
 		return err
 	}
 	conn, err := online.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " sequences"})
@@ -454,7 +454,7 @@ func (e *ends) advance(ctx context.Context, phase Phase) error {
 // Check runs the preflight alone. Of a migration that has begun it checks what resuming it needs:
 // its slot and its tables are no obstacle, and must not be dropped.
 func Check(ctx context.Context, c Config) (check.Report, error) {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return check.Report{}, err
 	}
@@ -473,30 +473,17 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 			}
 		} else if begun {
 			rec = r
-			if err := c.resume(r.Options); err != nil {
+			if err := c.Resume(r.Options); err != nil {
 				return check.Report{}, err
 			}
-			c.settle(r.Options)
+			c.Settle(r.Options)
 		}
 	}
-	config := c.checkConfig(rec)
+	config := c.Preflight(rec)
 	config.Definitions = true
 	report, err := check.Run(ctx, config)
 	if err == nil && c.Clients.Any() {
 		report = report.With(clientFindings(ctx, c, rec)...)
 	}
 	return report, err
-}
-
-// checkConfig is for a migration with a record, or for one that has none yet.
-func (c Config) checkConfig(rec *state.Record) check.Config {
-	config := check.Config{
-		SourceDSN: c.Source, TargetDSN: c.Target, Name: c.Name, Include: c.Include, Exclude: c.Exclude,
-		InsertOnly: c.InsertOnly, Schema: c.Schema, Jobs: c.Jobs, IndexJobs: c.IndexJobs, Resuming: rec != nil,
-		FallBack: string(c.FallBack), MaxRetainedWALTarget: c.MaxRetainedWALTarget,
-	}
-	if rec != nil && rec.Phase == Switched {
-		config.FallBack = check.FallBackKept
-	}
-	return config
 }

@@ -36,7 +36,7 @@ func clientFindings(ctx context.Context, c Config, rec *state.Record) []check.Fi
 // would do of the switch, and nothing more: what is not sealed is undone, what is sealed is finished. If
 // another run has begun meanwhile that does it.
 func Rescue(ctx context.Context, c Config) error {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func rescue(ctx context.Context, c Config) error {
 	if err := r.recall(ctx); err != nil || r.rec == nil {
 		return err
 	}
-	r.c.settle(r.rec.Options)
+	r.c.Settle(r.rec.Options)
 	r.settled()
 	if err := e.store.Take(ctx); err != nil {
 		return err

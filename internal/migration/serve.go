@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 
+	"github.com/walferry/walferry/internal/config"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/handover"
@@ -161,13 +162,9 @@ func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.A
 			f.r.c.Logger.Debug("report step", "error", err)
 		}
 	}
-	options := CutoverOptions{
-		Timeout: seconds(q.Args.Timeout), MaxLag: seconds(q.Args.MaxLag), DryRun: q.Args.DryRun, NoFence: q.Args.NoFence, Without: q.Args.Without,
-		AllowDifferences: q.Args.AllowDifferences,
-	}
 	wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
 	defer stop()
-	result, err := f.cutover(ctx, wanted, true, options.fill(), step)
+	result, err := f.cutover(ctx, wanted, true, config.Asked(q.Args), step)
 	if err != nil && !result.Sealed && f.over() {
 		return a, nil, errLeaveIt
 	}
@@ -217,5 +214,3 @@ func unwanted(wanted context.Context) *fail.Error {
 	}
 	return nil
 }
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

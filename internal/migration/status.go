@@ -22,7 +22,7 @@ type (
 // ReadStatus asks both servers. A source that cannot be reached is not an error: it is reported in
 // Status.Source.Error. A target that knows no such migration gives an empty Phase.
 func ReadStatus(ctx context.Context, c Config) (Status, error) {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return Status{}, err
 	}
@@ -36,7 +36,7 @@ func ReadStatus(ctx context.Context, c Config) (Status, error) {
 
 // Groups asks both servers which tables of the migration belong together.
 func Groups(ctx context.Context, c Config) (groups.Report, error) {
-	c, err := c.fill()
+	c, err := c.Fill()
 	if err != nil {
 		return groups.Report{}, err
 	}

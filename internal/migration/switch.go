@@ -129,7 +129,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context, e, other *ends) (P
 	if err := other.recall(ctx); err != nil {
 		return "", err
 	}
-	s := e.newSwitch(other, CutoverOptions{}.fill(), func(line string) { e.c.Logger.Info(e.sides().Switch() + ": " + line) })
+	s := e.newSwitch(other, CutoverOptions{}.Fill(), func(line string) { e.c.Logger.Info(e.sides().Switch() + ": " + line) })
 	s.Finished = r.switched
 	if other.armed.Begins != 0 { // which is so where the fence is sealed; otherwise it is of no importance
 		s.WayBack, s.Began, s.Pass = e.newWayBack(other), other.armed.Begins, other.armed.Pass

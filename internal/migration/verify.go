@@ -35,7 +35,7 @@ type Verified = verify.Verified
 // that is fenced stands still anyway. While the old server follows the new one, that is the source, and the comparison is kept
 // with the record of that flow: it is a gate of the switch back.
 func Verify(ctx context.Context, c Config, o VerifyOptions) (v Verified, err error) {
-	if c, err = c.fill(); err != nil {
+	if c, err = c.Fill(); err != nil {
 		return v, err
 	}
 	e, err := openEnds(ctx, c)

@@ -22,16 +22,6 @@ import (
 	"github.com/walferry/walferry/slot"
 )
 
-// FallBackMode says whether a cutover keeps a way back: a flow from the new server to the old one.
-type FallBackMode string
-
-// The answers.
-const (
-	NoFallBack      FallBackMode = "off"     // the zero value's meaning: there is no way back
-	FallBackAuto    FallBackMode = "auto"    // there is one where it can be had; otherwise that is said
-	FallBackRequire FallBackMode = "require" // a switch without one is refused
-)
-
 // newWayBack returns the way back of a switch in the direction of e.
 func (e *ends) newWayBack(other *ends) *wayback.Way {
 	disarm := other.unpublish
@@ -40,7 +30,7 @@ func (e *ends) newWayBack(other *ends) *wayback.Way {
 	}
 	return &wayback.Way{
 		Flow: other.flow, Store: other.store, Tables: other.tables, Switched: e.tables, Sequences: other.carrier(),
-		Export: other.exportConfig(), Options: other.c.options(), Tool: other.c.ToolVersion,
+		Export: other.exportConfig(), Options: other.c.Options(), Tool: other.c.ToolVersion,
 		Pass: rand.Text(), Stands: other.switchedBefore(),
 		Gate: func(ctx context.Context, tables, inserts []catalog.Name) error {
 			return check.Arming{

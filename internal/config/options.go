@@ -1,4 +1,4 @@
-package migration
+package config
 
 import (
 	"cmp"
@@ -10,8 +10,8 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// options are what a migration is recorded with.
-func (c Config) options() state.Options {
+// Options are what a migration is recorded with.
+func (c Migration) Options() state.Options {
 	o := state.Options{
 		Include: c.Include, Exclude: c.Exclude, InsertOnly: c.InsertOnly, Schema: cmp.Or(c.Schema, "dump"),
 		Until: string(c.Until), Cutover: "manual", Verify: c.Prove == On, MaxRetainedWAL: max(0, c.MaxRetainedWAL), OnNewTable: string(c.OnNewTable),
@@ -23,9 +23,9 @@ func (c Config) options() state.Options {
 	return o
 }
 
-// resume takes the options on which the copy depends as the migration was begun with, so that
+// Resume takes the options on which the copy depends as the migration was begun with, so that
 // nobody has to remember them; if they are given they must be the same.
-func (c *Config) resume(was state.Options) error {
+func (c *Migration) Resume(was state.Options) error {
 	for _, o := range []struct {
 		option string
 		given  *[]string
@@ -58,9 +58,9 @@ func listed(option string, values []string) string {
 	return option + " " + strings.Join(values, " "+option+" ")
 }
 
-// settle sets the options that may change and were not given: to what they were or, for a new
+// Settle sets the options that may change and were not given: to what they were or, for a new
 // migration, to their defaults.
-func (c *Config) settle(was state.Options) {
+func (c *Migration) Settle(was state.Options) {
 	c.Until = cmp.Or(c.Until, Until(was.Until), UntilCutover)
 	c.OnNewTable = cmp.Or(c.OnNewTable, OnNewTable(was.OnNewTable), StopOnNewTable)
 	c.MaxRetainedWAL = cmp.Or(c.MaxRetainedWAL, was.MaxRetainedWAL, NoLimit)
@@ -73,7 +73,7 @@ func (c *Config) settle(was state.Options) {
 	if len(c.Cut.Without) == 0 {
 		c.Cut.Without = was.Without
 	}
-	c.Cut = c.Cut.fill()
+	c.Cut = c.Cut.Fill()
 }
 
 func switched(on bool) Switch {
