@@ -106,7 +106,7 @@ func finishAlone(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if phase := back.live.phase(); fence.Raised || phase == Fenced || phase == Drained || phase == Switched {
+	if phase := back.live.Phase(); fence.Raised || phase == Fenced || phase == Drained || phase == Switched {
 		return &fail.Error{Kind: fail.Gate, Problem: "a fallback was interrupted: which server is the database is decided by the next migrate", Advice: "start `walferry migrate`, and ask again", Err: gone}
 	}
 	if err := e.store.Take(ctx); err != nil {

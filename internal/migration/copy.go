@@ -13,7 +13,7 @@ import (
 func (r *runner) newCopy() *copying.Copy {
 	c := &copying.Copy{
 		Flow: r.flow, Tables: r.tables.WithRows, Archive: r.definitions.Archive, Jobs: r.c.Jobs, IndexJobs: r.c.IndexJobs, PieceBytes: r.c.PieceBytes,
-		Export: r.exportConfig(), Step: r.live.step,
+		Export: r.exportConfig(), Step: r.live.Step,
 	}
 	if r.definitions.Brought {
 		c.Archive = nil
@@ -68,13 +68,13 @@ func (r *runner) index(ctx context.Context) error {
 	if _, err := r.opening.Hold(ctx); err != nil {
 		return err
 	}
-	r.live.step("gather statistics")
+	r.live.Step("gather statistics")
 	return schema.Analyze(ctx, r.c.Target, namesOf(r.tables.Selected()), r.rows.Analyzed(), r.c.Jobs)
 }
 
 // converge applies the changes that bring all tables to one commit, if they were copied under
 // several snapshots.
 func (r *runner) converge(ctx context.Context) error {
-	tell := func() { r.live.step("bring all tables to one commit") }
+	tell := func() { r.live.Step("bring all tables to one commit") }
 	return r.flow.Converge(ctx, r.rec.ConsistentPoint, r.rows.Windows(), flow.OriginalsOf(r.tables.Remembered()), tell, r.lock.Guard)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/status"
 )
 
 // ends are the two servers of a migration, its record, and what it has on them.
@@ -39,8 +40,8 @@ type ends struct {
 	fence       cutover.Standing // as it may stand on the source
 	clients     *clients.Steering
 	away        atomic.Pointer[map[catalog.Name]bool] // tables that have no part in a switch of everything: groups of them were handed over
-	live        *live
-	shown       *live // what is shown of a switch: in that of the migration
+	live        *status.Live
+	shown       *status.Live // what is shown of a switch: in that of the migration
 }
 
 // openTarget connects to the target, for DDL too: the source's event triggers come along with the
@@ -77,17 +78,18 @@ func (e *ends) assemble() {
 		},
 		Heartbeat: e.c.Heartbeat, Logger: e.c.Logger,
 	}
-	e.live = &live{flow: e.flow, log: e.c.Logger}
+	e.live = &status.Live{Logger: e.c.Logger}
+	e.live.Follows(e.flow)
 	e.shown = e.live
 	e.definitions = &definitions.Carrier{
 		From: from, To: to, Store: e.store,
-		Tables: e.tables.Selected, Brought: e.tables.Brought, Step: e.live.step, Jobs: e.c.Jobs, Logger: e.c.Logger,
+		Tables: e.tables.Selected, Brought: e.tables.Brought, Step: e.live.Step, Jobs: e.c.Jobs, Logger: e.c.Logger,
 		Reopens: func() bool { return e.armed.Begins != 0 },
 	}
 	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.name.String(), Tables: e.tables.Selected, Logger: e.c.Logger}
 	e.clients = &clients.Steering{
 		Config: e.c.Clients, Name: e.c.Name, Switch: clients.Cutover, From: from, To: to, Store: e.store,
-		Phase: func() string { return string(e.shown.phase()) }, Order: clients.Order{Source: e.c.Source, Target: e.c.Target, Name: e.c.Name, Clients: e.c.Clients}, Logger: e.c.Logger,
+		Phase: func() string { return string(e.shown.Phase()) }, Order: clients.Order{Source: e.c.Source, Target: e.c.Target, Name: e.c.Name, Clients: e.c.Clients}, Logger: e.c.Logger,
 	}
 	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store, Sides: e.sides()}
 }

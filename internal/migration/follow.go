@@ -59,7 +59,7 @@ func (r *runner) followAlone(ctx context.Context) error {
 		}
 	}
 	r.back.clients.Settle(ctx, true) //nolint:errcheck // it has said so
-	r.live.set(func(st *Status) { st.ByItself = r.byItself() || r.c.Until == UntilCaughtUp })
+	r.live.Set(func(st *Status) { st.ByItself = r.byItself() || r.c.Until == UntilCaughtUp })
 	return r.follow(ctx, r.ends, r.back)
 }
 
@@ -81,7 +81,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		return err
 	}
 	stream := seen.Stream()
-	r.live.step("")
+	r.live.Step("")
 	running, err := e.flow.Start(ctx, flow.Followed{
 		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: *e.words(e.tables.InsertOnly()), Start: e.armed.Begins,
 		Saw: stream.Saw,
@@ -90,9 +90,9 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		return err
 	}
 	defer running.Close(ctx)
-	r.live.follows(e.flow)
+	r.live.Follows(e.flow)
 	if e.name.Direction == flow.Back {
-		r.live.set(func(st *Status) {
+		r.live.Set(func(st *Status) {
 			if st.Back == nil { // otherwise what has interrupted it may do so again
 				st.Back = wayback.After(r.c.Name, nil, nil, time.Now())
 			}
@@ -142,7 +142,7 @@ func (f *following) sequences(err error) {
 	if f.e.name.Direction != flow.Back {
 		return
 	}
-	f.r.live.set(func(st *Status) {
+	f.r.live.Set(func(st *Status) {
 		if st.Back != nil && st.Back.Sequences != text {
 			now := *st.Back
 			now.Sequences = text
@@ -181,7 +181,7 @@ func (f *following) onceCaughtUp(ctx context.Context, stop context.CancelCauseFu
 	switch {
 	case err == nil:
 		err = errFinished
-	case unwanted(wanted) != nil && f.r.live.phase() == Following:
+	case unwanted(wanted) != nil && f.r.live.Phase() == Following:
 		return // the abort ends the run
 	}
 	stop(err)

@@ -74,7 +74,7 @@ func (r *runner) followBoth(ctx context.Context) error {
 
 // retireBack removes the flow back when there are no groups any more. With stands the new server stays fenced, also for the applier without the pass.
 func (r *runner) retireBack(ctx context.Context, stands bool) error {
-	r.live.set(func(st *Status) { st.Back = nil })
+	r.live.Set(func(st *Status) { st.Back = nil })
 	if !stands {
 		if err := r.back.flow.Disarm(ctx); err != nil {
 			return err
@@ -123,7 +123,7 @@ func (r *runner) evidence(ctx context.Context) (seen *groups.Seen, err error) {
 func (r *runner) watch(e *ends, stream *groups.Stream) flow.Helper {
 	return func(ctx context.Context, _ context.CancelCauseFunc) {
 		stream.Watch(ctx, e.source, max(100*time.Millisecond, r.c.Heartbeat/10), func(now *state.Writes) {
-			r.live.set(func(st *Status) {
+			r.live.Set(func(st *Status) {
 				if e.name.Direction == flow.Back {
 					st.Writes.New = now
 				} else {
@@ -248,10 +248,10 @@ func (f *following) hand(q *state.Request, o CutoverOptions, step func(string)) 
 		},
 		Opened: func(armed state.Armed) {
 			r.back.armed = armed
-			r.back.live.moved(Following)
+			r.back.live.Moved(Following)
 		},
 		Under: func(under bool) {
-			f.e.shown.set(func(st *Status) {
+			f.e.shown.Set(func(st *Status) {
 				if st.Under = nil; under {
 					st.Under = &state.Under{Asked: true, DryRun: o.DryRun}
 				}

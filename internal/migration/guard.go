@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/status"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -47,7 +48,7 @@ func newTables(tables []string) error {
 // of the tables, and tables that are new.
 type guard struct {
 	c         Config
-	live      *live
+	live      *status.Live
 	migrated  *identity.Tables
 	retention *flow.Retention
 
@@ -84,7 +85,7 @@ func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 	if err != nil || !ok {
 		return err
 	}
-	g.live.retains(now)
+	g.live.Retains(now)
 	if g.c.MaxRetainedWAL > 0 && now.Bytes >= g.c.MaxRetainedWAL && g.mayGiveUp() {
 		stop(retained(now.Bytes, g.c.MaxRetainedWAL))
 	}
@@ -93,7 +94,7 @@ func (g *guard) slot(ctx context.Context, stop context.CancelCauseFunc) error {
 
 // mayGiveUp reports whether no cutover is in progress, which takes seconds.
 func (g *guard) mayGiveUp() bool {
-	switch g.live.phase() {
+	switch g.live.Phase() {
 	case Prepared, Copying, Indexing, Following:
 		return true
 	}
@@ -102,7 +103,7 @@ func (g *guard) mayGiveUp() bool {
 
 // identity looks at what has become of the tables that are followed, and for new ones.
 func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) error {
-	if !g.mayGiveUp() || g.c.Until == UntilCopied && g.live.phase() == Indexing { // then the publications are dropped
+	if !g.mayGiveUp() || g.c.Until == UntilCopied && g.live.Phase() == Indexing { // then the publications are dropped
 		return nil
 	}
 	marks, err := g.migrated.Marks(ctx)
@@ -131,7 +132,7 @@ func (g *guard) identity(ctx context.Context, stop context.CancelCauseFunc) erro
 		}
 	}
 	added := found.Added
-	g.live.set(func(st *Status) { st.NewTables = added })
+	g.live.Set(func(st *Status) { st.NewTables = added })
 	if names := list(added); len(added) > 0 && names != g.tables {
 		g.tables = names
 		g.c.Logger.Warn("the source has got tables that this migration does not follow", "tables", names)
@@ -150,11 +151,11 @@ func (r *runner) guardBack(ctx context.Context, stop context.CancelCauseFunc) {
 	defer tick.Stop()
 	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
 		now, err := tables.Marks(ctx)
-		if err != nil || now == marks || r.back.live.phase() != Following {
+		if err != nil || now == marks || r.back.live.Phase() != Following {
 			continue
 		}
 		found, err := tables.Changes(ctx, tables.From)
-		if err != nil || r.back.live.phase() != Following { // a fallback has begun, which looks itself
+		if err != nil || r.back.live.Phase() != Following { // a fallback has begun, which looks itself
 			continue
 		}
 		marks = now
@@ -162,7 +163,7 @@ func (r *runner) guardBack(ctx context.Context, stop context.CancelCauseFunc) {
 			stop(err)
 			return
 		}
-		r.live.set(func(st *Status) { st.NewTables = found.Added })
+		r.live.Set(func(st *Status) { st.NewTables = found.Added })
 		if names := list(found.Added); names != told && len(found.Added) > 0 {
 			r.c.Logger.Warn("the new server has got tables that do not come to the old one; a fallback will refuse, unless --on-new-table ignore leaves them behind", "tables", names)
 			told = names

@@ -121,7 +121,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		r.c.Settle(state.Options{})
 	}
 	r.settled()
-	r.live.told = func() { r.clients.Tell(hook.Phase, "") }
+	r.live.Told = func() { r.clients.Tell(hook.Phase, "") }
 	report, err := check.Run(ctx, r.c.Preflight(r.rec))
 	if err != nil {
 		return Outcome{}, err
@@ -145,15 +145,15 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return Outcome{}, err
 	}
 	r.rows = r.newCopy()
-	r.live.rows = r.rows
+	r.live.Rows = r.rows
 	if o.Started != nil {
-		o.Started(r.live.watch)
+		o.Started(r.live.Watch)
 	}
 	err = r.guarded(ctx)
 	r.tellEnd(ctx, err)
 	r.rows.Hold(context.WithoutCancel(ctx), nil)
 	clean := context.WithoutCancel(ctx)
-	outcome := Outcome{Phase: r.live.phase(), Cutover: r.cutover, Until: r.c.Until, GaveUp: r.gaveUp}
+	outcome := Outcome{Phase: r.live.Phase(), Cutover: r.cutover, Until: r.c.Until, GaveUp: r.gaveUp}
 	r.count(clean, &outcome)
 	defer r.answerRest(clean)
 	if r.gaveUp || slices.Contains([]Phase{Switched, Following, Aborted}, outcome.Phase) {
@@ -187,7 +187,7 @@ func (r *runner) settled() {
 	r.back.c = r.c.Turned()
 	r.tables.Selection, r.back.tables.Selection = r.c.Selection(), r.back.c.Selection()
 	r.definitions.Brought = r.tables.Brought
-	r.live.set(func(st *Status) {
+	r.live.Set(func(st *Status) {
 		st.Name, st.Running = r.c.Name, true
 		if r.rec != nil {
 			st.Phase = r.rec.Phase
@@ -210,7 +210,7 @@ func (r *runner) answerRest(ctx context.Context) {
 		already.Already = true
 		done, _ = json.Marshal(already) // of numbers and texts
 	}
-	if err := r.store.Mailbox().AnswerRest(ctx, r.live.phase(), done); err != nil {
+	if err := r.store.Mailbox().AnswerRest(ctx, r.live.Phase(), done); err != nil {
 		r.c.Logger.Debug("answer requests", "error", err)
 	}
 }
@@ -265,7 +265,7 @@ func (r *runner) begin(ctx context.Context) error {
 		if r.byItself() {
 			r.c.Logger.Warn("begun with --cutover auto: it cuts over on its own as soon as it has caught up; --cutover manual reverts that")
 		}
-		r.live.set(func(st *Status) { // what an earlier run has copied and received stays what status shows
+		r.live.Set(func(st *Status) { // what an earlier run has copied and received stays what status shows
 			st.Copy, st.Indexes, st.Stream.ReceivedLSN, st.Back = r.rec.Live.Copy, r.rec.Live.Indexes, r.rec.Live.Received, r.rec.Live.WayBack
 			st.Phases, st.Switches = r.rec.Live.Phases, r.rec.Live.Ran
 		})
@@ -285,10 +285,10 @@ func (r *runner) begin(ctx context.Context) error {
 		if err := r.store.SetError(ctx, ""); err != nil { // of an earlier run: this one is in progress
 			return err
 		}
-		if err := r.store.Mailbox().AnswerOld(ctx, r.live.phase()); err != nil {
+		if err := r.store.Mailbox().AnswerOld(ctx, r.live.Phase()); err != nil {
 			return err
 		}
-		switch r.live.phase() {
+		switch r.live.Phase() {
 		case Prepared, Copying, Indexing, Following:
 			return r.tables.CheckAgain(ctx)
 		}
@@ -312,7 +312,7 @@ func (r *runner) begin(ctx context.Context) error {
 	if err == nil && r.rec == nil {
 		err = errors.New("the record that was just written is not there")
 	}
-	r.live.moved(New)
+	r.live.Moved(New)
 	return err
 }
 
@@ -337,11 +337,11 @@ func (r *runner) guarded(ctx context.Context) error {
 // run walks the phases. Each case does work that is harmless to repeat, then records the next
 // phase.
 func (r *runner) run(ctx context.Context) error {
-	defer r.live.keep(ctx, r.store)()
+	defer r.live.Keep(ctx, r.store)()
 	for {
 		var next Phase
 		var err error
-		switch phase := r.live.phase(); phase {
+		switch phase := r.live.Phase(); phase {
 		case New:
 			next, err = Prepared, r.prepare(ctx)
 		case Prepared:
@@ -353,7 +353,7 @@ func (r *runner) run(ctx context.Context) error {
 				next, err = Finished, r.endCopy(ctx)
 			}
 		case Following:
-			if err := r.followForth(ctx); !errors.Is(err, errFinished) || r.live.phase() != Switched {
+			if err := r.followForth(ctx); !errors.Is(err, errFinished) || r.live.Phase() != Switched {
 				return err
 			}
 			r.tell(false)
@@ -373,7 +373,7 @@ func (r *runner) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		was := r.live.phase()
+		was := r.live.Phase()
 		if was == next { // recorded with the last of its work
 			continue
 		}
@@ -410,7 +410,7 @@ func (r *runner) answerNow(ctx context.Context) {
 // each row's number was drawn before.
 func (r *runner) endCopy(ctx context.Context) error {
 	step := func(text string) { r.c.Logger.Info(text) }
-	r.live.step("set sequences, create late foreign keys, enable triggers")
+	r.live.Step("set sequences, create late foreign keys, enable triggers")
 	sequences := r.carrier()
 	if err := sequences.Gate(ctx, CutoverOptions{}.Fill().Timeout/4, false, step); err != nil {
 		return err
@@ -444,7 +444,7 @@ func (e *ends) advance(ctx context.Context, phase Phase) error {
 	if err := e.store.SetPhase(clean, phase); err != nil {
 		return err
 	}
-	e.live.moved(phase)
+	e.live.Moved(phase)
 	if e.name.Direction == flow.Forth { // that of the way back is not what status shows
 		e.c.Logger.Info("phase " + string(phase))
 	}

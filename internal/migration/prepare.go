@@ -17,7 +17,7 @@ import (
 // starts over: nothing has been copied under what an earlier attempt left.
 func (r *runner) prepare(ctx context.Context) error {
 	ctx = online.Telling(ctx, func(w online.Wait, say bool) {
-		r.live.step(w.String())
+		r.live.Step(w.String())
 		if say {
 			r.c.Logger.Warn(w.String())
 		}
@@ -36,7 +36,7 @@ func (r *runner) prepare(ctx context.Context) error {
 
 // publish creates the publications, before the slot.
 func (r *runner) publish(ctx context.Context) error {
-	r.live.step("create the publication")
+	r.live.Step("create the publication")
 	states, err := r.tables.Describe(ctx, r.c.InsertOnly)
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func (r *runner) publish(ctx context.Context) error {
 	if only := state.InsertOnly(states); r.c.Until != UntilCopied && len(only) > 0 { // otherwise nothing is followed
 		words = r.words(only)
 	}
-	publications, err := r.flow.Publish(ctx, states, words, r.live.step)
+	publications, err := r.flow.Publish(ctx, states, words, r.live.Step)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (r *runner) publish(ctx context.Context) error {
 // export creates the slot and its snapshot, and sets applied to its consistent point. A slot of our
 // name is from an attempt that copied nothing that is kept.
 func (r *runner) export(ctx context.Context) error {
-	r.live.step("create the slot")
+	r.live.Step("create the slot")
 	r.rows.Hold(ctx, nil)
 	exported, err := r.flow.MakeSlot(ctx, r.exportConfig())
 	if err != nil {
@@ -86,7 +86,7 @@ func (e *ends) exportConfig() slot.ExportConfig {
 				e.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
 				names = append(names, b.String())
 			}
-			e.live.step(fmt.Sprintf("waiting for %d open transactions before the slot can be created: %s", len(blockers), catalog.List(names)))
+			e.live.Step(fmt.Sprintf("waiting for %d open transactions before the slot can be created: %s", len(blockers), catalog.List(names)))
 		},
 	}
 }

@@ -74,8 +74,8 @@ func rescue(ctx context.Context, c Config) error {
 	if err := e.store.Take(ctx); err != nil {
 		return err
 	}
-	c.Logger.Warn("the process that held clients has died: letting them continue", "phase", r.live.phase())
-	if r.live.phase() != Switched {
+	c.Logger.Warn("the process that held clients has died: letting them continue", "phase", r.live.Phase())
+	if r.live.Phase() != Switched {
 		return r.settleSwitch(ctx, r.ends, r.back)
 	}
 	if err := errors.Join(e.clients.Settle(ctx, true), r.back.recall(ctx)); err != nil || r.back.rec == nil {
@@ -93,7 +93,7 @@ func (r *runner) settleSwitch(ctx context.Context, e, other *ends) error {
 	if err := e.tables.Select(ctx, true); err != nil {
 		return err
 	}
-	if phase := e.live.phase(); phase == Fenced || phase == Drained {
+	if phase := e.live.Phase(); phase == Fenced || phase == Drained {
 		next, err := r.afterInterruptedCutover(ctx, e, other)
 		if err == nil {
 			err = e.advance(ctx, next)
@@ -102,7 +102,7 @@ func (r *runner) settleSwitch(ctx context.Context, e, other *ends) error {
 			return err
 		}
 	}
-	switched := e.live.phase() == Finished || e.live.phase() == Switched
+	switched := e.live.Phase() == Finished || e.live.Phase() == Switched
 	if !switched {
 		if err := e.fence.TakeDown(ctx, "", func() { e.clients.Settle(ctx, false) }, func(text string) { e.c.Logger.Warn(text) }); err != nil {
 			return err
@@ -113,7 +113,7 @@ func (r *runner) settleSwitch(ctx context.Context, e, other *ends) error {
 
 // tellEnd tells hooks how a run has ended.
 func (r *runner) tellEnd(ctx context.Context, err error) {
-	switch phase := r.live.phase(); {
+	switch phase := r.live.Phase(); {
 	case errors.Is(err, errRetained):
 		r.clients.Tell(hook.Aborted, err.Error())
 	case phase == Aborted:

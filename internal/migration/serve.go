@@ -100,7 +100,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		if err := f.e.store.SetPhase(ctx, Finished); err != nil {
 			return a, nil, err
 		}
-		f.e.live.moved(Finished)
+		f.e.live.Moved(Finished)
 		return a, errFinished, nil
 	case "abort":
 		if f.e.name.Direction == flow.Back {
@@ -122,7 +122,7 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		if err := f.r.store.SetPhase(ctx, Aborted); err != nil {
 			return a, nil, err
 		}
-		f.r.live.moved(Aborted)
+		f.r.live.Moved(Aborted)
 		return a, errAborted, nil
 	case "hold":
 		a.Progress, a.Holder, err = f.appliers(q).Hold(ctx, flow.Holder{Token: q.Args.Token, Name: q.Args.Asker})
@@ -186,7 +186,7 @@ func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.A
 
 // over reports whether a switch is done.
 func (f *following) over() bool {
-	phase := f.e.live.phase()
+	phase := f.e.live.Phase()
 	return phase == Finished || phase == Switched
 }
 

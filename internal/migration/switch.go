@@ -47,13 +47,13 @@ func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cuto
 		}}
 	}
 	s.Observers = []cutover.Observer{func(_ context.Context, t state.Taken) error {
-		e.shown.set(func(st *Status) {
+		e.shown.Set(func(st *Status) {
 			st.Cutover.Steps = s.Taken()
 			st.Begins(t)
 		})
 		return nil
 	}}
-	s.InWay = func(w online.Wait) { e.shown.set(func(st *Status) { st.WaitsFor(w) }) }
+	s.InWay = func(w online.Wait) { e.shown.Set(func(st *Status) { st.WaitsFor(w) }) }
 	s.Gates = []cutover.Step{
 		{Name: cutover.GatePhase, Do: e.phaseGate},
 		// Before the beat, which comes back whatever has become of the publication.
@@ -90,8 +90,8 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	case <-time.After(o.Timeout):
 		return &CutoverResult{DryRun: o.DryRun}, &fail.Error{Kind: fail.Gate, Problem: "another " + f.e.sides().Switch() + " is in progress", Advice: "`walferry status` shows where it stands"}
 	}
-	f.e.shown.set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
-	defer f.e.shown.set(func(st *Status) { st.Under = nil })
+	f.e.shown.Set(func(st *Status) { st.Under = &state.Under{Asked: asked, DryRun: o.DryRun} })
+	defer f.e.shown.Set(func(st *Status) { st.Under = nil })
 	s := f.e.newSwitch(f.other, o, step)
 	s.Flow = f.running
 	s.Finished = func(result *CutoverResult) {
@@ -99,7 +99,7 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 		if s.WayBack != nil {
 			phase = s.Onward
 		}
-		f.e.live.moved(phase)
+		f.e.live.Moved(phase)
 		f.r.switched(result)
 	}
 	s.Closed = func() {
@@ -114,8 +114,8 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 		s.WayBack, s.Pass, s.NeedWayBack = w, w.Pass, back || f.e.c.FallBack == FallBackRequire
 	}
 	result, err := s.Run(whole, wanted)
-	f.e.shown.set(func(st *Status) { st.Ran(f.switchKind(), s.Taken(), result, err) })
-	if phase := f.e.live.phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
+	f.e.shown.Set(func(st *Status) { st.Ran(f.switchKind(), s.Taken(), result, err) })
+	if phase := f.e.live.Phase(); err != nil && !result.Sealed && phase != Following && phase != Finished && !errors.Is(err, state.ErrOvertaken) {
 		f.mu.Lock()
 		f.halfway = true
 		f.mu.Unlock()
@@ -134,7 +134,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context, e, other *ends) (P
 	if other.armed.Begins != 0 { // which is so where the fence is sealed; otherwise it is of no importance
 		s.WayBack, s.Began, s.Pass = e.newWayBack(other), other.armed.Begins, other.armed.Pass
 	}
-	done, err := s.Resume(ctx, e.live.phase() == Drained, e.rec.FencedAt, e.rec.DrainedAt)
+	done, err := s.Resume(ctx, e.live.Phase() == Drained, e.rec.FencedAt, e.rec.DrainedAt)
 	switch {
 	case err != nil:
 		return "", err
@@ -147,7 +147,7 @@ func (r *runner) afterInterruptedCutover(ctx context.Context, e, other *ends) (P
 }
 
 func (e *ends) phaseGate(context.Context) error {
-	if phase := e.live.phase(); phase != Following {
+	if phase := e.live.Phase(); phase != Following {
 		return &fail.Error{Kind: fail.Gate, Problem: "the migration is in phase " + string(phase) + ", not following", Advice: "wait until it follows"}
 	}
 	return nil

@@ -61,7 +61,7 @@ func (e *ends) recall(ctx context.Context) (err error) {
 	if e.rec, err = e.store.Load(ctx); err != nil || e.rec == nil {
 		return err
 	}
-	e.live.moved(e.rec.Phase)
+	e.live.Moved(e.rec.Phase)
 	e.tables.Remember(e.rec.Tables)
 	e.armed = state.Armed{}
 	_, err = e.store.Values().Get(ctx, state.Arming, &e.armed)
@@ -72,7 +72,7 @@ func (e *ends) recall(ctx context.Context) (err error) {
 
 // switchedBefore reports whether a switch in the direction of e has left its fence on the source of e.
 func (e *ends) switchedBefore() bool {
-	return e.rec != nil && (e.live.phase() == Switched || e.armed.Stands)
+	return e.rec != nil && (e.live.Phase() == Switched || e.armed.Stands)
 }
 
 // putAsidePatience is how long a reader of the old server, who holds a lock, can keep whoever asks the run for something from an answer.
@@ -131,7 +131,7 @@ func (e *ends) retire(ctx context.Context) error {
 	}
 	// A switch that goes on without a way back must not be taken for one that has it.
 	e.armed.Begins = 0
-	if err := e.store.PutArmed(ctx, e.armed); err != nil || e.live.phase() == Switched {
+	if err := e.store.PutArmed(ctx, e.armed); err != nil || e.live.Phase() == Switched {
 		return err
 	}
 	return e.advance(ctx, Switched)
@@ -141,11 +141,11 @@ func (e *ends) retire(ctx context.Context) error {
 // the next phase. What keeps that from the old server interrupts the way back, and nothing else: it is tried again every minute.
 func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 	r.clients.Settle(ctx, true) //nolint:errcheck // it has said so
-	r.wal = wayback.NewBudget(r.back.flow, r.c.MaxRetainedWALTarget, r.live.retains, r.c.Logger)
+	r.wal = wayback.NewBudget(r.back.flow, r.c.MaxRetainedWALTarget, r.live.Retains, r.c.Logger)
 	for {
 		next, err := r.followBack(ctx)
 		if err == nil {
-			r.live.set(func(st *Status) { st.Back = nil })
+			r.live.Set(func(st *Status) { st.Back = nil })
 		}
 		if err == nil || ctx.Err() != nil || errors.Is(err, errFinished) || errors.Is(err, state.ErrOvertaken) || !r.lock.Held(ctx) {
 			return next, err
@@ -169,7 +169,7 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 // wayBackAfter notes how the way back is after an error, or, with nil, that something has come through it.
 func (r *runner) wayBackAfter(err error) (now state.WayBack) {
 	var was *state.WayBack
-	r.live.set(func(st *Status) {
+	r.live.Set(func(st *Status) {
 		was, st.Back = st.Back, wayback.After(r.c.Name, st.Back, err, time.Now())
 		now = *st.Back
 	})
@@ -238,7 +238,7 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 	if err := r.mergeGroups(ctx); err != nil {
 		return "", err
 	}
-	switch b.live.phase() {
+	switch b.live.Phase() {
 	case New: // armed, and begun since
 		if err := b.advance(ctx, Following); err != nil {
 			return "", err
@@ -255,7 +255,7 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 			return "", err
 		}
 	}
-	if b.live.phase() == Following {
+	if b.live.Phase() == Following {
 		if err := r.ends.unpublish(ctx); err != nil {
 			return "", err
 		}
@@ -267,7 +267,7 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 			return "", err
 		}
 	}
-	switch b.live.phase() {
+	switch b.live.Phase() {
 	case Switched: // the old server is the database again
 		b.clients.Settle(ctx, true) //nolint:errcheck // it has said so
 		return Following, r.recall(ctx)

@@ -1,4 +1,4 @@
-package migration
+package status
 
 import (
 	"context"
@@ -13,27 +13,27 @@ import (
 	"github.com/walferry/walferry/internal/state"
 )
 
-// live is what a run shows of itself: its phase, and what it does.
-type live struct {
-	flow *flow.Flow
-	rows *copying.Copy // nil: nobody looks yet
-	log  *slog.Logger
-	told func() // called when the phase has changed; nil: nobody wants to know
+// Live is what a run shows of itself: its phase, and what it does.
+type Live struct {
+	Rows   *copying.Copy // nil: nobody looks yet
+	Told   func()        // called when the phase has changed; nil: nobody wants to know
+	Logger *slog.Logger
 
 	mu     sync.Mutex
-	status Status // as far as it is kept; watch adds the rest
+	flow   *flow.Flow
+	status Status // as far as it is kept; Watch adds the rest
 }
 
-// watch returns what the run is doing now.
-func (l *live) watch() Status {
+// Watch returns what the run is doing now.
+func (l *Live) Watch() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st := l.status
-	if copied, tables, ok := l.rows.Progress(); ok {
+	if copied, tables, ok := l.Rows.Progress(); ok {
 		st.Copy, st.Tables = copied, tables
 		l.status.Copy = copied
 	}
-	if indexes, waiting, ok := l.rows.Indexes(); ok {
+	if indexes, waiting, ok := l.Rows.Indexes(); ok {
 		st.Indexes, st.Indexing = indexes, waiting
 	}
 	if l.flow == nil {
@@ -45,46 +45,46 @@ func (l *live) watch() Status {
 	return st
 }
 
-// phase returns the phase that was recorded last.
-func (l *live) phase() Phase {
+// Phase returns the phase that was recorded last.
+func (l *Live) Phase() state.Phase {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.status.Phase
 }
 
-// set changes what is kept.
-func (l *live) set(change func(*Status)) {
+// Set changes what is kept.
+func (l *Live) Set(change func(*Status)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change(&l.status)
 }
 
-// follows notes which flow is followed.
-func (l *live) follows(f *flow.Flow) {
+// Follows notes which flow is followed.
+func (l *Live) Follows(f *flow.Flow) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.flow = f
 }
 
-// moved sets the phase, which was recorded.
-func (l *live) moved(phase Phase) {
+// Moved sets the phase, which was recorded.
+func (l *Live) Moved(phase state.Phase) {
 	news := false
-	l.set(func(st *Status) {
+	l.Set(func(st *Status) {
 		news = st.Phase != phase
-		if (st.Phase == Switched) != (phase == Switched) { // another flow is followed, whose slot is another one
+		if (st.Phase == state.Switched) != (phase == state.Switched) { // another flow is followed, whose slot is another one
 			st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
 			l.flow = nil // until that is followed
 		}
 		st.Enter(phase)
 	})
-	if news && l.told != nil {
-		l.told()
+	if news && l.Told != nil {
+		l.Told()
 	}
 }
 
-// retains notes what the slot of the flow that is followed holds back.
-func (l *live) retains(now flow.Retained) {
-	l.set(func(st *Status) {
+// Retains notes what the slot of the flow that is followed holds back.
+func (l *Live) Retains(now flow.Retained) {
+	l.Set(func(st *Status) {
 		st.Source.RetainedLimit, st.Source.RetainedLeft = nil, nil
 		if now.Limit > 0 {
 			st.Source.RetainedLimit = &now.Limit
@@ -95,27 +95,27 @@ func (l *live) retains(now flow.Retained) {
 	})
 }
 
-// step says what is being done now.
-func (l *live) step(text string) {
-	l.set(func(st *Status) { st.Step = text })
-	l.log.Debug(text)
+// Step says what is being done now.
+func (l *Live) Step(text string) {
+	l.Set(func(st *Status) { st.Step = text })
+	l.Logger.Debug(text)
 }
 
-// keep writes what status shows, now and once a second, until the returned function is called. From
+// Keep writes what status shows, now and once a second, until the returned function is called. From
 // the first phase of this run on nobody sees what an earlier one has left.
-func (l *live) keep(ctx context.Context, store *state.Store) (stop func()) {
+func (l *Live) Keep(ctx context.Context, store *state.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	host, _ := os.Hostname()
 	ended := false
 	write := func(ctx context.Context) {
-		st := l.watch()
+		st := l.Watch()
 		live := st.Live()
 		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		if err := store.View().Set(ctx, live); err != nil && ctx.Err() == nil {
-			l.log.Debug("write status", "error", err)
+			l.Logger.Debug("write status", "error", err)
 		}
 	}
 	write(ctx)
