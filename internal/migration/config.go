@@ -1,5 +1,5 @@
 // Package migration puts the steps of a move in order: the phases, what is persisted between them,
-// and what another process may ask of a running migrate. Nothing else knows the phases.
+// and what another process may ask of a running migrate. Nothing else knows their order.
 package migration
 
 import "github.com/walferry/walferry/internal/config"

@@ -3,7 +3,6 @@ package migration
 import (
 	"context"
 
-	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 )
 
@@ -26,5 +25,3 @@ func (e *ends) oldAway(ctx context.Context, err error) error {
 	}
 	return err
 }
-
-func list(names []string) string { return catalog.List(names) }

@@ -9,6 +9,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/groups"
+	"github.com/walferry/walferry/internal/guard"
 	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/internal/wayback"
 )
@@ -106,7 +107,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		}
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
-			r.guardBack(ctx, stop)
+			(&guard.Back{Config: r.c, Tables: e.tables, Phase: e.live.Phase, Live: r.live}).Watch(ctx, stop)
 		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {

@@ -17,12 +17,14 @@ import (
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/groups"
+	"github.com/walferry/walferry/internal/guard"
 	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/internal/wayback"
 )
 
@@ -165,7 +167,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return outcome, r.cutover.Verdict()
 	}
 	switch {
-	case errors.Is(err, errRetained):
+	case errors.Is(err, guard.ErrRetained):
 		outcome.Phase = Aborted
 		return outcome, errors.Join(err, r.giveUp(clean, err))
 	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
@@ -316,14 +318,25 @@ func (r *runner) begin(ctx context.Context) error {
 	return err
 }
 
+// giveUp removes everything of the migration from the source.
+func (r *runner) giveUp(ctx context.Context, why error) error {
+	return wait.Within(ctx, time.Minute, func(ctx context.Context) error {
+		if err := r.store.Mine(ctx); err != nil {
+			return err
+		}
+		err := r.ended().RemoveFromSource(ctx)
+		return errors.Join(err, r.store.GiveUp(ctx, why.Error()))
+	})
+}
+
 // guarded is run with a guard beside it, which may end it.
 func (r *runner) guarded(ctx context.Context) error {
 	running, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	watching, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
-	g := &guard{c: r.c, live: r.live, migrated: r.tables, retention: r.flow.Retention(r.c.MaxRetainedWAL)}
-	wait.Go(func() { g.watch(watching, stop) })
+	g := &guard.Forth{Config: r.c, Tables: r.tables, Retention: r.flow.Retention(r.c.MaxRetainedWAL), Live: r.live}
+	wait.Go(func() { g.Watch(watching, stop) })
 	err := r.run(running)
 	end()
 	wait.Wait()

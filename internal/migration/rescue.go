@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/guard"
 	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -114,7 +115,7 @@ func (r *runner) settleSwitch(ctx context.Context, e, other *ends) error {
 // tellEnd tells hooks how a run has ended.
 func (r *runner) tellEnd(ctx context.Context, err error) {
 	switch phase := r.live.Phase(); {
-	case errors.Is(err, errRetained):
+	case errors.Is(err, guard.ErrRetained):
 		r.clients.Tell(hook.Aborted, err.Error())
 	case phase == Aborted:
 		r.clients.Tell(hook.Aborted, "it was asked for")

@@ -60,7 +60,7 @@ func (e *ends) newSwitch(other *ends, o CutoverOptions, told func(string)) *cuto
 		{Name: cutover.GateIdentity, Do: func(ctx context.Context) error {
 			err := s.IdentityGate(ctx)
 			if behind := e.tables.Behind(); err == nil && len(behind) > 0 {
-				told("tables stay behind on the " + s.Sides.From() + ", with their rows: " + list(behind))
+				told("tables stay behind on the " + s.Sides.From() + ", with their rows: " + catalog.List(behind))
 			}
 			return err
 		}},
