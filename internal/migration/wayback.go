@@ -153,6 +153,7 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 		var budget *wayback.BudgetError
 		now := r.wayBackAfter(err)
 		if now.State == state.BackLost {
+			r.live.Show(ctx) // first: that its slot is gone is not why
 			r.wal.Drop(ctx)
 		}
 		switch err := r.awaitRepair(ctx, now); {

@@ -21,7 +21,8 @@ type Live struct {
 
 	mu     sync.Mutex
 	flow   *flow.Flow
-	status Status // as far as it is kept; Watch adds the rest
+	status Status                // as far as it is kept; Watch adds the rest
+	write  func(context.Context) // what others see of it; nil: it is not kept
 }
 
 // Watch returns what the run is doing now.
@@ -108,7 +109,10 @@ func (l *Live) Keep(ctx context.Context, store *state.Store) (stop func()) {
 	done := make(chan struct{})
 	host, _ := os.Hostname()
 	ended := false
+	var one sync.Mutex // writes at a time, so that none writes what was before
 	write := func(ctx context.Context) {
+		one.Lock()
+		defer one.Unlock()
 		st := l.Watch()
 		live := st.Live()
 		live.Host, live.PID, live.Goroutines, live.Ended = host, os.Getpid(), runtime.NumGoroutine(), ended
@@ -118,6 +122,9 @@ func (l *Live) Keep(ctx context.Context, store *state.Store) (stop func()) {
 			l.Logger.Debug("write status", "error", err)
 		}
 	}
+	l.mu.Lock()
+	l.write = write
+	l.mu.Unlock()
 	write(ctx)
 	go func() {
 		defer close(done)
@@ -135,7 +142,22 @@ func (l *Live) Keep(ctx context.Context, store *state.Store) (stop func()) {
 	return func() {
 		cancel()
 		<-done
+		l.mu.Lock()
+		l.write = nil
+		l.mu.Unlock()
+		one.Lock()
 		ended = true
+		one.Unlock()
 		write(context.Background())
+	}
+}
+
+// Show writes what status shows now, before something is done that others would find without knowing why.
+func (l *Live) Show(ctx context.Context) {
+	l.mu.Lock()
+	write := l.write
+	l.mu.Unlock()
+	if write != nil {
+		write(ctx)
 	}
 }
