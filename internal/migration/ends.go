@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -10,16 +11,19 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cleanup"
 	"github.com/walferry/walferry/internal/clients"
+	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/definitions"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
+	"github.com/walferry/walferry/internal/initial"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/status"
+	"github.com/walferry/walferry/slot"
 )
 
 // ends are the two servers of a migration, its record, and what it has on them.
@@ -185,4 +189,33 @@ func (e *ends) words(tables []catalog.Table) *flow.Words {
 // ended returns the migration as one that has ended.
 func (e *ends) ended() *cleanup.Ended {
 	return &cleanup.Ended{Name: e.name.String(), Source: e.source, Target: e.target, Opening: e.opening, Keys: e.definitions.Pending()}
+}
+
+// newCopy returns the copy of the migration's tables, and what is around it.
+func (e *ends) newCopy() *initial.Copy {
+	rows := &copying.Copy{
+		Flow: e.flow, Tables: e.tables.WithRows, Archive: e.definitions.Archive, Jobs: e.c.Jobs, IndexJobs: e.c.IndexJobs, PieceBytes: e.c.PieceBytes,
+		Export: e.exportConfig(), Step: e.live.Step,
+	}
+	if e.definitions.Brought {
+		rows.Archive = nil
+	}
+	return &initial.Copy{
+		Config: e.c, Flow: e.flow, Store: e.store, Record: e.rec, Tables: e.tables, Definitions: e.definitions, Opening: e.opening,
+		Sequences: e.carrier(), Rows: rows, Guard: e.lock.Guard, Step: e.live.Step,
+	}
+}
+
+func (e *ends) exportConfig() slot.ExportConfig {
+	return slot.ExportConfig{
+		Logger: e.c.Logger,
+		OnBlocked: func(blockers []slot.Blocker) {
+			var names []string
+			for _, b := range blockers {
+				e.c.Logger.Warn("creating the slot waits for a transaction that writes: " + b.String())
+				names = append(names, b.String())
+			}
+			e.live.Step(fmt.Sprintf("waiting for %d open transactions before the slot can be created: %s", len(blockers), catalog.List(names)))
+		},
+	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/walferry/walferry/internal/ask"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/check"
-	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
@@ -21,7 +20,7 @@ import (
 	"github.com/walferry/walferry/internal/handover"
 	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/identity"
-	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/initial"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/wait"
@@ -74,19 +73,18 @@ var (
 // runner is one run of Migrate. It moves a migration from phase to phase.
 type runner struct {
 	*ends
-	back   *ends           // the other way round
-	wal    *wayback.Budget // of the way back; nil: it was not followed in this run
-	rows   *copying.Copy
-	groups *handover.Groups
+	back    *ends           // the other way round
+	wal     *wayback.Budget // of the way back; nil: it was not followed in this run
+	initial *initial.Copy
+	groups  *handover.Groups
 
 	told   func(*CutoverResult, bool)
 	gaveUp bool // the way back
 
-	mu        sync.Mutex
-	cutover   *CutoverResult        // once it is done
-	answer    func(context.Context) // to who asked for what is done when the phase is recorded; nil: nobody has
-	sequences int                   // set by endCopy
-	seen      *groups.Seen          // by its streams; nil: nothing was followed yet
+	mu      sync.Mutex
+	cutover *CutoverResult        // once it is done
+	answer  func(context.Context) // to who asked for what is done when the phase is recorded; nil: nobody has
+	seen    *groups.Seen          // by its streams; nil: nothing was followed yet
 }
 
 // Migrate runs a migration from where it stands to where c.Until says. When ctx
@@ -146,14 +144,14 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	if err := r.begin(ctx); err != nil {
 		return Outcome{}, err
 	}
-	r.rows = r.newCopy()
-	r.live.Rows = r.rows
+	r.initial = r.newCopy()
+	r.live.Rows = r.initial.Rows
 	if o.Started != nil {
 		o.Started(r.live.Watch)
 	}
 	err = r.guarded(ctx)
 	r.tellEnd(ctx, err)
-	r.rows.Hold(context.WithoutCancel(ctx), nil)
+	r.initial.Rows.Hold(context.WithoutCancel(ctx), nil)
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.live.Phase(), Cutover: r.cutover, Until: r.c.Until, GaveUp: r.gaveUp}
 	r.count(clean, &outcome)
@@ -223,7 +221,7 @@ func (r *runner) count(ctx context.Context, o *Outcome) {
 	if err := st.ReadProgress(ctx, r.target, r.store); err != nil {
 		r.c.Logger.Debug("count what was done", "error", err)
 	}
-	o.Sequences = r.sequences
+	o.Sequences = r.initial.Carried
 	o.Rows, o.Transactions, o.Changes = st.Copy.Rows, st.Stream.Transactions, st.Stream.Changes
 }
 
@@ -356,14 +354,14 @@ func (r *runner) run(ctx context.Context) error {
 		var err error
 		switch phase := r.live.Phase(); phase {
 		case New:
-			next, err = Prepared, r.prepare(ctx)
+			next, err = Prepared, r.initial.Prepare(ctx)
 		case Prepared:
-			next, err = Copying, r.beginCopy(ctx)
+			next, err = Copying, r.initial.Begin(ctx)
 		case Copying:
-			next, err = Indexing, r.copy(ctx)
+			next, err = Indexing, r.initial.Run(ctx)
 		case Indexing:
-			if next, err = Following, r.index(ctx); err == nil && r.c.Until == UntilCopied {
-				next, err = Finished, r.endCopy(ctx)
+			if next, err = Following, r.initial.Complete(ctx); err == nil && r.c.Until == UntilCopied {
+				next, err = Finished, r.initial.End(ctx, r.ended())
 			}
 		case Following:
 			if err := r.followForth(ctx); !errors.Is(err, errFinished) || r.live.Phase() != Switched {
@@ -416,37 +414,6 @@ func (r *runner) answerNow(ctx context.Context) {
 	if answer != nil {
 		answer(ctx)
 	}
-}
-
-// endCopy is the end of a one-time copy: the target gets what a cutover would bring otherwise, to
-// be used, and the source has nothing of ours any more. Sequences are read once the rows are there:
-// each row's number was drawn before.
-func (r *runner) endCopy(ctx context.Context) error {
-	step := func(text string) { r.c.Logger.Info(text) }
-	r.live.Step("set sequences, create late foreign keys, enable triggers")
-	sequences := r.carrier()
-	if err := sequences.Gate(ctx, CutoverOptions{}.Fill().Timeout/4, false, step); err != nil {
-		return err
-	}
-	conn, err := online.Open(ctx, session.Config{DSN: r.c.Source, Application: r.c.Name + " sequences"})
-	if err != nil {
-		return err
-	}
-	r.sequences, err = sequences.Set(ctx, conn)
-	conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
-	if err == nil {
-		err = r.definitions.CreateKeys(ctx, step)
-	}
-	if err == nil {
-		err = r.definitions.Pending().Validate(ctx, step)
-	}
-	if err == nil {
-		_, err = r.opening.EnableRest(ctx, time.Minute)
-	}
-	if err != nil {
-		return err
-	}
-	return r.ended().RemoveFromSource(ctx)
 }
 
 // advance records a phase and reports it.
