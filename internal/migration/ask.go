@@ -112,5 +112,5 @@ func finishAlone(ctx context.Context, c Config) error {
 	if err := e.store.Take(ctx); err != nil {
 		return err
 	}
-	return (&runner{ends: e, back: back}).endWayBack(ctx)
+	return e.endWayBack(ctx, back)
 }

@@ -93,11 +93,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 	defer running.Close(ctx)
 	r.live.Follows(e.flow)
 	if e.name.Direction == flow.Back {
-		r.live.Set(func(st *Status) {
-			if st.Back == nil { // otherwise what has interrupted it may do so again
-				st.Back = wayback.After(r.c.Name, nil, nil, time.Now())
-			}
-		})
+		r.condition.Begin()
 	}
 	opened := other.wasOpened() // before a switch arms the other flow beside what is below
 	f := &following{r: r, e: e, other: other, running: running, seen: seen, cutting: make(chan struct{}, 1)}
@@ -111,7 +107,7 @@ func (r *runner) follow(ctx context.Context, e, other *ends) error {
 		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
 		if e.name.Direction == flow.Back {
-			wayback.Attend(ctx, e.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
+			wayback.Attend(ctx, e.flow, running, r.c.Heartbeat, func(err error) { r.condition.After(err) })
 		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
 		if opened {

@@ -141,7 +141,7 @@ func (r *runner) keepBack(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.wal.Await(ctx, r.c.Heartbeat, repairInterval, r.wayBackAfter(err).State, func(err error) { r.wayBackAfter(err) })
+		r.wal.Await(ctx, r.c.Heartbeat, wayback.RepairInterval, r.condition.After(err).State, func(err error) { r.condition.After(err) })
 	}
 }
 
@@ -164,7 +164,7 @@ func (r *runner) runBack(ctx context.Context) error {
 	return running.Run(ctx, func(ctx context.Context, stop context.CancelCauseFunc) {
 		r.wal.Watch(ctx, r.c.Heartbeat, stop)
 	}, r.watch(b, stream), func(ctx context.Context, _ context.CancelCauseFunc) {
-		wayback.Attend(ctx, b.flow, running, r.c.Heartbeat, func(err error) { r.wayBackAfter(err) })
+		wayback.Attend(ctx, b.flow, running, r.c.Heartbeat, func(err error) { r.condition.After(err) })
 	})
 }
 

@@ -73,10 +73,11 @@ var (
 // runner is one run of Migrate. It moves a migration from phase to phase.
 type runner struct {
 	*ends
-	back    *ends           // the other way round
-	wal     *wayback.Budget // of the way back; nil: it was not followed in this run
-	initial *initial.Copy
-	groups  *handover.Groups
+	back      *ends              // the other way round
+	wal       *wayback.Budget    // of the way back; nil: it was not followed in this run
+	condition *wayback.Condition // of the way back
+	initial   *initial.Copy
+	groups    *handover.Groups
 
 	told   func(*CutoverResult, bool)
 	gaveUp bool // the way back
@@ -121,6 +122,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		r.c.Settle(state.Options{})
 	}
 	r.settled()
+	r.condition = &wayback.Condition{Migration: r.c.Name, Live: r.live, Alert: func(text string) { r.clients.Tell(hook.Alert, text) }, Logger: r.c.Logger}
 	r.live.Told = func() { r.clients.Tell(hook.Phase, "") }
 	report, err := check.Run(ctx, r.c.Preflight(r.rec))
 	if err != nil {

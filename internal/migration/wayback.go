@@ -1,12 +1,9 @@
 package migration
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,9 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
-	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/state"
-	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/internal/wayback"
 	"github.com/walferry/walferry/slot"
 )
@@ -151,77 +146,22 @@ func (r *runner) switchedOver(ctx context.Context) (Phase, error) {
 			return next, err
 		}
 		var budget *wayback.BudgetError
-		now := r.wayBackAfter(err)
+		now := r.condition.After(err)
 		if now.State == state.BackLost {
 			r.live.Show(ctx) // first: that its slot is gone is not why
 			r.wal.Drop(ctx)
 		}
-		switch err := r.awaitRepair(ctx, now); {
-		case errors.Is(err, errFinished):
-			return Finished, r.endWayBack(ctx)
+		repair := wayback.Repair{Guard: r.lock.Guard, Mailbox: r.store.Mailbox(), Budget: r.wal, Heartbeat: r.c.Heartbeat, Logger: r.c.Logger}
+		switch err := repair.Await(ctx, now); {
+		case errors.Is(err, wayback.ErrGivenUp):
+			r.gaveUp = true
+			return Finished, r.endWayBack(ctx, r.back)
 		case errors.As(err, &budget):
-			r.wayBackAfter(err)
+			r.condition.After(err)
 		case err != nil:
 			return "", err
 		}
 	}
-}
-
-// wayBackAfter notes how the way back is after an error, or, with nil, that something has come through it.
-func (r *runner) wayBackAfter(err error) (now state.WayBack) {
-	var was *state.WayBack
-	r.live.Set(func(st *Status) {
-		was, st.Back = st.Back, wayback.After(r.c.Name, st.Back, err, time.Now())
-		now = *st.Back
-	})
-	switch {
-	case was != nil && was.State == now.State && was.Reason == now.Reason: // it was said
-	case err != nil:
-		r.c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", now.Reason, "do", now.Do)
-		r.clients.Tell(hook.Alert, "the way back is "+string(now.State)+": "+now.Reason)
-	case was != nil && was.State != now.State:
-		r.c.Logger.Info("the way back follows again")
-	}
-	return now
-}
-
-// repairInterval is how many heartbeats lie between two attempts to follow a way back that is interrupted: a minute.
-const repairInterval = 12
-
-// awaitRepair returns after that, in which it answers who asks. errFinished: the way back is to be given up.
-func (r *runner) awaitRepair(ctx context.Context, back state.WayBack) error {
-	guarded, stop := context.WithCancelCause(ctx)
-	var guard sync.WaitGroup
-	defer guard.Wait() // two would take the lock's connection from each other
-	defer stop(nil)
-	guard.Go(func() { r.lock.Guard(guarded, stop) })
-	began := time.Now()
-	for n := 0; time.Since(began) < repairInterval*r.c.Heartbeat; n++ {
-		if err := wait.Sleep(guarded, 200*time.Millisecond); err != nil {
-			return context.Cause(guarded)
-		}
-		if n%25 == 0 && back.State == state.BackInterrupted {
-			if err := r.wal.Keep(guarded); err != nil {
-				return err
-			}
-		}
-		q, err := r.store.Mailbox().Next(guarded, "")
-		if err != nil || q == nil {
-			continue
-		}
-		if q.Kind == "finish" {
-			return errFinished // answered at the end of the run, when it is done
-		}
-		a := state.Answer{Gate: true, Error: fmt.Sprintf("the way back is %s since %s: %s", back.State, back.Since.UTC().Format(time.DateTime), back.Reason)}
-		a.Hint = cmp.Or(back.Do, "repair that on the old server: it is tried again every minute") + "; or give the way back up: `walferry finish`"
-		if back.State == state.BackLost {
-			a.Hint = "`walferry finish` ends the migration: the new server has every row, the old one is as of before that"
-		}
-		if err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error { return r.store.Mailbox().Answer(ctx, q.ID, false, a) }); err != nil {
-			r.c.Logger.Error("answer "+q.Kind, "error", err)
-		}
-	}
-	return nil
 }
 
 // followBack is one attempt of switchedOver.
@@ -273,46 +213,16 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 		b.clients.Settle(ctx, true) //nolint:errcheck // it has said so
 		return Following, r.recall(ctx)
 	case Finished: // the way back was given up
-		return Finished, r.endWayBack(ctx)
+		r.gaveUp = true
+		return Finished, r.endWayBack(ctx, b)
 	}
 	return "", errFinished
 }
 
-// endWayBack gives the way back up. The target has nothing of it any more; the old server may be gone.
-func (r *runner) endWayBack(ctx context.Context) error {
-	b := r.back
-	r.gaveUp = true
-	if err := b.source.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmFrom(ctx, conn, b.name) }); err != nil {
-		return err
-	}
-	say := func(text string) { r.c.Logger.Info("the old server: " + text) }
-	keys := b.definitions.Pending()
-	err := wait.Within(ctx, 10*time.Second, func(ctx context.Context) error {
-		if b.target == nil {
-			return errors.New("it cannot be reached")
-		}
-		if err := b.target.Do(ctx, func(conn *pgx.Conn) error { return flow.DisarmTo(ctx, conn, b.name) }); err != nil {
-			return err
-		}
-		if _, err := b.opening.EnableRest(ctx, 5*time.Second); err != nil {
-			return err
-		}
-		return keys.PutBack(ctx, say)
-	})
-	// The record goes last: without it nobody knows that the way back was given up, not lost.
-	if err := r.advance(ctx, Finished); err != nil {
-		return err
-	}
-	if err == nil {
-		err = keys.Validate(ctx, say)
-	}
-	if err == nil {
-		err = wait.Within(ctx, 10*time.Second, b.store.Forget)
-	}
-	if err != nil {
-		r.c.Logger.Warn("the old server still has something of the way back, until cleanup", "reason", err)
-	}
-	return nil
+// endWayBack gives the way back up that b are the ends of.
+func (e *ends) endWayBack(ctx context.Context, b *ends) error {
+	end := wayback.End{Flow: b.flow, Store: b.store, Opening: b.opening, Keys: b.definitions.Pending(), Logger: e.c.Logger}
+	return end.GiveUp(ctx, func(ctx context.Context) error { return e.advance(ctx, Finished) })
 }
 
 // unpublish removes the slot and the publications of a flow that is not followed any more: the slot would hold WAL back.

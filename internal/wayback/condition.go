@@ -3,6 +3,7 @@ package wayback
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -12,12 +13,13 @@ import (
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/sides"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/status"
 	"github.com/walferry/walferry/internal/wait"
 )
 
-// After returns how the way back is after an error; with nil, after something has come through it. It keeps since when that is so. What
+// after returns how the way back is after an error; with nil, after something has come through it. It keeps since when that is so. What
 // is lost stays lost, and why: what fails later, as that its slot is gone, follows from it.
-func After(migration string, was *state.WayBack, err error, at time.Time) *state.WayBack {
+func after(migration string, was *state.WayBack, err error, at time.Time) *state.WayBack {
 	if was != nil && was.State == state.BackLost {
 		return was
 	}
@@ -37,6 +39,41 @@ func After(migration string, was *state.WayBack, err error, at time.Time) *state
 		if was.State == now.State {
 			now.Since = was.Since
 		}
+	}
+	return now
+}
+
+// Condition keeps how the way back is in what the run shows, and tells when that changes.
+type Condition struct {
+	Migration string
+	Live      *status.Live
+	Alert     func(text string) // tells hooks
+	Logger    *slog.Logger
+}
+
+// Begin notes that the way back follows, unless it is known how it is: what has interrupted it may do so again.
+func (c *Condition) Begin() {
+	c.Live.Set(func(st *status.Status) {
+		if st.Back == nil {
+			st.Back = after(c.Migration, nil, nil, time.Now())
+		}
+	})
+}
+
+// After notes how the way back is after an error, or, with nil, that something has come through it.
+func (c *Condition) After(err error) (now state.WayBack) {
+	var was *state.WayBack
+	c.Live.Set(func(st *status.Status) {
+		was, st.Back = st.Back, after(c.Migration, st.Back, err, time.Now())
+		now = *st.Back
+	})
+	switch {
+	case was != nil && was.State == now.State && was.Reason == now.Reason: // it was said
+	case err != nil:
+		c.Logger.Error("the way back is "+string(now.State)+"; the new server is not affected", "reason", now.Reason, "do", now.Do)
+		c.Alert("the way back is " + string(now.State) + ": " + now.Reason)
+	case was != nil && was.State != now.State:
+		c.Logger.Info("the way back follows again")
 	}
 	return now
 }

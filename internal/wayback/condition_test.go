@@ -35,12 +35,12 @@ func TestAfter(t *testing.T) {
 		{gone, "lost 7 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
 		{nil, "lost 7 | the way back held back 3 MB of WAL on the new server, more than the 2 MB of --max-retained-wal-target: it was given up | "},
 	} {
-		now = After("m", now, c.err, start.Add(time.Duration(minute)*time.Minute))
+		now = after("m", now, c.err, start.Add(time.Duration(minute)*time.Minute))
 		if got := fmt.Sprintf("%s %d | %s | %s", now.State, now.Since.Minute(), now.Reason, now.Do); got != c.want {
 			t.Errorf("after %v in minute %d: %s, want %s", c.err, minute, got, c.want)
 		}
 	}
-	if lost := After("m", nil, fmt.Errorf("read the way back: %w", gone), start); lost.State != state.BackLost {
+	if lost := after("m", nil, fmt.Errorf("read the way back: %w", gone), start); lost.State != state.BackLost {
 		t.Errorf("without its slot it is %s", lost.State)
 	}
 }
