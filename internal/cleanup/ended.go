@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
+	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wait"
 )
 
 // Ended is a migration that has ended, and its servers.
@@ -88,4 +91,15 @@ func leftOn(ctx context.Context, server *session.Link, on, asSource, asTarget st
 		return err
 	})
 	return left, err
+}
+
+// GiveUp removes everything of a migration from the source, and records why in store, unless another process has taken it over.
+func (e *Ended) GiveUp(ctx context.Context, store *state.Store, why string) error {
+	return wait.Within(ctx, time.Minute, func(ctx context.Context) error {
+		if err := store.Mine(ctx); err != nil {
+			return err
+		}
+		err := e.RemoveFromSource(ctx)
+		return errors.Join(err, store.GiveUp(ctx, why))
+	})
 }

@@ -75,27 +75,11 @@ func (d *demo) run(ctx context.Context) error {
 	if d.walferry, err = filepath.Abs(d.walferry); err != nil {
 		return err
 	}
-	d.say("a PostgreSQL %d source and a PostgreSQL %d target", d.sourceMajor, d.targetMajor)
-	source, err := pgtest.Launch(ctx, pgtest.Options{Major: d.sourceMajor, Password: sourcePassword, Fsync: true})
+	stop, err := d.launch(ctx)
 	if err != nil {
 		return err
 	}
-	defer source.Close()
-	password := targetPassword
-	if d.pooled {
-		password = sourcePassword // PgBouncer has one for both
-	}
-	target, err := pgtest.Launch(ctx, pgtest.Options{Major: d.targetMajor, Password: password, Fsync: true})
-	if err != nil {
-		return err
-	}
-	defer target.Close()
-	if d.source, err = createDatabase(ctx, source); err != nil {
-		return err
-	}
-	if d.target, err = createDatabase(ctx, target); err != nil {
-		return err
-	}
+	defer stop()
 
 	began := time.Now()
 	if err := shop.Load(ctx, d.source, shop.Options{Size: d.size}); err != nil {
@@ -155,6 +139,33 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	return d.command(ctx, "cleanup")
+}
+
+// launch starts the two servers, each with an empty database. The returned function ends them.
+func (d *demo) launch(ctx context.Context) (stop func(), err error) {
+	d.say("a PostgreSQL %d source and a PostgreSQL %d target", d.sourceMajor, d.targetMajor)
+	source, err := pgtest.Launch(ctx, pgtest.Options{Major: d.sourceMajor, Password: sourcePassword, Fsync: true})
+	if err != nil {
+		return nil, err
+	}
+	password := targetPassword
+	if d.pooled {
+		password = sourcePassword // PgBouncer has one for both
+	}
+	target, err := pgtest.Launch(ctx, pgtest.Options{Major: d.targetMajor, Password: password, Fsync: true})
+	if err != nil {
+		source.Close()
+		return nil, err
+	}
+	stop = func() { target.Close(); source.Close() }
+	if d.source, err = createDatabase(ctx, source); err == nil {
+		d.target, err = createDatabase(ctx, target)
+	}
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
 }
 
 // move runs the commands up to the second cutover. It returns the migrate that goes on.

@@ -23,7 +23,6 @@ import (
 	"github.com/walferry/walferry/internal/initial"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
-	"github.com/walferry/walferry/internal/wait"
 	"github.com/walferry/walferry/internal/wayback"
 )
 
@@ -124,24 +123,8 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	r.settled()
 	r.condition = &wayback.Condition{Migration: r.c.Name, Live: r.live, Alert: func(text string) { r.clients.Tell(hook.Alert, text) }, Logger: r.c.Logger}
 	r.live.Told = func() { r.clients.Tell(hook.Phase, "") }
-	report, err := check.Run(ctx, r.c.Preflight(r.rec))
-	if err != nil {
+	if err := r.preflight(ctx, o.Checked); err != nil {
 		return Outcome{}, err
-	}
-	if next := r.clients; c.Clients.Any() {
-		if r.rec != nil && r.rec.Phase == Switched {
-			next = r.back.clients
-		}
-		report = report.With(next.Findings(ctx)...)
-	}
-	if r.rec != nil {
-		report = report.Eased()
-	}
-	if o.Checked != nil {
-		o.Checked(report)
-	}
-	if report.Blocks() {
-		return Outcome{}, &CheckError{report}
 	}
 	if err := r.begin(ctx); err != nil {
 		return Outcome{}, err
@@ -154,6 +137,35 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	err = r.guarded(ctx)
 	r.tellEnd(ctx, err)
 	r.initial.Rows.Hold(context.WithoutCancel(ctx), nil)
+	return r.conclude(ctx, err)
+}
+
+// preflight checks both servers, and has what it finds reported.
+func (r *runner) preflight(ctx context.Context, checked func(check.Report)) error {
+	report, err := check.Run(ctx, r.c.Preflight(r.rec))
+	if err != nil {
+		return err
+	}
+	if next := r.clients; r.c.Clients.Any() {
+		if r.rec != nil && r.rec.Phase == Switched {
+			next = r.back.clients
+		}
+		report = report.With(next.Findings(ctx)...)
+	}
+	if r.rec != nil {
+		report = report.Eased()
+	}
+	if checked != nil {
+		checked(report)
+	}
+	if report.Blocks() {
+		return &CheckError{report}
+	}
+	return nil
+}
+
+// conclude says how a run has ended, which err is the reason of, and answers who still asks.
+func (r *runner) conclude(ctx context.Context, err error) (Outcome, error) {
 	clean := context.WithoutCancel(ctx)
 	outcome := Outcome{Phase: r.live.Phase(), Cutover: r.cutover, Until: r.c.Until, GaveUp: r.gaveUp}
 	r.count(clean, &outcome)
@@ -169,7 +181,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 	switch {
 	case errors.Is(err, guard.ErrRetained):
 		outcome.Phase = Aborted
-		return outcome, errors.Join(err, r.giveUp(clean, err))
+		return outcome, errors.Join(err, r.ended().GiveUp(clean, r.store, err.Error()))
 	case err == nil, errors.Is(err, errFinished), errors.Is(err, errCaughtUp):
 		return outcome, nil
 	case ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)):
@@ -179,7 +191,7 @@ func Migrate(ctx context.Context, c Config, o Observer) (Outcome, error) {
 		return outcome, &fail.Error{Kind: fail.Run, Problem: "the migration was aborted", Advice: "`walferry cleanup` removes what is left of it"}
 	}
 	if recordErr := r.store.SetError(clean, err.Error()); recordErr != nil {
-		c.Logger.Error("record the error on the target", "error", recordErr)
+		r.c.Logger.Error("record the error on the target", "error", recordErr)
 	}
 	return outcome, identity.ExplainGap(r.tables.ExplainDrift(clean, err))
 }
@@ -316,17 +328,6 @@ func (r *runner) begin(ctx context.Context) error {
 	}
 	r.live.Moved(New)
 	return err
-}
-
-// giveUp removes everything of the migration from the source.
-func (r *runner) giveUp(ctx context.Context, why error) error {
-	return wait.Within(ctx, time.Minute, func(ctx context.Context) error {
-		if err := r.store.Mine(ctx); err != nil {
-			return err
-		}
-		err := r.ended().RemoveFromSource(ctx)
-		return errors.Join(err, r.store.GiveUp(ctx, why.Error()))
-	})
 }
 
 // guarded is run with a guard beside it, which may end it.
