@@ -67,7 +67,11 @@ func (r *runner) followBoth(ctx context.Context) error {
 	r.groups.Begun(b.armed.Begins)
 	following, end := context.WithCancel(ctx)
 	done := make(chan struct{})
-	go func() { defer close(done); r.keepBack(following) }()
+	beside := &handover.Beside{
+		Groups: r.groups, Flow: b.flow, Budget: r.wal, Condition: r.condition, Seen: r.evidence,
+		Watch: func(s *groups.Stream) flow.Helper { return r.watch(b, s) },
+	}
+	go func() { defer close(done); beside.Keep(following) }()
 	defer func() { end(); <-done }()
 	return r.follow(ctx, r.ends, b)
 }
@@ -132,40 +136,6 @@ func (r *runner) watch(e *ends, stream *groups.Stream) flow.Helper {
 			})
 		})
 	}
-}
-
-// keepBack runs the flow back for as long as ctx lasts. What keeps it from the old server interrupts it, and nothing else.
-func (r *runner) keepBack(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := r.runBack(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		r.wal.Await(ctx, r.c.Heartbeat, wayback.RepairInterval, r.condition.After(err).State, func(err error) { r.condition.After(err) })
-	}
-}
-
-func (r *runner) runBack(ctx context.Context) error {
-	b := r.back
-	seen, err := r.evidence(ctx)
-	if err != nil {
-		return err
-	}
-	stream := seen.Stream()
-	running, err := b.flow.Start(ctx, flow.Followed{
-		Originals: flow.OriginalsOf(b.tables.Remembered()), Words: *b.words(nil), Start: r.groups.Start(), Saw: stream.Saw,
-	})
-	if err != nil {
-		return err
-	}
-	defer running.Close(ctx)
-	r.groups.Runs(running)
-	defer r.groups.Runs(nil)
-	return running.Run(ctx, func(ctx context.Context, stop context.CancelCauseFunc) {
-		r.wal.Watch(ctx, r.c.Heartbeat, stop)
-	}, r.watch(b, stream), func(ctx context.Context, _ context.CancelCauseFunc) {
-		wayback.Attend(ctx, b.flow, running, r.c.Heartbeat, func(err error) { r.condition.After(err) })
-	})
 }
 
 // handOver carries out a request to hand a group over, or to switch it back.
