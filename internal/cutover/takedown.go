@@ -38,8 +38,21 @@ func (f Standing) TakeDown(ctx context.Context, run string, opened func(), tell 
 }
 
 // TakeDownLeft is TakeDown for what a run finds that has taken the migration over: the fence of whichever run was before. One that another run
-// has raised since is left alone.
+// has raised since is left alone; but what a dead one had asked for may come to be only now, and is taken down as well while the migration is
+// this run's.
 func (f Standing) TakeDownLeft(ctx context.Context, opened func(), tell func(string)) error {
+	for n := 0; ; n++ {
+		err := f.takeDownSeen(ctx, opened, tell)
+		if !errors.Is(err, state.ErrOvertaken) || n == lateMost || f.Store.Mine(ctx) != nil || online.Pause(ctx, n) != nil {
+			return err
+		}
+	}
+}
+
+// lateMost is how often TakeDownLeft begins again: a dead run has one statement under way.
+const lateMost = 5
+
+func (f Standing) takeDownSeen(ctx context.Context, opened func(), tell func(string)) error {
 	return f.takeDown(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		stands, err := Look(ctx, conn, f.Name)
 		if err != nil {
