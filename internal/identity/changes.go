@@ -57,6 +57,16 @@ func (c Changes) gate() error {
 // run begins, every minute, as a gate of the cutover, and once more inside the fence; for the
 // publications also at every reconnect of the stream.
 func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, error) {
+	publications, err := t.Publications(ctx)
+	if err != nil {
+		return Changes{}, err
+	}
+	// First: a table that is dropped between the two looks is to be called that, not one that a publication has lost.
+	var altered *slot.PublicationError
+	err = source.Do(ctx, func(conn *pgx.Conn) error { return slot.CheckPublications(ctx, conn, publications) })
+	if err != nil && !errors.As(err, &altered) {
+		return Changes{}, err
+	}
 	now, err := read(ctx, source, t.To)
 	if err != nil {
 		return Changes{}, err
@@ -64,25 +74,16 @@ func (t *Tables) Changes(ctx context.Context, source session.Lender) (Changes, e
 	t.mu.Lock()
 	found := compare(t.was, now, t.Brought, t.Lenient)
 	t.mu.Unlock()
+	if altered != nil && (!altered.Renamed || len(found.Renamed) == 0) {
+		found.Published = altered
+	}
 	if found.Marked && !t.Looks {
 		if err := t.keep(ctx); err != nil {
 			return found, err
 		}
 	}
 	found.Added = t.added(now.All)
-	publications, err := t.Publications(ctx)
-	if err != nil {
-		return found, err
-	}
-	err = source.Do(ctx, func(conn *pgx.Conn) error { return slot.CheckPublications(ctx, conn, publications) })
-	var altered *slot.PublicationError
-	if errors.As(err, &altered) {
-		err = nil
-		if !altered.Renamed || len(found.Renamed) == 0 {
-			found.Published = altered
-		}
-	}
-	return found, err
+	return found, nil
 }
 
 // added returns those of the selection that are in no publication of the migration.

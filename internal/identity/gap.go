@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"errors"
 
 	"github.com/walferry/walferry/applier"
@@ -36,4 +37,16 @@ func ExplainGap(err error) error {
 		return err
 	}
 	return &fail.Error{Kind: fail.Run, Advice: advice + ": " + sides.StartOver, Err: err}
+}
+
+// ExplainLost returns, for an error by which a stream says that its publication has lost a table, that the table was dropped, if it was.
+func (t *Tables) ExplainLost(ctx context.Context, err error) error {
+	var lost *slot.PublicationError
+	if !errors.As(err, &lost) {
+		return err
+	}
+	if found, looked := t.Changes(ctx, t.From); looked == nil && len(found.Replaced) > 0 {
+		return found.MustEnd()
+	}
+	return err
 }

@@ -70,7 +70,8 @@ func (e *ends) takeDownLeft(ctx context.Context) error {
 }
 
 // follow follows in the direction of e.
-func (r *runner) follow(ctx context.Context, e, other *ends) error {
+func (r *runner) follow(ctx context.Context, e, other *ends) (err error) {
+	defer func() { err = e.tables.ExplainLost(ctx, err) }()
 	// What an interrupted cutover had prepared must not act on what is applied, and its
 	// fence must not refuse anybody until its deadline: a rehearsal, and a cutover that
 	// only puts the triggers up, are interrupted in this very phase.
