@@ -201,7 +201,7 @@ func (m *moving) handed(what func(context.Context, migration.Config, func(string
 // a whole, and switch again.
 func TestHandOver(t *testing.T) {
 	t.Parallel()
-	for _, pair := range [][2]int{{13, 17}, {10, 18}} {
+	for _, pair := range [][2]int{{13, 17}, {10, 18}, {17, 19}} {
 		t.Run(fmt.Sprintf("%d-%d", pair[0], pair[1]), func(t *testing.T) {
 			t.Parallel()
 			old, young := pgtest.Pair(t, pair[0], pair[1])
