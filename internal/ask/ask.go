@@ -82,6 +82,9 @@ func (a *Asker) Fallback(ctx context.Context, args state.Args) (*cutover.Result,
 	under, unread := a.asked(ctx, "cutover") // before the phase: one that has ended since is seen there
 	r, returned, err := a.look(ctx)
 	err = cmp.Or(err, unread)
+	if err == nil && r.Phase == state.Switched && len(args.Tables) > 0 {
+		return a.group(ctx, "fallback", args)
+	}
 	if err == nil && r.Phase == state.Following {
 		grouped, unread := a.grouped(ctx)
 		if err = unread; grouped || len(args.Tables) > 0 {

@@ -16,6 +16,11 @@ func (a *Asker) grouped(ctx context.Context) (bool, error) {
 	return a.Store.Values().Get(ctx, state.Groups, new(json.RawMessage))
 }
 
+// Entire refuses to hand a group over where nothing is left to hand over.
+func Entire() error {
+	return &fail.Error{Kind: fail.Gate, Problem: "everything is the new server's already", Advice: "`walferry fallback` switches back, with --tables a part"}
+}
+
 // group asks for the switch of a group of tables, in either direction, and waits for it.
 func (a *Asker) group(ctx context.Context, kind string, args state.Args) (result *cutover.Result, err error) {
 	r, err := a.awaitFollowing(ctx)
@@ -28,7 +33,9 @@ func (a *Asker) group(ctx context.Context, kind string, args state.Args) (result
 		return nil, a.Store.Missing(ctx)
 	case r.Phase == state.Aborted:
 		return nil, Aborted(r.Name)
-	case r.Phase != state.Following:
+	case r.Phase == state.Switched && kind == "cutover":
+		return nil, Entire()
+	case r.Phase != state.Following && r.Phase != state.Switched:
 		return nil, &fail.Error{Kind: fail.Gate, Problem: "the migration is in phase " + string(r.Phase) + ": groups of tables are handed over while the old server is the database for the rest", Advice: "without --tables everything is switched"}
 	}
 	if err := a.CheckSource(ctx, r); err != nil && ctx.Err() != nil {

@@ -111,7 +111,7 @@ func TestHandOver_Killed(t *testing.T) {
 		there.Store(true)
 		services[name].goesTo(side)
 	}
-	for range 3 {
+	for range 2 {
 		goTo("billing", 1)
 		goTo("orders", 1)
 		goTo("billing", 0)
@@ -119,6 +119,16 @@ func TestHandOver_Killed(t *testing.T) {
 	}
 	goTo("stock", 1)
 	to(at(), migration.Cutover, nil, "nothing")
+	for range 2 { // parts of the whole, and back to it
+		goTo("orders", 0)
+		goTo("stock", 0)
+		goTo("orders", 1)
+		goTo("stock", 1)
+	}
+	eventually(t, "all is the new server's", func() (bool, string) {
+		st, err := migration.ReadStatus(context.Background(), m.Config)
+		return err == nil && st.Phase == migration.Switched, m.describe()
+	})
 	for _, s := range services {
 		s.goesTo(1)
 		s.arrived()

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/groups"
+	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -21,17 +22,34 @@ func (g *Groups) Choose(ctx context.Context, patterns, loose []string) (tables [
 	if err := g.possible(ctx); err != nil {
 		return nil, err
 	}
-	all := g.Forth.Tables.Selected()
+	if tables, err = entire(g.Forth.Tables.Selected(), patterns); err != nil {
+		return nil, err
+	}
+	away := g.mode.Away()
+	for _, t := range tables {
+		if away[t] {
+			return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s is the new server's already", t), Advice: "`walferry groups` shows who owns what"}
+		}
+	}
+	for _, t := range tables {
+		away[t] = true
+	}
+	if err := g.unjoined(ctx, away, append(g.mode.Loose(), loose...)); err != nil {
+		return nil, err
+	}
+	return tables, g.fenceable(ctx, tables)
+}
+
+func top(t *catalog.Table) string { return cmp.Or(t.Root, t.Plain()) }
+
+// entire returns the tables that patterns name, with partitioned tables and all their partitions, which have one owner.
+func entire(all []catalog.Table, patterns []string) (tables []catalog.Name, err error) {
 	chosen, err := catalog.Match(all, patterns)
 	if err != nil {
 		return nil, err
 	}
-	away := g.mode.Away()
 	whole := map[string]bool{}
 	for i := range chosen {
-		if away[chosen[i].Name] {
-			return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s is the new server's already", &chosen[i]), Advice: "`walferry groups` shows who owns what"}
-		}
 		whole[top(&chosen[i])] = true
 	}
 	for i := range all {
@@ -43,48 +61,47 @@ func (g *Groups) Choose(ctx context.Context, patterns, loose []string) (tables [
 			return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s belongs to %s, of which a part was named", t, top(t)), Advice: "partitions have one owner: name " + top(t)}
 		}
 		tables = append(tables, t.Name)
-		away[t.Name] = true
 	}
-	if err := g.unjoined(ctx, away, append(g.mode.Loose(), loose...)); err != nil {
-		return nil, err
-	}
-	return tables, g.fenceable(ctx, tables)
+	return tables, nil
 }
 
-func top(t *catalog.Table) string { return cmp.Or(t.Root, t.Plain()) }
-
-// ChooseBack returns the groups that patterns name, all of each; no pattern: every group. Nothing may join them to what the new server keeps.
-func (g *Groups) ChooseBack(ctx context.Context, patterns, loose []string) (chosen []Group, err error) {
+// ChooseBack returns the groups that patterns name, of which a part becomes a group of its own; no pattern: every group. Nothing may join them to what the new
+// server keeps.
+func (g *Groups) ChooseBack(ctx context.Context, patterns, loose []string, waits online.Waits) (chosen []Group, err error) {
 	if g.mode == nil || len(g.mode.Groups) == 0 {
 		return nil, &fail.Error{Kind: fail.Gate, Problem: "no group of tables was handed over: the old server owns all", Advice: "`walferry groups` shows who owns what"}
 	}
 	if len(patterns) == 0 {
 		return slices.Clone(g.mode.Groups), nil
 	}
-	named, err := catalog.Match(g.Back.Tables.Selected(), patterns)
+	names, err := entire(g.Back.Tables.Selected(), patterns)
 	if err != nil {
 		return nil, err
 	}
-	away := g.mode.Away()
-	for i := range named {
-		t := &named[i]
-		n := slices.IndexFunc(g.mode.Groups, func(group Group) bool { return group.Has(t.Name) })
+	away, named := g.mode.Away(), map[int][]catalog.Name{}
+	for _, t := range names {
+		n := slices.IndexFunc(g.mode.Groups, func(group Group) bool { return group.Has(t) })
 		if n < 0 {
 			return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s is the old server's", t), Advice: "`walferry groups` shows who owns what"}
 		}
-		if group := g.mode.Groups[n]; !slices.ContainsFunc(chosen, func(c Group) bool { return c.Number == group.Number }) {
-			chosen = append(chosen, group)
+		group := &g.mode.Groups[n]
+		if len(named[group.Number]) == 0 {
+			chosen = append(chosen, *group)
 		}
+		named[group.Number] = append(named[group.Number], t)
+		delete(away, t)
 	}
-	for _, group := range chosen {
-		for _, name := range group.Tables {
-			delete(away, name)
-			if !slices.ContainsFunc(named, func(t catalog.Table) bool { return t.Kind == 'p' || t.Name == name }) {
-				return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s was handed over with tables that were named, and was not", name), Advice: "what was handed over as one goes back as one: " + group.String()}
+	if err := g.unjoined(ctx, away, append(g.mode.Loose(), loose...)); err != nil {
+		return nil, err
+	}
+	for i, group := range chosen {
+		if tables := named[group.Number]; len(tables) < len(group.Tables) {
+			if chosen[i], err = g.split(ctx, group, tables, waits); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return chosen, g.unjoined(ctx, away, append(g.mode.Loose(), loose...))
+	return chosen, nil
 }
 
 // String lists the group's tables.

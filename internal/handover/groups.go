@@ -38,6 +38,7 @@ type Groups struct {
 	Logger      *slog.Logger
 
 	Entering *Group // the first one, which is handed over when both flows run
+	Dividing bool   // a part of a whole is switched back when both flows run
 
 	back   running
 	mode   *Mode
@@ -190,18 +191,18 @@ func (g *Groups) settled() map[catalog.Name]bool {
 	return m.Away()
 }
 
-// Part gives a group that is to be handed over a fence of its own on the new server, which stands there instead of that of all tables.
-func (g *Groups) Part(ctx context.Context, group Group, waits online.Waits) error {
-	b := g.Back
+// Part gives a group that is to change its owner a fence of its own on the server that a side comes from, and that does not own it: it stands there instead of
+// the one that the group was under.
+func (g *Groups) Part(ctx context.Context, group Group, s *Side, waits online.Waits) error {
 	if err := g.Forth.Store.Mine(ctx); err != nil {
 		return err
 	}
-	store, err := g.record(ctx, group, b)
+	store, err := g.record(ctx, group, s)
 	if err != nil {
 		return err
 	}
-	return b.on(ctx, func(conn *pgx.Conn) error {
-		f, err := g.fence(ctx, conn, group.Name(b.Name), store.Run(), group.Of(b.Tables.Selected()), waits)
+	return s.on(ctx, func(conn *pgx.Conn) error {
+		f, err := g.fence(ctx, conn, group.Name(s.Name), store.Run(), group.Of(s.Tables.Selected()), waits)
 		if err != nil {
 			return err
 		}
@@ -285,6 +286,10 @@ func (g *Groups) Leave(ctx context.Context, retire func(ctx context.Context, sta
 // Merge makes all groups parts of a whole that the new server owns: on the old one the fence of all tables stands instead of theirs.
 func (g *Groups) Merge(ctx context.Context) error {
 	f := g.Forth
+	g.Dividing = false
+	if err := g.settleSplit(ctx, nil); err != nil {
+		return err
+	}
 	for len(g.mode.Groups) > 0 {
 		group := g.mode.Groups[0]
 		err := f.on(ctx, func(conn *pgx.Conn) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/wayback"
 )
 
 // ErrBothFirst says that both flows have to run first: the flow back is armed, and the first group is Groups.Entering. The flow forth has to be
@@ -52,7 +53,9 @@ type Hand struct {
 func (h *Hand) Do(whole, wanted context.Context) (result *cutover.Result, err error) {
 	g := h.Groups
 	if h.Switchback {
-		chosen, err := g.ChooseBack(wanted, h.Tables, h.Loose)
+		splitting, cancel := context.WithTimeout(wanted, h.Timeout)
+		defer cancel()
+		chosen, err := g.ChooseBack(splitting, h.Tables, h.Loose, h.waits)
 		for i := 0; i < len(chosen) && err == nil; i++ {
 			h.Step("switching back " + chosen[i].String())
 			result, err = h.run(whole, wanted, chosen[i], g.Back)
@@ -77,21 +80,49 @@ func (h *Hand) Do(whole, wanted context.Context) (result *cutover.Result, err er
 		}
 		group = &added
 	}
-	waits := func(w online.Wait, say bool) {
-		if say {
-			h.Step(w.String())
-		}
-	}
 	parting, cancel := context.WithTimeout(wanted, h.Timeout)
 	defer cancel()
-	if err := h.open(parting, waits); err != nil {
+	if err := h.open(parting, h.waits); err != nil {
 		return nil, err
 	}
-	if err := g.Part(parting, *group, waits); err != nil {
+	if err := g.Part(parting, *group, g.Back, h.waits); err != nil {
 		return nil, err
 	}
 	h.Step("handing over " + group.String())
 	return h.run(whole, wanted, *group, g.Forth)
+}
+
+func (h *Hand) waits(w online.Wait, say bool) {
+	if say {
+		h.Step(w.String())
+	}
+}
+
+// Divide makes everything, which the new server owns, a group, so that a part of it can be switched back. Then the error is ErrBothFirst, and Do is to be called
+// when both flows run. With any other error, and a Mode, Groups.Merge has to be called.
+func (h *Hand) Divide(ctx context.Context, pass string, forth *wayback.Way) error {
+	g := h.Groups
+	if err := g.Divisible(ctx, h.Tables, h.Loose); err != nil {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	forth.Pass = pass
+	err := forth.Arm(within, h.Step)
+	if err == nil {
+		_, err = forth.Begin(within)
+	}
+	if err != nil {
+		forth.Disarm(context.WithoutCancel(ctx))
+		return &fail.Error{Kind: fail.Gate, Problem: "the flow from the old server to the new one cannot be armed: " + err.Error(), Advice: cmp.Or(fail.Hint(err), "fix that, and ask again")}
+	}
+	h.Step("the flow from the old server to the new one is armed: both flows run from now on")
+	if err := g.Divide(within, pass, h.waits); err != nil {
+		forth.Disarm(context.WithoutCancel(ctx))
+		return &fail.Error{Kind: fail.Gate, Problem: err.Error() + ": everything is as before", Advice: cmp.Or(fail.Hint(err), "ask again"), Err: err}
+	}
+	g.Dividing = true
+	return ErrBothFirst
 }
 
 // enter arms the flow back for a first group, while the flow forth goes on.

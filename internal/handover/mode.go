@@ -15,9 +15,10 @@ import (
 
 // Mode is what is kept of a migration of which groups were handed over: both flows run.
 type Mode struct {
-	Pass   string  `json:"pass"`   // lets the appliers through the fences of both servers
-	Last   int     `json:"last"`   // number of the group that was made last
-	Groups []Group `json:"groups"` // those that the new server owns, or that are being handed over
+	Pass   string  `json:"pass"`            // lets the appliers through the fences of both servers
+	Last   int     `json:"last"`            // number of the group that was made last
+	Groups []Group `json:"groups"`          // those that the new server owns, or that are being handed over
+	Whole  bool    `json:"whole,omitempty"` // it owned everything before; when it does so again there are no groups
 }
 
 // Group is a set of tables that are handed over as one.
@@ -26,6 +27,8 @@ type Group struct {
 	Tables []catalog.Name `json:"tables"` // partitions and their parents, too
 	Loose  []string       `json:"loose,omitempty"`
 	Since  time.Time      `json:"since"`
+	Rest   bool           `json:"rest,omitempty"`  // with it go the sequences of no table
+	Split  bool           `json:"split,omitempty"` // it is about to be one: it was a part of another one that the new server owns
 }
 
 // Load reads what is kept; nil: there are no groups.
@@ -70,9 +73,10 @@ func (m *Mode) Add(tables []catalog.Name, loose []string) Group {
 	return g
 }
 
-// Without returns the mode without a group.
+// Without returns the mode without a group, which the old server owns.
 func (m *Mode) Without(number int) *Mode {
 	left := *m
+	left.Whole = left.Whole && !slices.ContainsFunc(m.Groups, func(g Group) bool { return g.Number == number && g.Rest })
 	left.Groups = slices.DeleteFunc(slices.Clone(m.Groups), func(g Group) bool { return g.Number == number })
 	return &left
 }

@@ -21,6 +21,9 @@ func (g *Groups) Settle(ctx context.Context, resume Resume) error {
 	if err := g.Forth.Store.Mine(ctx); err != nil {
 		return err
 	}
+	if err := g.settleSplit(ctx, nil); err != nil {
+		return err
+	}
 	for _, group := range slices.Clone(g.mode.Groups) {
 		owner, err := g.owner(ctx, group, resume)
 		if err == nil && owner == groups.Old {

@@ -32,7 +32,7 @@ func (g *Groups) Shape(ctx context.Context, sw *cutover.Switch, group Group, s *
 	}
 	sw.Name, sw.Store = group.Name(s.Name), store
 	sw.Tables = func() []catalog.Table { return group.Of(s.Tables.Selected()) }
-	sw.Sequences.Store, sw.Sequences.Tables, sw.Sequences.Owned = store, sw.Tables, true
+	sw.Sequences.Store, sw.Sequences.Tables, sw.Sequences.Owned = store, sw.Tables, !group.Rest
 	sw.Definitions, sw.Opening, sw.Proof = noDefinitions{}, plainOpening{s.To, sw.Name}, nil
 	sw.WayBack, sw.NeedWayBack, sw.Pass, sw.Onward = runningBack{s.To.Link}, true, g.mode.Pass, state.Switched
 	sw.Stands = other.standing(group.Name(other.Name), back)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walferry/walferry/internal/ask"
 	"github.com/walferry/walferry/internal/config"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
@@ -62,6 +63,10 @@ func (r *runner) followBoth(ctx context.Context) error {
 		}
 		if len(r.groups.Mode().Groups) == 0 {
 			return cmp.Or(r.groups.Leave(ctx, r.retireBack), errGroups)
+		}
+		if r.groups.Entire() {
+			r.cutover = nil // which was before: nothing is switched
+			return cmp.Or(r.groups.Whole(ctx), r.advance(ctx, Switched), errFinished)
 		}
 	}
 	r.groups.Begun(b.armed.Begins)
@@ -141,8 +146,8 @@ func (r *runner) watch(e *ends, stream *groups.Stream) flow.Helper {
 // handOver carries out a request to hand a group over, or to switch it back.
 func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
 	r := f.r
-	if f.e.name.Direction == flow.Back {
-		return a, nil, &fail.Error{Kind: fail.Gate, Problem: "everything is the new server's already", Advice: "`walferry fallback` without --tables switches all of it back"}
+	if f.e.name.Direction == flow.Back && q.Kind == "cutover" {
+		return a, nil, ask.Entire()
 	}
 	select {
 	case f.cutting <- struct{}{}:
@@ -150,13 +155,7 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	case <-ctx.Done():
 		return a, nil, context.Cause(ctx)
 	}
-	step := func(text string) {
-		r.c.Logger.Info(q.Kind + ": " + text)
-		if err := r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
-			r.c.Logger.Debug("report step", "error", err)
-		}
-	}
-	o := config.Asked(q.Args)
+	step, o := f.step(ctx, q), config.Asked(q.Args)
 	wanted, stop := r.store.Mailbox().WhileWanted(ctx, q.ID)
 	defer stop()
 	if r.c.Clients.Any() {
@@ -164,7 +163,11 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	}
 	err = f.seen.Flush(ctx)
 	var result *CutoverResult
-	if err == nil {
+	switch {
+	case err != nil:
+	case f.e.name.Direction == flow.Back: // the new server owns everything
+		err = f.hand(q, o, step).Divide(wanted, f.e.armed.Pass, f.e.newWayBack(f.other))
+	default:
 		result, err = f.hand(q, o, step).Do(ctx, wanted)
 	}
 	if f := fail.Find(err, fail.Usage); f != nil { // a pattern; the asker's command line is right
@@ -173,16 +176,20 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	if result != nil {
 		a.Cutover, _ = json.Marshal(result) // of numbers and texts
 	}
-	if errors.Is(err, handover.ErrBothFirst) {
+	switch {
+	case errors.Is(err, handover.ErrBothFirst):
 		return a, nil, errGroups
-	}
-	if r.groups.Mode() != nil {
-		r.groups.Entering = nil
+	case f.e.name.Direction == flow.Back:
+		if r.groups.Mode() != nil && wait.Within(context.WithoutCancel(ctx), 30*time.Second, r.mergeGroups) != nil {
+			end = err // the next attempt to follow back does it
+		}
+	case r.groups.Mode() != nil:
+		r.groups.Entering, r.groups.Dividing = nil, false
 		if left := r.settleGroups(context.WithoutCancel(ctx)); left != nil {
 			r.c.Logger.Error("settle who owns the group", "error", left)
 			f.unsettle()
 		}
-		if m := r.groups.Mode(); len(m.Groups) == 0 {
+		if m := r.groups.Mode(); len(m.Groups) == 0 || r.groups.Entire() {
 			end = errGroups
 		}
 	}
@@ -246,7 +253,7 @@ func (f *following) settleLate(ctx context.Context, stop context.CancelCauseFunc
 	f.mu.Lock()
 	f.unsettled = false
 	f.mu.Unlock()
-	if len(f.r.groups.Mode().Groups) == 0 {
+	if len(f.r.groups.Mode().Groups) == 0 || f.r.groups.Entire() {
 		stop(errGroups)
 	}
 }

@@ -156,15 +156,9 @@ func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.A
 		a, err = f.already(ctx, q)
 		return a, nil, err
 	}
-	step := func(text string) {
-		f.r.c.Logger.Info(q.Kind + ": " + text)
-		if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
-			f.r.c.Logger.Debug("report step", "error", err)
-		}
-	}
 	wanted, stop := f.r.store.Mailbox().WhileWanted(ctx, q.ID)
 	defer stop()
-	result, err := f.cutover(ctx, wanted, true, config.Asked(q.Args), step)
+	result, err := f.cutover(ctx, wanted, true, config.Asked(q.Args), f.step(ctx, q))
 	if err != nil && !result.Sealed && f.over() {
 		return a, nil, errLeaveIt
 	}
@@ -182,6 +176,16 @@ func (f *following) switchOver(ctx context.Context, q *state.Request) (a state.A
 	text, unwritten := json.Marshal(result)
 	a.Cutover = text
 	return a, end, cmp.Or(err, unwritten)
+}
+
+// step returns what reports a step of a request to who has asked.
+func (f *following) step(ctx context.Context, q *state.Request) func(string) {
+	return func(text string) {
+		f.r.c.Logger.Info(q.Kind + ": " + text)
+		if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
+			f.r.c.Logger.Debug("report step", "error", err)
+		}
+	}
 }
 
 // over reports whether a switch is done.

@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -204,6 +205,10 @@ func (r *runner) followBack(ctx context.Context) (Phase, error) {
 			return "", err
 		}
 		err := b.sides().Error(r.follow(ctx, b, r.ends))
+		if errors.Is(err, errGroups) { // a part is to be switched back
+			b.armed.Stands = true
+			return Following, cmp.Or(b.store.PutArmed(ctx, b.armed), r.advance(ctx, Following))
+		}
 		if !errors.Is(err, errFinished) {
 			return "", err
 		}
