@@ -1,12 +1,14 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -62,6 +64,9 @@ type Config struct {
 	// transient: a lost connection, a restarting server, a deadlock. Zero: 5 minutes.
 	Retry time.Duration
 
+	// Worker is how a process calls itself that helps another one's copy: see Help. Run leaves it empty.
+	Worker string
+
 	// OnTable is called once for every table whose rows are all on the target, including those that
 	// an earlier run finished. It is the time to build its indexes. The workers call it, several at
 	// a time, and the caller waits for it: let it hand the table over. An error ends the run. Nil:
@@ -80,7 +85,15 @@ type Copier struct {
 	mu       sync.Mutex
 	exported []string // the snapshot, by other names; see openSource
 	tables   []*tableCopy
+	byName   map[catalog.Name]*tableCopy
 	aside    []Table // to be copied under a later snapshot
+
+	own struct { // what this process has copied
+		pieces      int
+		rows, bytes int64
+	}
+
+	unsure atomic.Bool // a commit may have been made and not be counted
 }
 
 // tableCopy is a table that is being copied. The fields below the blank line are guarded by
@@ -90,9 +103,26 @@ type tableCopy struct {
 	bounds []string // of its pieces
 	bytes  int64    // size on the source
 
-	done         int
-	rows, stream int64 // of the pieces done
+	have         []bool // the pieces that are done
+	done         int    // how many
+	rows, stream int64  // of the pieces done
+	announced    bool
 	running      map[*pipe]struct{}
+}
+
+func (t *tableCopy) key() catalog.Name { return catalog.Name{Schema: t.Schema, Name: t.Name} }
+
+// complete reports whether all pieces are done.
+func (t *tableCopy) complete() bool { return t.done == len(t.bounds) }
+
+// put counts a piece, once.
+func (t *tableCopy) put(number int, rows, bytes int64) {
+	if number < len(t.have) && !t.have[number] {
+		t.have[number] = true
+		t.done++
+		t.rows += rows
+		t.stream += bytes
+	}
 }
 
 type piece struct {
@@ -143,14 +173,14 @@ func (c *Copier) Run(ctx context.Context) error {
 	if err != nil {
 		return c.failed(ctx, err)
 	}
-	pieces, complete, err := c.prepare(ctx, workers[0])
+	pieces, err := c.prepare(ctx, workers[0])
 	if err != nil {
 		return c.failed(ctx, err)
 	}
 	c.config.Logger.Info("copy begins", "tables", len(c.tables), "pieces", len(pieces), "as_of", c.config.AsOf.String())
 
 	for {
-		if err := c.work(ctx, workers, pieces, complete); err != nil {
+		if err := c.work(ctx, workers); err != nil {
 			return c.failed(ctx, err)
 		}
 		if err := workers[0].makeDurable(ctx); err != nil {
@@ -159,11 +189,22 @@ func (c *Copier) Run(ctx context.Context) error {
 		if pieces, err = c.unrecorded(ctx, workers[0]); err != nil {
 			return c.failed(ctx, err)
 		}
+		if err := c.announceComplete(ctx, c.tables...); err != nil {
+			return c.failed(ctx, err)
+		}
 		if len(pieces) == 0 {
 			break
 		}
 		c.config.Logger.Warn("the target has lost pieces that it had not flushed; copying them again", "pieces", len(pieces))
-		complete = nil
+		err = workers[0].patiently(ctx, func() error {
+			if err := workers[0].connect(ctx); err != nil {
+				return err
+			}
+			return c.offer(ctx, workers[0], pieces)
+		})
+		if err != nil {
+			return c.failed(ctx, err)
+		}
 	}
 	if len(c.aside) > 0 {
 		return &RewrittenError{Tables: c.aside}
@@ -172,25 +213,33 @@ func (c *Copier) Run(ctx context.Context) error {
 	return nil
 }
 
-// work copies pieces, and announces the tables that are complete.
-func (c *Copier) work(ctx context.Context, workers []*worker, pieces []piece, complete []Table) error {
-	queue := make(chan piece, len(pieces))
-	for _, p := range pieces {
-		queue <- p
-	}
-	close(queue)
-	group, working := errgroup.WithContext(ctx)
+// work copies pieces, and announces the tables that are complete, whoever has copied them.
+func (c *Copier) work(ctx context.Context, workers []*worker) error {
+	all, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	group, working := errgroup.WithContext(all)
 	for i, w := range workers {
 		group.Go(func() error {
-			for j := i; j < len(complete); j += len(workers) {
-				if err := c.announce(working, complete[j]); err != nil {
+			for j := i; j < len(c.tables); j += len(workers) {
+				if err := c.announceComplete(working, c.tables[j]); err != nil {
 					return err
 				}
 			}
-			return w.work(working, queue)
+			return w.work(working)
 		})
 	}
-	return group.Wait()
+	if c.config.Worker != "" {
+		return group.Wait()
+	}
+	watched := make(chan error, 1)
+	go func() {
+		err := c.watchOthers(all)
+		stop(err)
+		watched <- err
+	}()
+	err := group.Wait()
+	stop(nil)
+	return cmp.Or(<-watched, err)
 }
 
 // unrecorded returns the pieces that were committed and are not there: a target that crashes loses
@@ -246,12 +295,20 @@ func (c *Copier) hire(ctx context.Context) ([]*worker, error) {
 	return workers, nil
 }
 
+// application is the name of the connections.
+func (c *Copier) application() string {
+	if c.config.Worker == "" {
+		return "copy"
+	}
+	return "copy by " + c.config.Worker
+}
+
 // openTarget connects to the target. Commits need not wait for the disk: a crash loses a piece
 // together with its row in copy_state, and Run ends with a commit that waits. Triggers and foreign
 // keys do not fire if the role may set that.
 func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := session.Open(ctx, session.Config{
-		DSN: c.config.Target, Application: "copy", Settings: map[string]string{"synchronous_commit": "off"},
+		DSN: c.config.Target, Application: c.application(), Settings: map[string]string{"synchronous_commit": "off"},
 	})
 	if err != nil {
 		return nil, onTarget(err)
@@ -263,43 +320,47 @@ func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // prepare compares the two sides, cuts the tables and returns the pieces that are not there yet,
-// those of the largest table first, and the tables that are complete.
-func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, complete []Table, err error) {
+// those of the largest table first, which it offers to everybody who copies.
+func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, err error) {
 	asOf := c.config.AsOf
 	if c.config.Resume {
 		asOf = 0
 	}
+	if err := Prepare(ctx, w.target); err != nil {
+		return nil, err
+	}
+	said := time.AfterFunc(othersInterval, func() {
+		c.config.Logger.Info("waits for pieces that are being copied for the run before this one")
+	})
+	err = withdraw(ctx, w.target, c.config.Migration)
+	said.Stop()
+	if err != nil {
+		return nil, onTarget(err)
+	}
 	state, err := openState(ctx, w.target, c.config.Migration, asOf)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	tables, err := match(ctx, w.source, w.target, c.config.Tables)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if c.config.Resume {
 		if err := c.resume(ctx, w, state, tables); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	copies, err := c.cut(ctx, w, state, tables)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	slices.SortStableFunc(copies, func(a, b *tableCopy) int {
 		return int(min(max(b.bytes-a.bytes, -1), 1))
 	})
 
-	c.mu.Lock()
-	c.tables = copies
-	c.mu.Unlock()
+	c.setTables(copies)
 	pieces = c.missing(state)
-	for _, t := range copies {
-		if t.done == len(t.bounds) {
-			complete = append(complete, t.Table)
-		}
-	}
-	return pieces, complete, nil
+	return pieces, c.offer(ctx, w, pieces)
 }
 
 // missing counts what is recorded of each table, and returns the pieces that are not recorded,
@@ -311,13 +372,11 @@ func (c *Copier) missing(s state) (pieces []piece) {
 		if slices.Contains(c.aside, t.Table) {
 			continue
 		}
-		t.done, t.rows, t.stream = 0, 0, 0
-		finished := s.pieces[catalog.Name{Schema: t.Schema, Name: t.Name}]
+		t.have, t.done, t.rows, t.stream = make([]bool, len(t.bounds)), 0, 0, 0
+		finished := s.pieces[t.key()]
 		for n := range t.bounds {
 			if f, ok := finished[n]; ok {
-				t.done++
-				t.rows += f.rows
-				t.stream += f.bytes
+				t.put(n, f.rows, f.bytes)
 				continue
 			}
 			pieces = append(pieces, piece{table: t, number: n})
@@ -369,14 +428,4 @@ func (c *Copier) cut(ctx context.Context, w *worker, state state, tables []*matc
 		return nil, fmt.Errorf("source: %w", err)
 	}
 	return copies, nil
-}
-
-func (c *Copier) announce(ctx context.Context, t Table) error {
-	if c.config.OnTable == nil {
-		return nil
-	}
-	if err := c.config.OnTable(ctx, t); err != nil {
-		return fmt.Errorf("after the copy of table %s: %w", t, err)
-	}
-	return nil
 }

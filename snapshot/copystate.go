@@ -28,6 +28,7 @@ create table if not exists walferry.copy_state (
     rows          bigint not null,
     bytes         bigint not null,
     finished_at   timestamptz not null default clock_timestamp(),
+    worker        text not null default '',    -- who copied it, if another process than that of the copy
     primary key (migration, schema_name, table_name, piece)
 );
 create table if not exists walferry.copy_plan (
@@ -41,19 +42,24 @@ create table if not exists walferry.copy_plan (
     bounds        text[] not null,             -- the predicate of each piece; empty text: the whole table
     filenode      text not null default '',    -- where the source stores the rows
     converge_until pg_lsn,                     -- rows were read from the source as late as this; see decoder.Window
+    mixed_by      text[],                      -- quoted columns of the key, if it gets rows of several snapshots
     finished_at   timestamptz,                 -- when the run that copied it had ended
     primary key (migration, schema_name, table_name)
 );
 alter table walferry.copy_plan add column if not exists filenode text not null default '';
-alter table walferry.copy_plan add column if not exists converge_until pg_lsn`
+alter table walferry.copy_plan add column if not exists converge_until pg_lsn;
+alter table walferry.copy_plan add column if not exists mixed_by text[];
+alter table walferry.copy_state add column if not exists worker text not null default '';
+create index if not exists copy_state_worker on walferry.copy_state (migration) where worker <> '';` + createQueue
 
 // stateExists saves a role that may not create schemas the attempt.
-const stateExists = `
-select to_regclass('walferry.copy_state') is not null
-   and exists (select from pg_attribute where attrelid = to_regclass('walferry.copy_plan') and attname = 'converge_until')`
+const stateExists = `select to_regclass('walferry.copy_piece') is not null`
+
+// stateExisted is it for an older version's, too.
+const stateExisted = `select to_regclass('walferry.copy_state') is not null and to_regclass('walferry.copy_plan') is not null`
 
 const selectPlan = `
-select schema_name, table_name, as_of::text, bytes, bounds, filenode from walferry.copy_plan where migration = $1`
+select schema_name, table_name, as_of::text, bytes, bounds, filenode, target_schema, target_name, mixed_by from walferry.copy_plan where migration = $1`
 
 const selectState = `
 select schema_name, table_name, piece, as_of::text, rows, bytes from walferry.copy_state where migration = $1`
@@ -62,18 +68,8 @@ const insertPlan = `
 insert into walferry.copy_plan (migration, schema_name, table_name, target_schema, target_name, as_of, bytes, bounds, filenode)
 values ($1, $2, $3, $4, $5, $6::text::pg_lsn, $7, $8, $9)`
 
-// The row is inserted first in the piece's transaction: if the outcome of an earlier attempt is
-// unknown, this waits for it and then sees it.
-const claimPiece = `
-insert into walferry.copy_state (migration, schema_name, table_name, piece, pieces, bounds, as_of, rows, bytes)
-values ($1, $2, $3, $4, $5, $6, $7::text::pg_lsn, 0, 0) on conflict do nothing`
-
 const finishPiece = `
 update walferry.copy_state set rows = $5, bytes = $6, finished_at = clock_timestamp()
- where migration = $1 and schema_name = $2 and table_name = $3 and piece = $4`
-
-const selectPiece = `
-select rows, bytes from walferry.copy_state
  where migration = $1 and schema_name = $2 and table_name = $3 and piece = $4`
 
 const finishPlan = `
@@ -84,6 +80,9 @@ type planned struct {
 	bytes    int64
 	bounds   []string
 	filenode string
+
+	schema, name string // on the target
+	mixedBy      []string
 }
 
 type finished struct {
@@ -117,60 +116,70 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 // openState reads the state. A row of a snapshot that is not as of asOf is an error, unless asOf is
 // zero.
 func openState(ctx context.Context, conn *pgx.Conn, migration string, asOf decoder.LSN) (state, error) {
-	s := state{plan: map[catalog.Name]planned{}, pieces: map[catalog.Name]map[int]finished{}}
-	if err := Prepare(ctx, conn); err != nil {
-		return s, err
-	}
-
+	s := state{plan: map[catalog.Name]planned{}}
 	var key catalog.Name
-	expected := func(found decoder.LSN) error {
-		if asOf != 0 && found != asOf {
-			return &StateError{Migration: migration, Found: found, Want: asOf}
-		}
-		return nil
-	}
 	var p planned
 	rows, err := conn.Query(ctx, selectPlan, migration)
 	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &p.asOf, &p.bytes, &p.bounds, &p.filenode}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &p.asOf, &p.bytes, &p.bounds, &p.filenode, &p.schema, &p.name, &p.mixedBy}, func() error {
 			one := p
-			one.bounds = slices.Clone(p.bounds)
+			one.bounds, one.mixedBy = slices.Clone(p.bounds), slices.Clone(p.mixedBy)
 			s.plan[key] = one
-			return expected(p.asOf)
+			if asOf != 0 && p.asOf != asOf {
+				return &StateError{Migration: migration, Found: p.asOf, Want: asOf}
+			}
+			return nil
 		})
 	}
 	if err != nil {
 		return s, fmt.Errorf("read the plan of the copy: %w", err)
 	}
+	s.pieces, err = readPieces(ctx, conn, selectState, migration, asOf)
+	return s, err
+}
+
+// readPieces reads what is recorded of pieces. One of a snapshot that is not as of asOf is an error, unless asOf is zero.
+func readPieces(ctx context.Context, conn *pgx.Conn, sql, migration string, asOf decoder.LSN) (map[catalog.Name]map[int]finished, error) {
+	all := map[catalog.Name]map[int]finished{}
+	var key catalog.Name
 	var piece int
 	var f finished
-	rows, err = conn.Query(ctx, selectState, migration)
+	rows, err := conn.Query(ctx, sql, migration)
 	if err == nil {
 		_, err = pgx.ForEachRow(rows, []any{&key.Schema, &key.Name, &piece, &f.asOf, &f.rows, &f.bytes}, func() error {
-			if s.pieces[key] == nil {
-				s.pieces[key] = map[int]finished{}
+			if asOf != 0 && f.asOf != asOf {
+				return &StateError{Migration: migration, Found: f.asOf, Want: asOf}
 			}
-			s.pieces[key][piece] = f
-			return expected(f.asOf)
+			if all[key] == nil {
+				all[key] = map[int]finished{}
+			}
+			all[key][piece] = f
+			return nil
 		})
 	}
 	if err != nil {
-		return s, fmt.Errorf("read the state of the copy: %w", err)
+		return nil, fmt.Errorf("read the state of the copy: %w", err)
 	}
-	return s, nil
+	return all, nil
 }
 
 // Reset deletes the state of a migration's copy and empties those of the given tables that the copy
 // had planned, on the target of conn: both or, on an error, neither. Other tables are not touched.
 func Reset(ctx context.Context, conn *pgx.Conn, migration string, tables []Table) error {
 	var exists bool
-	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {
+	if err := conn.QueryRow(ctx, stateExisted).Scan(&exists); err != nil {
 		return fmt.Errorf("look for the state of the copy: %w", err)
 	}
 	if !exists {
 		return nil
 	}
+	if err := Prepare(ctx, conn); err != nil {
+		return err
+	}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := withdraw(ctx, tx, migration); err != nil {
+			return err
+		}
 		if err := empty(ctx, tx, migration, tables); err != nil {
 			return err
 		}

@@ -90,7 +90,7 @@ select count(*), count(*) filter (where done = pieces), coalesce(sum(pieces), 0)
 func ReadProgress(ctx context.Context, conn *pgx.Conn, migration string) (Progress, error) {
 	var p Progress
 	var exists bool
-	if err := conn.QueryRow(ctx, stateExists).Scan(&exists); err != nil {
+	if err := conn.QueryRow(ctx, stateExisted).Scan(&exists); err != nil {
 		return p, fmt.Errorf("look for the state of the copy: %w", err)
 	}
 	if !exists {

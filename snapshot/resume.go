@@ -258,8 +258,13 @@ func (c *Copier) putAside(t *tableCopy) {
 	}
 }
 
-func (c *Copier) isAside(t *tableCopy) bool {
+// asideNames returns the names of what is put aside.
+func (c *Copier) asideNames() (schemas, names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Contains(c.aside, t.Table)
+	schemas, names = make([]string, len(c.aside)), make([]string, len(c.aside))
+	for i, t := range c.aside {
+		schemas[i], names[i] = t.Schema, t.Name
+	}
+	return schemas, names
 }

@@ -20,7 +20,7 @@ const readBuffer = 256 << 10
 // openSource connects to the source and enters the snapshot. The transaction exports it again, for
 // workers that lose theirs: a snapshot is only gone once the last session that has it is.
 func (c *Copier) openSource(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := session.Config{DSN: c.config.Source, Application: "copy"}.Parse()
+	cfg, err := session.Config{DSN: c.config.Source, Application: c.application()}.Parse()
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
@@ -117,7 +117,7 @@ select concat_ws(' ', c.oid, c.relpersistence, c.relam,
 // none either (https://www.postgresql.org/docs/current/mvcc-caveats.html), and they are lost. The
 // same is true of REPACK (CONCURRENTLY) of version 19, which cannot be distinguished from TRUNCATE.
 func (c *Copier) changed(ctx context.Context, conn *pgx.Conn, m *matched, pieces int) error {
-	now, err := session.Open(ctx, session.Config{DSN: c.config.Source, Application: "copy"})
+	now, err := session.Open(ctx, session.Config{DSN: c.config.Source, Application: c.application()})
 	if err != nil {
 		return onSource(err)
 	}

@@ -23,6 +23,7 @@ type worker struct {
 	copier         *Copier
 	source, target *pgx.Conn
 	spare          chan []byte // blocks for its pipes
+	next           int         // what is claimed is looked for from this number of the queue on
 }
 
 func (w *worker) close(ctx context.Context) {
@@ -44,36 +45,41 @@ func (w *worker) dropTarget(ctx context.Context) {
 	}
 }
 
-// work copies pieces until there are no more.
-func (w *worker) work(ctx context.Context, queue <-chan piece) error {
-	for p := range queue {
-		if w.copier.isAside(p.table) {
-			continue
-		}
-		if err := w.patiently(ctx, func() error { return w.copyPiece(ctx, p) }, "table", p.table.Table.String(), "piece", p.number); err != nil {
-			if errors.Is(err, errRewritten) {
-				w.copier.config.Logger.Info("table was rewritten; it will be copied under a later snapshot", "table", p.table.Table.String())
-				w.copier.putAside(p.table)
-				continue
-			}
-			return fmt.Errorf("copy table %s: %w", p.table.Table, err)
-		}
-		if w.copier.last(p) {
-			if err := w.copier.announce(ctx, p.table.Table); err != nil {
+// othersPause is how long a worker waits for pieces that others have claimed, who may give them up.
+const othersPause = 200 * time.Millisecond
+
+// work copies pieces until all are there.
+func (w *worker) work(ctx context.Context) error {
+	for {
+		var p *piece
+		var left int
+		err := w.patiently(ctx, func() (err error) {
+			if err := w.connect(ctx); err != nil {
 				return err
 			}
+			if p, err = w.copyNext(ctx); err == nil && p == nil {
+				left, err = w.left(ctx)
+			}
+			return err
+		})
+		switch {
+		case errors.Is(err, errRewritten):
+			continue
+		case err != nil:
+			return err
+		case p == nil && left == 0:
+			return nil
+		case p == nil:
+			wait.Sleep(ctx, othersPause)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			continue
+		}
+		if err := w.copier.announceComplete(ctx, p.table); err != nil {
+			return err
 		}
 	}
-	return nil
-}
-
-// last counts a piece as done and reports whether it was the last of its table. (copyPiece has
-// counted the rows.)
-func (c *Copier) last(p piece) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p.table.done++
-	return p.table.done == len(p.table.bounds)
 }
 
 // patiently retries what fails for a transient reason.
@@ -82,6 +88,7 @@ func (w *worker) patiently(ctx context.Context, do func() error, about ...any) e
 	passes := func(err error) bool {
 		if since.IsZero() {
 			since = time.Now()
+			w.copier.unsure.Store(true)
 		}
 		return passing(err) && time.Since(since) <= w.copier.config.Retry
 	}
@@ -109,29 +116,43 @@ func (w *worker) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// copyPiece copies a piece in one transaction of the target. If it fails the target is as it was
+// copyNext claims a piece and copies it, in one transaction of the target; nil: there is none now. If it fails the target is as it was
 // before.
-func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
-	if err := w.connect(ctx); err != nil {
-		return err
-	}
-	t, c := p.table, w.copier
-	begin := &pgx.Batch{}
-	begin.Queue("begin")
-	begin.Queue(claimPiece, c.config.Migration, t.Schema, t.Name, p.number, len(t.bounds), t.bounds[p.number], c.config.AsOf.String())
-	tags, err := execBatch(ctx, w.target, begin)
+func (w *worker) copyNext(ctx context.Context) (p *piece, err error) {
 	defer func() {
-		if err != nil {
+		if err != nil || p == nil {
 			w.rollback(ctx)
 		}
+		if err != nil {
+			w.next = 0
+		}
 	}()
+	p, done, err := w.claim(ctx)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	if done { // by a version that had no queue
+		w.copier.unsure.Store(true)
+		if _, err := w.target.Exec(ctx, "commit"); err != nil {
+			return nil, onTarget(err)
+		}
+		return p, nil
+	}
+	err = w.copyPiece(ctx, *p)
+	if errors.Is(err, errRewritten) {
+		w.copier.config.Logger.Info("table was rewritten; it will be copied under a later snapshot", "table", p.table.Table.String())
+		w.copier.putAside(p.table)
+		return nil, err
+	}
 	if err != nil {
-		return onTarget(err)
+		return nil, fmt.Errorf("copy table %s: %w", p.table.Table, err)
 	}
-	if tags[1].RowsAffected() == 0 {
-		return w.adopt(ctx, p)
-	}
+	return p, nil
+}
 
+// copyPiece copies a piece that is claimed, and commits.
+func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
+	t, c := p.table, w.copier
 	if t.mixedBy != nil {
 		if _, err := w.target.Exec(ctx, t.stage()); err != nil {
 			return onTarget(err)
@@ -175,21 +196,7 @@ func (w *worker) copyPiece(ctx context.Context, p piece) (err error) {
 	if _, err := execBatch(ctx, w.target, end); err != nil {
 		return onTarget(err)
 	}
-	c.count(t, sent, pipe.bytes.Load())
-	return nil
-}
-
-// adopt counts a piece that an earlier attempt with an unknown outcome has committed.
-func (w *worker) adopt(ctx context.Context, p piece) error {
-	var rows, bytes int64
-	err := w.target.QueryRow(ctx, selectPiece, w.copier.config.Migration, p.table.Schema, p.table.Name, p.number).Scan(&rows, &bytes)
-	if err == nil {
-		_, err = w.target.Exec(ctx, "commit")
-	}
-	if err != nil {
-		return onTarget(err)
-	}
-	w.copier.count(p.table, rows, bytes)
+	c.count(p, sent, pipe.bytes.Load())
 	return nil
 }
 
@@ -281,11 +288,4 @@ func (c *Copier) setRunning(t *tableCopy, p *pipe, running bool) {
 	} else {
 		delete(t.running, p)
 	}
-}
-
-func (c *Copier) count(t *tableCopy, rows, bytes int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	t.rows += rows
-	t.stream += bytes
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // ours are the tables in walferry's schema, on either server.
-const ours = `'heartbeat', 'truncation', 'progress', 'copy_state', 'copy_plan', 'migration', 'request', 'conflict', 'pass', 'word', 'validation'`
+const ours = `'heartbeat', 'truncation', 'progress', 'copy_state', 'copy_plan', 'copy_piece', 'migration', 'request', 'conflict', 'pass', 'word', 'validation'`
 
 // names checks that the names that walferry will use are free.
 func (r *run) names(ctx context.Context) error {

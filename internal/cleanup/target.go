@@ -36,7 +36,7 @@ func fromTarget(ctx context.Context, conn *pgx.Conn, name string) (sharedOrigin 
 	var remove, drop strings.Builder
 	others := "false"
 	for _, t := range []struct{ table, column string }{
-		{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"word", "migration"}, {"validation", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
+		{"migration", "name"}, {"progress", "stream"}, {"copy_state", "migration"}, {"copy_plan", "migration"}, {"copy_piece", "migration"}, {"word", "migration"}, {"validation", "migration"}, {"request", "migration"}, {"heartbeat", "migration"},
 	} {
 		if !slices.Contains(there, t.table) {
 			continue
