@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/walferry/walferry/internal/check"
+	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/jsondoc"
 	"github.com/walferry/walferry/internal/migration"
@@ -27,6 +28,7 @@ var asJSON = []struct {
 	{"list", reflect.TypeFor[listed]()},
 	{"groups", reflect.TypeFor[groups.Report]()},
 	{"verify", reflect.TypeFor[migration.Verified]()},
+	{"copy-worker", reflect.TypeFor[copying.Lent]()},
 	{"cutover and fallback", reflect.TypeFor[migration.CutoverResult]()},
 }
 

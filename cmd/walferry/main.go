@@ -141,7 +141,7 @@ func newApp(ui *ui) *cli.App {
 		ExitErrHandler:       func(*cli.Context, error) {},
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
-			checkCommand(ui), migrateCommand(ui), statusCommand(ui), listCommand(ui), serveCommand(ui), groupsCommand(ui), verifyCommand(ui),
+			checkCommand(ui), migrateCommand(ui), copyWorkerCommand(ui), statusCommand(ui), listCommand(ui), serveCommand(ui), groupsCommand(ui), verifyCommand(ui),
 			cutoverCommand(ui), fallbackCommand(ui), finishCommand(ui),
 			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui), manCommand(ui),
 			guardCommand(ui),

@@ -12,6 +12,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/migration"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/status"
 	"github.com/walferry/walferry/internal/wait"
 )
 
@@ -248,6 +249,9 @@ func (p *statusPage) moved(s migration.Status) {
 			copied += ", about " + secondsText(*s.Copy.ETASeconds) + " left"
 		}
 		p.row("copy", "%s", copied)
+		for _, w := range s.CopyWorkers {
+			p.row("", "%s", workerText(w))
+		}
 		p.row("indexes", "%d of %d tables", s.Indexes.TablesDone, s.Indexes.Tables)
 	}
 	if s.Stream.AppliedLSN == "" {
@@ -346,4 +350,16 @@ func (p *statusPage) cutover(s migration.Status) {
 	if s.Cutover.Comparison != nil {
 		p.row("compared", "%s", s.Cutover.Words(countText))
 	}
+}
+
+// workerText is what another process does for the copy.
+func workerText(w status.CopyWorker) string {
+	text := fmt.Sprintf("%s: %s pieces, %s rows", w.Name, countText(int64(w.Pieces)), countText(w.Rows))
+	switch {
+	case !w.Connected:
+		return text + "; it has ended"
+	case len(w.Tables) > 0:
+		return text + "; copies " + strings.Join(w.Tables, ", ")
+	}
+	return text
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"strconv"
 	"testing"
 	"time"
@@ -14,8 +15,8 @@ import (
 )
 
 // TestKilledWhileCopying kills migrate again and again in the middle of the copy of shop, whose
-// clients change rows, keys and large values all the time. What was copied stays, the rest comes
-// under other snapshots, and in the end both sides are equal. WALFERRY_TEST_SEEDS
+// clients change rows, keys and large values all the time, and those who help it. What was copied stays, the rest comes
+// under other snapshots, every piece by one process, and in the end both sides are equal. WALFERRY_TEST_SEEDS
 // is how many times, once unless given; WALFERRY_TEST_SEED where it begins.
 func TestKilledWhileCopying(t *testing.T) {
 	t.Parallel()
@@ -62,9 +63,20 @@ func killedWhileCopying(t *testing.T, seed uint64) {
 	}
 	// The copy takes some seconds, so that there is something to interrupt.
 	p.Set(pgtest.Network{Rate: 2 << 20})
+	workers := make([]*exec.Cmd, 3)
 	for range 1 + random.IntN(4) {
 		cmd := process(t, through, args...)
 		eventually(t, "a copy that has begun", func() (bool, string) { return copied() > 0, "" })
+		for i := range workers {
+			if workers[i] == nil {
+				workers[i] = started(t, walferry(t, through, "copy-worker", "--jobs", "1", "--worker", fmt.Sprint("host", i)))
+			}
+		}
+		if i := random.IntN(2 * len(workers)); i < len(workers) {
+			workers[i].Process.Kill() //nolint:errcheck // Wait tells
+			workers[i].Wait()         //nolint:errcheck // killed
+			workers[i] = nil
+		}
 		time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 		cmd.Process.Kill() //nolint:errcheck // Wait tells
 		cmd.Wait()         //nolint:errcheck // killed
@@ -75,7 +87,15 @@ func killedWhileCopying(t *testing.T, seed uint64) {
 	follows(t, direct, 1)
 	kept := one[int](t, target, `select count(*) from walferry.copy_state where migration = $1 and as_of < (select max(as_of) from walferry.copy_state where migration = $1)`, direct.Name)
 	mixed := one[int](t, target, `select count(*) from (select from walferry.copy_state where migration = $1 group by schema_name, table_name having count(distinct as_of) > 1) x`, direct.Name)
-	t.Logf("%d pieces were done before the last run, %d of an earlier snapshot stayed; %d tables had rows of several snapshots", done, kept, mixed)
+	helped := one[int](t, target, `select count(*) from walferry.copy_state where migration = $1 and worker <> ''`, direct.Name)
+	t.Logf("%d pieces were done before the last run, %d of an earlier snapshot stayed; %d tables had rows of several snapshots; others have copied %d pieces", done, kept, mixed, helped)
+	for _, w := range workers {
+		if w != nil {
+			if err := w.Wait(); err != nil {
+				t.Errorf("a copy-worker has ended with %v", err)
+			}
+		}
+	}
 	if done > 4 && kept == 0 {
 		t.Errorf("%d pieces were done, none of them was kept", done)
 	}

@@ -52,6 +52,9 @@ type Status struct {
 	WayBack WayBack           `json:"way_back"`
 	Cutover CutoverStatus     `json:"cutover"`
 
+	// CopyWorkers are other processes that help the copy, or have helped it.
+	CopyWorkers []CopyWorker `json:"copy_workers"`
+
 	// Requests are what the running migrate was asked for and has not answered, in the order in which
 	// it carries them out. nil: none runs.
 	Requests []Request `json:"requests"`
@@ -397,7 +400,12 @@ func (st *Status) ReadProgress(ctx context.Context, target *session.Link, s *sta
 				return fmt.Errorf("read the copy's state: %w", err)
 			}
 		}
-		return nil
+		queue, err := s.Has(ctx, conn, "copy_piece")
+		if err != nil || !queue {
+			return err
+		}
+		st.CopyWorkers, err = copyWorkers(ctx, conn, st.Name)
+		return err
 	})
 }
 
