@@ -177,7 +177,7 @@ func (p *pooled) clients(count int, kinds ...string) *load {
 					conn.Close(context.Background())
 					conn = nil
 				}
-				time.Sleep(2 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // it is about when they write, not about how much
 			}
 			if conn != nil {
 				conn.Close(context.Background())

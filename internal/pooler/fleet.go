@@ -164,13 +164,16 @@ func (f *Fleet) Lead(ctx context.Context, places map[string]Place, again bool) e
 		if wrong, err := f.misplaced(ctx, c, places); err != nil || wrong == nil && !again {
 			return err
 		}
-		if _, err := c.run(ctx, "reload"); err != nil {
-			return err
-		}
+		// What it says of the RELOAD decides nothing: 1.18 does not say that it has failed, and a failure is of no importance where
+		// everything is in its place, as it is after a redirect that has failed.
+		_, failed := c.run(ctx, "reload")
 		if err := c.set(ctx, "server_login_retry", calm["server_login_retry"]); err != nil { // which the RELOAD has reset
-			return err
+			return errors.Join(failed, err)
 		}
 		wrong, err := f.misplaced(ctx, c, places)
+		if wrong != nil {
+			wrong = errors.Join(failed, wrong)
+		}
 		return errors.Join(err, wrong)
 	})
 }

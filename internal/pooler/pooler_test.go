@@ -150,7 +150,7 @@ func TestLead_Broken(t *testing.T) {
 		if strings.HasPrefix(programVersion(program), "1.18") && !errors.As(err, &misplaced) {
 			t.Errorf("got %v", err)
 		}
-		if err := f.Lead(t.Context(), map[string]Place{"app": placeOf(t, source)}, false); err != nil && !strings.Contains(err.Error(), "reload") {
+		if err := f.Lead(t.Context(), map[string]Place{"app": placeOf(t, source)}, false); err != nil {
 			t.Errorf("back: %v", err)
 		}
 		if answer, err := ask(t.Context(), b.URL("app"), "select current_database()"); answer != placeOf(t, source).DBName {
