@@ -313,7 +313,7 @@ func (s *Steering) Redirect(ctx context.Context, m cutover.Moment) error {
 	if m.DryRun || len(s.PgBouncer) == 0 {
 		return nil // Ready has tried the file
 	}
-	return s.fleet.Lead(ctx, s.now().To, true)
+	return s.fleet.LeadHeld(ctx, s.now().To)
 }
 
 // now is what is held.
@@ -366,11 +366,11 @@ func (s *Steering) LetGo(ctx context.Context, m cutover.Moment) error {
 	}
 	undo := s.undo(ctx, m)
 	if len(h.Poolers) > 0 {
-		err := s.back(ctx)
-		if err == nil {
-			err = s.fleet.Release(ctx, h.Settings, false)
+		was := h.Was
+		if h.DryRun {
+			was = nil // nobody was led elsewhere
 		}
-		if err != nil {
+		if err := s.fleet.Free(ctx, was, h.Settings, false); err != nil {
 			s.owe(true)
 			return fmt.Errorf("%w; by hand, when it leads to the server that is open:\n%s", err, h.Commands)
 		}
@@ -400,10 +400,7 @@ func (s *Steering) onward(ctx context.Context, h Held, m cutover.Moment) error {
 	go func() { opened <- s.caller.Insist(ctx, s.payload(hook.Opened, m), m.Tell) }()
 	var err error
 	for n := 0; len(h.Poolers) > 0; n++ {
-		if err = s.fleet.Lead(ctx, h.To, false); err == nil {
-			err = s.fleet.Release(ctx, h.Settings, h.Kill)
-		}
-		if err == nil {
+		if err = s.fleet.Free(ctx, h.To, h.Settings, h.Kill); err == nil {
 			break
 		}
 		if n == 0 {

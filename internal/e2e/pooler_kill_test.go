@@ -33,8 +33,13 @@ exit 0
 
 func newSteered(t *testing.T, program string, from, to int, more ...string) *steered {
 	t.Helper()
+	return newSteeredBy(t, 1, program, from, to, more...)
+}
+
+func newSteeredBy(t *testing.T, count int, program string, from, to int, more ...string) *steered {
+	t.Helper()
 	hook, dir := hookScript(t, steering)
-	p := newPooled(t, program, from, to, append([]string{"--hook", hook, "--hook-timeout", "20m", "--hold-timeout", "20m", "--fall-back", "off"}, more...)...)
+	p := newPooledBy(t, count, program, from, to, append([]string{"--hook", hook, "--hook-timeout", "20m", "--hold-timeout", "20m", "--fall-back", "off"}, more...)...)
 	return &steered{p, dir}
 }
 
@@ -126,7 +131,7 @@ func (s *steered) continues(what, dsn string) {
 	s.Helper()
 	s.load.more()
 	s.quiet()
-	s.await("clients who are not held any more", func() bool { _, _, paused := s.place(); return !paused })
+	s.await("clients who are not held any more", func() bool { return !s.held() })
 	s.at(what, dsn)
 	s.asked("a record of that", s.Target, fmt.Sprintf(`select ((clients ->> 'over')::bool is true)::text from walferry.migration where name = '%s'`, s.Name))
 }
@@ -190,7 +195,7 @@ func TestPoolerKilled_Sealing(t *testing.T) {
 		function.rollback()
 		s.load.more()
 		s.quiet()
-		s.await("clients who are not held any more", func() bool { _, _, paused := s.place(); return !paused })
+		s.await("clients who are not held any more", func() bool { return !s.held() })
 		s.asked("a record of that", s.Target, fmt.Sprintf(`select ((clients ->> 'over')::bool is true)::text from walferry.migration where name = '%s'`, s.Name))
 		open := s.Source
 		if st := status(t, s.Config); st.Phase == migration.Finished {

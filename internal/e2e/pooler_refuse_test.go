@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 func TestPoolerRefused(t *testing.T) {
 	t.Parallel()
 	pgtest.EachBouncer(t, func(t *testing.T, program string) {
-		s := newSteered(t, program, 13, 15, "--hold-timeout", "20s")
+		s := newSteered(t, program, 13, 15)
 		s.clients(4, simply, connected)
 		s.start()
 		stays := func(what string) {
@@ -42,6 +43,13 @@ func TestPoolerRefused(t *testing.T) {
 		}
 
 		// Somebody's transaction is open for longer than clients may wait.
+		restart := func(more ...string) {
+			t.Helper()
+			s.kill()
+			s.migrate = process(t, s.Config, append(slices.Clone(s.flags), more...)...)
+			follows(t, s.Config, 0)
+		}
+		restart("--hold-timeout", "1s")
 		conn, err := pgx.Connect(context.Background(), s.bouncer.URL("app")+"&default_query_exec_mode=simple_protocol")
 		if err != nil {
 			t.Fatal(err)
@@ -66,6 +74,8 @@ func TestPoolerRefused(t *testing.T) {
 		if err := tx.Commit(context.Background()); err != nil {
 			t.Errorf("the long transaction: %v", err)
 		}
+
+		restart()
 
 		// The file cannot be read, of which 1.18 says nothing.
 		s.bouncer.Rewrite(t, func(text string) string {

@@ -33,7 +33,8 @@ const (
 type pooled struct {
 	*testing.T
 	migration.Config
-	bouncer *pgtest.Bouncer
+	bouncer *pgtest.Bouncer   // the first, or only one
+	all     []*pgtest.Bouncer // that the clients come through, in turn
 	flags   []string // of migrate
 	migrate *exec.Cmd
 	load    *load
@@ -45,8 +46,14 @@ create table public.counters (id int primary key, n int8 not null);
 insert into counters select i, 0 from generate_series(1, 8) i;
 `
 
-// newPooled starts a migration of a database behind PgBouncer.
+// newPooled makes a migration of a database behind PgBouncer.
 func newPooled(t *testing.T, program string, from, to int, more ...string) *pooled {
+	t.Helper()
+	return newPooledBy(t, 1, program, from, to, more...)
+}
+
+// newPooledBy makes a migration of a database behind several PgBouncers, each with its own file.
+func newPooledBy(t *testing.T, count int, program string, from, to int, more ...string) *pooled {
 	t.Helper()
 	source, target := pgtest.Pair(t, from, to)
 	pgtest.Exec(t, source, pooledTables)
@@ -55,8 +62,13 @@ func newPooled(t *testing.T, program string, from, to int, more ...string) *pool
 		settings["max_prepared_statements"] = "100"
 	}
 	p := &pooled{T: t, Config: migration.Config{Source: source, Target: target, Name: migrationName("pooled")}}
-	p.bouncer = pgtest.NewBouncer(t, program, []string{"other = host=127.0.0.1", pgtest.Line("app", source) + " pool_size=20"}, settings)
-	p.flags = append([]string{"--pgbouncer", p.bouncer.URL("pgbouncer"), "--pgbouncer-database", "app", "--pgbouncer-ini", p.bouncer.File}, more...)
+	p.flags = append([]string{"--pgbouncer-database", "app"}, more...)
+	for range count {
+		b := pgtest.NewBouncer(t, program, []string{"other = host=127.0.0.1", pgtest.Line("app", source) + " pool_size=20"}, settings)
+		p.all = append(p.all, b)
+		p.flags = append(p.flags, "--pgbouncer", b.URL("pgbouncer"), "--pgbouncer-ini", b.File)
+	}
+	p.bouncer = p.all[0]
 	return p
 }
 
@@ -96,10 +108,10 @@ func (p *pooled) ask(args ...string) (code int, text string, r migration.Cutover
 	return cmd.ProcessState.ExitCode(), out.String() + told.String(), r
 }
 
-// place is where the clients are led: host, port, database, and whether they are held.
-func (p *pooled) place() (port, database string, paused bool) {
+// place is where the clients of an instance are led: port, database, and whether they are held.
+func (p *pooled) place(b *pgtest.Bouncer) (port, database string, paused bool) {
 	p.Helper()
-	conn, err := pgx.Connect(context.Background(), p.bouncer.URL("pgbouncer")+"&default_query_exec_mode=simple_protocol")
+	conn, err := pgx.Connect(context.Background(), b.URL("pgbouncer")+"&default_query_exec_mode=simple_protocol")
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -128,10 +140,18 @@ func (p *pooled) at(what, dsn string) {
 	if err != nil {
 		p.Fatal(err)
 	}
-	port, database, paused := p.place()
-	if port != strconv.Itoa(int(cfg.Port)) || database != cfg.Database || paused {
-		p.Errorf("%s: the clients are led to port %s, database %s, held: %v; want port %d, database %s", what, port, database, paused, cfg.Port, cfg.Database)
+	for _, b := range p.all {
+		port, database, paused := p.place(b)
+		if port != strconv.Itoa(int(cfg.Port)) || database != cfg.Database || paused {
+			p.Errorf("%s: the clients are led to port %s, database %s, held: %v; want port %d, database %s", what, port, database, paused, cfg.Port, cfg.Database)
+		}
 	}
+}
+
+// held reports whether an instance holds its clients.
+func (p *pooled) held() bool {
+	p.Helper()
+	return slices.ContainsFunc(p.all, func(b *pgtest.Bouncer) bool { _, _, paused := p.place(b); return paused })
 }
 
 // load are clients who write through the pooler until they are stopped.
@@ -156,9 +176,10 @@ func (p *pooled) clients(count int, kinds ...string) *load {
 	p.Cleanup(l.stop)
 	for worker := range count {
 		how := kinds[worker%len(kinds)]
-		url := p.bouncer.URL("app") + "&default_query_exec_mode=simple_protocol"
+		bouncer := p.all[worker%len(p.all)]
+		url := bouncer.URL("app") + "&default_query_exec_mode=simple_protocol"
 		if how == prepared {
-			url = p.bouncer.URL("app") + "&default_query_exec_mode=cache_statement"
+			url = bouncer.URL("app") + "&default_query_exec_mode=cache_statement"
 		}
 		wait.Go(func() {
 			var conn *pgx.Conn
@@ -254,6 +275,12 @@ func (p *pooled) whole(dsn string) {
 	p.Helper()
 	p.load.stop()
 	p.quiet()
+	p.kept(dsn)
+}
+
+// kept fails unless a server has what the clients, who have stopped, were told, once.
+func (p *pooled) kept(dsn string) {
+	p.Helper()
 	rows := pgtest.Query(p.T, dsn, `select count(*), (select sum(n) from counters) from ops`)
 	if rows[0][0] != rows[0][1] {
 		p.Errorf("%s rows, but the counters say %s", rows[0][0], rows[0][1])
@@ -274,16 +301,27 @@ func (p *pooled) whole(dsn string) {
 	p.Logf("%d transactions, %d errors", len(p.load.acked), len(p.load.errs))
 }
 
-// measured logs the stall of a switch beside what it measured itself: the machine decides about the
-// figures, so that nothing is asserted.
-func (p *pooled) measured(what string, r migration.CutoverResult) {
+// measured compares the longest transaction of a client during a switch with what the switch has measured itself, and with the longest
+// without one: the one on top of the other is what it may be, times two, as both compete for this machine.
+func (p *pooled) measured(what string, r migration.CutoverResult, usual time.Duration) {
 	p.Helper()
-	stall := p.load.stall()
-	held := int64(-1)
-	if r.HeldMS != nil {
-		held = *r.HeldMS
+	if r.HeldMS == nil {
+		p.Fatalf("%s: it does not say for how long clients were held: %+v", what, r)
 	}
-	p.Logf("%s: stall %d ms, pause %d ms, held %d ms: stall / (pause + 50 ms) = %.2f", what, stall.Milliseconds(), r.PauseMS, held, float64(stall.Milliseconds())/float64(r.PauseMS+50))
+	stall, heldFor := p.load.stall(), time.Duration(*r.HeldMS)*time.Millisecond
+	p.Logf("%s: stall %d ms, pause %d ms, held %d ms, usually %d ms: stall / (pause + 50 ms) = %.2f", what, stall.Milliseconds(), r.PauseMS, *r.HeldMS,
+		usual.Milliseconds(), float64(stall.Milliseconds())/float64(r.PauseMS+50))
+	if stall > 2*(heldFor+usual) {
+		p.Errorf("%s: a client waited for %s, but all were held for %s, and a transaction takes up to %s otherwise", what, stall, heldFor, usual)
+	}
+}
+
+// usually lets the clients write for a while, and returns their longest transaction of that.
+func (l *load) usually() time.Duration {
+	l.t.Helper()
+	l.stall()
+	l.more()
+	return l.stall()
 }
 
 // Clients of every kind come through a rehearsal, a cutover, and a fallback without an error.
@@ -298,37 +336,23 @@ func TestPooler(t *testing.T) {
 		p := newPooled(t, program, 13, 15, "--fall-back", "require", "--max-retained-wal-target", "50GB")
 		p.clients(6, kinds...)
 		p.start()
-		p.load.more()
-		p.load.stall()
-		if code, _, r := p.ask("cutover", "--dry-run"); code != 0 || r.HeldMS == nil {
-			t.Fatalf("the rehearsal: exit code %d, %+v", code, r)
-		} else {
-			p.measured("rehearsal", r)
+		switches := func(what, at string, args ...string) {
+			t.Helper()
+			usual := p.load.usually()
+			code, _, r := p.ask(args...)
+			if code != 0 {
+				t.Fatalf("%s: exit code %d", what, code)
+			}
+			p.load.more()
+			p.measured(what, r, usual)
+			p.at("after "+what, at)
+			p.quiet()
 		}
-		p.quiet()
-		p.at("after the rehearsal", p.Source)
-		p.load.more()
-		p.load.stall()
-		code, _, r := p.ask("cutover")
-		if code != 0 || r.HeldMS == nil {
-			t.Fatalf("the cutover: exit code %d, %+v", code, r)
-		}
-		p.load.more()
-		p.measured("cutover", r)
-		p.at("after the cutover", p.Target)
-		p.quiet()
+		switches("the rehearsal", p.Source, "cutover", "--dry-run")
+		switches("the cutover", p.Target, "cutover")
 		waitFor(t, "the way back", p.Config, func(st migration.Status) bool { return st.Phase == migration.Switched && st.Running })
-		if code, _, r := p.ask("fallback", "--dry-run"); code != 0 || r.HeldMS == nil {
-			t.Fatalf("the rehearsal of the fallback: exit code %d, %+v", code, r)
-		}
-		p.load.more()
-		p.load.stall()
-		if code, _, r = p.ask("fallback"); code != 0 {
-			t.Fatalf("the fallback: exit code %d", code)
-		}
-		p.load.more()
-		p.measured("fallback", r)
-		p.at("after the fallback", p.Source)
+		switches("the rehearsal of the fallback", p.Target, "fallback", "--dry-run")
+		switches("the fallback", p.Source, "fallback")
 		p.whole(p.Source)
 	})
 }

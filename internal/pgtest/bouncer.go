@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,6 +26,7 @@ type Bouncer struct {
 	Dir  string // of its unix socket
 	Log  string
 
+	program string
 	account account
 	cmd     *exec.Cmd // nil: not started
 	stdin   io.Closer // whose end ends it
@@ -99,7 +101,7 @@ func launchBouncer(program string, databases []string, settings map[string]strin
 	if err != nil {
 		return nil, err
 	}
-	b := &Bouncer{File: filepath.Join(dir, "pgbouncer.ini"), Dir: dir, Log: filepath.Join(dir, "log"), account: a}
+	b := &Bouncer{File: filepath.Join(dir, "pgbouncer.ini"), Dir: dir, Log: filepath.Join(dir, "log"), program: program, account: a}
 	defer func() {
 		if err != nil {
 			b.Close()
@@ -109,7 +111,7 @@ func launchBouncer(program string, databases []string, settings map[string]strin
 		return nil, err
 	}
 	all := map[string]string{
-		"listen_addr": "127.0.0.1", "listen_port": strconv.Itoa(b.Port), "unix_socket_dir": dir,
+		"listen_addr": "127.0.0.1", "listen_port": strconv.Itoa(b.Port), "unix_socket_dir": dir, "pidfile": b.pidFile(),
 		"auth_type": "trust", "auth_file": filepath.Join(dir, "users"), "admin_users": superuser,
 		"pool_mode": "transaction", "max_client_conn": "300", "default_pool_size": "30", "ignore_startup_parameters": "extra_float_digits",
 	}
@@ -129,25 +131,61 @@ func launchBouncer(program string, databases []string, settings map[string]strin
 			return nil, err
 		}
 	}
-	cmd := exec.Command("/bin/sh", "-c", bouncerScript, program, b.File, b.Log)
-	a.run(cmd)
+	return b, b.start()
+}
+
+func (b *Bouncer) pidFile() string { return filepath.Join(b.Dir, "pid") }
+
+// start starts the program and waits until it answers.
+func (b *Bouncer) start() (err error) {
+	cmd := exec.Command("/bin/sh", "-c", bouncerScript, b.program, b.File, b.Log)
+	b.account.run(cmd)
 	if b.stdin, err = cmd.StdinPipe(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	b.cmd = cmd
 	for n := 0; ; n++ {
 		conn, err := net.Dial("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(b.Port)))
 		if err == nil {
-			conn.Close()
-			return b, nil
+			return conn.Close()
 		}
 		if n == 1000 {
-			return nil, fmt.Errorf("it does not answer: %w\n%s", err, b.Logged())
+			return fmt.Errorf("it does not answer: %w\n%s", err, b.Logged())
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Signal sends it a signal. After SIGKILL it is gone until Restart.
+func (b *Bouncer) Signal(t testing.TB, signal syscall.Signal) {
+	t.Helper()
+	text, err := os.ReadFile(b.pidFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err == nil {
+		err = syscall.Kill(pid, signal)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signal == syscall.SIGKILL {
+		b.stdin.Close()
+		b.cmd.Wait() //nolint:errcheck // it was killed
+		b.cmd = nil
+		os.Remove(b.pidFile()) //nolint:errcheck // it is not there, or in nobody's way
+	}
+}
+
+// Restart starts it again after it was killed, with what its file has now.
+func (b *Bouncer) Restart(t testing.TB) {
+	t.Helper()
+	if err := b.start(); err != nil {
+		t.Fatal(err)
 	}
 }
 

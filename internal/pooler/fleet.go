@@ -144,7 +144,7 @@ func (f *Fleet) paused(ctx context.Context, c *Console) error {
 			return err
 		}
 		if e == nil || !e.paused {
-			return fmt.Errorf("PgBouncer at %s does not hold the clients of %s after all: somebody else has resumed them", c.Address(), name)
+			return fmt.Errorf("PgBouncer at %s does not hold the clients of %s any more: it was restarted, or somebody else has resumed them", c.Address(), name)
 		}
 	}
 	return nil
@@ -153,29 +153,77 @@ func (f *Fleet) paused(ctx context.Context, c *Console) error {
 // Lead makes sure that the databases are in their places: in the files, if there are any, and in
 // every instance. again is false where nothing is to be read again if everything is as it ought to be.
 func (f *Fleet) Lead(ctx context.Context, places map[string]Place, again bool) error {
-	if len(f.Files) > 0 {
-		changed, err := placeIn(f.Files, places, false)
-		if err != nil {
-			return fmt.Errorf("lead PgBouncer's clients elsewhere: %w", err)
-		}
-		again = again || len(changed) > 0
+	changed, err := f.write(places)
+	if err != nil {
+		return err
 	}
-	return f.each(func(c *Console) error {
-		if wrong, err := f.misplaced(ctx, c, places); err != nil || wrong == nil && !again {
-			return err
+	return f.each(func(c *Console) error { return f.lead(ctx, c, places, again || changed) })
+}
+
+// LeadHeld is Lead for clients who must not get through: an instance that does not hold them, as it was restarted, is
+// an error.
+func (f *Fleet) LeadHeld(ctx context.Context, places map[string]Place) error {
+	if err := f.each(func(c *Console) error { return f.paused(ctx, c) }); err != nil {
+		return err
+	}
+	if err := f.Lead(ctx, places, true); err != nil {
+		return err
+	}
+	return f.each(func(c *Console) error { return f.paused(ctx, c) })
+}
+
+// Free makes sure that the databases are in their places and lets the clients continue, at each instance for which that can be
+// done: one that is down keeps nobody waiting at the others. places is nil if they were never led elsewhere. See Release for the
+// rest.
+func (f *Fleet) Free(ctx context.Context, places map[string]Place, before Settings, kill bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, freePatience, fmt.Errorf("no answer in %s", freePatience))
+	defer cancel()
+	var changed bool
+	var unwritten error
+	if places != nil {
+		changed, unwritten = f.write(places)
+	}
+	return errors.Join(unwritten, f.each(func(c *Console) error {
+		if places != nil {
+			if err := f.lead(ctx, c, places, changed); err != nil {
+				return err
+			}
 		}
-		// What it says of the RELOAD decides nothing: 1.18 does not say that it has failed, and a failure is of no importance where
-		// everything is in its place, as it is after a redirect that has failed.
-		_, failed := c.run(ctx, "reload")
-		if err := c.set(ctx, "server_login_retry", calm["server_login_retry"]); err != nil { // which the RELOAD has reset
-			return errors.Join(failed, err)
-		}
-		wrong, err := f.misplaced(ctx, c, places)
-		if wrong != nil {
-			wrong = errors.Join(failed, wrong)
-		}
-		return errors.Join(err, wrong)
-	})
+		return f.release(ctx, c, before[c.Address()], kill)
+	}))
+}
+
+// freePatience is how long one attempt to let clients continue may take.
+const freePatience = 10 * time.Second
+
+// write changes the files, if there are any, and reports whether one was not as it ought to be.
+func (f *Fleet) write(places map[string]Place) (changed bool, err error) {
+	if len(f.Files) == 0 {
+		return false, nil
+	}
+	files, err := placeIn(f.Files, places, false)
+	if err != nil {
+		err = fmt.Errorf("lead PgBouncer's clients elsewhere: %w", err)
+	}
+	return len(files) > 0, err
+}
+
+// lead is Lead at one instance, whose file is as it ought to be.
+func (f *Fleet) lead(ctx context.Context, c *Console, places map[string]Place, again bool) error {
+	if wrong, err := f.misplaced(ctx, c, places); err != nil || wrong == nil && !again {
+		return err
+	}
+	// What it says of the RELOAD decides nothing: 1.18 does not say that it has failed, and a failure is of no importance where
+	// everything is in its place, as it is after a redirect that has failed.
+	_, failed := c.run(ctx, "reload")
+	if err := c.set(ctx, "server_login_retry", calm["server_login_retry"]); err != nil { // which the RELOAD has reset
+		return errors.Join(failed, err)
+	}
+	wrong, err := f.misplaced(ctx, c, places)
+	if wrong != nil {
+		wrong = errors.Join(failed, wrong)
+	}
+	return errors.Join(err, wrong)
 }
 
 // MisplacedError says that an instance has a database in another place than it ought to.
@@ -213,22 +261,24 @@ func (f *Fleet) misplaced(ctx context.Context, c *Console, places map[string]Pla
 // Release lets the clients continue, and the instances have their settings again. Before it everything has to
 // be in its place: Lead. kill ends the connections of all clients first, each with an error.
 func (f *Fleet) Release(ctx context.Context, before Settings, kill bool) error {
-	return f.each(func(c *Console) error {
-		for _, name := range f.Names {
-			if err := c.resume(ctx, name, kill); err != nil {
-				return err
-			}
+	return f.each(func(c *Console) error { return f.release(ctx, c, before[c.Address()], kill) })
+}
+
+func (f *Fleet) release(ctx context.Context, c *Console, before map[string]string, kill bool) error {
+	for _, name := range f.Names {
+		if err := c.resume(ctx, name, kill); err != nil {
+			return err
 		}
-		for name, value := range before[c.Address()] {
-			if value == "" {
-				continue
-			}
-			if err := c.set(ctx, name, value); err != nil {
-				return err
-			}
+	}
+	for name, value := range before {
+		if value == "" {
+			continue
 		}
-		return nil
-	})
+		if err := c.set(ctx, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resume resumes a database, if it is paused.
