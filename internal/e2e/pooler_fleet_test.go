@@ -143,11 +143,11 @@ func TestPooler_RandomKills(t *testing.T) {
 			p.load.more()
 			p.quiet()
 			st := status(t, p.Config)
-			open := p.Source
-			if st.Phase == migration.Switched {
-				open = p.Target
+			if st.Owner == nil {
+				t.Fatalf("%s, killed after %s, phase %s: nobody owns the database", way, after, st.Phase)
 			}
-			p.at(fmt.Sprintf("%s, killed after %s, phase %s", way, after, st.Phase), open)
+			open := map[string]string{"old": p.Source, "new": p.Target}[*st.Owner] // the phase is that of the last run, until the next one
+			p.at(fmt.Sprintf("%s, killed after %s, phase %s, owner %s", way, after, st.Phase, *st.Owner), open)
 			way = map[string]string{p.Source: "cutover", p.Target: "fallback"}[open]
 			p.migrate = process(t, p.Config, p.flags...)
 		}
