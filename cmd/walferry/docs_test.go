@@ -95,6 +95,9 @@ func TestDocs_Options(t *testing.T) {
 	name("", app.Flags)
 	for _, c := range app.Commands {
 		name(c.Name, c.Flags)
+		for _, sub := range c.Subcommands {
+			name(c.Name, sub.Flags)
+		}
 	}
 	command := regexp.MustCompile(`walferry ([a-z-]+)`)
 	seen := 0

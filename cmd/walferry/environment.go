@@ -75,6 +75,9 @@ func optionNames(app *cli.App) (names []string) {
 	add(app.Flags)
 	for _, c := range app.Commands {
 		add(c.Flags)
+		for _, sub := range c.Subcommands {
+			add(sub.Flags)
+		}
 	}
 	return names
 }

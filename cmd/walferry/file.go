@@ -15,6 +15,7 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/include"
 	"github.com/walferry/walferry/internal/session"
 )
 
@@ -83,7 +84,7 @@ func readFile(path string) (*file, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	c.own = slices.ContainsFunc([]string{"source", "target", "pgbouncer"}, func(name string) bool { return slices.ContainsFunc(c.list(name), holdsPassword) })
+	c.own = slices.ContainsFunc([]string{"source", "target", "pgbouncer"}, func(name string) bool { return slices.ContainsFunc(c.list(name), include.HoldsPassword) })
 	return c, c.include()
 }
 

@@ -84,7 +84,7 @@ func run(ctx context.Context, ui *ui, args []string) (code int) {
 		err = checkVariables(optionNames(app))
 	}
 	if err == nil {
-		err = app.RunContext(ctx, withMode(args))
+		err = app.RunContext(ctx, withMode(filesLast(app, args)))
 	}
 	if err == nil {
 		return exitDone
@@ -143,7 +143,7 @@ func newApp(ui *ui) *cli.App {
 		Commands: []*cli.Command{
 			checkCommand(ui), migrateCommand(ui), copyWorkerCommand(ui), statusCommand(ui), listCommand(ui), serveCommand(ui), groupsCommand(ui), verifyCommand(ui),
 			cutoverCommand(ui), fallbackCommand(ui), finishCommand(ui),
-			abortCommand(ui), cleanupCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui), manCommand(ui),
+			abortCommand(ui), cleanupCommand(ui), fleetCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui), manCommand(ui),
 			guardCommand(ui),
 		},
 	}
@@ -152,6 +152,9 @@ func newApp(ui *ui) *cli.App {
 	app.OnUsageError = usage
 	for _, c := range app.Commands {
 		c.OnUsageError = usage
+		for _, sub := range c.Subcommands {
+			prepareSub(app, c, sub)
+		}
 		c.HideHelpCommand = true
 		c.CustomHelpTemplate = commandHelp()
 		c.Flags = withVariables(c.Flags)

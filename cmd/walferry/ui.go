@@ -220,7 +220,7 @@ func clean(text string) string {
 	}, text)
 }
 
-// setLog sets the format and level of a migration's log.
+// setLog sets the format and level of the log of a migration; empty: of several, each of which adds its own name.
 func (u *ui) setLog(level, format, migration string) error {
 	u.mu.Lock()
 	u.name = migration
@@ -237,7 +237,9 @@ func (u *ui) setLog(level, format, migration string) error {
 	case "json":
 		u.json, u.terminal = true, false // bars would mix with the records
 		handler := slog.NewJSONHandler(&lines{u}, &slog.HandlerOptions{Level: l, ReplaceAttr: plainAttr})
-		u.logger = slog.New(handler).With("migration", migration)
+		if u.logger = slog.New(handler); migration != "" {
+			u.logger = u.logger.With("migration", migration)
+		}
 	default:
 		return &fail.Error{Kind: fail.Usage, Problem: fmt.Sprintf("--log-format %q is neither text nor json", format), Advice: "see `walferry --help`"}
 	}
