@@ -95,7 +95,7 @@ func (s *Store) upgrade(ctx context.Context) error {
 	})
 }
 
-// laterThere is a query that reports whether no column is missing.
+// laterThere is a query that reports whether the tables are there, and no column is missing.
 func laterThere() string {
 	var tables []string
 	columns := map[string][]string{}
@@ -106,7 +106,7 @@ func laterThere() string {
 		columns[c.table] = append(columns[c.table], "'"+c.column+"'")
 	}
 	for i, t := range tables {
-		tables[i] = fmt.Sprintf("attrelid = 'walferry.%s'::regclass and attname in (%s)", t, strings.Join(columns[t], ", "))
+		tables[i] = fmt.Sprintf("attrelid = to_regclass('walferry.%s') and attname in (%s)", t, strings.Join(columns[t], ", "))
 	}
 	return fmt.Sprintf("select count(*) = %d from pg_attribute where not attisdropped\n   and (%s)", len(later), strings.Join(tables, "\n        or "))
 }

@@ -97,7 +97,15 @@ func (s *Store) Begin(ctx context.Context, r *Record) error {
 		return err
 	}
 	err = s.home.Do(ctx, func(conn *pgx.Conn) error {
-		if err := catalog.Own(ctx, conn, TablesSQL()); err != nil {
+		var there bool
+		if err := conn.QueryRow(ctx, laterThere()).Scan(&there); err != nil {
+			return err
+		}
+		sql := TablesSQL()
+		if there { // to alter them, be it for nothing, takes locks of all that an asker of a running migration takes in another order
+			sql = ""
+		}
+		if err := catalog.Own(ctx, conn, sql); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, `
