@@ -19,9 +19,13 @@ import (
 // drawn there. The switch that opens it puts them where the database's are.
 type Ahead struct {
 	Carrier *Carrier // from the database to the server that follows it
+	// Only says of which sequences that is so, as others are drawn from on both servers; nil: of all.
+	Only func(catalog.Sequence) bool
 
 	last map[catalog.Name]look // what was seen of the database's
 }
+
+func (a *Ahead) only(s catalog.Sequence) bool { return a.Only == nil || a.Only(s) }
 
 // look is where a sequence was at a time.
 type look struct {
@@ -52,7 +56,7 @@ func (a *Ahead) Keep(ctx context.Context) error {
 		return briefly(ctx, conn, func(tx pgx.Tx) error {
 			all, err := catalog.Sequences(ctx, tx)
 			if err == nil {
-				from, err = ReadSequences(ctx, tx, slices.DeleteFunc(catalog.SequencesOf(all, c.Tables()), func(s catalog.Sequence) bool { return !s.CanSelect }))
+				from, err = ReadSequences(ctx, tx, slices.DeleteFunc(c.of(all), func(s catalog.Sequence) bool { return !s.CanSelect || !a.only(s) }))
 			}
 			return err
 		})

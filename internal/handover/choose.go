@@ -25,7 +25,7 @@ func (g *Groups) Choose(ctx context.Context, patterns, loose []string) (tables [
 	if tables, err = entire(g.Forth.Tables.Selected(), patterns); err != nil {
 		return nil, err
 	}
-	away := g.mode.Away()
+	away := g.Mode().Away()
 	for _, t := range tables {
 		if away[t] {
 			return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s is the new server's already", t), Advice: "`walferry groups` shows who owns what"}
@@ -34,7 +34,7 @@ func (g *Groups) Choose(ctx context.Context, patterns, loose []string) (tables [
 	for _, t := range tables {
 		away[t] = true
 	}
-	if err := g.unjoined(ctx, away, append(g.mode.Loose(), loose...)); err != nil {
+	if err := g.unjoined(ctx, away, append(g.Mode().Loose(), loose...)); err != nil {
 		return nil, err
 	}
 	return tables, g.fenceable(ctx, tables)
@@ -68,30 +68,30 @@ func entire(all []catalog.Table, patterns []string) (tables []catalog.Name, err 
 // ChooseBack returns the groups that patterns name, of which a part becomes a group of its own; no pattern: every group. Nothing may join them to what the new
 // server keeps.
 func (g *Groups) ChooseBack(ctx context.Context, patterns, loose []string, waits online.Waits) (chosen []Group, err error) {
-	if g.mode == nil || len(g.mode.Groups) == 0 {
+	if g.Mode() == nil || len(g.Mode().Groups) == 0 {
 		return nil, &fail.Error{Kind: fail.Gate, Problem: "no group of tables was handed over: the old server owns all", Advice: "`walferry groups` shows who owns what"}
 	}
 	if len(patterns) == 0 {
-		return slices.Clone(g.mode.Groups), nil
+		return slices.Clone(g.Mode().Groups), nil
 	}
 	names, err := entire(g.Back.Tables.Selected(), patterns)
 	if err != nil {
 		return nil, err
 	}
-	away, named := g.mode.Away(), map[int][]catalog.Name{}
+	away, named := g.Mode().Away(), map[int][]catalog.Name{}
 	for _, t := range names {
-		n := slices.IndexFunc(g.mode.Groups, func(group Group) bool { return group.Has(t) })
+		n := slices.IndexFunc(g.Mode().Groups, func(group Group) bool { return group.Has(t) })
 		if n < 0 {
 			return nil, &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s is the old server's", t), Advice: "`walferry groups` shows who owns what"}
 		}
-		group := &g.mode.Groups[n]
+		group := &g.Mode().Groups[n]
 		if len(named[group.Number]) == 0 {
 			chosen = append(chosen, *group)
 		}
 		named[group.Number] = append(named[group.Number], t)
 		delete(away, t)
 	}
-	if err := g.unjoined(ctx, away, append(g.mode.Loose(), loose...)); err != nil {
+	if err := g.unjoined(ctx, away, append(g.Mode().Loose(), loose...)); err != nil {
 		return nil, err
 	}
 	for i, group := range chosen {

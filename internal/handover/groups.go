@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,10 @@ type Side struct {
 	From, To session.End
 	Store    *state.Store // of the flow's record, on To
 	Tables   *identity.Tables
+
+	// Sequences returns what carries those of everything over. What is known of them is in one place, the flow's record, whoever
+	// owns them.
+	Sequences func() *cutover.Carrier
 }
 
 // standing is a fence of the side as it may stand on From.
@@ -41,25 +46,28 @@ type Groups struct {
 	Dividing bool   // a part of a whole is switched back when both flows run
 
 	back   running
-	mode   *Mode
+	mode   atomic.Pointer[Mode]
 	stores map[string]*state.Store
 }
 
 // Load reads which there are.
-func (g *Groups) Load(ctx context.Context) (err error) {
-	g.mode, err = Load(ctx, g.Forth.Store)
+func (g *Groups) Load(ctx context.Context) error {
+	m, err := Load(ctx, g.Forth.Store)
+	if err == nil {
+		g.mode.Store(m)
+	}
 	return err
 }
 
 // Mode returns what was read or written last; nil: there are no groups.
-func (g *Groups) Mode() *Mode { return g.mode }
+func (g *Groups) Mode() *Mode { return g.mode.Load() }
 
 // save keeps a mode, and then is in it.
 func (g *Groups) save(ctx context.Context, m *Mode) error {
 	if err := m.Save(ctx, g.Forth.Store); err != nil {
 		return err
 	}
-	g.mode = m
+	g.mode.Store(m)
 	return nil
 }
 
@@ -114,21 +122,6 @@ func (g *Groups) record(ctx context.Context, group Group, s *Side) (*state.Store
 		}
 	}
 	if r.Phase == state.New {
-		// What the sequences were when the migration began: what was altered since is carried over.
-		var sequences []cutover.Remembered
-		if known, err := s.Store.Values().HasSequences(ctx); err != nil {
-			return nil, err
-		} else if known {
-			if _, err := s.Store.Values().Get(ctx, state.Sequences, &sequences); err != nil {
-				return nil, err
-			}
-			for i := range sequences {
-				sequences[i].Placed = nil
-			}
-			if err := store.Values().Put(ctx, state.Sequences, sequences); err != nil {
-				return nil, err
-			}
-		}
 		if err := store.SetPhase(ctx, state.Following); err != nil {
 			return nil, err
 		}
@@ -138,7 +131,7 @@ func (g *Groups) record(ctx context.Context, group Group, s *Side) (*state.Store
 
 // Add records another one.
 func (g *Groups) Add(ctx context.Context, tables []catalog.Name, loose []string) (Group, error) {
-	m := *g.mode
+	m := *g.Mode()
 	group := m.Add(tables, loose)
 	return group, g.save(ctx, &m)
 }
@@ -146,7 +139,7 @@ func (g *Groups) Add(ctx context.Context, tables []catalog.Name, loose []string)
 // fence returns one of a side, on tables of From.
 func (g *Groups) fence(ctx context.Context, conn *pgx.Conn, name, run string, tables []catalog.Table, waits online.Waits) (cutover.Fence, error) {
 	f, _, err := cutover.NewFence(ctx, conn, name, tables)
-	f.Run, f.Pass, f.Waits = run, g.mode.Pass, waits
+	f.Run, f.Pass, f.Waits = run, g.Mode().Pass, waits
 	return f, err
 }
 
@@ -184,7 +177,7 @@ func (g *Groups) FenceAll(ctx context.Context, life time.Duration, waits online.
 
 // settled are the tables of groups that have a fence of their own on the new server.
 func (g *Groups) settled() map[catalog.Name]bool {
-	m := *g.mode
+	m := *g.Mode()
 	if n := len(m.Groups); n > 0 {
 		m.Groups = m.Groups[:n-1] // the last one is about to get it
 	}
@@ -250,7 +243,7 @@ func (g *Groups) Dissolve(ctx context.Context, group Group) error {
 	if err := errors.Join(back.Forget(ctx), forth.Forget(ctx)); err != nil {
 		return err
 	}
-	return g.save(ctx, g.mode.Without(group.Number))
+	return g.save(ctx, g.Mode().Without(group.Number))
 }
 
 // remove removes what is left of a fence that stands on nothing any more.
@@ -290,8 +283,8 @@ func (g *Groups) Merge(ctx context.Context) error {
 	if err := g.settleSplit(ctx, nil); err != nil {
 		return err
 	}
-	for len(g.mode.Groups) > 0 {
-		group := g.mode.Groups[0]
+	for len(g.Mode().Groups) > 0 {
+		group := g.Mode().Groups[0]
 		err := f.on(ctx, func(conn *pgx.Conn) error {
 			all, err := g.fence(ctx, conn, f.Name.String(), f.Store.Run(), group.Of(f.Tables.Selected()), nil)
 			if err == nil {
@@ -308,7 +301,7 @@ func (g *Groups) Merge(ctx context.Context) error {
 		if err := errors.Join(g.store(group, g.Back).Forget(ctx), g.store(group, f).Forget(ctx)); err != nil {
 			return err
 		}
-		if err := g.save(ctx, g.mode.Without(group.Number)); err != nil {
+		if err := g.save(ctx, g.Mode().Without(group.Number)); err != nil {
 			return err
 		}
 	}
@@ -316,4 +309,4 @@ func (g *Groups) Merge(ctx context.Context) error {
 }
 
 // Begins is the way back of the switch of the rest: the flow back runs, from the position that it began at.
-func (g *Groups) Begins() cutover.WayBack { return runningBack{g.Forth.To.Link} }
+func (g *Groups) Begins() cutover.WayBack { return runningBack{g.Forth.To.Link, g.Back.Sequences()} }

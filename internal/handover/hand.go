@@ -71,7 +71,7 @@ func (h *Hand) Do(whole, wanted context.Context) (result *cutover.Result, err er
 		if err != nil {
 			return nil, err
 		}
-		if g.mode == nil {
+		if g.Mode() == nil {
 			return nil, h.enter(wanted, tables)
 		}
 		added, err := g.Add(wanted, tables, h.Loose)
@@ -186,7 +186,7 @@ func (h *Hand) opened(ctx context.Context, running *flow.Running, waits online.W
 	if err != nil {
 		return err
 	}
-	armed := state.Armed{Begins: position, Pass: g.mode.Pass, Stands: true}
+	armed := state.Armed{Begins: position, Pass: g.Mode().Pass, Stands: true}
 	if err := g.Back.Store.PutArmed(ctx, armed); err != nil {
 		return err
 	}

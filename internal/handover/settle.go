@@ -15,7 +15,7 @@ type Resume func(ctx context.Context, group Group, s *Side, r *state.Record) (do
 // Settle decides for each group who owns it, after a crash, or when a switch of it has ended in whatever way: by its two
 // records and its fences. What the old server owns becomes a part of the rest again. No switch of a group may be in progress.
 func (g *Groups) Settle(ctx context.Context, resume Resume) error {
-	if g.mode == nil {
+	if g.Mode() == nil {
 		return nil
 	}
 	if err := g.Forth.Store.Mine(ctx); err != nil {
@@ -24,7 +24,7 @@ func (g *Groups) Settle(ctx context.Context, resume Resume) error {
 	if err := g.settleSplit(ctx, nil); err != nil {
 		return err
 	}
-	for _, group := range slices.Clone(g.mode.Groups) {
+	for _, group := range slices.Clone(g.Mode().Groups) {
 		owner, err := g.owner(ctx, group, resume)
 		if err == nil && owner == groups.Old {
 			err = g.Dissolve(ctx, group)

@@ -32,9 +32,9 @@ func (g *Groups) Shape(ctx context.Context, sw *cutover.Switch, group Group, s *
 	}
 	sw.Name, sw.Store = group.Name(s.Name), store
 	sw.Tables = func() []catalog.Table { return group.Of(s.Tables.Selected()) }
-	sw.Sequences.Store, sw.Sequences.Tables, sw.Sequences.Owned = store, sw.Tables, !group.Rest
+	sw.Sequences.Tables, sw.Sequences.Owned = sw.Tables, !group.Rest
 	sw.Definitions, sw.Opening, sw.Proof = noDefinitions{}, plainOpening{s.To, sw.Name}, nil
-	sw.WayBack, sw.NeedWayBack, sw.Pass, sw.Onward = runningBack{s.To.Link}, true, g.mode.Pass, state.Switched
+	sw.WayBack, sw.NeedWayBack, sw.Pass, sw.Onward = runningBack{s.To.Link, other.Sequences()}, true, g.Mode().Pass, state.Switched
 	sw.Stands = other.standing(group.Name(other.Name), back)
 	sw.Advance = func(ctx context.Context, phase state.Phase) error { return store.SetPhase(ctx, phase) }
 	sw.Clients = nil // a pooler, or a hook, holds the clients of all tables
@@ -69,10 +69,13 @@ func (g *Groups) Plain(ctx context.Context, tables []catalog.Table) error {
 }
 
 // runningBack is the way back of a group's switch: both flows run, so that nothing has to be armed or to begin.
-type runningBack struct{ to *session.Link }
+type runningBack struct {
+	to        *session.Link
+	sequences *cutover.Carrier // of that flow
+}
 
 // Arm implements cutover.WayBack.
-func (w runningBack) Arm(context.Context, func(string)) error { return nil }
+func (w runningBack) Arm(ctx context.Context, _ func(string)) error { return w.sequences.ReadEnds(ctx) }
 
 // Disarm implements cutover.WayBack.
 func (w runningBack) Disarm(context.Context) {}
@@ -83,12 +86,14 @@ func (w runningBack) Begin(ctx context.Context) (at decoder.LSN, err error) {
 	return at, err
 }
 
-// KeepAhead implements cutover.WayBack. The sequences of a group that is not owned are not kept ahead.
-func (w runningBack) KeepAhead(context.Context, []cutover.Sequence) error { return nil }
+// KeepAhead implements cutover.WayBack.
+func (w runningBack) KeepAhead(ctx context.Context, at []cutover.Sequence) error {
+	return (&cutover.Ahead{Carrier: w.sequences}).Start(ctx, at)
+}
 
 // Ahead implements cutover.WayBack.
-func (w runningBack) Ahead(context.Context) (map[catalog.Name]cutover.Position, error) {
-	return nil, nil
+func (w runningBack) Ahead(ctx context.Context) (map[catalog.Name]cutover.Position, error) {
+	return w.sequences.Placed(ctx)
 }
 
 // noDefinitions are those of a group: foreign keys and triggers are there, as the roles may do without.

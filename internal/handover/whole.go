@@ -97,10 +97,10 @@ func (g *Groups) claim(ctx context.Context, group Group) error {
 
 // Entire reports whether the new server owns everything, as it did before a part of it was switched back.
 func (g *Groups) Entire() bool {
-	if g.mode == nil || !g.mode.Whole || g.Dividing {
+	if g.Mode() == nil || !g.Mode().Whole || g.Dividing {
 		return false
 	}
-	all, away := g.Forth.Tables.Selected(), g.mode.Away()
+	all, away := g.Forth.Tables.Selected(), g.Mode().Away()
 	return len(all) > 0 && !slices.ContainsFunc(all, func(t catalog.Table) bool { return !away[t.Name] })
 }
 
@@ -112,7 +112,7 @@ func (g *Groups) Whole(ctx context.Context) error {
 
 // split makes some tables of a group one of their own, with a fence of its own on the old server. Who owns them does not change.
 func (g *Groups) split(ctx context.Context, group Group, names []catalog.Name, waits online.Waits) (Group, error) {
-	m := *g.mode
+	m := *g.Mode()
 	m.Groups = slices.Clone(m.Groups)
 	n := slices.IndexFunc(m.Groups, func(o Group) bool { return o.Number == group.Number })
 	m.Groups[n].Tables = slices.DeleteFunc(slices.Clone(group.Tables), func(t catalog.Name) bool { return slices.Contains(names, t) })
@@ -123,13 +123,13 @@ func (g *Groups) split(ctx context.Context, group Group, names []catalog.Name, w
 	if err == nil {
 		err = g.settleSplit(ctx, waits)
 	}
-	return g.mode.Groups[len(g.mode.Groups)-1], err
+	return g.Mode().Groups[len(g.Mode().Groups)-1], err
 }
 
 // settleSplit completes what split has begun. Until then the tables are under the fence of the group that they were of, which must stay.
 func (g *Groups) settleSplit(ctx context.Context, waits online.Waits) error {
-	for i := range g.mode.Groups {
-		group := g.mode.Groups[i]
+	for i := range g.Mode().Groups {
+		group := g.Mode().Groups[i]
 		if !group.Split {
 			continue
 		}
@@ -139,7 +139,7 @@ func (g *Groups) settleSplit(ctx context.Context, waits online.Waits) error {
 		if err := g.Part(ctx, group, g.Forth, waits); err != nil {
 			return err
 		}
-		m := *g.mode
+		m := *g.Mode()
 		m.Groups = slices.Clone(m.Groups)
 		m.Groups[i].Split = false
 		if err := g.save(ctx, &m); err != nil {

@@ -22,7 +22,6 @@ type following struct {
 	running *flow.Running
 	seen    *groups.Seen
 	cutting chan struct{} // full while a cutover is in progress
-	behind  string        // why sequences are not kept ahead
 
 	mu        sync.Mutex
 	closed    bool // a cutover that was undone could not un-fence
@@ -115,8 +114,9 @@ func (r *runner) follow(ctx context.Context, e, other *ends) (err error) {
 			other.validateRest(ctx)
 		}
 	}, func(ctx context.Context, _ context.CancelCauseFunc) {
-		if e.armed.Pass != "" { // what it goes to is fenced, and may have to be opened by hand
-			wayback.KeepAhead(ctx, &cutover.Ahead{Carrier: e.carrier()}, r.c.Heartbeat, f.cutting, f.over, f.sequences)
+		if ahead := r.ahead(e); ahead != nil {
+			behind := &wayback.Behind{Sides: e.sides(), Live: r.live, Logger: e.c.Logger}
+			wayback.KeepAhead(ctx, ahead, r.c.Heartbeat, f.cutting, f.over, behind.Tell)
 		}
 	}, func(ctx context.Context, stop context.CancelCauseFunc) {
 		if e.name.Direction == flow.Forth && (r.c.Until == UntilCaughtUp || r.byItself()) {
@@ -125,28 +125,15 @@ func (r *runner) follow(ctx context.Context, e, other *ends) (err error) {
 	})
 }
 
-// sequences notes why sequences are not kept ahead; nil: they are.
-func (f *following) sequences(err error) {
-	text := ""
-	if err != nil {
-		text = f.e.sides().Reword(err.Error())
+// ahead returns what keeps sequences ahead while e is followed; nil: nobody has to open by hand what it goes to.
+func (r *runner) ahead(e *ends) wayback.Ahead {
+	switch {
+	case r.groups.Mode() != nil:
+		return r.groups.Ahead()
+	case e.armed.Pass != "": // it is fenced
+		return &cutover.Ahead{Carrier: e.carrier()}
 	}
-	if was := f.behind; was != text && text != "" {
-		f.e.c.Logger.Warn("sequences of the server that follows are not kept ahead: "+text, "do", "should it have to be opened by hand, set them first; a switch sets them as always")
-	} else if was != text {
-		f.e.c.Logger.Info("sequences of the server that follows are kept ahead again")
-	}
-	f.behind = text
-	if f.e.name.Direction != flow.Back {
-		return
-	}
-	f.r.live.Set(func(st *Status) {
-		if st.Back != nil && st.Back.Sequences != text {
-			now := *st.Back
-			now.Sequences = text
-			st.Back = &now
-		}
-	})
+	return nil
 }
 
 // byItself reports whether the run cuts over once it has caught up. It does that once: after a fallback somebody has to ask.

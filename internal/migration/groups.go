@@ -27,7 +27,7 @@ var errGroups = errors.New("groups of tables were made, or are no more")
 // newGroups returns those of a run.
 func newGroups(forth, back *ends) *handover.Groups {
 	side := func(e *ends) *handover.Side {
-		return &handover.Side{Name: e.name, From: e.flow.From, To: e.flow.To, Store: e.store, Tables: e.tables}
+		return &handover.Side{Name: e.name, From: e.flow.From, To: e.flow.To, Store: e.store, Tables: e.tables, Sequences: e.carrier}
 	}
 	return &handover.Groups{Forth: side(forth), Back: side(back), Tool: forth.c.ToolVersion, Logger: forth.c.Logger}
 }

@@ -109,6 +109,7 @@ func (f *following) cutover(whole, wanted context.Context, asked bool, o Cutover
 	}
 	if m := f.r.groups.Mode(); m != nil {
 		s.WayBack, s.Pass, s.NeedWayBack = f.r.groups.Begins(), m.Pass, true
+		s.Sequences.Owned = f.r.groups.WithRest()
 	} else if back := f.e.name.Direction == flow.Back; back || f.e.c.FallBack != NoFallBack {
 		w := f.e.newWayBack(f.other)
 		s.WayBack, s.Pass, s.NeedWayBack = w, w.Pass, back || f.e.c.FallBack == FallBackRequire
