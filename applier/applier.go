@@ -22,6 +22,13 @@ type Config struct {
 	// It must not be empty.
 	Name string
 
+	// Start is the position at which the stream begins: that of the snapshot under which the
+	// target's tables were copied (slot.Exported.ConsistentPoint). New stores it in the stream's row
+	// if the target has nothing of the stream yet; later it is the row that counts, so that a program
+	// may give the same Start each time. A row at an earlier position is a *StartError: the tables
+	// were copied again since. Zero: the slot's own position, for tables that had nothing to copy.
+	Start decoder.LSN
+
 	// Connect opens a new connection to the target after one is lost. Nil: it connects with the
 	// configuration of the connection passed to New.
 	Connect func(context.Context) (*pgx.Conn, error)
@@ -101,8 +108,7 @@ func call(hook func()) {
 }
 
 // New makes an Applier of a connection to the target. It creates the schema walferry, its table
-// progress and the stream's row there, where they do not exist: the row at position 0, see
-// [SetProgress]. It pins the session settings that determine how values are read, and sets
+// progress and the stream's row there, where they do not exist: the row at Config.Start. It pins the session settings that determine how values are read, and sets
 // session_replication_role to replica where the role may do so.
 //
 // The Applier owns conn from then on, unless New returns an error. The connection must go to the
@@ -140,15 +146,9 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ensureProgress(ctx, conn, c.Name); err != nil {
-		return nil, err
-	}
-	p, found, err := loadProgress(ctx, conn, c.Name)
+	p, err := begin(ctx, conn, c.Name, c.Start)
 	if err != nil {
 		return nil, err
-	}
-	if !found {
-		return nil, &ProgressError{Stream: c.Name, Missing: true}
 	}
 	a.use(s)
 	a.setProgress(p)

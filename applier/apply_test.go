@@ -1,12 +1,14 @@
 package applier
 
 import (
+	"context"
 	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
+	"github.com/walferry/walferry/internal/pgtest"
 )
 
 // The ordinary life of a row, and that every step moves the position.
@@ -68,28 +70,77 @@ func TestApply_MissingRow(t *testing.T) {
 	g.want(`select id, name from t order by id`, "1|one", "2|two", "3|three", "7|x")
 }
 
-// A copy of the source at a position is continued from there, and only from there.
-func TestSetProgress(t *testing.T) {
+// A stream begins where its tables were copied, once: later it is the row that counts. One that was
+// copied again is not continued from where the first copy was.
+func TestStart(t *testing.T) {
 	t.Parallel()
 	g := newTarget(t, `create table t (id int primary key)`)
-	g.apply(insert(relation("t", 'd', "id*"), "1"))
+	open := func(name string, start decoder.LSN) (*Applier, error) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), g.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(context.WithoutCancel(t.Context())) })
+		return New(t.Context(), conn, Config{Name: name, Start: start})
+	}
+	want := func(name string, start, applied decoder.LSN) *Applier {
+		t.Helper()
+		a, err := open(name, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.Applied(); got != applied {
+			t.Errorf("%s with Start %s: applied %s, want %s", name, start, got, applied)
+		}
+		return a
+	}
+	want("new", 0, 0) // by New without a copy
+	want("new", 0x100, 0x100)
+	a := want("new", 0x100, 0x100)
+	r := relation("t", 'd', "id*")
+	if err := a.Apply(t.Context(), &decoder.Tx{XID: 7, CommitLSN: 0x80, EndLSN: 0x90, First: true, Last: true, Changes: []decoder.Change{insert(r, "1")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Apply(t.Context(), &decoder.Tx{XID: 8, CommitLSN: 0x200, EndLSN: 0x210, First: true, Last: true, Changes: []decoder.Change{insert(r, "2")}}); err != nil {
+		t.Fatal(err)
+	}
+	g.want(`select id from t`, "2") // what is in the snapshot is not applied
+	want("new", 0x100, 0x210)
+	want("new", 0, 0x210)
+
+	var again *StartError
+	if _, err := open("new", 0x300); !errors.As(err, &again) || again.Applied != 0x210 || again.Start != 0x300 {
+		t.Fatalf("copied again: %v", err)
+	}
+	g.want(`select applied from walferry.progress where stream = 'new'`, "0/210")
 	conn, err := pgx.Connect(t.Context(), g.url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	for _, stream := range []string{"test", "new"} {
-		if err := SetProgress(t.Context(), conn, stream, 0x500); err != nil {
+	for range 2 {
+		if err := Forget(t.Context(), conn, "new"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g.want(`select stream, applied, transactions, commit_time is null from walferry.progress order by 1`, "new|0/500|0|t", "test|0/500|0|t")
-	again := openTarget(t, g.url, Config{Name: "new"})
-	if got, want := again.Applied(), decoder.LSN(0x500); got != want {
-		t.Errorf("applied %s, want %s", got, want)
-	}
-	var moved *ProgressError // the applier that was running does not continue
-	if err := g.Apply(t.Context(), g.tx()); !errors.As(err, &moved) {
+	want("new", 0x300, 0x300)
+	var moved *ProgressError // the applier of the first copy does not continue
+	if err := a.Apply(t.Context(), &decoder.Tx{XID: 9, CommitLSN: 0x400, EndLSN: 0x410, First: true, Last: true}); !errors.As(err, &moved) {
 		t.Errorf("got %v, want a ProgressError", err)
+	}
+}
+
+// Where nobody has applied anything there is nothing to forget.
+func TestForget_Nothing(t *testing.T) {
+	t.Parallel()
+	_, url := pgtest.Pair(t, sourceMajor(), targetMajor())
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := Forget(t.Context(), conn, "new"); err != nil {
+		t.Fatal(err)
 	}
 }

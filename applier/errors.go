@@ -233,11 +233,12 @@ func transient(err error) bool {
 		conflict *ConflictError
 		schema   *SchemaError
 		progress *ProgressError
+		start    *StartError
 		restart  *RestartError
 		input    *inputError
 	)
 	switch {
-	case errors.As(err, &conflict), errors.As(err, &schema), errors.As(err, &progress), errors.As(err, &restart),
+	case errors.As(err, &conflict), errors.As(err, &schema), errors.As(err, &progress), errors.As(err, &start), errors.As(err, &restart),
 		errors.As(err, &input), errors.Is(err, errClosed):
 		return false
 	}

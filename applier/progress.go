@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/decoder"
-	"github.com/walferry/walferry/internal/catalog"
+	"github.com/walferry/walferry/internal/progress"
 )
 
 // Progress is the row in walferry.progress: where the target is, and what was applied so far. It is
@@ -42,26 +41,15 @@ func (p *Progress) add(tx *decoder.Tx, changes int) {
 }
 
 // ProgressTable is the table of positions.
-const ProgressTable = "walferry.progress"
+const ProgressTable = progress.Table
 
 // ProgressTableSQL makes that table.
-const ProgressTableSQL = `
-create table if not exists walferry.progress (
-    stream        text primary key,            -- the migration's name
-    applied       pg_lsn not null,             -- every source transaction whose commit record starts before it is here
-    commit_time   timestamptz,                 -- of the last one, by the source's clock
-    transactions  bigint not null default 0,   -- applied so far, empty ones not counted
-    changes       bigint not null default 0,   -- rows and truncates in them
-    applied_at    timestamptz not null default clock_timestamp()
-) with (fillfactor = 10)`
+const ProgressTableSQL = progress.TableSQL
 
 // The progress row is locked when it is read: if a backend that this Applier lost is still
 // committing, this waits for its end.
 const readProgress = `
 select applied::text, commit_time, transactions, changes from walferry.progress where stream = $1 for update`
-
-const insertProgress = `
-insert into walferry.progress (stream, applied) values ($1, '0/0') on conflict do nothing`
 
 // The condition is the claim: an applier that was presumed dead finds that the row has moved, and
 // nothing of its transaction remains. The statement is sent in the form that assert gives it.
@@ -73,43 +61,6 @@ update walferry.progress
 // claimProgress makes the claim while the position that the transaction leads to is not known yet.
 const claimProgress = `
 update walferry.progress set applied = applied where stream = $1 and applied = $2`
-
-// ensureProgress creates the table and the stream's row. If they exist it needs no privilege to
-// create anything.
-func ensureProgress(ctx context.Context, conn *pgx.Conn, stream string) error {
-	for attempt := 0; ; attempt++ {
-		err := createProgressTable(ctx, conn)
-		// IF NOT EXISTS does not keep two sessions from creating the same thing at once.
-		if attempt < 3 && slices.Contains([]string{catalog.UniqueViolation, catalog.DuplicateTable, catalog.DuplicateSchema}, catalog.State(err)) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("create walferry.progress: %w", err)
-		}
-		break
-	}
-	if _, err := conn.Exec(ctx, insertProgress, pgx.QueryExecModeExec, stream); err != nil {
-		return fmt.Errorf("create progress of stream %q: %w", stream, err)
-	}
-	return nil
-}
-
-func createProgressTable(ctx context.Context, conn *pgx.Conn) error {
-	var table, schema bool
-	err := conn.QueryRow(ctx, `
-select to_regclass('walferry.progress') is not null, to_regnamespace('walferry') is not null`, pgx.QueryExecModeExec).Scan(&table, &schema)
-	if err != nil {
-		return err
-	}
-	sql := ""
-	if !table {
-		sql = ProgressTableSQL
-	}
-	if !schema {
-		sql = `create schema walferry;` + sql
-	}
-	return catalog.Own(ctx, conn, sql)
-}
 
 // loadProgress reads the stream's row.
 func loadProgress(ctx context.Context, conn *pgx.Conn, stream string) (p Progress, found bool, err error) {

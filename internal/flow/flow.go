@@ -18,6 +18,7 @@ import (
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/progress"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/slot"
@@ -77,9 +78,10 @@ func (f *Flow) MakeSlot(ctx context.Context, c slot.ExportConfig) (*slot.Exporte
 	return slot.Export(ctx, f.From.DSN, c)
 }
 
-// Begin sets the position at which the flow begins.
+// Begin sets the position at which the flow begins, whatever it was. It comes long before Start: in
+// between, other processes read it.
 func (f *Flow) Begin(ctx context.Context, conn *pgx.Conn, at decoder.LSN) error {
-	return applier.SetProgress(ctx, conn, f.Name.String(), at)
+	return progress.Set(ctx, conn, f.Name.String(), at)
 }
 
 // Start makes the applier of what is followed. The caller has to close what it returns.

@@ -10,10 +10,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/walferry/walferry/applier"
 	"github.com/walferry/walferry/decoder"
 	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/pgtest"
+	"github.com/walferry/walferry/internal/progress"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/slot"
 )
@@ -182,7 +182,7 @@ func TestOvertaken(t *testing.T) {
 	t.Parallel()
 	_, target := pgtest.Pair(t, 15, 18)
 	conn := connect(t, target)
-	if err := applier.SetProgress(t.Context(), conn, "test", 0); err != nil {
+	if err := progress.Set(t.Context(), conn, "test", 0); err != nil {
 		t.Fatal(err)
 	}
 	f := &Flow{Name: Name{Migration: "test"}, To: end(t, target)}
