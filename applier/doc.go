@@ -9,13 +9,14 @@
 // moment resumes at [Applier.Applied], and nothing is lost or applied twice.
 //
 //	conn, err := pgx.Connect(ctx, targetURL)
-//	target, err := applier.New(ctx, conn, applier.Config{Name: "orders"})
+//	target, err := applier.New(ctx, conn, applier.Config{Name: "orders", Start: exported.ConsistentPoint})
 //	source, err := decoder.Open(ctx, sourceURL, decoder.Config{
 //		Slot: "orders", Publications: []string{"orders"}, Start: target.Applied(),
 //	})
 //	err = target.Run(ctx, source)
 //
-// [Applier.Apply] is the core: it takes transactions and returns when they are durable.
+// Start is where the tables were copied, by package snapshot; the example CopyAndFollow has all of
+// it. [Applier.Apply] is the core: it takes transactions and returns when they are durable.
 // [Applier.Run] reads them from a [Source], commits several together while there is a backlog,
 // retries after transient errors, and acknowledges.
 //
@@ -24,7 +25,7 @@
 //
 // Errors that a caller may want to tell apart are types, for errors.As: [ConflictError] and
 // [SchemaError], which say where applying has stopped and resume once the target is repaired,
-// [ProgressError], and [RestartError], after which Run is called again with a new stream. Each has
+// [ProgressError], [StartError], and [RestartError], after which Run is called again with a new stream. Each has
 // a Hint for the operator.
 //
 // # How changes are applied

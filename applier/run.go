@@ -10,12 +10,35 @@ import (
 )
 
 // Source delivers committed transactions in commit order, large ones in pieces; see [decoder.Tx].
-// *decoder.Stream implements it.
+// *decoder.Stream implements it, and [Filter] in front of another one. Run cannot know what is
+// missing: a Source of one's own must keep to what follows, or the target is not what the source
+// was.
+//
+// What it delivers:
+//   - It begins at or before [Applier.Applied] of when Run is called. What the target has already
+//     is skipped; a gap is not noticed.
+//   - CommitLSN increases from transaction to transaction, and EndLSN is greater than the CommitLSN
+//     of the same transaction, but not than that of the next. They are the source's own: the stream's
+//     row is compared with them.
+//   - A transaction is whole (First and Last), or its pieces follow each other with nothing in
+//     between. They may begin again with First, which voids the ones before.
+//   - XID is not 0, except for positions, which have no changes. Without positions Pause waits for
+//     the next transaction, and a slot that nobody writes to does not advance.
+//   - Values are the text of the source's output functions under the settings that package decoder
+//     pins, in the order of the Relation's columns. A Relation is not altered: a table that changes
+//     has a new one.
+//   - Nothing of a Tx is written to any more. Run reads ahead by as much as [Config] allows.
+//
+// What it does with errors: Run does not retry Next. A Source that can continue after a lost
+// connection does so by itself, without leaving anything out; otherwise Run returns its error as it
+// is, and the caller opens a new Source at Applied.
 type Source interface {
-	// Next waits for the next transaction, piece or position.
+	// Next waits for the next transaction, piece or position, until ctx ends. Run calls it from one
+	// goroutine, not the one that calls Ack.
 	Next(context.Context) (*decoder.Tx, error)
-	// Ack acknowledges that everything before a position is durable on the target. It must not
-	// block, and the position never decreases.
+	// Ack acknowledges that everything before a position is durable on the target. Run calls it
+	// first of all with Applied, then after each commit. It must not block, it may be called while
+	// Next is, and the position never decreases.
 	Ack(decoder.LSN)
 }
 
