@@ -35,7 +35,7 @@ type pooled struct {
 	migration.Config
 	bouncer *pgtest.Bouncer   // the first, or only one
 	all     []*pgtest.Bouncer // that the clients come through, in turn
-	flags   []string // of migrate
+	flags   []string          // of migrate
 	migrate *exec.Cmd
 	load    *load
 }
