@@ -77,7 +77,7 @@ func newer(t *testing.T, program string) bool {
 	t.Helper()
 	for version, path := range pgtest.BouncerPrograms() {
 		if path == program {
-			return !strings.HasPrefix(version, "1.18")
+			return pgtest.BouncerKnows(version, 21)
 		}
 	}
 	return false

@@ -32,20 +32,14 @@ type Bouncer struct {
 	stdin   io.Closer // whose end ends it
 }
 
-// BouncerPrograms returns the programs to be tested, by names for tests: Debian's, and the one that
-// WALFERRY_TEST_PGBOUNCER names, which ought to be a newer one.
+// BouncerPrograms returns the programs to be tested, by their versions: the one that is installed, those that make
+// servers has got, and the one that WALFERRY_TEST_PGBOUNCER names.
 func BouncerPrograms() map[string]string {
 	programs := map[string]string{}
-	for _, path := range []string{"/usr/sbin/pgbouncer", os.Getenv("WALFERRY_TEST_PGBOUNCER")} {
-		if path == "" {
-			continue
+	for _, path := range bouncerPaths() {
+		if version, err := bouncerVersion(path); err == nil {
+			programs[version] = path
 		}
-		out, err := exec.Command(path, "--version").Output()
-		if err != nil {
-			continue
-		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(out), "PgBouncer "), "\n")
-		programs[name] = path
 	}
 	return programs
 }
@@ -55,7 +49,7 @@ func EachBouncer(t *testing.T, test func(t *testing.T, program string)) {
 	t.Helper()
 	programs := BouncerPrograms()
 	if len(programs) == 0 {
-		t.Skip("PgBouncer is not installed: apt-get install pgbouncer, or name one in WALFERRY_TEST_PGBOUNCER")
+		t.Skip("there is no PgBouncer: make servers gets it, or name one in WALFERRY_TEST_PGBOUNCER")
 	}
 	for _, name := range slices.Sorted(maps.Keys(programs)) {
 		t.Run(name, func(t *testing.T) { test(t, programs[name]) })

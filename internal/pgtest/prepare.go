@@ -41,6 +41,9 @@ func Prepare(ctx context.Context, majors []int, out io.Writer) error {
 			failed = append(failed, err)
 		}
 	}
+	if all {
+		failed = append(failed, prepareBouncers(ctx, out))
+	}
 	return errors.Join(failed...)
 }
 
