@@ -1,4 +1,4 @@
-// Package pooler drives PgBouncer, by its admin console and its file: clients are held while a
+// Package pooler drives PgBouncer, and PgDog, by its admin console and its file: clients are held while a
 // database moves, led to another server, and let go, and see no error.
 //
 // What binds it: only RESUME ends a PAUSE, not the end of the connection that has asked for it; no command changes
@@ -25,6 +25,7 @@ import (
 type Console struct {
 	URL  string
 	conn *pgconn.PgConn
+	dog  bool // it is PgDog, as it has said when it was connected to
 }
 
 // connectPatience is how long connecting to a console may take.
@@ -36,12 +37,20 @@ func (c *Console) Address() string {
 	if err != nil {
 		return "an address that cannot be read"
 	}
-	cfg.Database = database
+	cfg.Database = consoleOf(cfg.Database)
 	return session.Address(cfg)
 }
 
 // database is the one that the console is.
 const database = "pgbouncer"
+
+// consoleOf returns the database of the console, by that of its URL.
+func consoleOf(given string) string {
+	if given == adminDatabase {
+		return adminDatabase
+	}
+	return database
+}
 
 func (c *Console) connect(ctx context.Context) error {
 	if c.conn != nil && !c.conn.IsClosed() {
@@ -51,7 +60,7 @@ func (c *Console) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg.Database = database
+	cfg.Database = consoleOf(cfg.Database)
 	// It refuses settings that it does not know.
 	cfg.RuntimeParams = map[string]string{"application_name": "walferry"}
 	cfg.ConnectTimeout = connectPatience
@@ -63,7 +72,12 @@ func (c *Console) connect(ctx context.Context) error {
 		}
 		return fmt.Errorf("connect to PgBouncer at %s: %w", session.Address(cfg), err)
 	}
-	return nil
+	if cfg.Database == adminDatabase { // not every PgBouncer would have to be asked
+		if _, err = c.version(ctx); err != nil {
+			c.Close()
+		}
+	}
+	return err
 }
 
 // Close closes the connection. What is paused stays so.
@@ -105,7 +119,7 @@ func (c *Console) run(ctx context.Context, command string) (rows []row, err erro
 
 var versionRule = regexp.MustCompile(`PgBouncer (\d+)\.(\d+)`)
 
-// version returns 1.18 as 118.
+// version returns 1.18 as 118, and 0 for PgDog.
 func (c *Console) version(ctx context.Context) (int, error) {
 	rows, err := c.run(ctx, "show version")
 	if err != nil {
@@ -113,6 +127,10 @@ func (c *Console) version(ctx context.Context) (int, error) {
 	}
 	for _, r := range rows {
 		for _, text := range r {
+			if strings.HasPrefix(text, "PgDog ") {
+				c.dog = true
+				return 0, nil
+			}
 			if m := versionRule.FindStringSubmatch(text); m != nil {
 				major, _ := strconv.Atoi(m[1])
 				minor, _ := strconv.Atoi(m[2])
@@ -148,6 +166,9 @@ type entry struct {
 
 // entry returns a database; nil: there is none of that name.
 func (c *Console) entry(ctx context.Context, name string) (*entry, error) {
+	if c.dog {
+		return c.dogEntry(ctx, name)
+	}
 	rows, err := c.run(ctx, "show databases")
 	if err != nil {
 		return nil, err
@@ -163,6 +184,9 @@ func (c *Console) entry(ctx context.Context, name string) (*entry, error) {
 
 // settings returns what SHOW CONFIG has.
 func (c *Console) settings(ctx context.Context) (map[string]string, error) {
+	if c.dog {
+		return nil, nil
+	}
 	rows, err := c.run(ctx, "show config")
 	if err != nil {
 		return nil, err
@@ -174,7 +198,11 @@ func (c *Console) settings(ctx context.Context) (map[string]string, error) {
 	return settings, nil
 }
 
+// set sets a setting. PgDog has none of those that are set.
 func (c *Console) set(ctx context.Context, name, value string) error {
+	if c.dog {
+		return nil
+	}
 	_, err := c.run(ctx, fmt.Sprintf("set %s = '%s'", name, strings.ReplaceAll(value, "'", "''")))
 	return err
 }

@@ -45,13 +45,18 @@ func (f *Fleet) Close() {
 }
 
 // each does something with every instance at the same time, and returns all errors.
-func (f *Fleet) each(do func(c *Console) error) error {
+func (f *Fleet) each(ctx context.Context, do func(c *Console) error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	errs := make([]error, len(f.Consoles))
 	var group errgroup.Group
 	for i, c := range f.Consoles {
-		group.Go(func() error { errs[i] = do(c); return nil })
+		group.Go(func() error {
+			if errs[i] = c.connect(ctx); errs[i] == nil { // it tells what it is
+				errs[i] = do(c)
+			}
+			return nil
+		})
 	}
 	group.Wait() //nolint:errcheck // they are in errs
 	return errors.Join(errs...)
@@ -71,7 +76,7 @@ var calm = map[string]string{"server_lifetime": "86400", "server_idle_timeout": 
 func (f *Fleet) Originals(ctx context.Context, before Settings) (Settings, error) {
 	all := Settings{}
 	var mu sync.Mutex
-	err := f.each(func(c *Console) error {
+	err := f.each(ctx, func(c *Console) error {
 		now, err := c.settings(ctx)
 		if err != nil {
 			return err
@@ -97,7 +102,7 @@ const loginPatience = time.Second
 // Hold has all clients wait, and returns when no transaction of theirs is open and they do. It waits for open
 // transactions until ctx ends. After an error some may be held: Release.
 func (f *Fleet) Hold(ctx context.Context) error {
-	return f.each(func(c *Console) error {
+	return f.each(ctx, func(c *Console) error {
 		err := f.hold(ctx, c)
 		if err == nil || ctx.Err() == nil {
 			return err
@@ -111,6 +116,9 @@ func (f *Fleet) Hold(ctx context.Context) error {
 
 // hold is Hold at one instance.
 func (f *Fleet) hold(ctx context.Context, c *Console) error {
+	if c.dog {
+		return c.dogHold(ctx, f.Names)
+	}
 	for name, value := range calm {
 		if err := c.set(ctx, name, value); err != nil {
 			return err
@@ -138,6 +146,9 @@ func (f *Fleet) hold(ctx context.Context, c *Console) error {
 }
 
 func (f *Fleet) paused(ctx context.Context, c *Console) error {
+	if c.dog {
+		return nil // it does not say
+	}
 	for _, name := range f.Names {
 		e, err := c.entry(ctx, name)
 		if err != nil {
@@ -157,19 +168,19 @@ func (f *Fleet) Lead(ctx context.Context, places map[string]Place, again bool) e
 	if err != nil {
 		return err
 	}
-	return f.each(func(c *Console) error { return f.lead(ctx, c, places, again || changed) })
+	return f.each(ctx, func(c *Console) error { return f.lead(ctx, c, places, again || changed) })
 }
 
 // LeadHeld is Lead for clients who must not get through: an instance that does not hold them, as it was restarted, is
 // an error.
 func (f *Fleet) LeadHeld(ctx context.Context, places map[string]Place) error {
-	if err := f.each(func(c *Console) error { return f.paused(ctx, c) }); err != nil {
+	if err := f.each(ctx, func(c *Console) error { return f.paused(ctx, c) }); err != nil {
 		return err
 	}
 	if err := f.Lead(ctx, places, true); err != nil {
 		return err
 	}
-	return f.each(func(c *Console) error { return f.paused(ctx, c) })
+	return f.each(ctx, func(c *Console) error { return f.paused(ctx, c) })
 }
 
 // Free makes sure that the databases are in their places and lets the clients continue, at each instance for which that can be
@@ -183,7 +194,7 @@ func (f *Fleet) Free(ctx context.Context, places map[string]Place, before Settin
 	if places != nil {
 		changed, unwritten = f.write(places)
 	}
-	return errors.Join(unwritten, f.each(func(c *Console) error {
+	return errors.Join(unwritten, f.each(ctx, func(c *Console) error {
 		if places != nil {
 			if err := f.lead(ctx, c, places, changed); err != nil {
 				return err
@@ -251,7 +262,11 @@ func (f *Fleet) misplaced(ctx context.Context, c *Console, places map[string]Pla
 		if e == nil {
 			return fmt.Errorf("PgBouncer at %s has no database %s any more", c.Address(), name), nil
 		}
-		if want := places[name]; e.Place != want {
+		want := places[name]
+		if c.dog {
+			want.DBName = "" // which it does not show
+		}
+		if e.Place != want {
 			return &MisplacedError{c.Address(), name, e.Place, want}, nil
 		}
 	}
@@ -261,7 +276,7 @@ func (f *Fleet) misplaced(ctx context.Context, c *Console, places map[string]Pla
 // Release lets the clients continue, and the instances have their settings again. Before it everything has to
 // be in its place: Lead. kill ends the connections of all clients first, each with an error.
 func (f *Fleet) Release(ctx context.Context, before Settings, kill bool) error {
-	return f.each(func(c *Console) error { return f.release(ctx, c, before[c.Address()], kill) })
+	return f.each(ctx, func(c *Console) error { return f.release(ctx, c, before[c.Address()], kill) })
 }
 
 func (f *Fleet) release(ctx context.Context, c *Console, before map[string]string, kill bool) error {
@@ -283,6 +298,10 @@ func (f *Fleet) release(ctx context.Context, c *Console, before map[string]strin
 
 // resume resumes a database, if it is paused.
 func (c *Console) resume(ctx context.Context, name string, kill bool) error {
+	if c.dog {
+		_, err := c.run(ctx, "maintenance off")
+		return err
+	}
 	e, err := c.entry(ctx, name)
 	if err != nil || e == nil || !e.paused {
 		return err
@@ -305,6 +324,10 @@ func (c *Console) resume(ctx context.Context, name string, kill bool) error {
 func (f *Fleet) Commands() string {
 	var lines []string
 	for _, c := range f.Consoles {
+		if c.dog {
+			lines = append(lines, fmt.Sprintf("at %s: MAINTENANCE OFF;", c.Address()))
+			continue
+		}
 		for _, name := range f.Names {
 			lines = append(lines, fmt.Sprintf("at %s: RESUME %s;", c.Address(), identifier(name)))
 		}

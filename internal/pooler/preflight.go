@@ -54,6 +54,12 @@ func (f *Fleet) Preflight(ctx context.Context, x Expected) (problems []Problem, 
 			blocks(c.Address(), "give --pgbouncer the address of its admin console: postgres://user@host:6432/pgbouncer, the user one of admin_users", "%v", err)
 			continue
 		}
+		if c.dog {
+			for _, p := range c.dogInspect(ctx, f, x, places) {
+				add(p)
+			}
+			continue
+		}
 		if version < 110 {
 			blocks(c.Address(), "update PgBouncer, or write a hook", "it is version %d.%d, and walferry knows 1.10 and newer", version/100, version%100)
 		}
