@@ -35,8 +35,9 @@ const wordInterval = 12
 // turn is a cutover that needs the words to hold. Until done is closed nothing is copied again:
 // that would hold the applier.
 type turn struct {
-	held chan error
-	done <-chan struct{}
+	words *Words
+	held  chan error
+	done  <-chan struct{}
 }
 
 // copyingAgain is a table that is being copied again, for status.
@@ -73,7 +74,7 @@ func (r *Running) KeepWords(ctx context.Context, _ context.CancelCauseFunc) {
 	}
 	next := map[uint32]time.Time{} // a large table is not copied over and over
 	for {
-		if err := k.restore(ctx, next); err != nil && ctx.Err() == nil {
+		if err := k.restore(ctx, k.words, next); err != nil && ctx.Err() == nil {
 			r.flow.Logger.Warn("an --insert-only table could not be copied again", "error", err)
 		}
 		select {
@@ -81,7 +82,7 @@ func (r *Running) KeepWords(ctx context.Context, _ context.CancelCauseFunc) {
 			return
 		case <-time.After(wordInterval * r.flow.Heartbeat):
 		case turn := <-k.turns:
-			turn.held <- k.restore(ctx, nil)
+			turn.held <- k.restore(ctx, turn.words, nil)
 			select {
 			case <-ctx.Done():
 				return
@@ -93,9 +94,9 @@ func (r *Running) KeepWords(ctx context.Context, _ context.CancelCauseFunc) {
 
 // restore copies again each table whose word is broken. A table that is in next waits until then;
 // it is put there for ten times as long as its copy took.
-func (k *keeper) restore(ctx context.Context, next map[uint32]time.Time) error {
+func (k *keeper) restore(ctx context.Context, words *Words, next map[uint32]time.Time) error {
 	log := k.r.flow.Logger
-	broken, err := k.words.Broken(ctx)
+	broken, err := words.Broken(ctx)
 	for _, t := range broken {
 		if time.Now().Before(next[t.OID]) {
 			continue
@@ -165,7 +166,7 @@ func (k *keeper) copy(ctx context.Context, t catalog.Table) (rows int64, err err
 	if rows, err = replacement.Run(ctx); err != nil {
 		return 0, err
 	}
-	if _, err := target.Exec(ctx, setWord, k.words.Flow, t.Schema, t.Name.Name, marks[t.OID], 1); err != nil {
+	if _, err := target.Exec(ctx, setWord+"w.copied + 1", k.words.Flow, t.Schema, t.Name.Name, marks[t.OID], 1); err != nil {
 		return 0, fmt.Errorf("keep the mark: %w", err)
 	}
 	if _, err := target.Exec(ctx, `commit`); err != nil {
@@ -236,11 +237,15 @@ func (r *Running) CopiedAgain(ctx context.Context) ([]string, error) {
 // done is closed. A table whose word is broken is copied again first, even if ctx ends before that
 // is done.
 func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step func(string)) error {
+	return r.settleWords(ctx, r.words, done, step)
+}
+
+func (r *Running) settleWords(ctx context.Context, words *Words, done <-chan struct{}, step func(string)) error {
 	k := r.keeper
 	if k == nil {
 		return nil
 	}
-	broken, err := k.words.Broken(ctx)
+	broken, err := words.Broken(ctx)
 	if err != nil {
 		return err
 	}
@@ -252,7 +257,7 @@ func (r *Running) SettleWords(ctx context.Context, done <-chan struct{}, step fu
 		Problem: "--insert-only tables that were updated are being copied again: " + catalog.List(tableNames(broken)),
 		Advice:  "ask again once `walferry status` no longer names them, or give a longer --timeout",
 	}
-	turn := turn{make(chan error, 1), done}
+	turn := turn{words, make(chan error, 1), done}
 	select {
 	case k.turns <- turn:
 	case <-ctx.Done():

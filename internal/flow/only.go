@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -60,6 +61,14 @@ func (o *Only) Passed(position decoder.LSN) error {
 	}
 	return passed(o.table, o.at, position)
 }
+
+// SettleWords is Running.SettleWords for these tables.
+func (o *Only) SettleWords(ctx context.Context, done <-chan struct{}, step func(string)) error {
+	return o.settleWords(ctx, o.words.of(o.tables), done, step)
+}
+
+// WordsHold is Running.WordsHold for these tables.
+func (o *Only) WordsHold(ctx context.Context) error { return o.words.of(o.tables).hold(ctx) }
 
 // passed says that a table was changed past a fence.
 func passed(table *decoder.Relation, at, position decoder.LSN) error {

@@ -24,6 +24,9 @@ type Words struct {
 	Store  *state.Store  // for what else is kept beside the marks
 	To     *session.Link // the marks are kept there
 	Tables []catalog.Table
+
+	// Owned returns of which tables From is the one that is written to: of others nothing is looked at. nil: of all.
+	Owned func(context.Context) (func(catalog.Name) bool, error)
 }
 
 // WordsOf returns the words about a flow's tables. store is where their marks are kept, at to.
@@ -45,7 +48,7 @@ create table if not exists walferry.word (
 
 const setWord = `
 insert into walferry.word as w (migration, schema_name, table_name, mark, copied) values ($1, $2, $3, $4, $5)
-on conflict (migration, schema_name, table_name) do update set mark = excluded.mark, copied = w.copied + 1`
+on conflict (migration, schema_name, table_name) do update set mark = excluded.mark, copied = `
 
 // Watch begins to watch the tables, and keeps what the watch shows. conn is to the server that they
 // are on. The slot is created later, and waits for every transaction that has changed a row by now,
@@ -64,12 +67,51 @@ func (w *Words) Watch(ctx context.Context, conn *pgx.Conn) error {
 		}
 		for i := range w.Tables {
 			t := &w.Tables[i]
-			if _, err := target.Exec(ctx, setWord, w.Flow, t.Schema, t.Name.Name, marks[t.OID], 0); err != nil {
+			if _, err := target.Exec(ctx, setWord+"0", w.Flow, t.Schema, t.Name.Name, marks[t.OID], 0); err != nil {
 				return fmt.Errorf("keep the mark of %s: %w", t, err)
 			}
 		}
 		return nil
 	})
+}
+
+// Ready makes sure that the tables are watched.
+func (w *Words) Ready(ctx context.Context) error {
+	if len(w.Tables) == 0 {
+		return nil
+	}
+	return w.From.Do(ctx, func(conn *pgx.Conn) error { return Watch{Name: w.Flow, Tables: w.Tables}.Set(ctx, conn) })
+}
+
+// Begin keeps what the watch shows now, when both servers have the same rows: From is about to be written to.
+func (w *Words) Begin(ctx context.Context) error {
+	if len(w.Tables) == 0 {
+		return nil
+	}
+	var marks map[uint32]string
+	err := w.From.Do(ctx, func(conn *pgx.Conn) (err error) {
+		marks, err = Marks(ctx, conn, w.Flow, oidsOf(w.Tables))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return w.To.Do(ctx, func(conn *pgx.Conn) error {
+		for i := range w.Tables {
+			t := &w.Tables[i]
+			if _, err := conn.Exec(ctx, setWord+"0", w.Flow, t.Schema, t.Name.Name, marks[t.OID], 0); err != nil {
+				return fmt.Errorf("keep the mark of %s: %w", t, err)
+			}
+		}
+		return nil
+	})
+}
+
+// of returns those about some tables only.
+func (w *Words) of(tables map[catalog.Name]bool) *Words {
+	some := *w
+	some.Tables = slices.DeleteFunc(slices.Clone(w.Tables), func(t catalog.Table) bool { return !tables[t.Name] })
+	return &some
 }
 
 // set makes sure that tables are watched, and returns what the watch shows.
@@ -94,6 +136,12 @@ func (w *Words) Broken(ctx context.Context) (broken []catalog.Table, err error) 
 	if len(w.Tables) == 0 {
 		return nil, nil
 	}
+	owned := func(catalog.Name) bool { return true }
+	if w.Owned != nil {
+		if owned, err = w.Owned(ctx); err != nil {
+			return nil, err
+		}
+	}
 	kept, _, err := w.kept(ctx)
 	if err != nil {
 		return nil, err
@@ -107,7 +155,7 @@ func (w *Words) Broken(ctx context.Context) (broken []catalog.Table, err error) 
 		return nil, err
 	}
 	for _, t := range w.Tables {
-		if mark := marks[t.OID]; mark == "" || mark != kept[t.Name] {
+		if mark := marks[t.OID]; owned(t.Name) && (mark == "" || mark != kept[t.Name]) {
 			broken = append(broken, t)
 		}
 	}

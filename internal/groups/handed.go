@@ -21,6 +21,7 @@ func ReadHanded(ctx context.Context, to *session.Link, store *state.Store) (hand
 	var kept struct {
 		Groups []struct {
 			Number int
+			Split  bool
 			Handed
 		}
 	}
@@ -32,7 +33,7 @@ func ReadHanded(ctx context.Context, to *session.Link, store *state.Store) (hand
 		if err != nil {
 			return nil, err
 		}
-		if r == state.Switched { // otherwise it is about to be
+		if r == state.Switched || g.Split { // otherwise it is about to be
 			handed = append(handed, g.Handed)
 		}
 	}

@@ -36,7 +36,7 @@ func (b *Beside) run(ctx context.Context) error {
 	}
 	stream := seen.Stream()
 	running, err := b.Flow.Start(ctx, flow.Followed{
-		Originals: flow.OriginalsOf(b.Groups.Back.Tables.Remembered()), Words: *flow.WordsOf(b.Flow.Name, b.Flow.From.Link, b.Flow.To.Link, b.Groups.Back.Store, nil), Start: b.Groups.Start(), Saw: stream.Saw,
+		Originals: flow.OriginalsOf(b.Groups.Back.Tables.Remembered()), Words: b.Groups.Words(b.Groups.Back), Start: b.Groups.Start(), Saw: stream.Saw,
 	})
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (b *Beside) run(ctx context.Context) error {
 	defer b.Groups.Runs(nil)
 	return running.Run(ctx, func(ctx context.Context, stop context.CancelCauseFunc) {
 		b.Budget.Watch(ctx, b.Flow.Heartbeat, stop)
-	}, b.Watch(stream), func(ctx context.Context, _ context.CancelCauseFunc) {
+	}, running.KeepWords, b.Watch(stream), func(ctx context.Context, _ context.CancelCauseFunc) {
 		wayback.Attend(ctx, b.Flow, running, b.Flow.Heartbeat, func(err error) { b.Condition.After(err) })
 	})
 }

@@ -180,9 +180,6 @@ func named(tables []catalog.Table, sequences, patterns []string) (map[string]boo
 
 // possible returns an error if groups cannot be handed over in this migration.
 func (g *Groups) possible(ctx context.Context) error {
-	if only := g.Forth.Tables.InsertOnly(); len(only) > 0 {
-		return &fail.Error{Kind: fail.Gate, Problem: fmt.Sprintf("%s was promised to be only inserted into: groups cannot be handed over beside such tables", &only[0]), Advice: "give it a key and begin without --insert-only, or switch everything at once"}
-	}
 	for name, link := range map[string]*session.Link{"old": g.Forth.From.Link, "new": g.Back.From.Link} {
 		may, err := session.MaySetReplicaRole(ctx, link)
 		if err != nil {

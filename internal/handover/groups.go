@@ -309,4 +309,7 @@ func (g *Groups) Merge(ctx context.Context) error {
 }
 
 // Begins is the way back of the switch of the rest: the flow back runs, from the position that it began at.
-func (g *Groups) Begins() cutover.WayBack { return runningBack{g.Forth.To.Link, g.Back.Sequences()} }
+func (g *Groups) Begins() cutover.WayBack {
+	away := g.Mode().Away()
+	return runningBack{g.Forth.To.Link, g.Back.Sequences(), g.Back.words(func(t catalog.Name) bool { return !away[t] })}
+}

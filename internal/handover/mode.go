@@ -42,6 +42,14 @@ func (m *Mode) Save(ctx context.Context, store *state.Store) error {
 	return store.Values().Put(ctx, state.Groups, m)
 }
 
+// all returns the groups; nil: there are none.
+func (m *Mode) all() []Group {
+	if m == nil {
+		return nil
+	}
+	return m.Groups
+}
+
 // Away are the tables of all groups.
 func (m *Mode) Away() map[catalog.Name]bool {
 	away := map[catalog.Name]bool{}

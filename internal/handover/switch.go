@@ -2,6 +2,7 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,6 +11,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/fail"
+	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/online"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
@@ -34,7 +36,7 @@ func (g *Groups) Shape(ctx context.Context, sw *cutover.Switch, group Group, s *
 	sw.Tables = func() []catalog.Table { return group.Of(s.Tables.Selected()) }
 	sw.Sequences.Tables, sw.Sequences.Owned = sw.Tables, !group.Rest
 	sw.Definitions, sw.Opening, sw.Proof = noDefinitions{}, plainOpening{s.To, sw.Name}, nil
-	sw.WayBack, sw.NeedWayBack, sw.Pass, sw.Onward = runningBack{s.To.Link, other.Sequences()}, true, g.Mode().Pass, state.Switched
+	sw.WayBack, sw.NeedWayBack, sw.Pass, sw.Onward = runningBack{s.To.Link, other.Sequences(), other.words(group.Has)}, true, g.Mode().Pass, state.Switched
 	sw.Stands = other.standing(group.Name(other.Name), back)
 	sw.Advance = func(ctx context.Context, phase state.Phase) error { return store.SetPhase(ctx, phase) }
 	sw.Clients = nil // a pooler, or a hook, holds the clients of all tables
@@ -72,16 +74,22 @@ func (g *Groups) Plain(ctx context.Context, tables []catalog.Table) error {
 type runningBack struct {
 	to        *session.Link
 	sequences *cutover.Carrier // of that flow
+	words     *flow.Words      // of that flow, about what changes its owner
 }
 
 // Arm implements cutover.WayBack.
-func (w runningBack) Arm(ctx context.Context, _ func(string)) error { return w.sequences.ReadEnds(ctx) }
+func (w runningBack) Arm(ctx context.Context, _ func(string)) error {
+	return errors.Join(w.sequences.ReadEnds(ctx), w.words.Ready(ctx))
+}
 
 // Disarm implements cutover.WayBack.
 func (w runningBack) Disarm(context.Context) {}
 
 // Begin implements cutover.WayBack: the position is for people.
 func (w runningBack) Begin(ctx context.Context) (at decoder.LSN, err error) {
+	if err := w.words.Begin(ctx); err != nil {
+		return 0, err
+	}
 	err = w.to.Row(ctx, `select pg_current_wal_insert_lsn()::text`, nil, &at)
 	return at, err
 }

@@ -83,8 +83,12 @@ func (r *runner) follow(ctx context.Context, e, other *ends) (err error) {
 	}
 	stream := seen.Stream()
 	r.live.Step("")
+	words := *e.words(e.tables.InsertOnly())
+	if r.groups.Mode() != nil {
+		words = r.groups.Words(r.groups.Forth)
+	}
 	running, err := e.flow.Start(ctx, flow.Followed{
-		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: *e.words(e.tables.InsertOnly()), Start: e.armed.Begins,
+		Originals: flow.OriginalsOf(e.tables.Remembered()), Words: words, Start: e.armed.Begins,
 		Saw: stream.Saw,
 	})
 	if err != nil {

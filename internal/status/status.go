@@ -14,6 +14,7 @@ import (
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/opening"
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
@@ -282,7 +283,13 @@ func (st *Status) readTarget(ctx context.Context, to *session.Link, s *state.Sto
 func (st *Status) askSource(ctx context.Context, from, to *session.Link, s *state.Store, r *state.Record) error {
 	err := from.Do(ctx, func(conn *pgx.Conn) error { return st.readSource(ctx, conn, st.Name, r) })
 	if err == nil && follows(r) {
-		err = st.readBroken(ctx, s, flow.WordsOf(flow.Name{Migration: st.Name}, from, to, s, state.InsertOnly(r.Tables)))
+		words := flow.WordsOf(flow.Name{Migration: st.Name}, from, to, s, state.InsertOnly(r.Tables))
+		words.Owned = func(ctx context.Context) (func(catalog.Name) bool, error) {
+			handed, err := groups.ReadHanded(ctx, to, s)
+			away := groups.Away(handed)
+			return func(t catalog.Name) bool { return !away[t] }, err
+		}
+		err = st.readBroken(ctx, s, words)
 	}
 	if err != nil || r == nil || r.Phase == state.New {
 		return err
