@@ -18,7 +18,10 @@ import (
 
 // fleetCommand has the commands for many databases. They know nothing of --source and --target: servers are in their file.
 func fleetCommand(ui *ui) *cli.Command {
-	subs := []*cli.Command{fleetCheckCommand(ui)}
+	subs := []*cli.Command{
+		fleetCheckCommand(ui), fleetRunCommand(ui), fleetStatusCommand(ui), fleetCutoverCommand(ui), fleetFallbackCommand(ui), fleetFinishCommand(ui),
+		fleetAbortCommand(ui), fleetCleanupCommand(ui), fleetReportCommand(ui),
+	}
 	var list strings.Builder
 	w := tabwriter.NewWriter(&list, 0, 0, 2, ' ', 0)
 	for _, sub := range subs {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
+	"github.com/walferry/walferry/internal/fleet"
 	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/jsondoc"
 	"github.com/walferry/walferry/internal/migration"
@@ -30,6 +31,10 @@ var asJSON = []struct {
 	{"verify", reflect.TypeFor[migration.Verified]()},
 	{"copy-worker", reflect.TypeFor[copying.Lent]()},
 	{"cutover and fallback", reflect.TypeFor[migration.CutoverResult]()},
+	{"fleet check", reflect.TypeFor[fleet.Report]()},
+	{"fleet status", reflect.TypeFor[fleet.Status]()},
+	{"fleet cutover and fleet fallback", reflect.TypeFor[fleet.Switched]()},
+	{"fleet report", reflect.TypeFor[fleet.Moved]()},
 }
 
 // Every field that a command prints is in docs/json.md, with what it means: a new one without a comment fails.

@@ -256,14 +256,14 @@ func (r *reader) option(o options, key, n *yaml.Node) error {
 	if text, ok := v.(string); ok {
 		r.secrets = r.secrets || key.Value == "pgbouncer" && include.HoldsPassword(text)
 	}
-	_, err := r.options.Make(r.place(key.Line), map[string]any{key.Value: v})
+	_, err := r.options.Make(r.at(key.Line), map[string]any{key.Value: v})
 	return err
 }
 
-// place is a line of the file, for errors of others.
-func (r *reader) place(line int) string { return place(r.file.Path, line) }
+// at is a line of the file, for errors of others.
+func (r *reader) at(line int) string { return lineOf(r.file.Path, line) }
 
-func place(path string, line int) string { return fmt.Sprintf("%s, line %d", path, line) }
+func lineOf(path string, line int) string { return fmt.Sprintf("%s, line %d", path, line) }
 
 // dir is where the file is.
 func (r *reader) dir() string { return filepath.Dir(r.file.Path) }

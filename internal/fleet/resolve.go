@@ -218,7 +218,7 @@ func (i *Instance) chosen(name string, used map[*Pattern]bool) (by *Pattern) {
 
 // configure makes the migration of a database.
 func (d *Database) configure(f *File, i *Instance, p *Pattern, o Options) (err error) {
-	where := place(f.Path, p.Line)
+	where := lineOf(f.Path, p.Line)
 	if d.Config, err = o.Make(where, p.options.values); err != nil {
 		return err
 	}
