@@ -85,7 +85,8 @@ type Applier struct {
 	// these or that of progress.
 	doubts []decoder.LSN
 
-	folds foldPolicy
+	folds  foldPolicy
+	counts *counts
 
 	mu       sync.Mutex // guards the fields below
 	progress Progress
@@ -141,7 +142,7 @@ func New(ctx context.Context, conn *pgx.Conn, c Config) (*Applier, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Applier{config: c, log: c.Logger, gate: newGate(), windows: newWindows(c.Windows), folds: newFoldPolicy()}
+	a := &Applier{config: c, log: c.Logger, gate: newGate(), windows: newWindows(c.Windows), folds: newFoldPolicy(), counts: newCounts()}
 	s, err := a.openSession(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -319,7 +320,11 @@ func (a *Applier) transact(ctx context.Context, group []*decoder.Tx, from, to Pr
 	if len(group) == 1 {
 		place.XID, place.LSN = group[0].XID, group[0].CommitLSN
 	}
-	return a.commit(ctx, place, to)
+	if err := a.commit(ctx, place, to); err != nil {
+		return err
+	}
+	a.counts.durable(group)
+	return nil
 }
 
 // head starts a transaction on the target and moves the progress row.

@@ -58,7 +58,10 @@ func (r *run) groups(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return nil
-	case !misfit && transient(err) && ctx.Err() == nil:
+	case misfit || !transient(err):
+		r.applier.counts.failed.Add(1)
+	case ctx.Err() == nil:
+		r.applier.counts.failure()
 		r.applier.log.Info("target failed; trying again", "error", err, "applied", r.applier.Applied())
 	}
 	return r.careful(ctx, r.applier.rollback(work, err))
@@ -333,9 +336,11 @@ func (o *overlap) land() {
 		if f.folding != nil {
 			o.applier.folds.succeeded()
 		}
-		for _, it := range f.items {
-			o.run.passed(it.tx)
+		txs := transactions(f.items)
+		for _, tx := range txs {
+			o.run.passed(tx)
 		}
+		o.applier.counts.durable(txs)
 	}
 	o.run.ack()
 }

@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/walferry/walferry/decoder"
 )
@@ -21,6 +22,7 @@ func (r *run) pieces(ctx context.Context) error {
 	work, cancel := linger(ctx, finishTimeout)
 	defer cancel()
 	l := &large{run: r, applier: r.applier, from: r.applier.Progress(), changes: len(tx.Changes)}
+	l.kinds.add(tx.Changes)
 	if err := r.applier.retry(ctx, func(ctx context.Context) error { return l.open(ctx, work, tx) }); err != nil {
 		return err
 	}
@@ -43,6 +45,7 @@ func (r *run) pieces(ctx context.Context) error {
 		}
 		tx = r.take().tx
 		l.changes += len(tx.Changes)
+		l.kinds.add(tx.Changes)
 		if err := l.piece(work, tx); err != nil {
 			return l.failed(ctx, work, tx, err)
 		}
@@ -85,6 +88,7 @@ type large struct {
 	pipe    *pipe // nil: the session has its connection
 	from    Progress
 	changes int
+	kinds   kinds
 	folded  bool
 }
 
@@ -194,6 +198,8 @@ func (l *large) commit(ctx, work context.Context, last *decoder.Tx) error {
 	if l.folded {
 		l.applier.folds.succeeded()
 	}
+	l.applier.counts.delay.Observe(max(0, time.Since(last.CommitTime).Seconds()))
+	l.applier.counts.add(l.kinds, 1)
 	l.run.passed(last)
 	l.run.ack()
 	return nil

@@ -38,6 +38,7 @@ func (a *Applier) ready(ctx context.Context) error {
 		return err
 	}
 	a.use(s)
+	a.counts.reconnects.Add(1)
 	a.log.Info("connected to target again", "applied", a.Applied())
 	return nil
 }

@@ -209,6 +209,7 @@ func (r *run) ack() {
 func (a *Applier) retry(ctx context.Context, do func(context.Context) error) error {
 	pauses := wait.Pauses{First: firstPause, Longest: lastPause, Random: true}
 	return wait.Again(ctx, pauses, func() error { return do(ctx) }, transient, func(err error, pause time.Duration) {
+		a.counts.failure()
 		a.log.Info("target failed; trying again", "error", err, "applied", a.Applied(), "pause", pause.Round(time.Millisecond))
 	})
 }

@@ -52,7 +52,7 @@ const (
 func (s *Stream) connect(ctx context.Context) (_ *connection, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := dial(ctx, s.dsn)
+	conn, err := dial(ctx, s.dsn, &s.bytes)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -54,8 +55,8 @@ type source struct {
 var errStandby = errors.New("the server is a standby")
 
 // dial opens a replication connection. Every call parses the connection string and reads the
-// passfile again, and resolves the host again.
-func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
+// passfile again, and resolves the host again. What is read is added to read.
+func dial(ctx context.Context, dsn string, read *atomic.Int64) (*pgconn.PgConn, error) {
 	cfg, err := session.Config{DSN: dsn, Application: "stream"}.Parse()
 	if err != nil {
 		return nil, err
@@ -70,9 +71,21 @@ func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
 	}
 	// pgproto3 reads 8 KiB at a time.
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(bufio.NewReaderSize(r, 64<<10), w)
+		return pgproto3.NewFrontend(bufio.NewReaderSize(&counting{r, read}, 64<<10), w)
 	}
 	return session.OpenReplicationConfig(ctx, cfg)
+}
+
+// counting counts the bytes that a buffer is filled with.
+type counting struct {
+	from io.Reader
+	read *atomic.Int64
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.read.Add(int64(n))
+	return n, err
 }
 
 // inspect reads what decides whether the stream may start, on the replication connection itself, so

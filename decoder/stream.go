@@ -104,7 +104,7 @@ func (c *Config) fill() error {
 // Stream delivers the transactions of a slot in commit order, each once. It survives restarts of
 // the source and lost connections.
 //
-// Next is for one goroutine at a time; Ack, Received and Identity may be called from any.
+// Next is for one goroutine at a time; Ack, Received, Counts and Identity may be called from any.
 type Stream struct {
 	config   Config
 	dsn      string
@@ -123,6 +123,10 @@ type Stream struct {
 	status  status
 	standby bool   // the source was one when the stream was opened
 	pid     uint32 // of our last walsender
+
+	bytes      atomic.Int64 // read from the source
+	reconnects atomic.Int64
+	lostAt     atomic.Int64 // nanoseconds; 0: never
 
 	refusals  int // of the server, in a row, while
 	refusedAt LSN // queued was this
@@ -220,6 +224,22 @@ func (s *Stream) Identity() Identity { return s.identity }
 // Received returns the position up to which the source has sent everything.
 func (s *Stream) Received() LSN { return LSN(s.received.Load()) }
 
+// Counts is what has become of a Stream's connections since Open.
+type Counts struct {
+	Bytes      int64     // read from the source, of the replication connections
+	Reconnects int64     // after a connection was lost
+	FailedAt   time.Time // when a connection was lost, or could not be made again, last; zero: never
+}
+
+// Counts returns what was counted so far. It costs the stream nothing.
+func (s *Stream) Counts() Counts {
+	c := Counts{Bytes: s.bytes.Load(), Reconnects: s.reconnects.Load()}
+	if at := s.lostAt.Load(); at != 0 {
+		c.FailedAt = time.Unix(0, at)
+	}
+	return c
+}
+
 // Close sends the last acknowledged position to the source and ends the stream. What was not
 // acknowledged is delivered again by the next one.
 func (s *Stream) Close() error {
@@ -264,6 +284,7 @@ func (s *Stream) reconnect(ctx context.Context, cause error) (*connection, error
 				return nil, &RefusedError{Err: cause}
 			}
 		}
+		s.lostAt.Store(time.Now().UnixNano())
 		pause := pauses.After(n)
 		s.config.Logger.Info("source connection lost, trying again", "cause", cause, "in", pause.Round(time.Millisecond), "lsn", s.queued)
 		if wait.Sleep(ctx, pause) != nil {
@@ -271,6 +292,7 @@ func (s *Stream) reconnect(ctx context.Context, cause error) (*connection, error
 		}
 		c, err := s.connect(ctx)
 		if err == nil {
+			s.reconnects.Add(1)
 			s.config.Logger.Info("source connection is back", "lsn", s.queued)
 			return c, nil
 		}

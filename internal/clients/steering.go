@@ -41,6 +41,7 @@ type Steering struct {
 	Phase  func() string
 	Within time.Duration // that a switch may take
 	Order  Order         // that a guard gets
+	Times  *hook.Times   // of hooks; nil: nobody wants to know
 	Logger *slog.Logger
 
 	mu       sync.Mutex
@@ -81,7 +82,7 @@ func (s *Steering) open() {
 	secrets := append(s.Secrets(), session.Secrets(s.From.DSN)...)
 	secrets = append(secrets, session.Secrets(s.To.DSN)...)
 	s.caller = &hook.Caller{
-		Hooks: s.Hooks, Secret: s.HookSecret, Timeout: s.HookTimeout, Logger: s.Logger,
+		Hooks: s.Hooks, Secret: s.HookSecret, Timeout: s.HookTimeout, Times: s.Times, Logger: s.Logger,
 		Mask: session.NewRedactor(secrets...).Text,
 		Running: func(group int) {
 			s.mu.Lock()

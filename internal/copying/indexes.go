@@ -35,6 +35,12 @@ func (c *Copy) builder(ctx context.Context, beside, goesOn bool) (*schema.Builde
 		Target: c.Flow.To.DSN, Application: c.Flow.Name.String() + " index", Jobs: c.IndexJobs, Beside: beside,
 		Analyze: func(table catalog.Name) bool { return analyze[table.String()] },
 		Refused: func(o schema.Refused) { c.Flow.Logger.Warn("schema: the target refuses " + o.String()) },
+		Indexes: func(waiting, building, done int) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			i := c.indexes
+			i.Waiting, i.Building, i.Done = i.Waiting+waiting, i.Building+building, i.Done+done
+		},
 		Built: func(table catalog.Name) {
 			c.mu.Lock()
 			defer c.mu.Unlock()

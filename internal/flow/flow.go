@@ -205,6 +205,8 @@ type Status struct {
 	LagKnown bool
 	LagBytes int64
 
+	Counts *state.FlowCounts
+
 	Note string // what keeps it from advancing, or is done besides
 }
 

@@ -35,6 +35,7 @@ type Running struct {
 	stream    *decoder.Stream
 	filter    *applier.Filter      // of that stream; nil: none was opened
 	leftOut   applier.FilterCounts // by the filters before
+	before    decoder.Counts       // of the streams before
 	start     decoder.LSN          // of the filters
 	writtenAt decoder.LSN          // CommitLSN of the last transaction that changed a table that is followed
 	written   *decoder.Relation    // a table that it changed; nil: none was changed
@@ -108,6 +109,7 @@ func (r *Running) applyStream(ctx context.Context) error {
 	}
 	defer stream.Close()
 	r.mu.Lock()
+	r.before = r.streamsNow()
 	r.stream = stream
 	r.mu.Unlock()
 	return r.applier.Run(ctx, &watched{r.filtered(stream), r})
@@ -273,11 +275,12 @@ func (r *Running) status() (s Status) {
 	s.Transactions, s.Changes = p.Transactions, p.Changes
 	s.Lag, s.LagKnown, s.LagBytes = r.pulse.lagNow()
 	r.mu.Lock()
-	stream := r.stream
+	stream, streams := r.stream, r.streamsNow()
 	r.mu.Unlock()
 	if stream != nil {
 		s.Received = stream.Received()
 	}
+	s.Counts = counts(r.applier.Counts(), streams)
 	if held := r.hold.holder(); held != nil {
 		s.Note = state.HeldFor + held.Name
 	}

@@ -90,6 +90,7 @@ type Caller struct {
 	Logger  *slog.Logger
 	Mask    func(string) string // masks secrets in what a hook prints or answers
 
+	Times *Times // is told how long each call has taken; nil: nobody wants to know
 	// Running is told the process group of a program when it begins, and 0 when it has ended. nil:
 	// nobody wants to know.
 	Running func(group int)
@@ -224,6 +225,7 @@ func (c *Caller) call(ctx context.Context, hook string, p Payload) error {
 	} else {
 		err = c.run(ctx, hook, p, body)
 	}
+	c.Times.observe(p.Event, time.Since(began))
 	if err != nil {
 		return &RefusedError{Hook: hook, Event: p.Event, Err: err}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/ready"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/status"
+	"github.com/walferry/walferry/internal/tally"
 )
 
 // Migration is what is known of a migration at a moment.
@@ -57,8 +58,9 @@ func define(kind prometheus.ValueType, name, help string, labels ...string) *met
 }
 
 const (
-	gauge   = prometheus.GaugeValue
-	counter = prometheus.CounterValue
+	gauge     = prometheus.GaugeValue
+	counter   = prometheus.CounterValue
+	histogram = prometheus.UntypedValue // spread makes it one
 )
 
 // The metrics. The label direction is forth for the flow from the old server to the new one, back for the other.
@@ -76,13 +78,20 @@ var (
 	copyRows   = define(counter, "copy_rows_total", "Rows copied.")
 	copySize   = define(gauge, "copy_size_bytes", "Size of what is to be copied, estimated until the copy is done.")
 	copyTables = define(gauge, "copy_tables", "Tables by state.", "state")
+	indexes    = define(gauge, "index_builds", "Indexes of tables that are copied, by state: waiting, building, done.", "state")
 	copyRatio  = define(gauge, "table_copy_ratio", "Copied part of a table, 0 to 1: of the 50 largest, and of all others together as table=\"other\".", "table")
 	eta        = define(gauge, "eta_seconds", "Estimated time until the copy is done (what=\"copy\"), or until what is committed now is applied (what=\"catch_up\").", "what")
 
 	lagSeconds   = define(gauge, "lag_seconds", "Age of the oldest heartbeat that has not come through.", "direction")
 	lagBytes     = define(gauge, "lag_bytes", "From the end of the WAL to what is applied.", "direction")
 	transactions = define(counter, "transactions_applied_total", "Transactions applied.", "direction")
-	changes      = define(counter, "changes_applied_total", "Changes applied.", "direction")
+	changes      = define(counter, "changes_applied_total", "Changes applied by the present run, or the last one: insert, update, delete, truncate.", "direction", "kind")
+	received     = define(counter, "received_bytes_total", "Bytes received of the stream by the present run, or the last one.", "direction")
+	delay        = define(histogram, "commit_delay_seconds", "From a transaction's commit on the server that it comes from, by its clock, to that on the other one, by the clock of migrate.", "direction")
+	groupSize    = define(histogram, "apply_group_transactions", "Transactions that were committed together.", "direction")
+	failedGroups = define(counter, "apply_failed_groups_total", "Groups that the server refused, and that were applied again with each result checked.", "direction")
+	reconnects   = define(counter, "reconnects_total", "Connections of the stream and of its applier that were lost and made again, by the server: source is the one that the flow comes from.", "direction", "side")
+	lastError    = define(gauge, "last_error_timestamp_seconds", "When an error has occurred last: class=\"source\" or \"target\" for the flow and the server to which something failed that was tried again, \"run\" for a migrate that has ended with one.", "class")
 	appliedLSN   = define(gauge, "applied_lsn", "Position up to which everything is applied.", "direction")
 	ackedLSN     = define(gauge, "acknowledged_lsn", "Position up to which the slot was told that everything is applied.", "direction")
 
@@ -94,10 +103,12 @@ var (
 
 	wayBack     = define(gauge, "way_back", "1 for the state of the way back, 0 for the others.", "state")
 	differences = define(gauge, "verify_differences", "Tables that differ by the last comparison.")
+	verifyRows  = define(counter, "verify_rows_total", "Rows compared, on the source, by all comparisons.")
 	verifiedAt  = define(gauge, "verify_timestamp_seconds", "When both sides were compared last.")
 	readyNow    = define(gauge, "ready", "1 if nothing is known that would refuse a cutover, 0 otherwise.")
 	readyGate   = define(gauge, "ready_gate", "1 for a gate of the cutover that would pass, 0 for one that would not.", "gate")
 	pause       = define(gauge, "cutover_pause_seconds", "How long a step of the last cutover or rehearsal has taken while writes were refused; all of them together as step=\"total\".", "step", "rehearsal")
+	hookTook    = define(histogram, "hook_duration_seconds", "How long calls of hooks have taken, whether they have agreed or not.", "event")
 	expect      = define(gauge, "cutover_expected_pause_seconds", "The pause that the last rehearsal expects of the cutover.")
 )
 
@@ -149,6 +160,19 @@ func (s sink) put(m *metric, value float64, labels ...string) {
 	s.to <- prometheus.MustNewConstMetric(m.desc, m.kind, value, labels...)
 }
 
+// spread sends a histogram.
+func (s sink) spread(m *metric, v tally.Spread, labels ...string) {
+	if len(v.Counts) != len(v.Bounds)+1 {
+		return // nothing was counted
+	}
+	upTo, n := map[float64]uint64{}, uint64(0)
+	for i, bound := range v.Bounds {
+		n += uint64(v.Counts[i])
+		upTo[bound] = n
+	}
+	s.to <- prometheus.MustNewConstHistogram(m.desc, uint64(v.Count()), v.Sum, upTo, append([]string{s.migration}, labels...)...)
+}
+
 func truth(b bool) float64 {
 	if b {
 		return 1
@@ -185,6 +209,9 @@ func (s sink) state(m *Migration) {
 		s.put(owner, truth(*st.Owner != "old"), "new")
 	}
 	s.put(readAt, unix(m.At))
+	if !st.FailedAt.IsZero() {
+		s.put(lastError, unix(st.FailedAt), "run")
+	}
 }
 
 // mostTables is how many tables have a metric of their own.
@@ -201,6 +228,9 @@ func (s sink) copied(m *Migration) {
 	if m.CatchUp != nil {
 		s.put(eta, *m.CatchUp, "catch_up")
 	}
+	s.put(indexes, float64(m.Status.Indexes.Waiting), "waiting")
+	s.put(indexes, float64(m.Status.Indexes.Building), "building")
+	s.put(indexes, float64(m.Status.Indexes.Done), "done")
 	if m.Tables == nil {
 		return
 	}
@@ -258,7 +288,29 @@ func (s sink) flow(direction string, f status.StreamStatus) {
 	if n, ok := number(f.AppliedLSN); ok {
 		s.put(appliedLSN, n, direction)
 		s.put(transactions, float64(f.Transactions), direction)
-		s.put(changes, float64(f.Changes), direction)
+	}
+}
+
+// counted sends what the run has counted of the flow in one direction.
+func (s sink) counted(direction string, c *state.FlowCounts) {
+	if c == nil {
+		return
+	}
+	s.put(changes, float64(c.Inserts), direction, "insert")
+	s.put(changes, float64(c.Updates), direction, "update")
+	s.put(changes, float64(c.Deletes), direction, "delete")
+	s.put(changes, float64(c.Truncates), direction, "truncate")
+	s.put(received, float64(c.ReceivedBytes), direction)
+	s.spread(delay, c.Delay, direction)
+	s.spread(groupSize, c.Groups, direction)
+	s.put(failedGroups, float64(c.FailedGroups), direction)
+	s.put(reconnects, float64(c.FromReconnects), direction, "source")
+	s.put(reconnects, float64(c.ToReconnects), direction, "target")
+	if !c.FromFailedAt.IsZero() {
+		s.put(lastError, unix(c.FromFailedAt), "source")
+	}
+	if !c.ToFailedAt.IsZero() {
+		s.put(lastError, unix(c.ToFailedAt), "target")
 	}
 }
 
@@ -293,7 +345,11 @@ func (s sink) flows(m *Migration) {
 	}
 	if st.Phase != state.Switched { // the slot of the flow forth is not used any more
 		s.flow("forth", st.Stream)
+		s.counted("forth", st.Counts)
 		s.slot("forth", &from.SlotStatus, from.RetainedLimit, from.RetainedLeft, m.At)
+	}
+	if st.Phase == state.Switched {
+		s.counted("back", st.Counts)
 	}
 	if w.State != state.BackOff && w.State != "" {
 		s.flow("back", w.Stream)
@@ -303,7 +359,11 @@ func (s sink) flows(m *Migration) {
 
 func (s sink) switches(m *Migration) {
 	st := m.Status
+	for event, took := range st.Hooks {
+		s.spread(hookTook, took, event)
+	}
 	if c := st.LastComparison; c != nil {
+		s.put(verifyRows, float64(c.Rows))
 		s.put(differences, float64(len(c.Differ)))
 		s.put(verifiedAt, unix(c.At))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/walferry/walferry/internal/ready"
 	"github.com/walferry/walferry/internal/state"
 	"github.com/walferry/walferry/internal/status"
+	"github.com/walferry/walferry/internal/tally"
 )
 
 // everything is a migration of which everything is known.
@@ -35,6 +36,10 @@ func everything() Migration {
 			{DryRun: true, At: at, PauseMS: &number, ExpectMS: &number, Steps: []state.RanStep{{Name: "fence", MS: 3, Refused: true}, {Name: "schema", MS: 9}}},
 			{At: at, PauseMS: &number, Error: "it was not done"},
 		},
+	}
+	st.Doing = status.Doing{
+		Counts: &state.FlowCounts{Inserts: 1, Updates: 2, Deletes: 3, Truncates: 4, FromReconnects: 5, FromFailedAt: at, Delay: tally.Spread{Bounds: []float64{1, 2}, Counts: []int64{3, 2, 1}, Sum: 9}, Groups: tally.New(1).Read()},
+		Hooks:  map[string]tally.Spread{"hold": tally.New(1).Read()}, FailedAt: at,
 	}
 	m := Migration{Name: "shop", Status: st, At: at, CatchUp: &seconds, Ready: &ready.Report{Gates: []ready.Gate{{Name: "lag", OK: &yes}, {Name: "actions"}}}}
 	for i := range mostTables + 2 {
@@ -62,6 +67,14 @@ func gather(t *testing.T, m ...Migration) map[string][]string {
 			for _, l := range m.GetLabel() {
 				labels = append(labels, l.GetName()+"="+l.GetValue())
 			}
+			if h := m.GetHistogram(); h != nil {
+				var buckets []string
+				for _, b := range h.GetBucket() {
+					buckets = append(buckets, fmt.Sprint(b.GetUpperBound(), ":", b.GetCumulativeCount()))
+				}
+				lines[f.GetName()] = append(lines[f.GetName()], fmt.Sprintf("%s %v of %v in %d", strings.Join(labels, ","), buckets, h.GetSampleSum(), h.GetSampleCount()))
+				continue
+			}
 			lines[f.GetName()] = append(lines[f.GetName()], fmt.Sprintf("%s %v", strings.Join(labels, ","), m.GetGauge().GetValue()+m.GetCounter().GetValue()))
 		}
 	}
@@ -82,12 +95,19 @@ func TestCollector(t *testing.T) {
 	}
 	for name, want := range map[string][]string{
 		"walferry_phase_entered_timestamp_seconds": {"migration=shop,phase=following 1.8e+09"},
-		"walferry_owner":                       {"migration=shop,server=new 0", "migration=shop,server=old 1"},
-		"walferry_lag_seconds":                 {"direction=back,migration=shop 1.5", "direction=forth,migration=shop 1.5"},
-		"walferry_cutover_pause_seconds":       {"migration=shop,rehearsal=true,step=fence 0.003", "migration=shop,rehearsal=true,step=total 0.007"},
-		"walferry_slot_full_timestamp_seconds": {"direction=forth,migration=shop 1.8000000015e+09"},
-		"walferry_ready_gate":                  {"gate=lag,migration=shop 1"},
-		"walferry_verify_differences":          {"migration=shop 1"},
+		"walferry_owner":                        {"migration=shop,server=new 0", "migration=shop,server=old 1"},
+		"walferry_lag_seconds":                  {"direction=back,migration=shop 1.5", "direction=forth,migration=shop 1.5"},
+		"walferry_cutover_pause_seconds":        {"migration=shop,rehearsal=true,step=fence 0.003", "migration=shop,rehearsal=true,step=total 0.007"},
+		"walferry_slot_full_timestamp_seconds":  {"direction=forth,migration=shop 1.8000000015e+09"},
+		"walferry_ready_gate":                   {"gate=lag,migration=shop 1"},
+		"walferry_verify_differences":           {"migration=shop 1"},
+		"walferry_commit_delay_seconds":         {"direction=forth,migration=shop [1:3 2:5] of 9 in 6"},
+		"walferry_reconnects_total":             {"direction=forth,migration=shop,side=source 5", "direction=forth,migration=shop,side=target 0"},
+		"walferry_last_error_timestamp_seconds": {"class=run,migration=shop 1.8e+09", "class=source,migration=shop 1.8e+09"},
+		"walferry_changes_applied_total": {
+			"direction=forth,kind=delete,migration=shop 3", "direction=forth,kind=insert,migration=shop 1",
+			"direction=forth,kind=truncate,migration=shop 4", "direction=forth,kind=update,migration=shop 2",
+		},
 	} {
 		if got := lines[name]; !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
@@ -125,6 +145,11 @@ func TestDocuments(t *testing.T) {
 	exist := func(where, text string) (named []string) {
 		t.Helper()
 		for _, name := range metricName.FindAllString(text, -1) {
+			for _, m := range all {
+				if rest, ok := strings.CutPrefix(name, m.name); ok && m.kind == histogram && slices.Contains([]string{"_bucket", "_sum", "_count"}, rest) {
+					name = m.name
+				}
+			}
 			if Names()[name] == "" {
 				t.Errorf("%s names %s, which does not exist", where, name)
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/cutover"
 	"github.com/walferry/walferry/internal/definitions"
 	"github.com/walferry/walferry/internal/flow"
+	"github.com/walferry/walferry/internal/hook"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/initial"
 	"github.com/walferry/walferry/internal/online"
@@ -93,8 +94,9 @@ func (e *ends) assemble() {
 	e.opening = &opening.Target{Link: e.target, DSN: e.c.Target, Migration: e.name.String(), Tables: e.tables.Selected, Logger: e.c.Logger}
 	e.clients = &clients.Steering{
 		Config: e.c.Clients, Name: e.c.Name, Switch: clients.Cutover, From: from, To: to, Store: e.store,
-		Phase: func() string { return string(e.shown.Phase()) }, Order: clients.Order{Source: e.c.Source, Target: e.c.Target, Name: e.c.Name, Clients: e.c.Clients}, Logger: e.c.Logger,
+		Phase: func() string { return string(e.shown.Phase()) }, Order: clients.Order{Source: e.c.Source, Target: e.c.Target, Name: e.c.Name, Clients: e.c.Clients}, Logger: e.c.Logger, Times: new(hook.Times),
 	}
+	e.live.Hooks = e.clients.Times.Read
 	e.fence = cutover.Standing{Name: e.name.String(), DSN: e.c.Source, Store: e.store, Sides: e.sides()}
 }
 
@@ -106,7 +108,7 @@ func (e *ends) turned() *ends {
 	t.store = state.At(t.target, t.name.String())
 	t.assemble()
 	t.shown = e.live
-	t.clients.Switch, t.clients.Other, t.clients.Order = clients.Fallback, e.store, e.clients.Order
+	t.clients.Switch, t.clients.Other, t.clients.Order, t.clients.Times = clients.Fallback, e.store, e.clients.Order, e.clients.Times
 	return t
 }
 

@@ -30,6 +30,10 @@ type BuilderConfig struct {
 	// is created.
 	Refused func(Refused)
 
+	// Indexes is told how many indexes more, or fewer, wait, are being built, and are there. One that is
+	// refused is not.
+	Indexes func(waiting, building, done int)
+
 	// Built and Analyzed are told of each table that has its indexes, or its statistics.
 	Built, Analyzed func(table catalog.Name)
 }
@@ -104,6 +108,7 @@ func (b *Builder) Table(id catalog.Name) error {
 		constraints.then = others
 		tasks = []indexTask{constraints}
 	}
+	b.c.Indexes(len(constraints.indexes)+len(others), 0, 0)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left[id.String()] = len(tasks)
@@ -162,6 +167,7 @@ func (b *Builder) do(ctx context.Context, conn *pgx.Conn, task indexTask) error 
 		return err
 	}
 	for _, x := range task.indexes {
+		b.c.Indexes(-1, 1, 0)
 		refused, err := Refusals(Build(ctx, conn, found, x))
 		if err != nil {
 			return fmt.Errorf("build the indexes of %s: %w", task.table.String(), err)
@@ -169,6 +175,7 @@ func (b *Builder) do(ctx context.Context, conn *pgx.Conn, task indexTask) error 
 		for _, o := range refused {
 			b.c.Refused(o)
 		}
+		b.c.Indexes(0, -1, 1-min(1, len(refused)))
 	}
 	return nil
 }

@@ -32,7 +32,13 @@ create table b (id int primary key); create table c (x int); create unique index
 			told = append(told, what+" "+table.Name)
 		}
 	}
+	var indexes [3]int // waiting, building, done
 	config := BuilderConfig{
+		Indexes: func(waiting, building, done int) {
+			mu.Lock()
+			defer mu.Unlock()
+			indexes = [3]int{indexes[0] + waiting, indexes[1] + building, indexes[2] + done}
+		},
 		Target: target, Application: "test", Jobs: 2, Beside: true,
 		Analyze: func(table catalog.Name) bool { return table.Name == "a" },
 		Refused: func(r Refused) { tell("refused")(catalog.Name{Schema: "", Name: r.Object}) },
@@ -46,6 +52,9 @@ create table b (id int primary key); create table c (x int); create unique index
 	}
 	if err := b.Wait(false); err != nil {
 		t.Fatal(err)
+	}
+	if want := [3]int{0, 0, 5}; indexes != want {
+		t.Errorf("waiting, building, done: %d, want %d", indexes, want)
 	}
 	if slices.Index(told, "built a") > slices.Index(told, "analyzed a") {
 		t.Errorf("statistics were gathered before the indexes were there: %q", told)

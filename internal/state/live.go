@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walferry/walferry/internal/online"
+	"github.com/walferry/walferry/internal/tally"
 )
 
 // Live is what a running migrate reports of itself, for whoever looks at the record.
@@ -38,6 +39,9 @@ type Live struct {
 	Phases []Entered  `json:"phases,omitempty"` // in their order, also of earlier runs
 	Ran    []Ran      `json:"ran,omitempty"`    // the last switches and rehearsals, also of earlier runs
 	Tables []TableNow `json:"tables,omitempty"` // that are being copied, or indexed
+
+	Flow  *FlowCounts             `json:"flow,omitempty"`  // nil: nothing is followed yet; an older version counts nothing
+	Hooks map[string]tally.Spread `json:"hooks,omitempty"` // how many seconds the calls of hooks have taken, by event
 }
 
 // WayBack is how the flow back is, in phase switched. It stays when the run ends.
@@ -112,4 +116,8 @@ type CopyStatus struct {
 type IndexStatus struct {
 	Tables     int `json:"tables"`
 	TablesDone int `json:"tables_done"`
+
+	Waiting  int `json:"waiting"`  // indexes of tables that are copied, those of constraints among them, that are not begun
+	Building int `json:"building"` // that are being built
+	Done     int `json:"done"`     // that are there, as far as this run has seen to them
 }

@@ -20,6 +20,7 @@ type LastComparison struct {
 	Position string    `json:"position"` // of the source, as an LSN
 	Compared int       `json:"compared"` // tables, by the last one
 	Differ   []string  `json:"differ"`   // tables, by the last one that compared each
+	Rows     int64     `json:"rows"`     // of the source, that were compared by all comparisons together; those of an older version are not counted
 	// Hints explain the differences of those of these tables where they are known: only generated
 	// columns differ.
 	Hints map[string]string `json:"hints"`
@@ -47,6 +48,7 @@ func (l *LastComparison) fill() {
 // Add adds what another comparison has found.
 func (l *LastComparison) Add(v *verify.Verified, at time.Time) {
 	l.fill()
+	l.Rows += v.Rows
 	l.At, l.Position, l.Compared = at.UTC().Truncate(time.Second), v.Position, v.Compared
 	for _, t := range v.Tables {
 		if t.Error != "" {

@@ -19,7 +19,7 @@ func (st *Status) Follow(s flow.Status) {
 	if s.Received != 0 {
 		st.Stream.ReceivedLSN = s.Received.String()
 	}
-	st.Note = s.Note
+	st.Note, st.Counts = s.Note, s.Counts
 }
 
 // Live is the part of a status that other processes cannot find out for themselves.
@@ -28,7 +28,7 @@ func (st *Status) Live() state.Live {
 		Copy: st.Copy, Indexes: st.Indexes, Received: st.Stream.ReceivedLSN, Note: st.Note, NewTables: st.NewTables, Steps: st.Cutover.Steps,
 		Step:    st.Step,
 		Under:   older(st.Under, time.Now()),
-		WayBack: st.Back, Writes: st.Writes,
+		WayBack: st.Back, Writes: st.Writes, Flow: st.Counts, Hooks: st.Hooks,
 		Phases: st.Phases, Ran: st.Switches, Tables: tablesNow(st.Tables, st.Indexing),
 		LagUnknown: st.Stream.LagSeconds == nil, RetainedLeft: -1,
 	}
@@ -49,6 +49,7 @@ func (st *Status) fromLive(l *state.Live) {
 	st.Copy, st.Indexes, st.Note, st.NewTables = l.Copy, l.Indexes, l.Note, l.NewTables
 	st.Stream.ReceivedLSN, st.Cutover.Steps, st.Under = l.Received, l.Steps, l.Under
 	st.Back, st.Step, st.Writes = l.WayBack, l.Step, l.Writes
+	st.Counts, st.Hooks = l.Flow, l.Hooks
 	st.Phases, st.Switches = l.Phases, l.Ran
 	st.Runner = fmt.Sprintf("%s, pid %d", l.Host, l.PID)
 	if !l.LagUnknown {

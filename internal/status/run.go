@@ -11,12 +11,14 @@ import (
 	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/tally"
 )
 
 // Live is what a run shows of itself: its phase, and what it does.
 type Live struct {
-	Rows   *copying.Copy // nil: nobody looks yet
-	Told   func()        // called when the phase has changed; nil: nobody wants to know
+	Rows   *copying.Copy                  // nil: nobody looks yet
+	Hooks  func() map[string]tally.Spread // how long their calls have taken; nil: there are none
+	Told   func()                         // called when the phase has changed; nil: nobody wants to know
 	Logger *slog.Logger
 
 	mu     sync.Mutex
@@ -36,6 +38,9 @@ func (l *Live) Watch() Status {
 	}
 	if indexes, waiting, ok := l.Rows.Indexes(); ok {
 		st.Indexes, st.Indexing = indexes, waiting
+	}
+	if l.Hooks != nil {
+		st.Hooks = l.Hooks()
 	}
 	if l.flow == nil {
 		return st

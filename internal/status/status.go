@@ -19,6 +19,7 @@ import (
 	"github.com/walferry/walferry/internal/schema"
 	"github.com/walferry/walferry/internal/session"
 	"github.com/walferry/walferry/internal/state"
+	"github.com/walferry/walferry/internal/tally"
 	"github.com/walferry/walferry/internal/verify"
 	"github.com/walferry/walferry/snapshot"
 )
@@ -101,6 +102,9 @@ type Doing struct {
 	Back     *state.WayBack           `json:"-"` // nil: it is not in phase switched. It is replaced, not changed
 	Indexing []catalog.Name           `json:"-"` // tables that are copied and have no indexes yet
 	Under    *state.Under             `json:"-"` // the cutover that is under way; nil: none is. It is replaced, not changed
+	Counts   *state.FlowCounts        `json:"-"` // of the flow that is followed, or was last; nil: of none
+	Hooks    map[string]tally.Spread  `json:"-"` // how long their calls have taken, in seconds, by event
+	FailedAt time.Time                `json:"-"` // when the run has ended of which Error is; zero: there is none
 	ByItself bool                     `json:"-"` // once it has caught up it ends, or cuts over, unasked
 }
 
@@ -361,6 +365,9 @@ func (st *Status) fromRecord(r *state.Record) {
 		st.Stream.ReceivedLSN, st.Stream.LagSeconds, st.Source.RetainedLimit, st.Source.RetainedLeft = "", nil, nil, nil
 	}
 	st.Cutover = CutoverStatus{FencedAt: r.FencedAt, DrainedAt: r.DrainedAt, FinishedAt: r.FinishedAt, PauseMS: r.PauseMS, Steps: r.Live.Steps}
+	if !r.Alive && r.Error != "" {
+		st.FailedAt = r.SeenAt
+	}
 	if !r.Alive {
 		st.Step, st.Writes = "", state.WritesOn{}
 		st.Runner, st.Note, st.Copy.ETASeconds, st.Source.RetainedLeft = "", "", nil, nil // nobody is at work
