@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,7 +19,11 @@ func fleetRunCommand(ui *ui) *cli.Command {
 		Name: "run", Usage: "run all migrations within the limits, in the foreground; the same command again goes on, on any host", ArgsUsage: "FILE",
 		Flags: listenFlags(),
 		Action: func(c *cli.Context) error {
-			f, err := resolved(ui, c)
+			file, o, err := fleetFile(ui, c)
+			if err != nil {
+				return err
+			}
+			f, err := fleet.Resolve(c.Context, file, o)
 			if err != nil {
 				return err
 			}
@@ -33,25 +38,23 @@ func fleetRunCommand(ui *ui) *cli.Command {
 				return err
 			}
 			defer end()
-			for _, p := range f.Problems {
-				ui.logger.Error(p.Err.Error(), "hint", fail.Hint(p.Err), "instance", p.Instance.Name)
-			}
-			ended, err := f.Run(c.Context, fleet.RunConfig{Logger: ui.logger})
+			ended, err := f.Run(c.Context, fleet.RunConfig{Logger: ui.logger, Options: o})
 			if err != nil {
 				return err
 			}
-			return ui.fleetEnded(f, ended)
+			return ui.fleetEnded(ended)
 		},
 	}
 }
 
 // fleetEnded says how the run of a fleet has ended.
-func (u *ui) fleetEnded(f *fleet.Fleet, e fleet.Ended) error {
-	switch {
-	case len(e.Left) > 0:
-		return &fail.Error{Kind: fail.Stopped, Problem: fmt.Sprintf("stopped by a signal; %d of %d migrations have not come to their end", len(e.Left), len(f.Databases)), Advice: "`walferry fleet run` goes on; until then slots hold back WAL on the sources"}
-	case len(f.Problems) > 0:
-		return &fail.Error{Kind: fail.Run, Problem: fmt.Sprintf("%d instances could not be asked, and nothing was done for their databases: %v", len(f.Problems), f.Problems[0].Err), Advice: "run the same command again once they answer"}
+func (u *ui) fleetEnded(e fleet.Ended) error {
+	if left := len(e.Left) + len(e.Unknown); left > 0 {
+		problem := fmt.Sprintf("stopped by a signal; %d of %d migrations have not come to their end", len(e.Left), len(e.Left)+e.Finished+e.Aborted)
+		if len(e.Unknown) > 0 {
+			problem += "; instances that have never answered: " + strings.Join(e.Unknown, ", ")
+		}
+		return &fail.Error{Kind: fail.Stopped, Problem: problem, Advice: "`walferry fleet run` goes on; until then slots hold back WAL on the sources"}
 	}
 	text := fmt.Sprintf("%d migrations are finished", e.Finished)
 	if e.Aborted > 0 {

@@ -1,13 +1,16 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,55 +31,48 @@ type RunConfig struct {
 	Logger *slog.Logger // of which every migration has one with its name
 	// Retry are the pauses after which a migration that has failed is started again. The zero value: from 5 s to 5 min.
 	Retry wait.Pauses
+	// Options are those that the file was read with: instances that could not be asked are asked again.
+	Options Options
 }
 
 // Ended is how the run of a fleet has ended.
 type Ended struct {
 	Finished, Aborted int
 	Left              []string // migrations that are neither, as the run was stopped
+	Unknown           []string // instances that have never answered
 }
 
 // runner is one run of a fleet.
 type runner struct {
-	*Fleet
 	c      RunConfig
 	places *places
-	ended  sync.Map // names of migrations that have come to their end, with their phases
+	fleet  atomic.Pointer[Fleet] // as far as it is known: replaced, not changed
+	work   sync.WaitGroup        // of members, and of those who wait for instances
+	ended  sync.Map              // names of migrations that have come to their end, with their phases
 }
 
-// Run runs every migration of the fleet within its limits, until each has come to its end or ctx ends; those that fail are started again.
-// Which ones have begun it sees from the servers, so that it may be started anywhere and at any time.
+// Run runs every migration of the fleet within its limits, until each has come to its end or ctx ends; those that fail are started again,
+// and instances that do not answer are asked again. Which migrations have begun it sees from the servers, so that it may be started anywhere and at any time.
 func (f *Fleet) Run(ctx context.Context, c RunConfig) (Ended, error) {
 	if c.Retry.First == 0 {
 		c.Retry = wait.Pauses{First: 5 * time.Second, Longest: 5 * time.Minute, Random: true}
 	}
-	r := &runner{Fleet: f, c: c, places: newPlaces(f.Limits)}
-	slots, err := r.slots(ctx)
-	if err != nil {
+	r := &runner{c: c, places: newPlaces(f.Limits)}
+	r.fleet.Store(f)
+	if err := r.begin(ctx, f.Databases); err != nil {
 		return Ended{}, err
 	}
-	var members []*member
-	for i, d := range f.Databases {
-		m := &member{Database: d, r: r, rank: i, log: c.Logger.With("migration", d.Name)}
-		if begun, back := slots[d.From.ID][flow.Name{Migration: d.Name}.Source().Slot], slots[d.To.ID][flow.Name{Migration: d.Name}.Reverse().Source().Slot]; begun || back {
-			m.rank -= len(f.Databases) // what has begun comes first: its slot holds WAL back
-			m.moved(!begun)
-		}
-		members = append(members, m)
-	}
-	var running sync.WaitGroup
-	for _, m := range members {
-		running.Go(func() { m.run(ctx) })
+	if len(f.Problems) > 0 {
+		r.work.Go(func() { r.await(ctx, f.Problems) })
 	}
 	conducting, stop := context.WithCancel(ctx)
-	running.Go(func() { r.conduct(conducting) })
-	var ended Ended
-	for _, m := range members {
-		<-m.over()
-	}
+	var conductor sync.WaitGroup
+	conductor.Go(func() { r.conduct(conducting) })
+	r.work.Wait()
 	stop()
-	running.Wait()
-	for _, d := range f.Databases {
+	conductor.Wait()
+	var ended Ended
+	for _, d := range r.fleet.Load().Databases {
 		switch phase, _ := r.ended.Load(d.Name); phase {
 		case migration.Finished:
 			ended.Finished++
@@ -86,32 +82,121 @@ func (f *Fleet) Run(ctx context.Context, c RunConfig) (Ended, error) {
 			ended.Left = append(ended.Left, d.Name)
 		}
 	}
+	for _, p := range r.fleet.Load().Problems {
+		ended.Unknown = append(ended.Unknown, p.Instance.Name)
+	}
 	return ended, nil
 }
 
-// slots are the names of all slots of each server of the fleet.
-func (r *runner) slots(ctx context.Context) (map[string]map[string]bool, error) {
-	all := map[string]map[string]bool{}
-	for _, s := range r.Servers() {
-		conn, err := session.Open(ctx, session.Config{DSN: s.dsn, Application: "fleet"})
-		if err != nil {
-			return nil, err
+// begin begins to run migrations. Those that have begun before have their places at once, whatever the limits are.
+func (r *runner) begin(ctx context.Context, databases []*Database) error {
+	slots, err := slots(ctx, databases)
+	if err != nil {
+		return err
+	}
+	var members []*member
+	for i, d := range databases {
+		m := &member{Database: d, r: r, rank: d.Wave*ranks + i, log: r.c.Logger.With("migration", d.Name)}
+		name := flow.Name{Migration: d.Name}
+		if begun, back := slots[d.From.ID][name.Source().Slot], slots[d.To.ID][name.Reverse().Source().Slot]; begun || back {
+			m.rank = i // before all others: its slot holds WAL back
+			m.moved(!begun)
 		}
-		rows, err := conn.Query(ctx, `select slot_name::text from pg_replication_slots`)
-		if err == nil {
-			var names []string
-			names, err = pgx.CollectRows(rows, pgx.RowTo[string])
-			all[s.ID] = map[string]bool{}
-			for _, name := range names {
-				all[s.ID][name] = true
+		members = append(members, m)
+	}
+	for _, m := range members {
+		r.work.Go(func() { m.run(ctx) })
+	}
+	return nil
+}
+
+// ranks is more than a wave has databases.
+const ranks = 1 << 20
+
+// await asks instances that did not answer again, and runs their migrations once they do.
+func (r *runner) await(ctx context.Context, problems []Problem) {
+	for failures := 0; len(problems) > 0; failures++ {
+		for _, p := range problems {
+			r.c.Logger.Error(oneLine(p.Err), "instance", p.Instance.Name, "hint", fail.Hint(p.Err))
+		}
+		if wait.Sleep(ctx, r.c.Retry.After(failures)) != nil {
+			return
+		}
+		next, err := Resolve(ctx, r.fleet.Load().File, r.c.Options)
+		if err != nil {
+			if ctx.Err() == nil {
+				r.c.Logger.Error("ask all instances again: "+oneLine(err), "hint", fail.Hint(err))
 			}
+			continue
 		}
-		conn.Close(context.WithoutCancel(ctx))
-		if err != nil {
-			return nil, fmt.Errorf("list slots of %s: %w", s.Address, err)
+		if problems, err = r.join(ctx, next, problems); err != nil {
+			r.c.Logger.Error(oneLine(err), "hint", fail.Hint(err))
+		}
+	}
+}
+
+// join adds the databases of instances that answer now, and returns what is still a problem. Others that do not answer any more have begun long ago.
+func (r *runner) join(ctx context.Context, next *Fleet, problems []Problem) ([]Problem, error) {
+	was := r.fleet.Load()
+	now := &Fleet{File: was.File, servers: maps.Clone(was.servers)}
+	for _, p := range next.Problems {
+		if slices.ContainsFunc(problems, func(q Problem) bool { return q.Instance == p.Instance }) {
+			now.Problems = append(now.Problems, p)
+		}
+	}
+	var added []*Database
+	for _, d := range next.Databases {
+		if slices.ContainsFunc(problems, func(q Problem) bool { return q.Instance.Name == d.Instance }) {
+			d.From, d.To = now.server(d.From), now.server(d.To)
+			added = append(added, d)
+		}
+	}
+	now.Databases = slices.Concat(was.Databases, added)
+	slices.SortStableFunc(now.Databases, func(a, b *Database) int { return cmp.Compare(a.Wave, b.Wave) })
+	if err := now.distinct(); err != nil {
+		return problems, err
+	}
+	if err := r.begin(ctx, added); err != nil {
+		return problems, err
+	}
+	r.fleet.Store(now)
+	return now.Problems, nil
+}
+
+// slots are the names of all slots of each server of some databases, by its ID.
+func slots(ctx context.Context, databases []*Database) (map[string]map[string]bool, error) {
+	all := map[string]map[string]bool{}
+	for _, d := range databases {
+		for _, s := range []*Server{d.From, d.To} {
+			if all[s.ID] != nil {
+				continue
+			}
+			names, err := s.slots(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("list slots of %s: %w", s.Address, err)
+			}
+			all[s.ID] = names
 		}
 	}
 	return all, nil
+}
+
+func (s *Server) slots(ctx context.Context) (map[string]bool, error) {
+	conn, err := session.Open(ctx, session.Config{DSN: s.dsn, Application: "fleet"})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, `select slot_name::text from pg_replication_slots`)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, name := range list {
+		names[name] = true
+	}
+	return names, err
 }
 
 // member is one migration of a run.
@@ -121,24 +206,14 @@ type member struct {
 	rank int
 	log  *slog.Logger
 
-	once sync.Once
-	done chan struct{}
-
 	mu     sync.Mutex
 	copies []place // that it has
 	slot   []place
 	back   bool // the slot is on the target
 }
 
-// over is closed when the migration is run no more.
-func (m *member) over() chan struct{} {
-	m.once.Do(func() { m.done = make(chan struct{}) })
-	return m.done
-}
-
 // run runs the migration until it has come to its end, or ctx ends.
 func (m *member) run(ctx context.Context) {
-	defer close(m.over())
 	defer m.leave()
 	for failures := 0; ctx.Err() == nil; failures++ {
 		began := time.Now()

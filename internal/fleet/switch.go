@@ -257,7 +257,7 @@ func (s *Switched) verdict(ctx context.Context) error {
 func (r *runner) conduct(ctx context.Context) {
 	over := map[int]bool{}
 	for ctx.Err() == nil {
-		for _, w := range r.Waves {
+		for _, w := range r.fleet.Load().Waves {
 			if w.Approve == Auto && !over[w.Number] && w.Window.Open(time.Now()) && ctx.Err() == nil {
 				over[w.Number] = r.cutOver(ctx, w)
 			}
@@ -269,7 +269,7 @@ func (r *runner) conduct(ctx context.Context) {
 // cutOver cuts a wave over, if it can be now. It reports whether there is nothing more to do.
 func (r *runner) cutOver(ctx context.Context, w *Wave) bool {
 	log := r.c.Logger.With("wave", w.Number)
-	s, err := r.Cutover(ctx, w.Number, SwitchConfig{Unasked: true}) // the migrations log their steps
+	s, err := r.fleet.Load().Cutover(ctx, w.Number, SwitchConfig{Unasked: true}) // the migrations log their steps
 	switch {
 	case ctx.Err() != nil:
 		return false
