@@ -20,7 +20,7 @@ import (
 func fleetCommand(ui *ui) *cli.Command {
 	subs := []*cli.Command{
 		fleetCheckCommand(ui), fleetRunCommand(ui), fleetStatusCommand(ui), fleetCutoverCommand(ui), fleetFallbackCommand(ui), fleetFinishCommand(ui),
-		fleetAbortCommand(ui), fleetCleanupCommand(ui), fleetReportCommand(ui),
+		fleetAbortCommand(ui), fleetCleanupCommand(ui), fleetReportCommand(ui), fleetRenderCommand(ui),
 	}
 	var list strings.Builder
 	w := tabwriter.NewWriter(&list, 0, 0, 2, ' ', 0)
@@ -189,7 +189,7 @@ func (u *ui) printFleet(r *fleet.Report) error {
 		fmt.Fprintf(&b, "%s: from it %d, to it %d, at most %d slots at a time\n", s.Address, s.Sources, s.Targets, s.Following)
 		room := func(what string, room fleet.Room) {
 			if room.Need > 0 {
-				fmt.Fprintf(&b, "  %-12s %4d of %d, others have %d\n", what, room.Need, room.Limit, room.Used)
+				fmt.Fprintf(&b, "  %-12s needs %d of %d, others have %d\n", what, room.Need, room.Limit, room.Used)
 			}
 		}
 		room("slots", s.Slots)

@@ -217,3 +217,32 @@ func fleetCleanupCommand(ui *ui) *cli.Command {
 		},
 	}
 }
+
+func fleetRenderCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name: "render", Usage: "print manifests in which each database has a process of its own", ArgsUsage: "FILE",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "kubernetes", Usage: "a Job of Kubernetes for each database"},
+			&cli.StringFlag{Name: "image", Usage: "the image of walferry", DefaultText: "walferry"},
+			&cli.IntFlag{Name: "wave", Usage: "only this wave"},
+		},
+		Action: func(c *cli.Context) error {
+			if !c.Bool("kubernetes") {
+				return &fail.Error{Kind: fail.Usage, Problem: "fleet render needs --kubernetes", Advice: "it is the only kind of manifest so far"}
+			}
+			f, err := resolved(ui, c)
+			if err != nil {
+				return err
+			}
+			if len(f.Problems) > 0 {
+				return f.Problems[0].Err // a manifest without its databases would look complete
+			}
+			text, err := f.Kubernetes(fleet.Kubernetes{Image: c.String("image"), Wave: c.Int("wave")})
+			if err != nil {
+				return err
+			}
+			_, err = ui.stdout.Write(text)
+			return writeErr(err)
+		},
+	}
+}

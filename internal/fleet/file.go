@@ -34,6 +34,8 @@ type Instance struct {
 	Line           int
 	Source, Target string // connection strings of the servers
 	Databases      []*Pattern
+
+	written map[string]func(database string) string // source and target as the file has them, with secrets only named
 }
 
 // Pattern chooses databases of an instance.

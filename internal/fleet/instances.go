@@ -30,7 +30,7 @@ func (r *reader) unknown(key *yaml.Node, what string, keys []string) error {
 var instanceName = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
 
 func (r *reader) instance(key, n *yaml.Node) error {
-	i := &Instance{Name: key.Value, Line: key.Line}
+	i := &Instance{Name: key.Value, Line: key.Line, written: map[string]func(string) string{}}
 	what := "instance " + i.Name
 	if !instanceName.MatchString(i.Name) {
 		return r.wrong(key, "an instance's name is 1 to 16 of a-z and 0-9, a letter first: the names of its migrations begin with it")
@@ -40,8 +40,10 @@ func (r *reader) instance(key, n *yaml.Node) error {
 	err := r.each(n, what, []string{"source", "target", "databases", "wave", "options"}, func(key, n *yaml.Node) (err error) {
 		switch key.Value {
 		case "source":
+			i.written["source"] = written(n)
 			i.Source, err = r.server(n, what+": source")
 		case "target":
+			i.written["target"] = written(n)
 			i.Target, err = r.server(n, what+": target")
 		case "wave":
 			wave, err = r.number(n, what+": wave", 1)

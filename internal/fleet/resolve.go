@@ -42,6 +42,9 @@ type Database struct {
 
 	From, To *Server
 	missing  string // SQL that creates the target's database; empty: it is there
+
+	instance *Instance
+	options  options
 }
 
 // Server is a server of the fleet. Two addresses of one server are one.
@@ -219,6 +222,7 @@ func (i *Instance) chosen(name string, used map[*Pattern]bool) (by *Pattern) {
 // configure makes the migration of a database.
 func (d *Database) configure(f *File, i *Instance, p *Pattern, o Options) (err error) {
 	where := lineOf(f.Path, p.Line)
+	d.instance, d.options = i, p.options
 	if d.Config, err = o.Make(where, p.options.values); err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/walferry/walferry/internal/session"
 )
 
-// place is where something is put.
-var place = regexp.MustCompile(`\$\{(file|env):([^}]*)\}`)
+// Place is where something is put: ${file:PATH} or ${env:NAME}, with the kind and what it names.
+var Place = regexp.MustCompile(`\$\{(file|env):([^}]*)\}`)
 
 // elsewhere is a password that is somewhere else, with its keyword.
 var elsewhere = regexp.MustCompile(`(password\s*=\s*|:)?'?\$\{(?:file|env):[^}]*\}'?`)
@@ -43,7 +43,7 @@ const (
 func Text(dir, value string, kind Kind) (string, error) {
 	quote := func(text, _ string) string { return text }
 	switch {
-	case place.FindString(value) == value:
+	case Place.FindString(value) == value:
 	case strings.HasPrefix(value, "postgres://"), strings.HasPrefix(value, "postgresql://"):
 		quote = func(text, _ string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
 	case kind == DSN:
@@ -57,7 +57,7 @@ func Text(dir, value string, kind Kind) (string, error) {
 	}
 	var out strings.Builder
 	for {
-		at := place.FindStringSubmatchIndex(value)
+		at := Place.FindStringSubmatchIndex(value)
 		if at == nil {
 			out.WriteString(value)
 			return out.String(), nil
