@@ -124,11 +124,17 @@ func (a *Asker) Fallback(ctx context.Context, args state.Args) (*cutover.Result,
 // Finish asks for the end of the way back, and waits for it. It reports whether that was so before.
 func (a *Asker) Finish(ctx context.Context) (already bool, err error) {
 	r, returned, err := a.look(ctx)
+	grouped := false
+	if err == nil {
+		grouped, err = a.grouped(ctx)
+	}
 	switch {
 	case err != nil:
 		return false, err
 	case r.Phase == state.Finished:
 		return true, nil
+	case r.Phase != state.Switched && grouped:
+		return false, &fail.Error{Kind: fail.Gate, Problem: "groups of tables were handed over, and the old server owns the rest", Advice: "`walferry cutover` hands over all that is left, and `walferry finish` ends it then; `walferry fallback` switches the groups back"}
 	case r.Phase != state.Switched && returned:
 		return false, &fail.Error{Kind: fail.Gate, Problem: "the old server is the database again: there is no way back to give up", Advice: "`walferry cutover` switches to the new server; `walferry abort` gives the migration up"}
 	case r.Phase != state.Switched:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -152,11 +153,15 @@ func (s *street) step() {
 		}
 	})
 	if s.random.IntN(8) == 0 && s.couriers.there.Load() { // until then nothing keeps who was refused from writing to the new server
-		s.t.Log("everything to the new server, and back")
+		s.t.Log("everything to the new server, and all or a part of it back")
 		s.ask(migration.Switched)
 		s.owns(1)
-		s.ask(migration.Following)
-		s.owns(0)
+		if s.random.IntN(2) == 0 {
+			s.hand(name)
+		} else {
+			s.ask(migration.Following)
+			s.owns(0)
+		}
 	} else {
 		s.hand(name)
 	}
@@ -241,13 +246,24 @@ func (s *street) shown() {
 	for _, side := range s.owners {
 		away += side
 	}
-	want := "old"
-	if away > 0 {
-		want = "mixed"
-	}
 	s.eventually("status that says who owns what", func() bool {
 		st, err := migration.ReadStatus(context.Background(), s.Config)
-		return err == nil && st.Owner != nil && *st.Owner == want && len(st.Groups) == away
+		if err != nil || st.Owner == nil {
+			return false
+		}
+		if *st.Owner == "new" { // it was so before, and is again
+			return away == len(s.owners) && len(st.Groups) == 0
+		}
+		var handed []string
+		for _, g := range st.Groups {
+			handed = append(handed, g.Tables...)
+		}
+		for name, side := range s.owners {
+			if slices.Contains(handed, fencedTables[name]) != (side == 1) {
+				return false
+			}
+		}
+		return (*st.Owner == "mixed") == (away > 0)
 	})
 }
 

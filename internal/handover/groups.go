@@ -12,6 +12,7 @@ import (
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/cutover"
+	"github.com/walferry/walferry/internal/fail"
 	"github.com/walferry/walferry/internal/flow"
 	"github.com/walferry/walferry/internal/identity"
 	"github.com/walferry/walferry/internal/online"
@@ -44,6 +45,7 @@ type Groups struct {
 
 	Entering *Group // the first one, which is handed over when both flows run
 	Dividing bool   // a part of a whole is switched back when both flows run
+	Awaited  int64  // the request that is carried out when both flows run; 0: none
 
 	back   running
 	mode   atomic.Pointer[Mode]
@@ -58,6 +60,33 @@ func (g *Groups) Load(ctx context.Context) error {
 	}
 	return err
 }
+
+// Forget ends the wait for a request that both flows were made for, and returns which that was. Settle, or Entire, says what is to become of them.
+func (g *Groups) Forget() (request int64) {
+	request = g.Awaited
+	g.Entering, g.Dividing, g.Awaited = nil, false, 0
+	return request
+}
+
+// LastLooks is how many looks in a row find nobody who asks for what both flows were made for.
+const LastLooks = 20
+
+// Abandon answers the request that both flows were made for, and reports that there was one: its asker has gone, or another switch comes first. The
+// flows have to begin again then: a group that is about to be handed over is no part of a switch of the rest.
+func (g *Groups) Abandon(ctx context.Context, box state.Mailbox) bool {
+	if g.Awaited == 0 {
+		return false
+	}
+	why := state.ErrWithdrawn
+	a := state.Answer{Gate: true, Error: why.Problem + ": everything is as before", Hint: why.Advice}
+	if err := box.Answer(ctx, g.Forget(), false, a); err != nil {
+		g.Logger.Debug("answer who has gone", "error", err)
+	}
+	return true
+}
+
+// ErrUnsettled refuses a switch while Settle is to be called again.
+var ErrUnsettled = &fail.Error{Kind: fail.Gate, Problem: "who owns a group of tables is not certain yet, after a switch of it that has failed", Advice: "migrate keeps trying, and has logged why: ask again"}
 
 // Mode returns what was read or written last; nil: there are no groups.
 func (g *Groups) Mode() *Mode { return g.mode.Load() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/walferry/walferry/internal/cutover"
@@ -23,10 +24,11 @@ type following struct {
 	seen    *groups.Seen
 	cutting chan struct{} // full while a cutover is in progress
 
-	mu        sync.Mutex
-	closed    bool // a cutover that was undone could not un-fence
-	unsettled bool // who owns a group has to be decided again
-	halfway   bool // one that was undone could not drop its foreign keys, or record that it follows
+	unsettled atomic.Bool // who owns a group has to be decided again
+
+	mu      sync.Mutex
+	closed  bool // a cutover that was undone could not un-fence
+	halfway bool // one that was undone could not drop its foreign keys, or record that it follows
 }
 
 // followForth applies changes until the cutover is done, the migration is aborted,

@@ -149,12 +149,11 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	if f.e.name.Direction == flow.Back && q.Kind == "cutover" {
 		return a, nil, ask.Entire()
 	}
-	select {
-	case f.cutting <- struct{}{}:
-		defer func() { <-f.cutting }()
-	case <-ctx.Done():
-		return a, nil, context.Cause(ctx)
+	done, err := f.turn(ctx)
+	if err != nil {
+		return a, nil, err
 	}
+	defer done()
 	step, o := f.step(ctx, q), config.Asked(q.Args)
 	wanted, stop := r.store.Mailbox().WhileWanted(ctx, q.ID)
 	defer stop()
@@ -178,16 +177,17 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	}
 	switch {
 	case errors.Is(err, handover.ErrBothFirst):
+		r.groups.Awaited = q.ID
 		return a, nil, errGroups
 	case f.e.name.Direction == flow.Back:
 		if r.groups.Mode() != nil && wait.Within(context.WithoutCancel(ctx), 30*time.Second, r.mergeGroups) != nil {
 			end = err // the next attempt to follow back does it
 		}
 	case r.groups.Mode() != nil:
-		r.groups.Entering, r.groups.Dividing = nil, false
+		r.groups.Forget()
 		if left := r.settleGroups(context.WithoutCancel(ctx)); left != nil {
 			r.c.Logger.Error("settle who owns the group", "error", left)
-			f.unsettle()
+			f.unsettled.Store(true)
 		}
 		if m := r.groups.Mode(); len(m.Groups) == 0 || r.groups.Entire() {
 			end = errGroups
@@ -196,18 +196,12 @@ func (f *following) handOver(ctx context.Context, q *state.Request) (a state.Ans
 	return a, end, err
 }
 
-func (f *following) unsettle() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.unsettled = true
-}
-
 // hand returns what carries a request out.
 func (f *following) hand(q *state.Request, o CutoverOptions, step func(string)) *handover.Hand {
 	r := f.r
 	return &handover.Hand{
 		Groups: r.groups, Switchback: q.Kind == "fallback", Tables: q.Args.Tables, Loose: q.Args.Loose,
-		Timeout: o.Timeout, MaxLag: o.MaxLag, Running: f.running, Step: step, Closed: f.unsettle,
+		Timeout: o.Timeout, MaxLag: o.MaxLag, Running: f.running, Step: step, Closed: func() { f.unsettled.Store(true) },
 		Switch: func(side *handover.Side) *cutover.Switch {
 			if side == r.groups.Back {
 				return f.other.newSwitch(f.e, o, step)
@@ -240,19 +234,14 @@ func (f *following) hand(q *state.Request, o CutoverOptions, step func(string)) 
 
 // settleLate settles what could not be settled when a hand-over had ended.
 func (f *following) settleLate(ctx context.Context, stop context.CancelCauseFunc) {
-	f.mu.Lock()
-	unsettled := f.unsettled
-	f.mu.Unlock()
-	if !unsettled || f.r.groups.Mode() == nil {
+	if !f.unsettled.Load() || f.r.groups.Mode() == nil {
 		return
 	}
 	if err := wait.Within(ctx, 30*time.Second, f.r.settleGroups); err != nil {
 		f.r.c.Logger.Debug("settle who owns the groups", "error", err)
 		return
 	}
-	f.mu.Lock()
-	f.unsettled = false
-	f.mu.Unlock()
+	f.unsettled.Store(false)
 	if len(f.r.groups.Mode().Groups) == 0 || f.r.groups.Entire() {
 		stop(errGroups)
 	}

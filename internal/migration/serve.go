@@ -26,7 +26,7 @@ var errLeaveIt = errors.New("the cutover was done on its own")
 func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for ; ctx.Err() == nil; wait.Tick(ctx, tick) {
+	for idle := 0; ctx.Err() == nil; wait.Tick(ctx, tick) {
 		f.undoLate(ctx)
 		f.settleLate(ctx, stop)
 		later := ""
@@ -37,6 +37,10 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 		if err != nil || q == nil {
 			if err != nil && ctx.Err() == nil {
 				f.r.c.Logger.Debug("read requests", "error", err)
+			}
+			if idle++; err == nil && later == "" && idle > handover.LastLooks && f.r.groups.Abandon(ctx, f.r.store.Mailbox()) {
+				stop(errGroups)
+				return
 			}
 			continue
 		}
@@ -80,6 +84,12 @@ func (f *following) serve(ctx context.Context, stop context.CancelCauseFunc) {
 func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Answer, end error, err error) {
 	switch q.Kind {
 	case "cutover", "fallback":
+		switch {
+		case f.r.groups.Awaited != q.ID && f.r.groups.Abandon(ctx, f.r.store.Mailbox()):
+			return a, nil, errGroups
+		case f.unsettled.Load() && f.r.groups.Mode() != nil:
+			return a, nil, handover.ErrUnsettled
+		}
 		if len(q.Args.Tables) > 0 || q.Kind == "fallback" && f.r.groups.Mode() != nil {
 			return f.handOver(ctx, q)
 		}
@@ -88,12 +98,11 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 		if f.e.name.Direction == flow.Forth {
 			return a, nil, &fail.Error{Kind: fail.Gate, Problem: "the old server is the database: there is no way back to give up", Advice: "`walferry cutover` switches to the new server; `walferry abort` gives the migration up"}
 		}
-		select {
-		case f.cutting <- struct{}{}:
-			defer func() { <-f.cutting }()
-		case <-ctx.Done():
-			return a, nil, context.Cause(ctx)
+		done, err := f.turn(ctx)
+		if err != nil {
+			return a, nil, err
 		}
+		defer done()
 		if f.over() {
 			return a, nil, errLeaveIt
 		}
@@ -110,12 +119,11 @@ func (f *following) carryOut(ctx context.Context, q *state.Request) (a state.Ans
 			return a, nil, handover.Owned()
 		}
 		// A cutover that nobody has asked for, that of --cutover auto, is undone first.
-		select {
-		case f.cutting <- struct{}{}:
-			defer func() { <-f.cutting }()
-		case <-ctx.Done():
-			return a, nil, context.Cause(ctx)
+		done, err := f.turn(ctx)
+		if err != nil {
+			return a, nil, err
 		}
+		defer done()
 		if f.over() {
 			return a, nil, errLeaveIt
 		}
@@ -185,6 +193,16 @@ func (f *following) step(ctx context.Context, q *state.Request) func(string) {
 		if err := f.r.store.Mailbox().AddStep(context.WithoutCancel(ctx), q.ID, text); err != nil {
 			f.r.c.Logger.Debug("report step", "error", err)
 		}
+	}
+}
+
+// turn waits until no switch is in progress, and keeps the next one from beginning until done is called.
+func (f *following) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case f.cutting <- struct{}{}:
+		return func() { <-f.cutting }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 }
 
