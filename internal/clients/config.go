@@ -79,8 +79,8 @@ func (c Config) Validate() error {
 			return usage("--pgbouncer: "+err.Error(), fail.Hint(err))
 		}
 	}
-	if len(c.Databases) == 0 {
-		return usage("--pgbouncer needs --pgbouncer-database", "give the name that PgBouncer's section [databases] has for the database that moves")
+	if err := c.incomplete(); err != nil {
+		return err
 	}
 	var names []string
 	for _, d := range c.Databases {
@@ -93,8 +93,18 @@ func (c Config) Validate() error {
 		}
 		names = append(names, name)
 	}
-	if len(c.Files) == 0 && len(c.Hooks) == 0 {
-		return usage("--pgbouncer needs --pgbouncer-ini, or a --hook", "give the file that has its section [databases], or a hook that changes it at the event redirect")
+	return nil
+}
+
+// incomplete returns an error of kind fail.Usage if there are poolers, and not what has to be given with them.
+func (c Config) incomplete() error {
+	switch {
+	case len(c.PgBouncer) == 0:
+		return nil
+	case len(c.Databases) == 0:
+		return &fail.Error{Kind: fail.Usage, Problem: "--pgbouncer needs --pgbouncer-database", Advice: "give the name that PgBouncer's section [databases] has for the database that moves, or, with no pooler, leave WALFERRY_PGBOUNCER out"}
+	case len(c.Files) == 0 && len(c.Hooks) == 0:
+		return &fail.Error{Kind: fail.Usage, Problem: "--pgbouncer needs --pgbouncer-ini, or a --hook", Advice: "give the file that has its section [databases], or a hook that changes it at the event redirect"}
 	}
 	return nil
 }

@@ -68,6 +68,18 @@ func (s *Steering) Findings(ctx context.Context) (found []check.Finding) {
 	return found
 }
 
+// Complete leaves poolers out with which something has to be given that was not, such as those of an environment that has their address
+// alone, and returns what a check says of that.
+func (c Config) Complete() (Config, []check.Finding) {
+	err := c.incomplete()
+	if err == nil {
+		return c, nil
+	}
+	found := check.Finding{ID: check.Clients, Severity: check.Block, On: "tool", Object: "--pgbouncer", Seen: err.Error() + ": the pooler was not looked at", Do: fail.Hint(err)}
+	c.PgBouncer, c.Databases, c.Files = nil, nil, nil
+	return c, []check.Finding{found}
+}
+
 // places returns where the databases of the poolers ought to be before and after a switch.
 func (s *Steering) places(ctx context.Context) (from, to map[string]pooler.Place, err error) {
 	here, err := placeOf(s.From.DSN)

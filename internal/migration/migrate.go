@@ -437,6 +437,8 @@ func (e *ends) advance(ctx context.Context, phase Phase) error {
 // Check runs the preflight alone. Of a migration that has begun it checks what resuming it needs:
 // its slot and its tables are no obstacle, and must not be dropped.
 func Check(ctx context.Context, c Config) (check.Report, error) {
+	var lacking []check.Finding
+	c.Clients, lacking = c.Clients.Complete()
 	c, err := c.Fill()
 	if err != nil {
 		return check.Report{}, err
@@ -465,6 +467,7 @@ func Check(ctx context.Context, c Config) (check.Report, error) {
 	config := c.Preflight(rec)
 	config.Definitions = true
 	report, err := check.Run(ctx, config)
+	report = report.With(lacking...)
 	if err == nil && c.Clients.Any() {
 		report = report.With(clientFindings(ctx, c, rec)...)
 	}
