@@ -28,6 +28,7 @@ create table if not exists walferry.copy_state (
     rows          bigint not null,
     bytes         bigint not null,
     finished_at   timestamptz not null default clock_timestamp(),
+    began_at      timestamptz default clock_timestamp(),
     worker        text not null default '',    -- who copied it, if another process than that of the copy
     primary key (migration, schema_name, table_name, piece)
 );
@@ -42,6 +43,8 @@ create table if not exists walferry.copy_plan (
     bounds        text[] not null,             -- the predicate of each piece; empty text: the whole table
     filenode      text not null default '',    -- where the source stores the rows
     converge_until pg_lsn,                     -- rows were read from the source as late as this; see decoder.Window
+    indexes_ms    bigint,                      -- that building its indexes took, all sessions together
+    analyze_ms    bigint,
     mixed_by      text[],                      -- quoted columns of the key, if it gets rows of several snapshots
     finished_at   timestamptz,                 -- when the run that copied it had ended
     primary key (migration, schema_name, table_name)
@@ -49,11 +52,17 @@ create table if not exists walferry.copy_plan (
 alter table walferry.copy_plan add column if not exists filenode text not null default '';
 alter table walferry.copy_plan add column if not exists converge_until pg_lsn;
 alter table walferry.copy_plan add column if not exists mixed_by text[];
+alter table walferry.copy_plan add column if not exists indexes_ms bigint;
+alter table walferry.copy_plan add column if not exists analyze_ms bigint;
+alter table walferry.copy_state add column if not exists began_at timestamptz;
+alter table walferry.copy_state alter column began_at set default clock_timestamp();
 alter table walferry.copy_state add column if not exists worker text not null default '';
 create index if not exists copy_state_worker on walferry.copy_state (migration) where worker <> '';` + createQueue
 
 // stateExists saves a role that may not create schemas the attempt.
-const stateExists = `select to_regclass('walferry.copy_piece') is not null`
+const stateExists = `
+select to_regclass('walferry.copy_piece') is not null
+   and exists (select from pg_attribute where attrelid = to_regclass('walferry.copy_plan') and attname = 'analyze_ms')`
 
 // stateExisted is it for an older version's, too.
 const stateExisted = `select to_regclass('walferry.copy_state') is not null and to_regclass('walferry.copy_plan') is not null`

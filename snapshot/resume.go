@@ -249,13 +249,15 @@ func (m *matched) merge() string {
 }
 
 // putAside records that a table was rewritten by TRUNCATE, VACUUM FULL or CLUSTER since the
-// snapshot was taken, and has to be copied under a later one.
-func (c *Copier) putAside(t *tableCopy) {
+// snapshot was taken, and has to be copied under a later one. It reports whether that was not known.
+func (c *Copier) putAside(t *tableCopy) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !slices.Contains(c.aside, t.Table) {
-		c.aside = append(c.aside, t.Table)
+	if slices.Contains(c.aside, t.Table) {
+		return false
 	}
+	c.aside = append(c.aside, t.Table)
+	return true
 }
 
 // asideNames returns the names of what is put aside.

@@ -140,8 +140,9 @@ func (w *worker) copyNext(ctx context.Context) (p *piece, err error) {
 	}
 	err = w.copyPiece(ctx, *p)
 	if errors.Is(err, errRewritten) {
-		w.copier.config.Logger.Info("table was rewritten; it will be copied under a later snapshot", "table", p.table.Table.String())
-		w.copier.putAside(p.table)
+		if w.copier.putAside(p.table) {
+			w.copier.config.Logger.Info("table was rewritten; it will be copied under a later snapshot", "table", p.table.Table.String())
+		}
 		return nil, err
 	}
 	if err != nil {

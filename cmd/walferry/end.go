@@ -31,6 +31,16 @@ func cleanupCommand(ui *ui) *cli.Command {
 			if err != nil {
 				return err
 			}
+			if ended := before.Phase == migration.Finished || before.Phase == migration.Aborted; ended && !c.Bool("json") {
+				r, err := readReport(c.Context, config, before)
+				if err == nil {
+					err = ui.report(r, false)
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(ui.stdout)
+			}
 			left, err := migration.Cleanup(c.Context, config)
 			if err != nil {
 				return err

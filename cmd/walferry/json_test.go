@@ -15,6 +15,7 @@ import (
 	"github.com/walferry/walferry/internal/groups"
 	"github.com/walferry/walferry/internal/jsondoc"
 	"github.com/walferry/walferry/internal/migration"
+	"github.com/walferry/walferry/internal/report"
 )
 
 var updateJSON = flag.Bool("update-json", false, "write the tables of docs/json.md")
@@ -30,6 +31,7 @@ var asJSON = []struct {
 	{"groups", reflect.TypeFor[groups.Report]()},
 	{"verify", reflect.TypeFor[migration.Verified]()},
 	{"copy-worker", reflect.TypeFor[copying.Lent]()},
+	{"report", reflect.TypeFor[report.Report]()},
 	{"cutover and fallback", reflect.TypeFor[migration.CutoverResult]()},
 	{"fleet check", reflect.TypeFor[fleet.Report]()},
 	{"fleet status", reflect.TypeFor[fleet.Status]()},

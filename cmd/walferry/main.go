@@ -142,7 +142,7 @@ func newApp(ui *ui) *cli.App {
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
 			checkCommand(ui), migrateCommand(ui), copyWorkerCommand(ui), statusCommand(ui), listCommand(ui), serveCommand(ui), groupsCommand(ui), verifyCommand(ui),
-			cutoverCommand(ui), fallbackCommand(ui), finishCommand(ui),
+			cutoverCommand(ui), fallbackCommand(ui), finishCommand(ui), reportCommand(ui),
 			abortCommand(ui), cleanupCommand(ui), fleetCommand(ui), streamCommand(ui), versionCommand(ui), helpCommand(ui), completionCommand(ui), manCommand(ui),
 			guardCommand(ui),
 		},

@@ -43,9 +43,10 @@ type Copy struct {
 	windows  map[catalog.Name]decoder.Window // as of when tables were copied
 	copiers  []*snapshot.Copier              // one for each snapshot; each has what those before have put aside
 	began    time.Time
-	indexes  *state.IndexStatus // nil: nothing was built in this run
-	indexing []catalog.Name     // tables that are copied and have no indexes yet, in their order
-	analyzed []catalog.Name     // tables whose statistics were gathered beside the copy
+	indexes  *state.IndexStatus                // nil: nothing was built in this run
+	indexing []catalog.Name                    // tables that are copied and have no indexes yet, in their order
+	times    map[catalog.Name][2]time.Duration // that indexes and statistics took, until it is recorded
+	analyzed []catalog.Name                    // tables whose statistics were gathered beside the copy
 }
 
 // Hold sets the snapshot of the copy, and closes the one before; nil: there is none any more.
@@ -176,7 +177,11 @@ func (c *Copy) copyUnder(ctx context.Context, tables []snapshot.Table, jobs int,
 	c.Step("build the indexes")
 	var rewritten *snapshot.RewrittenError
 	failed := err != nil && !errors.As(err, &rewritten)
-	if indexErr := indexes.Wait(failed); indexErr != nil && !failed {
+	indexErr := indexes.Wait(failed)
+	if !failed {
+		indexErr = errors.Join(indexErr, c.keepTook(ctx))
+	}
+	if indexErr != nil && !failed {
 		err = indexErr
 	}
 	if err != nil {

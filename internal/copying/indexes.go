@@ -2,7 +2,12 @@ package copying
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/schema"
@@ -41,15 +46,17 @@ func (c *Copy) builder(ctx context.Context, beside, goesOn bool) (*schema.Builde
 			i := c.indexes
 			i.Waiting, i.Building, i.Done = i.Waiting+waiting, i.Building+building, i.Done+done
 		},
-		Built: func(table catalog.Name) {
+		Built: func(table catalog.Name, took time.Duration) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			c.took(table, took, 0)
 			c.indexes.TablesDone++
 			c.indexing = slices.DeleteFunc(c.indexing, func(t catalog.Name) bool { return t == table })
 		},
-		Analyzed: func(table catalog.Name) {
+		Analyzed: func(table catalog.Name, took time.Duration) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			c.took(table, 0, took)
 			c.analyzed = append(c.analyzed, table)
 		},
 	}), nil
@@ -87,7 +94,47 @@ func (c *Copy) Build(ctx context.Context, goesOn bool, of func(*catalog.Table) b
 			break // wait returns why
 		}
 	}
-	return indexes.Wait(false)
+	err = indexes.Wait(false)
+	return errors.Join(err, c.keepTook(ctx))
+}
+
+// took notes how long the indexes of a table, or its statistics, took; mu is held.
+func (c *Copy) took(table catalog.Name, indexes, analyze time.Duration) {
+	if c.times == nil {
+		c.times = map[catalog.Name][2]time.Duration{}
+	}
+	t := c.times[table]
+	c.times[table] = [2]time.Duration{t[0] + indexes, t[1] + analyze}
+}
+
+// wholeMS rounds up, so that what took any time is not taken for what was not measured.
+func wholeMS(d time.Duration) int64 { return int64((d + time.Millisecond - 1) / time.Millisecond) }
+
+// keepTook records that, for the report. What a run that is killed has not recorded is not known.
+func (c *Copy) keepTook(ctx context.Context) error {
+	c.mu.Lock()
+	var schemas, names []string
+	var indexes, analyze []int64
+	for table, took := range c.times {
+		schemas, names = append(schemas, table.Schema), append(names, table.Name)
+		indexes, analyze = append(indexes, wholeMS(took[0])), append(analyze, wholeMS(took[1]))
+	}
+	c.times = nil
+	c.mu.Unlock()
+	if len(names) == 0 {
+		return nil
+	}
+	err := c.Flow.To.Link.Do(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `
+update walferry.copy_plan p set indexes_ms = coalesce(p.indexes_ms, 0) + t.built, analyze_ms = nullif(coalesce(p.analyze_ms, 0) + t.analyzed, 0)
+  from unnest($2::text[], $3::text[], $4::int8[], $5::int8[]) t(schema_name, table_name, built, analyzed)
+ where p.migration = $1 and p.schema_name = t.schema_name and p.table_name = t.table_name`, c.Flow.Name.Migration, schemas, names, indexes, analyze)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record how long indexes took: %w", err)
+	}
+	return nil
 }
 
 // Analyzed returns the tables whose statistics were gathered already.

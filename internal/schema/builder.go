@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -34,8 +35,8 @@ type BuilderConfig struct {
 	// refused is not.
 	Indexes func(waiting, building, done int)
 
-	// Built and Analyzed are told of each table that has its indexes, or its statistics.
-	Built, Analyzed func(table catalog.Name)
+	// Built and Analyzed are told of each table that has its indexes, or its statistics, and of the work of all sessions for that.
+	Built, Analyzed func(table catalog.Name, took time.Duration)
 }
 
 // Builder builds the indexes of complete tables, Jobs at a time, also several of one table, and
@@ -53,6 +54,7 @@ type Builder struct {
 	failed error
 	ready  []indexTask
 	left   map[string]int // tasks of a table that are not done
+	took   map[string]time.Duration
 	more   *sync.Cond
 	ended  bool
 }
@@ -68,7 +70,7 @@ type indexTask struct {
 
 // NewBuilder starts the workers. Wait ends them.
 func NewBuilder(ctx context.Context, dump *Dump, c BuilderConfig) *Builder {
-	b := &Builder{c: c, dump: dump, left: map[string]int{}}
+	b := &Builder{c: c, dump: dump, left: map[string]int{}, took: map[string]time.Duration{}}
 	b.more = sync.NewCond(&b.mu)
 	ctx, b.cancel = context.WithCancel(ctx)
 	b.group, ctx = errgroup.WithContext(ctx)
@@ -151,10 +153,11 @@ func (b *Builder) work(ctx context.Context) error {
 				return err
 			}
 		}
+		began := time.Now()
 		if err := b.do(ctx, conn, task); err != nil {
 			return err
 		}
-		b.done(task)
+		b.done(task, time.Since(began))
 	}
 }
 
@@ -206,22 +209,23 @@ func (b *Builder) take() (indexTask, bool) {
 }
 
 // done queues what had to wait for a task.
-func (b *Builder) done(task indexTask) {
+func (b *Builder) done(task indexTask, took time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	key := task.table.String()
 	if b.left[key] == 0 {
 		return // abandoned
 	}
+	b.took[key] += took
 	b.left[key] += len(task.then) - 1
 	b.queue(task.then)
 	if b.left[key] > 0 {
 		return
 	}
 	if task.analyze {
-		b.c.Analyzed(task.table)
+		b.c.Analyzed(task.table, took)
 	} else {
-		b.c.Built(task.table)
+		b.c.Built(task.table, b.took[key])
 		if b.c.Analyze(task.table) {
 			b.left[key] = 1
 			b.queue([]indexTask{{table: task.table, analyze: true}})

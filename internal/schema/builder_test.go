@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/walferry/walferry/internal/catalog"
 	"github.com/walferry/walferry/internal/pgtest"
@@ -25,8 +26,11 @@ create table b (id int primary key); create table c (x int); create unique index
 	pgtest.Exec(t, target, `insert into a select i, i from generate_series(1, 100) i; insert into c values (1), (1)`)
 	var mu sync.Mutex
 	var told []string
-	tell := func(what string) func(catalog.Name) {
-		return func(table catalog.Name) {
+	tell := func(what string) func(catalog.Name, time.Duration) {
+		return func(table catalog.Name, took time.Duration) {
+			if took <= 0 && what != "refused" {
+				t.Errorf("%s %s in %s", what, table.Name, took)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			told = append(told, what+" "+table.Name)
@@ -41,7 +45,7 @@ create table b (id int primary key); create table c (x int); create unique index
 		},
 		Target: target, Application: "test", Jobs: 2, Beside: true,
 		Analyze: func(table catalog.Name) bool { return table.Name == "a" },
-		Refused: func(r Refused) { tell("refused")(catalog.Name{Schema: "", Name: r.Object}) },
+		Refused: func(r Refused) { tell("refused")(catalog.Name{Schema: "", Name: r.Object}, 0) },
 		Built:   tell("built"), Analyzed: tell("analyzed"),
 	}
 	b := NewBuilder(t.Context(), d, config)

@@ -26,6 +26,10 @@ type Table struct {
 	BytesTotal int64 `json:"bytes_total"` // its size on the source when the copy began; 0: not known yet
 
 	CopiedAt   *time.Time `json:"copied_at"`   // when its last row had come; nil: it has not
+	Pieces     int        `json:"pieces"`      // in which it is copied
+	CopyMS     *int64     `json:"copy_ms"`     // from its first piece's beginning to its last one's end; nil: not known
+	IndexMS    *int64     `json:"index_ms"`    // that its indexes took, all sessions together; nil: not known, as of a run that was killed
+	AnalyzeMS  *int64     `json:"analyze_ms"`  // that its statistics took; nil: not known, or they were gathered later with others
 	ETASeconds *float64   `json:"eta_seconds"` // until then; nil: not known, or it has come
 }
 
@@ -50,7 +54,9 @@ func tablesNow(copying []snapshot.TableProgress, indexing []catalog.Name) (now [
 const tablesSQL = `
 select p.schema_name, p.table_name, p.bytes, count(s.piece) = cardinality(p.bounds),
        (case when count(s.piece) = cardinality(p.bounds) then p.bytes else p.bytes / cardinality(p.bounds) * count(s.piece) end)::int8,
-       coalesce(sum(s.rows), 0)::int8, max(s.finished_at)
+       coalesce(sum(s.rows), 0)::int8, max(s.finished_at), cardinality(p.bounds),
+       (extract(epoch from max(s.finished_at) - min((to_jsonb(s) ->> 'began_at')::timestamptz)) * 1000)::int8,
+       (to_jsonb(p) ->> 'indexes_ms')::int8, (to_jsonb(p) ->> 'analyze_ms')::int8
   from walferry.copy_plan p left join walferry.copy_state s using (migration, schema_name, table_name)
  where p.migration = $1 group by p.migration, p.schema_name, p.table_name`
 
@@ -79,9 +85,9 @@ func Tables(ctx context.Context, target session.Config, name string) ([]Table, e
 			var t Table
 			var done bool
 			var last *time.Time
-			_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &t.BytesTotal, &done, &t.Bytes, &t.Rows, &last}, func() error {
-				if t.CopiedAt, t.State = nil, state.TableWaiting; done {
-					t.CopiedAt, t.State = last, state.TableDone
+			_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &t.BytesTotal, &done, &t.Bytes, &t.Rows, &last, &t.Pieces, &t.CopyMS, &t.IndexMS, &t.AnalyzeMS}, func() error {
+				if t.CopiedAt, t.State = last, state.TableDone; !done {
+					t.CopiedAt, t.CopyMS, t.State = nil, nil, state.TableWaiting
 				}
 				planned[t.Key()] = t
 				return nil
