@@ -64,8 +64,14 @@ func prepareSub(app *cli.App, command, sub *cli.Command) {
 
 // filesLast moves the options of a command of fleet in front of its other arguments, so that they may follow the file, too.
 func filesLast(app *cli.App, args []string) []string {
-	at := slices.Index(args, "fleet")
-	if at < 0 || at+1 >= len(args) || args[len(args)-1] == completionFlag {
+	at := 1
+	for at < len(args) && strings.HasPrefix(args[at], "-") { // global options, each of which has a value
+		if !strings.Contains(args[at], "=") {
+			at++
+		}
+		at++
+	}
+	if at+1 >= len(args) || args[at] != "fleet" || args[len(args)-1] == completionFlag {
 		return args
 	}
 	command := app.Command("fleet")

@@ -207,13 +207,17 @@ func fleetCleanupCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "cleanup", Usage: "after the end: remove everything of walferry's of a wave's migrations from all servers", ArgsUsage: "FILE", Flags: []cli.Flag{waveFlag()},
 		Action: func(c *cli.Context) error {
-			return eachOf(ui, c, []migration.Phase{migration.Finished, migration.Aborted}, "clean", func(d *fleet.Database) error {
+			err := eachOf(ui, c, []migration.Phase{migration.Finished, migration.Aborted}, "clean", func(d *fleet.Database) error {
 				left, err := migration.Cleanup(c.Context, d.Config)
 				if err != nil {
 					return err
 				}
 				return migration.NewLeftError(left)
 			})
+			if err == nil {
+				ui.note("nothing is known of what was cleaned up: put over: true at wave %d, or ! before the databases, into the file, so that no run begins them anew", c.Int("wave"))
+			}
+			return err
 		},
 	}
 }

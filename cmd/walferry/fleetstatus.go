@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,8 +32,11 @@ func fleetStatusCommand(ui *ui) *cli.Command {
 				case err != nil:
 					return err
 				}
-				if err := ui.fleetStatus(st, c.Bool("json"), c.Bool("watch")); err != nil || !c.Bool("watch") {
+				if err := ui.fleetStatus(st, c.Bool("json"), c.Bool("watch")); err != nil {
 					return writeErr(err)
+				}
+				if !c.Bool("watch") {
+					return fleetPartly(st)
 				}
 				if wait.Sleep(c.Context, 2*time.Second) != nil {
 					return nil
@@ -40,6 +44,20 @@ func fleetStatusCommand(ui *ui) *cli.Command {
 			}
 		},
 	}
+}
+
+// fleetPartly returns the error of a status that lacks what some servers would have said.
+func fleetPartly(st *fleet.Status) error {
+	away := slices.Clone(st.Problems)
+	for _, d := range st.Databases {
+		if d.Phase == "" && d.Error != "" {
+			away = append(away, d.Name+": "+d.Error)
+		}
+	}
+	if len(away) == 0 {
+		return nil
+	}
+	return &partlyError{strings.Join(away, "; "), "of these nothing is known; what is shown of the others is complete"}
 }
 
 func (u *ui) fleetStatus(st *fleet.Status, asJSON, watch bool) error {

@@ -281,6 +281,9 @@ func TestResolve(t *testing.T) {
 	if len(shared) < 4 || shared[0].ID != "target-database" || !strings.Contains(shared[0].SQL[0], "create database") {
 		t.Errorf("%+v", shared)
 	}
+	if f, err := resolve(t, "\ninstances:\n  one:\n"+servers+"    databases: ['*', app: {wave: 2}]\nwaves: {1: {over: true}, 2: {after: 1}}\n"); err != nil || len(f.Databases) != 1 || f.Databases[0].Source != "app" {
+		t.Errorf("a wave that is over: %+v, %v", f, err)
+	}
 	for _, c := range []struct{ databases, want string }{
 		{"['nothing*']", `line 6: no database of instance one is chosen by "nothing*"`},
 		{"[nothing]", `line 6: instance one has no database "nothing"`},

@@ -161,7 +161,7 @@ func (f *Fleet) add(i *Instance, from, to *Server, o Options) error {
 	used := map[*Pattern]bool{}
 	for _, name := range names {
 		p := i.chosen(name, used)
-		if p == nil {
+		if p == nil || f.Wave(p.Wave).Over {
 			continue
 		}
 		d := &Database{Name: cmp.Or(p.Name, nameOf(i.Name, name)), Instance: i.Name, Line: p.Line, Source: name, Target: cmp.Or(p.Target, name), Wave: p.Wave, From: from, To: to}

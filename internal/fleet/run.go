@@ -96,7 +96,7 @@ func (r *runner) begin(ctx context.Context, databases []*Database) error {
 	}
 	var members []*member
 	for i, d := range databases {
-		m := &member{Database: d, r: r, rank: d.Wave*ranks + i, log: r.c.Logger.With("migration", d.Name)}
+		m := &member{Database: d, r: r, rank: d.Wave*ranks + i, log: r.c.Logger.With("migration", d.Name), told: map[[3]string]bool{}}
 		name := flow.Name{Migration: d.Name}
 		if begun, back := slots[d.From.ID][name.Source().Slot], slots[d.To.ID][name.Reverse().Source().Slot]; begun || back {
 			m.rank = i // before all others: its slot holds WAL back
@@ -205,6 +205,7 @@ type member struct {
 	r    *runner
 	rank int
 	log  *slog.Logger
+	told map[[3]string]bool // findings that were logged
 
 	mu     sync.Mutex
 	copies []place // that it has
@@ -268,6 +269,8 @@ func (m *member) attempt(ctx context.Context) (ended bool, err error) {
 	m.rest(context.WithoutCancel(ctx))
 	var blocked *migration.CheckError
 	switch {
+	case outcome.Stopped:
+		return false, err
 	case outcome.Cutover != nil && outcome.Cutover.FinishedAt != nil: // whatever err says of it
 		if err != nil {
 			m.log.Error(oneLine(err), "hint", fail.Hint(err))
@@ -299,9 +302,12 @@ func said(r check.Report) string {
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
+// checked logs what the preflight has found, once for all attempts.
 func (m *member) checked(r check.Report) {
 	for _, f := range r.Findings {
-		if f.Severity == check.Warn {
+		key := [3]string{f.ID, f.Object, f.Seen}
+		if f.Severity == check.Warn && !m.told[key] {
+			m.told[key] = true
 			m.log.Warn(f.Seen, "finding", f.ID, "on", f.On, "object", f.Object)
 		}
 	}

@@ -31,7 +31,9 @@ type Wave struct {
 	Window   *Window
 	// StopAfter is how many cutovers may fail before the others are left as they are.
 	StopAfter int
-	line      int
+	// Over means that it is done with, and cleaned up: nothing is known of its migrations, and they are not begun anew.
+	Over bool
+	line int
 }
 
 // Window is when a wave may be cut over.
@@ -50,12 +52,16 @@ func (r *reader) eachWave(n *yaml.Node) error {
 		}
 		what := "wave " + key.Value
 		w := &Wave{Number: number, line: key.Line, Approve: Asked, StopAfter: 1}
-		err = r.each(n, what, []string{"after", "approve", "approved", "window", "stop-after"}, func(key, n *yaml.Node) (err error) {
+		err = r.each(n, what, []string{"after", "approve", "approved", "window", "stop-after", "over"}, func(key, n *yaml.Node) (err error) {
 			switch key.Value {
 			case "after":
 				w.After, err = r.number(n, what+": after", 1)
 			case "stop-after":
 				w.StopAfter, err = r.number(n, what+": stop-after", 1)
+			case "over":
+				if n.Kind != yaml.ScalarNode || n.Decode(&w.Over) != nil {
+					err = r.wrong(n, "%s: over is neither true nor false", what)
+				}
 			case "approved":
 				w.Approved, err = r.text(n, what+": approved")
 			case "approve":
