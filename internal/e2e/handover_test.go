@@ -283,6 +283,12 @@ create trigger log after insert on orders.invoice for each row execute procedure
 			r.waitFor(migration.Switched)
 			owners(1, 1, 1)
 			if pair[0] != 13 { // of which TestHandOver_Killed does it
+				c := m.Config
+				c.Cut.MaxLag, c.Cut.Timeout, c.Cut.Tables, c.Cut.DryRun = patience, patience, []string{"orders.*"}, true
+				if result, err := migration.Fallback(context.Background(), c, func(step string) { t.Log(step) }); err != nil || !result.DryRun || result.FencedAt == nil {
+					t.Errorf("a rehearsal of what goes back of the whole: %+v, %v", result, err)
+				}
+				r.waitFor(migration.Switched)
 				m.handed(migration.Fallback, "orders.*") // a part of the whole, which that makes groups
 				owners(1, 0, 1)
 				m.owned("new old new", "mixed")
