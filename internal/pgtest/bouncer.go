@@ -44,15 +44,22 @@ func BouncerPrograms() map[string]string {
 	return programs
 }
 
-// EachBouncer runs a test for each program. Where there is none it is skipped.
+// EachBouncer runs a test for each program. What ought to have been tested and is not there is a skipped test of its own.
 func EachBouncer(t *testing.T, test func(t *testing.T, program string)) {
 	t.Helper()
 	programs := BouncerPrograms()
-	if len(programs) == 0 {
-		t.Skip("there is no PgBouncer: make servers gets it, or name one in WALFERRY_TEST_PGBOUNCER")
-	}
+	var old, newest bool
 	for _, name := range slices.Sorted(maps.Keys(programs)) {
+		old = old || !BouncerKnows(name, oldBouncer+1)
+		newest = newest || BouncerKnows(name, newBouncer)
 		t.Run(name, func(t *testing.T) { test(t, programs[name]) })
+	}
+	for name, there := range map[string]bool{fmt.Sprintf("1.%d", oldBouncer): old, fmt.Sprintf("1.%d or newer", newBouncer): newest} {
+		if !there {
+			t.Run(name, func(t *testing.T) {
+				t.Skip("there is none: make servers gets it or says why it cannot; WALFERRY_TEST_PGBOUNCER names one")
+			})
+		}
 	}
 }
 

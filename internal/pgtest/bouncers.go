@@ -21,6 +21,9 @@ const systemBouncer = "/usr/sbin/pgbouncer"
 // the newest.
 var bouncerSuites = []string{"bookworm", "sid"}
 
+// oldBouncer and newBouncer are what tests must have run with: 1.18, and 1.24 or newer.
+const oldBouncer, newBouncer = 18, 24
+
 // debianKeyring is what Debian's lists are signed with. Without it they are not believed.
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -69,7 +72,7 @@ func prepareBouncers(ctx context.Context, out io.Writer) error {
 	for _, suite := range bouncerSuites {
 		path := systemBouncer
 		version, err := bouncerVersion(path)
-		if err != nil || suite != bouncerSuites[0] {
+		if err != nil || suite != bouncerSuites[0] || BouncerKnows(version, oldBouncer+1) {
 			var dir string
 			if dir, err = cachedBouncer(suite); err != nil {
 				return err
