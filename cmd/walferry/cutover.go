@@ -72,7 +72,7 @@ func switchOver(ui *ui, c *cli.Context, config migration.Config, ask func(contex
 		told = ui.result(result)
 	} else {
 		text := switchText(result, kind == "fallback")
-		if len(config.Cut.Tables) > 0 {
+		if len(config.Cut.Tables) > 0 && !result.DryRun {
 			text += "the other server refuses writes to these tables, and gets what is written; `walferry status` shows who owns what\n"
 		}
 		_, told = fmt.Fprint(ui.stdout, clean(ui.named(text)))

@@ -48,8 +48,8 @@ type Hand struct {
 	Closed func() // a switch was undone and could not un-fence: Settle does
 }
 
-// Do carries it out. Whatever becomes of it, Groups.Settle is to be called afterwards, but for ErrBothFirst. Of several groups the result is that of the
-// last one.
+// Do carries it out. Whatever becomes of it, Groups.Settle is to be called afterwards, but for ErrBothFirst. Of several groups the result has all
+// tables and sequences, and the longest time in which one was refused writes.
 func (h *Hand) Do(whole, wanted context.Context) (result *cutover.Result, err error) {
 	g := h.Groups
 	if h.Switchback {
@@ -58,7 +58,9 @@ func (h *Hand) Do(whole, wanted context.Context) (result *cutover.Result, err er
 		chosen, err := g.ChooseBack(splitting, h.Tables, h.Loose, h.waits)
 		for i := 0; i < len(chosen) && err == nil; i++ {
 			h.Step("switching back " + chosen[i].String())
-			result, err = h.run(whole, wanted, chosen[i], g.Back)
+			var one *cutover.Result
+			one, err = h.run(whole, wanted, chosen[i], g.Back)
+			result = together(result, one)
 		}
 		return result, err
 	}
@@ -90,6 +92,16 @@ func (h *Hand) Do(whole, wanted context.Context) (result *cutover.Result, err er
 	}
 	h.Step("handing over " + group.String())
 	return h.run(whole, wanted, *group, g.Forth)
+}
+
+// together returns the result of the last one of several switches as that of all.
+func together(before, last *cutover.Result) *cutover.Result {
+	if before == nil || last == nil {
+		return cmp.Or(last, before)
+	}
+	last.Tables, last.Sequences, last.PauseMS = before.Tables+last.Tables, before.Sequences+last.Sequences, max(before.PauseMS, last.PauseMS)
+	last.Recopied = append(before.Recopied, last.Recopied...)
+	return last
 }
 
 func (h *Hand) waits(w online.Wait, say bool) {
