@@ -27,7 +27,8 @@ func selectionFlags() []cli.Flag {
 func checkCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "preflight: what would stop a migration, and the SQL that fixes it; changes nothing",
-		Flags: append(append(append(selectionFlags(), wayBackFlags()...), clientFlags()...), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"}, jsonFlag()),
+		Flags: append(append(append(selectionFlags(), wayBackFlags()...), clientFlags()...), &cli.StringFlag{Name: "sql", Usage: "print only the SQL that fixes what was found on source or target, in the order to run"},
+			&cli.BoolFlag{Name: "plan", Usage: "also how long it will take, how much WAL and disk, by a sample of the largest tables that is copied to the target and rolled back"}, jsonFlag()),
 		Action: configured(ui, func(c *cli.Context, config migration.Config) error {
 			side := c.String("sql")
 			if side != "" && side != "source" && side != "target" {
@@ -37,12 +38,21 @@ func checkCommand(ui *ui) *cli.Command {
 			if err != nil {
 				return err
 			}
+			result := checked{Report: report}
+			if c.Bool("plan") && side == "" {
+				if result.Plan, err = planFor(c.Context, config, report); err != nil {
+					return err
+				}
+			}
 			if side != "" {
 				err = ui.printSQL(report, side)
 			} else if c.Bool("json") {
-				err = ui.result(report)
+				err = ui.result(result)
 			} else {
 				err = ui.printReport(ui.stdout, report)
+			}
+			if result.Plan != nil && !c.Bool("json") && err == nil {
+				_, err = io.WriteString(ui.stdout, clean(ui.named(planText(result.Plan))))
 			}
 			if err == nil && report.Blocks() {
 				err = &migration.CheckError{Report: report}

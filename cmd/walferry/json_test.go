@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/walferry/walferry/internal/check"
 	"github.com/walferry/walferry/internal/copying"
 	"github.com/walferry/walferry/internal/fleet"
 	"github.com/walferry/walferry/internal/groups"
@@ -25,7 +24,7 @@ var asJSON = []struct {
 	command string
 	value   reflect.Type
 }{
-	{"check", reflect.TypeFor[check.Report]()},
+	{"check", reflect.TypeFor[checked]()},
 	{"status", reflect.TypeFor[migration.Status]()},
 	{"list", reflect.TypeFor[listed]()},
 	{"groups", reflect.TypeFor[groups.Report]()},
