@@ -35,7 +35,7 @@ func TestFleetText(t *testing.T) {
 			t.Errorf("%d columns: %q", n, line)
 		}
 	}
-	for _, want := range []string{"3h25m46s", "999GB", "copying, failed", "50%", "123456 ms", "waits", "not known"} {
+	for _, want := range []string{"3h25m46s", "999GB", "copying FAIL", "50%", "123456 ms", "waits", "not known"} {
 		if !strings.Contains(table, want) {
 			t.Errorf("no %s in:\n%s", want, table)
 		}

@@ -46,14 +46,19 @@ func (p *places) limit(of place) int {
 	return b.Copying
 }
 
-// take waits for places.
-func (p *places) take(ctx context.Context, rank int, want []place) error {
+// ask asks for places, which has to be followed by wait.
+func (p *places) ask(rank int, want []place) *waiter {
 	w := &waiter{rank: rank, want: want, ready: make(chan struct{})}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	at, _ := slices.BinarySearchFunc(p.waiting, w, func(a, b *waiter) int { return a.rank - b.rank })
 	p.waiting = slices.Insert(p.waiting, at, w)
 	p.grant()
-	p.mu.Unlock()
+	return w
+}
+
+// wait waits for places that were asked for.
+func (p *places) wait(ctx context.Context, w *waiter) error {
 	select {
 	case <-w.ready:
 		return nil
@@ -64,7 +69,7 @@ func (p *places) take(ctx context.Context, rank int, want []place) error {
 	if i := slices.Index(p.waiting, w); i >= 0 {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
 	} else { // it had them a moment ago
-		p.give(want)
+		p.give(w.want)
 	}
 	return context.Cause(ctx)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -204,6 +205,9 @@ func TestRun(t *testing.T) {
 
 	run := fl.run()
 	fl.until("the first wave", func(st *Status) bool { return st.Waves[0].Following == first-1 })
+	if st, err := fl.Status(t.Context()); err != nil || databases == 6 && st.of("s1_db3").Phase != "" {
+		t.Errorf("wave 2 has taken a place from wave 1: %+v, %v", st, err)
+	}
 	run.end()
 	if run.Finished != 0 || len(run.Left) != databases {
 		t.Fatalf("stopped: %+v", run.Ended)
@@ -230,14 +234,7 @@ func TestRun(t *testing.T) {
 	}
 	fl.resolve()
 	fl.until("the first wave again", func(st *Status) bool { return st.Waves[0].Following == first-1 })
-	for what, c := range map[string]SwitchConfig{"is not approved": {}, "do not follow: s0_db0 (waits)": {Approved: "anna"}} {
-		if s, err := fl.Cutover(t.Context(), 1, c); s != nil || !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), what) {
-			t.Errorf("got %+v, %v, want %s", s, err, what)
-		}
-	}
-	if _, err := fl.Cutover(t.Context(), 2, SwitchConfig{}); !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), "wave 2 comes after wave 1") {
-		t.Errorf("wave 2 before wave 1: %v", err)
-	}
+	fl.refused()
 	// The one that cannot be has not kept anybody from anything; it is left behind, for now.
 	s, err := fl.Cutover(t.Context(), 1, SwitchConfig{Approved: "anna", Ready: true})
 	if s == nil || s.Failed > 0 || s.Left != 1 || err == nil {
@@ -259,14 +256,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("%+v, %v", run.Ended, run.err)
 	}
 	each, all := seen()
-	for i, m := range each {
-		if m.slots > following || m.copying > 1 {
-			t.Errorf("source %d: %d slots, %d databases being copied at a time; the limits are %d and 1", i, m.slots, m.copying, following)
-		}
-		if m.slots == 0 {
-			t.Errorf("source %d: no slot was seen", i)
-		}
-	}
+	within(t, each, following)
 	t.Logf("at most %+v, %d slots in all", each, all)
 	for i, d := range fl.Databases {
 		rows := pgtest.Query(t, d.Config.Target, `select count(*), sum(length(v)) from t`)[0]
@@ -280,6 +270,68 @@ func TestRun(t *testing.T) {
 		if again.err != nil || again.Finished != databases {
 			t.Errorf("%+v, %v", again.Ended, again.err)
 		}
+	}
+}
+
+// refused asks for cutovers that may not be yet.
+func (fl *flotilla) refused() {
+	t := fl.t
+	t.Helper()
+	for what, c := range map[string]SwitchConfig{"is not approved": {}, "do not follow: s0_db0 (waits)": {Approved: "anna"}} {
+		if s, err := fl.Cutover(t.Context(), 1, c); s != nil || !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), what) {
+			t.Errorf("got %+v, %v, want %s", s, err, what)
+		}
+	}
+	if _, err := fl.Cutover(t.Context(), 2, SwitchConfig{}); !fail.Is(err, fail.Gate) || !strings.Contains(err.Error(), "wave 2 comes after wave 1") {
+		t.Errorf("wave 2 before wave 1: %v", err)
+	}
+}
+
+// within makes sure that no source had more slots than the limit, nor more databases being copied than one.
+func within(t *testing.T, each []peak, following int) {
+	t.Helper()
+	for i, m := range each {
+		if m.slots > following || m.copying > 1 {
+			t.Errorf("source %d: %d slots, %d databases being copied at a time; the limits are %d and 1", i, m.slots, m.copying, following)
+		}
+		if m.slots == 0 {
+			t.Errorf("source %d: no slot was seen", i)
+		}
+	}
+}
+
+// Who comes first in the order has a place first; who does not fit keeps nobody from another place.
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	a, b := &Server{ID: "a"}, &Server{ID: "b"}
+	one, other := &Database{From: a, To: b}, &Database{From: b, To: a}
+	p := newPlaces(Limits{All: Bounds{Copying: 3}, PerSource: Bounds{Copying: 1, Following: 2}, PerTarget: Bounds{Copying: 2}})
+	has := func(w *waiter) bool {
+		select {
+		case <-w.ready:
+			return true
+		default:
+			return false
+		}
+	}
+	first, third, second := p.ask(1, one.copying()), p.ask(3, one.copying()), p.ask(2, one.copying())
+	if elsewhere := p.ask(4, other.copying()); !has(first) || has(second) || has(third) || !has(elsewhere) {
+		t.Error("one of a source copies, and one of the other")
+	}
+	p.free(one.copying())
+	if !has(second) || has(third) {
+		t.Error("the order is not that of the ranks")
+	}
+	p.force(one.following(false))
+	p.force(one.following(true)) // its slot is on its target
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if w := p.ask(5, one.following(false)); !has(w) || p.used[place{follow: true, at: "a"}] != 2 {
+		t.Error("two follow on a source")
+	}
+	w := p.ask(6, one.following(false))
+	if has(w) || p.wait(ended, w) == nil || slices.Contains(p.waiting, w) {
+		t.Error("a third one, which does not wait any more")
 	}
 }
 

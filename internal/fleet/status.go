@@ -56,9 +56,9 @@ func (d *DatabaseStatus) state() string {
 	case d.Phase == "":
 		return "waits"
 	case !d.Running && d.Error != "" && d.Phase != migration.Finished && d.Phase != migration.Aborted:
-		return string(d.Phase) + ", failed"
+		return string(d.Phase) + " FAIL"
 	case !d.Running && d.Phase != migration.Finished && d.Phase != migration.Aborted:
-		return string(d.Phase) + ", not run"
+		return string(d.Phase) + " (off)"
 	}
 	return string(d.Phase)
 }
