@@ -33,7 +33,7 @@ demo: build ## a whole migration of a live database, with the way back, in under
 	go run ./internal/demo -walferry bin/walferry -mb $(DEMO_MB) -source $(DEMO_SOURCE) -target $(DEMO_TARGET)
 
 .PHONY: demo-pgbouncer
-demo-pgbouncer: build ## the same with the clients behind PgBouncer (Debian: apt-get install pgbouncer): they notice nothing
+demo-pgbouncer: build ## the same with the clients behind PgBouncer (apt-get install pgbouncer, or make servers): they notice nothing
 	go run ./internal/pgtest/servers $(DEMO_SOURCE) $(DEMO_TARGET)
 	go run ./internal/demo -walferry bin/walferry -mb $(DEMO_MB) -source $(DEMO_SOURCE) -target $(DEMO_TARGET) -pgbouncer
 

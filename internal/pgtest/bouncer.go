@@ -37,11 +37,25 @@ type Bouncer struct {
 func BouncerPrograms() map[string]string {
 	programs := map[string]string{}
 	for _, path := range bouncerPaths() {
-		if version, err := bouncerVersion(path); err == nil {
+		if version, err := BouncerVersion(path); err == nil {
 			programs[version] = path
 		}
 	}
 	return programs
+}
+
+// AnyBouncer returns a program: the installed one, or the newest.
+func AnyBouncer() (string, error) {
+	programs := BouncerPrograms()
+	if len(programs) == 0 {
+		return "", errors.New("there is no PgBouncer here: apt-get install pgbouncer, or make servers, which gets one into a cache")
+	}
+	for _, path := range programs {
+		if path == systemBouncer {
+			return path, nil
+		}
+	}
+	return programs[slices.Max(slices.Collect(maps.Keys(programs)))], nil
 }
 
 // EachBouncer runs a test for each program. What ought to have been tested and is not there is a skipped test of its own.

@@ -46,8 +46,8 @@ func bouncerPaths() []string {
 	return append(paths, os.Getenv("WALFERRY_TEST_PGBOUNCER"))
 }
 
-// bouncerVersion returns what a program says that it is, such as 1.18.0.
-func bouncerVersion(path string) (string, error) {
+// BouncerVersion returns what a program says that it is, such as 1.18.0.
+func BouncerVersion(path string) (string, error) {
 	out, err := exec.Command(path, "--version").Output()
 	if err != nil {
 		return "", err
@@ -71,7 +71,7 @@ func BouncerKnows(version string, minor int) bool {
 func prepareBouncers(ctx context.Context, out io.Writer) error {
 	for _, suite := range bouncerSuites {
 		path := systemBouncer
-		version, err := bouncerVersion(path)
+		version, err := BouncerVersion(path)
 		if err != nil || suite != bouncerSuites[0] || BouncerKnows(version, oldBouncer+1) {
 			var dir string
 			if dir, err = cachedBouncer(suite); err != nil {
@@ -79,7 +79,7 @@ func prepareBouncers(ctx context.Context, out io.Writer) error {
 			}
 			path = filepath.Join(dir, "pgbouncer")
 			if err = fetchBouncer(ctx, suite, dir); err == nil {
-				version, err = bouncerVersion(path)
+				version, err = BouncerVersion(path)
 			}
 		}
 		if err != nil {
