@@ -61,7 +61,9 @@ func switchOver(ui *ui, c *cli.Context, config migration.Config, ask func(contex
 	if config.Cut.NoFence && !config.Cut.DryRun {
 		return &fail.Error{Kind: fail.Usage, Problem: "--no-fence goes with --dry-run", Advice: "a switch without a fence would lose what is written meanwhile"}
 	}
+	done := watchSwitch(c.Context, ui, config)
 	result, err := ask(c.Context, config, func(text string) { ui.step(kind, text) })
+	done()
 	if result == nil || err != nil && result.FinishedAt == nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func switchOver(ui *ui, c *cli.Context, config migration.Config, ask func(contex
 		if len(config.Cut.Tables) > 0 && !result.DryRun {
 			text += "the other server refuses writes to these tables, and gets what is written; `walferry status` shows who owns what\n"
 		}
-		_, told = fmt.Fprint(ui.stdout, clean(ui.named(text)))
+		_, told = fmt.Fprint(ui.stdout, clean(ui.named(text)+stepsText(result.Steps)))
 	}
 	if err != nil {
 		return err

@@ -41,7 +41,7 @@ type ui struct {
 }
 
 func newUI(stdout, stderr *os.File) *ui {
-	u := &ui{terminal: term.IsTerminal(int(stderr.Fd())), outTerminal: term.IsTerminal(int(stdout.Fd()))}
+	u := &ui{terminal: term.IsTerminal(int(stderr.Fd())) && !dumb(), outTerminal: term.IsTerminal(int(stdout.Fd())) && !dumb()}
 	u.data, u.screen, u.stdout, u.stderr = stdout, stderr, &redacting{u, stdout}, &redacting{u, stderr}
 	u.logger = slog.New(&textHandler{u: u, level: slog.LevelInfo})
 	return u
