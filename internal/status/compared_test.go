@@ -66,7 +66,7 @@ func TestLastComparison_Nothing(t *testing.T) {
 	v.Tables = []verify.TableReport{{Schema: "public", Name: "t", Equal: true}}
 	v.Conclude()
 	last.Add(&v, old.At)
-	want := `{"at":"2026-11-30T12:00:00Z","position":"0/1","compared":1,"differ":[],"hints":{}}`
+	want := `{"at":"2026-11-30T12:00:00Z","position":"0/1","compared":1,"differ":[],"rows":0,"hints":{}}`
 	for _, l := range []LastComparison{last, old} {
 		if got, err := json.Marshal(l); err != nil || string(got) != want {
 			t.Errorf("got %s, %v, want %s", got, err, want)
