@@ -9,6 +9,7 @@ package hook
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -181,25 +182,46 @@ func (c *Caller) All(ctx context.Context, p Payload) (errs []error) {
 	return errs
 }
 
-// insistPauses are the pauses between the attempts of Insist.
+// insistPauses are the pauses between the attempts of Insist, and waitedPause is the longest while clients wait for its end.
 var insistPauses = wait.Pauses{First: 250 * time.Millisecond, Longest: 15 * time.Second, Random: true}
 
-// Insist calls each hook until it agrees, or ctx ends. tell is told of what has failed.
+const waitedPause = 2 * time.Second
+
+// Insist calls the hooks until each has agreed, or ctx ends. One that does not agree keeps no other from being called. tell is told of
+// what has failed.
 func (c *Caller) Insist(ctx context.Context, p Payload, tell func(string)) error {
 	if c.None() {
 		return nil
 	}
-	for _, h := range c.Hooks {
-		p.Attempt = 0
-		err := wait.Again(ctx, insistPauses, func() error {
-			p.Attempt++
-			return c.call(ctx, h, p)
-		}, func(error) bool { return true }, func(err error, pause time.Duration) {
-			tell(fmt.Sprintf("%v; again in %s", err, pause.Round(100*time.Millisecond)))
-		})
-		if err != nil {
-			return fmt.Errorf("hook %s has not agreed to %s: %w", Show(h), p.Event, err)
+	pauses := insistPauses
+	if p.Event == Release || p.Event == Undo {
+		pauses.Longest = waitedPause
+	}
+	left := c.Hooks
+	p.Attempt = 0
+	var failed []error
+	err := wait.Again(ctx, pauses, func() error {
+		p.Attempt++
+		var again []string
+		failed = nil
+		for _, h := range left {
+			if err := c.call(ctx, h, p); err != nil {
+				again, failed = append(again, h), append(failed, err)
+			}
 		}
+		left = again
+		return errors.Join(failed...)
+	}, func(error) bool { return true }, func(_ error, pause time.Duration) {
+		for _, err := range failed {
+			tell(fmt.Sprintf("%v; again in %s", err, pause.Round(100*time.Millisecond)))
+		}
+	})
+	if err != nil {
+		shown := make([]string, len(left))
+		for i, h := range left {
+			shown[i] = Show(h)
+		}
+		return fmt.Errorf("hook %s has not agreed to %s: %w", strings.Join(shown, ", "), p.Event, err)
 	}
 	return nil
 }

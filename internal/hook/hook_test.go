@@ -309,6 +309,25 @@ func TestInsist(t *testing.T) {
 	}
 }
 
+// One that does not agree keeps no other from being called: it may be the one that holds clients.
+func TestInsist_Others(t *testing.T) {
+	refuses, agrees := script(t, "exit 1"), script(t, `echo "$WALFERRY_ATTEMPT" >> "$dir/attempts"`)
+	c, _ := caller(t, refuses, agrees)
+	ctx, cancel := context.WithCancel(t.Context())
+	told := 0
+	err := c.Insist(ctx, example(Release), func(string) {
+		if told++; told == 2 {
+			cancel()
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), refuses) || strings.Contains(err.Error(), agrees) {
+		t.Errorf("got %v, want the name of the one that refuses", err)
+	}
+	if got := read(t, agrees, "attempts"); got != "1\n" {
+		t.Errorf("attempts of the one that agrees: %q", got)
+	}
+}
+
 // What is only told comes in its order, without anybody waiting, and the end waits for it no longer
 // than it may.
 func TestTeller(t *testing.T) {
