@@ -94,6 +94,7 @@ type Copier struct {
 	}
 
 	unsure atomic.Bool // a commit may have been made and not be counted
+	told   atomic.Bool // that it waits for others
 }
 
 // tableCopy is a table that is being copied. The fields below the blank line are guarded by
@@ -308,7 +309,11 @@ func (c *Copier) application() string {
 // keys do not fire if the role may set that.
 func (c *Copier) openTarget(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := session.Open(ctx, session.Config{
-		DSN: c.config.Target, Application: c.application(), Settings: map[string]string{"synchronous_commit": "off"},
+		DSN: c.config.Target, Application: c.application(), Settings: map[string]string{
+			"synchronous_commit": "off",
+			// What a host that is cut off has claimed is free again after three quarters of a minute.
+			"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "6",
+		},
 	})
 	if err != nil {
 		return nil, onTarget(err)
@@ -330,7 +335,7 @@ func (c *Copier) prepare(ctx context.Context, w *worker) (pieces []piece, err er
 		return nil, err
 	}
 	said := time.AfterFunc(othersInterval, func() {
-		c.config.Logger.Info("waits for pieces that are being copied for the run before this one")
+		c.config.Logger.Info("waits for pieces that other processes copy for the run before this one: " + endOthers)
 	})
 	err = withdraw(ctx, w.target, c.config.Migration)
 	said.Stop()

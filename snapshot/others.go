@@ -52,6 +52,21 @@ func (c *Copier) announceComplete(ctx context.Context, tables ...*tableCopy) err
 	return nil
 }
 
+// othersPatience is how long others are waited for before that is told: a process that was stopped, or whose host was cut off, keeps what it
+// has claimed until its session ends.
+const othersPatience = 10 * time.Second
+
+// waits tells once that nothing but pieces of others is left. Those who help say nothing.
+func (c *Copier) waits(since time.Time, left int) {
+	if c.config.Worker != "" || time.Since(since) < othersPatience || c.told.Swap(true) {
+		return
+	}
+	c.config.Logger.Warn("waits for pieces that other processes copy: "+endOthers, "pieces", left)
+}
+
+// endOthers is what to do about one that does not end.
+const endOthers = "`walferry status` names them; one that hangs gives its piece up when its session on the target ends (pg_terminate_backend)"
+
 // othersInterval is how often the target is asked what others have copied.
 const othersInterval = 2 * time.Second
 

@@ -50,6 +50,7 @@ const othersPause = 200 * time.Millisecond
 
 // work copies pieces until all are there.
 func (w *worker) work(ctx context.Context) error {
+	var since time.Time // that there is nothing but what others have claimed
 	for {
 		var p *piece
 		var left int
@@ -70,12 +71,16 @@ func (w *worker) work(ctx context.Context) error {
 		case p == nil && left == 0:
 			return nil
 		case p == nil:
-			wait.Sleep(ctx, othersPause)
-			if ctx.Err() != nil {
-				return ctx.Err()
+			if since.IsZero() {
+				since = time.Now()
+			}
+			w.copier.waits(since, left)
+			if err := wait.Sleep(ctx, othersPause); err != nil {
+				return err
 			}
 			continue
 		}
+		since = time.Time{}
 		if err := w.copier.announceComplete(ctx, p.table); err != nil {
 			return err
 		}
