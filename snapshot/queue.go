@@ -162,6 +162,9 @@ func (w *worker) claim(ctx context.Context) (p *piece, done bool, err error) {
 
 // left returns how many pieces are not done that somebody may still have to copy.
 func (w *worker) left(ctx context.Context) (n int, err error) {
+	if err := w.connect(ctx); err != nil { // the rollback of the claim may have found it lost
+		return 0, err
+	}
 	schemas, names := w.copier.asideNames()
 	if err := w.target.QueryRow(ctx, unclaimed, w.copier.config.Migration, w.copier.config.AsOf.String(), schemas, names).Scan(&n); err != nil {
 		return 0, onTarget(err)
